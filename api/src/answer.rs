@@ -1,0 +1,102 @@
+//! What a successful operation answers. Bodies are written by serde, so that raw JSON stays as it is.
+
+use http::{HeaderValue, StatusCode, header};
+use poem::{IntoResponse, Response};
+use poem_openapi::ApiResponse;
+use poem_openapi::registry::{MetaMediaType, MetaResponse, MetaResponses, Registry};
+use poem_openapi::types::Type;
+use serde::Serialize;
+
+const CONTENT_TYPE: &str = "application/json";
+
+/// A JSON body with its status.
+#[derive(Debug)]
+pub(crate) struct Answer<const STATUS: u16, T> {
+    body: T,
+    location: Option<String>,
+}
+
+/// 200.
+pub(crate) type Found<T> = Answer<200, T>;
+/// 201, with the `Location` of what was made.
+pub(crate) type Created<T> = Answer<201, T>;
+/// 202.
+pub(crate) type Accepted<T> = Answer<202, T>;
+
+impl<const STATUS: u16, T> Answer<STATUS, T> {
+    /// An answer without a `Location`.
+    pub(crate) fn new(body: impl Into<T>) -> Self {
+        Self { body: body.into(), location: None }
+    }
+}
+
+impl<T> Created<T> {
+    /// The answer for what was made and can be read at `location`.
+    pub(crate) fn at(location: String, body: impl Into<T>) -> Self {
+        Self { body: body.into(), location: Some(location) }
+    }
+}
+
+fn description(status: u16) -> &'static str {
+    match status {
+        201 => "It was created; `Location` says where it can be read.",
+        202 => "It was accepted, and what follows from it is under way.",
+        _ => "It was found.",
+    }
+}
+
+impl<const STATUS: u16, T: Type + Serialize> IntoResponse for Answer<STATUS, T> {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(STATUS).expect("a status that operations are written with");
+        let body = serde_json::to_vec(&self.body).expect("what is answered is plain data");
+        let mut response = Response::builder().status(status).content_type(CONTENT_TYPE).body(body);
+        if let Some(location) = self.location.and_then(|location| HeaderValue::try_from(location).ok()) {
+            response.headers_mut().insert(header::LOCATION, location);
+        }
+        response
+    }
+}
+
+impl<const STATUS: u16, T: Type + Serialize> ApiResponse for Answer<STATUS, T> {
+    fn meta() -> MetaResponses {
+        MetaResponses {
+            responses: vec![MetaResponse {
+                description: description(STATUS),
+                status: Some(STATUS),
+                status_range: None,
+                content: vec![MetaMediaType { content_type: CONTENT_TYPE, schema: T::schema_ref() }],
+                headers: Vec::new(),
+            }],
+        }
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+}
+
+/// 204: done, and nothing to say.
+#[derive(Debug)]
+pub(crate) struct Done;
+
+impl IntoResponse for Done {
+    fn into_response(self) -> Response {
+        Response::builder().status(StatusCode::NO_CONTENT).finish()
+    }
+}
+
+impl ApiResponse for Done {
+    fn meta() -> MetaResponses {
+        MetaResponses {
+            responses: vec![MetaResponse {
+                description: "It is done.",
+                status: Some(204),
+                status_range: None,
+                content: Vec::new(),
+                headers: Vec::new(),
+            }],
+        }
+    }
+
+    fn register(_: &mut Registry) {}
+}

@@ -1,0 +1,42 @@
+//! What all requests share.
+
+use std::sync::Arc;
+
+use poem_openapi::Tags;
+use postrider_shared::store::Store;
+
+use crate::batch::Batcher;
+use crate::endpoint_request::UrlRules;
+use crate::key_use::KeyUse;
+
+/// The state of the API.
+pub(crate) struct App {
+    /// PostgreSQL.
+    pub(crate) store: Store,
+    /// Where events wait to be accepted.
+    pub(crate) batcher: Batcher,
+    /// When keys were last used.
+    pub(crate) key_use: Arc<KeyUse>,
+    /// SHA-256 of each admin token; none: see [`crate::auth`].
+    pub(crate) admin_tokens: Vec<[u8; 32]>,
+    /// Where endpoints may be.
+    pub(crate) url_rules: UrlRules,
+    /// Endpoints an application may have.
+    pub(crate) max_endpoints: u32,
+}
+
+/// How the specification groups operations.
+#[derive(Tags)]
+pub(crate) enum Tag {
+    /// Tenants: each has its own keys, endpoints, events and deliveries.
+    Applications,
+    /// What an application proves itself with.
+    #[oai(rename = "API keys")]
+    ApiKeys,
+    /// Where webhooks go, and how.
+    Endpoints,
+    /// What producers post, once.
+    Events,
+    /// One event on its way to one endpoint, and its attempts.
+    Deliveries,
+}

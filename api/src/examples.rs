@@ -1,0 +1,242 @@
+//! The examples of the specification: one for each schema, and the problems that each status means most
+//! often.
+
+use serde_json::{Value, json};
+
+use crate::problem::{FieldError, Problem};
+use crate::spec::{for_each_operation, schemas_mut};
+
+const APPLICATION_ID: &str = "0198f1a2-3b4c-7d5e-8f60-718293a4b5c6";
+const API_KEY_ID: &str = "0198f1a2-4c5d-7e6f-9071-8293a4b5c6d7";
+const ENDPOINT_ID: &str = "0198f1a3-5d6e-7f70-8182-93a4b5c6d7e8";
+const EVENT_ID: &str = "0198f1a4-6e7f-7081-9293-a4b5c6d7e8f9";
+const DELIVERY_ID: &str = "0198f1a4-6e80-7192-a3a4-b5c6d7e8f90a";
+const API_KEY: &str = "pr_u3Zk0Qw9Tn5bJxVd2LrYh8Cf6Ga1Ms4Pe7Ki-Oq_WvE";
+const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
+
+/// Adds an example to every schema, request and response.
+pub(crate) fn add(document: &mut Value) {
+    for (name, schema) in schemas_mut(document) {
+        if let Some(example) = of(name) {
+            schema["example"] = example;
+        }
+    }
+    for_each_operation(document, |operation| {
+        if let Some(body) = operation.get_mut("requestBody") {
+            add_to_content(body);
+        }
+        let id = operation["operationId"].as_str().unwrap_or_default().to_owned();
+        for (status, response) in operation["responses"].as_object_mut().into_iter().flatten() {
+            match problem(status, &id) {
+                Some(problem) => response["content"]["application/problem+json"]["example"] = problem,
+                None => add_to_content(response),
+            }
+        }
+    });
+}
+
+fn add_to_content(holder: &mut Value) {
+    for (_, media) in holder.get_mut("content").and_then(Value::as_object_mut).into_iter().flatten() {
+        let name = media["schema"]["$ref"].as_str().and_then(|text| text.rsplit('/').next());
+        if let Some(example) = name.and_then(of) {
+            media["example"] = example;
+        }
+    }
+}
+
+/// The example of a schema.
+pub(crate) fn of(schema: &str) -> Option<Value> {
+    if let Some(item) = schema.strip_suffix("Page") {
+        return Some(json!({ "data": [of(item)?], "next_cursor": null }));
+    }
+    Some(match schema {
+        "Application" => application(),
+        "CreatedApplication" => with(application(), "api_key", API_KEY),
+        "CreateApplicationRequest" => json!({ "name": "Acme", "uid": "acme", "metadata": { "plan": "pro" } }),
+        "ApiKey" => api_key(),
+        "CreatedApiKey" => with(api_key(), "api_key", API_KEY),
+        "CreateApiKeyRequest" => {
+            json!({ "name": "billing service", "scopes": ["publish"], "expires_at": "2036-01-31T12:00:00Z" })
+        }
+        "Endpoint" => endpoint(),
+        "CreatedEndpoint" => with(endpoint(), "secret", SECRET),
+        "CreateEndpointRequest" => json!({
+            "url": "https://example.com/webhooks",
+            "description": "Acme's billing",
+            "event_types": ["invoice.*"],
+            "headers": { "x-team": "billing" },
+            "rate_limit": 100,
+            "max_attempts": 8,
+            "timeout_seconds": 10
+        }),
+        "EndpointSecret" => json!({ "secret": SECRET }),
+        "PublishEventRequest" => json!({ "event_type": "invoice.paid", "data": data() }),
+        "PublishedEvent" => {
+            json!({ "status": "accepted", "event_id": EVENT_ID, "deliveries_queued": 1, "duplicate": false })
+        }
+        "Event" => json!({
+            "id": EVENT_ID,
+            "application_id": APPLICATION_ID,
+            "event_type": "invoice.paid",
+            "data": data(),
+            "idempotency_key": "invoice-4711-paid",
+            "created_at": "2026-01-31T12:00:00.123456Z"
+        }),
+        "Delivery" => delivery(),
+        "Attempt" => attempt(),
+        "Header" => json!({ "name": "content-type", "value": "text/plain" }),
+        "Problem" => problem("422", "").expect("422 has an example"),
+        "FieldError" => {
+            json!({ "field": "url", "message": "must be an absolute URL such as `https://example.com/webhooks`" })
+        }
+        _ => return None,
+    })
+}
+
+fn with(mut object: Value, field: &str, value: &str) -> Value {
+    object[field] = json!(value);
+    object
+}
+
+fn application() -> Value {
+    json!({
+        "id": APPLICATION_ID,
+        "uid": "acme",
+        "name": "Acme",
+        "metadata": { "plan": "pro" },
+        "is_active": true,
+        "created_at": "2026-01-31T11:00:00.000000Z",
+        "updated_at": "2026-01-31T11:00:00.000000Z"
+    })
+}
+
+fn api_key() -> Value {
+    json!({
+        "id": API_KEY_ID,
+        "name": "billing service",
+        "prefix": &API_KEY[..11],
+        "scopes": ["publish"],
+        "expires_at": "2036-01-31T12:00:00.000000Z",
+        "last_used_at": null,
+        "created_at": "2026-01-31T11:00:00.000000Z"
+    })
+}
+
+fn endpoint() -> Value {
+    json!({
+        "id": ENDPOINT_ID,
+        "application_id": APPLICATION_ID,
+        "url": "https://example.com/webhooks",
+        "description": "Acme's billing",
+        "metadata": {},
+        "event_types": ["invoice.*"],
+        "filter": null,
+        "headers": { "x-team": "billing" },
+        "sensitive_headers": [],
+        "rate_limit": 100,
+        "concurrency_limit": 100,
+        "max_attempts": 8,
+        "retry_schedule": null,
+        "permanent_statuses": null,
+        "timeout_seconds": 10,
+        "ordered": false,
+        "is_active": true,
+        "disabled_reason": null,
+        "created_at": "2026-01-31T11:30:00.000000Z",
+        "updated_at": "2026-01-31T11:30:00.000000Z"
+    })
+}
+
+fn data() -> Value {
+    json!({ "invoice_id": "in_4711", "amount": 4200, "currency": "EUR" })
+}
+
+fn delivery() -> Value {
+    json!({
+        "id": DELIVERY_ID,
+        "event_id": EVENT_ID,
+        "endpoint_id": ENDPOINT_ID,
+        "event_type": "invoice.paid",
+        "status": "failed",
+        "attempt_count": 1,
+        "max_attempts": 8,
+        "next_retry_at": "2026-01-31T12:00:05.500000Z",
+        "last_error": "the receiver answered 503",
+        "last_response_status": 503,
+        "waiting_for": null,
+        "created_at": "2026-01-31T12:00:00.123456Z",
+        "completed_at": null
+    })
+}
+
+fn attempt() -> Value {
+    json!({
+        "attempt_number": 1,
+        "outcome": "failed",
+        "error_class": "http",
+        "error_message": "the receiver answered 503",
+        "request_headers": [{ "name": "webhook-id", "value": EVENT_ID }],
+        "response_status": 503,
+        "response_headers": [{ "name": "content-type", "value": "text/plain" }],
+        "response_body": "try again later",
+        "response_body_encoding": "utf8",
+        "response_body_truncated": false,
+        "duration_ms": 42,
+        "created_at": "2026-01-31T12:00:00.234567Z"
+    })
+}
+
+/// The problem that a status most often means in an operation; `None` for what is no refusal.
+fn problem(status: &str, operation: &str) -> Option<Value> {
+    let status: u16 = status.parse().ok().filter(|&status| status >= 400)?;
+    let status = http::StatusCode::from_u16(status).ok()?;
+    let (code, detail) = match (status.as_u16(), operation) {
+        (400, "publish_event") => (
+            "idempotency_key_required",
+            "Send the header Idempotency-Key: a key of your own for this event, the same on every try.",
+        ),
+        (400, _) => ("malformed_json", "The body is not valid JSON: expected value at line 1 column 9."),
+        (401, _) => (
+            "credentials_invalid",
+            "This credential is unknown, expired or revoked. Use another API key or admin token.",
+        ),
+        (403, "create_application" | "list_applications") => {
+            ("admin_required", "Only the admin token may do this.")
+        }
+        (403, _) => ("scope_required", "This API key has not the scope `manage`. Use one that has."),
+        (404, _) => ("application_not_found", "There is no such application."),
+        (409, "create_application") => {
+            ("uid_taken", "Another application has this `uid`. Choose another one, or use that application.")
+        }
+        (409, "create_endpoint") => {
+            ("too_many_endpoints", "The application has 1000 endpoints, as many as it may have.")
+        }
+        (409, "publish_event") => (
+            "idempotency_key_reused",
+            "This Idempotency-Key belongs to a different event. Use a new key for a new event.",
+        ),
+        (409, _) => (
+            "delivery_in_progress",
+            "The delivery is `in_progress`. It is under way. Wait for its end, then try again.",
+        ),
+        (413, _) => ("body_too_large", "The body is larger than 262144 bytes. Send less."),
+        (415, _) => ("unsupported_media_type", "Send JSON with the header `Content-Type: application/json`."),
+        (422, _) => return serde_json::to_value(invalid(operation).body()).ok(),
+        _ => ("unavailable", "The database cannot be reached. Try again in a moment."),
+    };
+    serde_json::to_value(Problem::new(status, code, detail).body()).ok()
+}
+
+fn invalid(operation: &str) -> Problem {
+    let (field, message) = match operation {
+        "create_application" => ("name", "must have 1 to 255 characters, not only spaces"),
+        "create_api_key" => ("expires_at", "must lie in the future"),
+        "create_endpoint" | "" => ("url", "must be an absolute URL such as `https://example.com/webhooks`"),
+        "publish_event" => ("data", "must be a JSON object"),
+        "get_event" | "get_delivery" | "retry_delivery" | "cancel_delivery" => {
+            ("application_id", "must be 1 to 255 letters, digits and `. _ - : @ + | ~ =`")
+        }
+        _ => ("limit", "must be a whole number from 1 to 250"),
+    };
+    Problem::invalid(vec![FieldError { field: field.to_owned(), message: message.to_owned() }])
+}

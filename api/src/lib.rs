@@ -1,0 +1,132 @@
+//! The HTTP API: applications, keys and endpoints are managed here, events are taken in, and everything that
+//! became of them can be read. It never sends a webhook and never touches Redis.
+//!
+//! An event that is answered 202 is on disk together with its deliveries and their outbox rows: events that
+//! arrive together are stored by one statement (`batch`).
+
+mod answer;
+mod api_keys;
+mod app;
+mod applications;
+mod attempts;
+mod auth;
+mod batch;
+mod body;
+mod check;
+mod data;
+mod deliveries;
+mod docs;
+mod edge;
+mod endpoint_request;
+mod endpoints;
+mod events;
+mod examples;
+mod idempotency_key;
+mod key;
+mod key_use;
+mod operations;
+mod page;
+mod parameter;
+mod parameter_values;
+mod problem;
+mod publish;
+mod refused;
+mod server;
+mod spec;
+mod value;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use poem::{Endpoint, EndpointExt, Route};
+use postrider_shared::config::ApiConfig;
+use postrider_shared::health::Health;
+use postrider_shared::store::{Store, StoreError, migrate};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub use operations::operations_routes;
+
+use crate::app::App;
+use crate::batch::Batcher;
+use crate::endpoint_request::UrlRules;
+use crate::key_use::KeyUse;
+
+/// How long storing what was taken in may last after the last connection is closed.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often samples are moved out of the recorder's buffers, whether or not anybody reads the metrics.
+const METRICS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Why the API did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// PostgreSQL is away, or its schema is not the one that this program needs.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The listener cannot be used.
+    #[error("the API cannot serve")]
+    Serve(#[source] io::Error),
+}
+
+/// Serves the API on `listener` until `shutdown`. Then no connection is taken any more, requests under way
+/// are answered, and what was taken in is stored: for ten seconds each at most.
+///
+/// # Errors
+/// When PostgreSQL is away or has another schema than this program needs, or the listener cannot be used.
+pub async fn run(
+    config: ApiConfig,
+    listener: TcpListener,
+    health: Health,
+    metrics: PrometheusHandle,
+    shutdown: CancellationToken,
+) -> Result<(), ApiError> {
+    let store = Store::new(&config.database)?;
+    migrate::check_schema(&store).await?;
+    health.up("postgres");
+
+    let (batcher, writers) = Batcher::start(&store, config.accept_writers, config.accept_queue_bytes);
+    let key_use = Arc::new(KeyUse::default());
+    let background = CancellationToken::new();
+    let flushing = tokio::spawn(key_use.clone().flush_until(store.clone(), background.clone()));
+    let upkeep = tokio::spawn(keep_up(metrics.clone(), background.clone()));
+
+    let app = Arc::new(App {
+        store: store.clone(),
+        batcher,
+        key_use,
+        admin_tokens: config.admin_tokens.iter().map(|token| key::hash(token.as_bytes())).collect(),
+        url_rules: UrlRules { guard: config.guard, https_only: config.https_only },
+        max_endpoints: config.max_endpoints,
+    });
+    let served =
+        server::serve(listener, routes(app, operations::routes(health, metrics, Some(store))), shutdown);
+    let result = served.await.map_err(ApiError::Serve);
+
+    if tokio::time::timeout(DRAIN_TIMEOUT, writers.drain()).await.is_err() {
+        tracing::warn!("events that were taken in could not be stored in time; their producers have no 202");
+    }
+    background.cancel();
+    let _ = tokio::join!(flushing, upkeep);
+    result
+}
+
+/// The specification of the API (OpenAPI 3.0) as JSON: pretty, in a fixed order, with a newline at its end.
+#[must_use]
+pub fn specification() -> String {
+    spec::text()
+}
+
+fn routes(app: Arc<App>, operations: Route) -> impl Endpoint + 'static {
+    let document = spec::document();
+    let methods = edge::Methods::of(&document);
+    let routes = docs::add(operations, spec::text()).nest_no_strip("/v1", spec::service()).data(app);
+    edge::wrap(routes, methods)
+}
+
+async fn keep_up(metrics: PrometheusHandle, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(METRICS_INTERVAL)).await.is_some() {
+        metrics.run_upkeep();
+    }
+}

@@ -1,0 +1,98 @@
+//! `/health/live`, `/health/ready` and `/metrics`: the same on every service.
+
+use std::collections::BTreeMap;
+
+use http::StatusCode;
+use metrics_exporter_prometheus::PrometheusHandle;
+use poem::endpoint::make;
+use poem::{Endpoint, Response, Route, get};
+use postrider_shared::health::Health;
+use postrider_shared::store::Store;
+use serde::Serialize;
+
+use crate::edge;
+
+/// What `/health/ready` says.
+#[derive(Serialize)]
+struct Readiness {
+    status: &'static str,
+    parts: BTreeMap<&'static str, Part>,
+}
+
+#[derive(Serialize)]
+struct Part {
+    status: &'static str,
+    reason: Option<String>,
+}
+
+/// The routes that every service has. `/health/live` answers 200 as long as the process serves at all;
+/// `/health/ready` 200 when every part of `health` is up, else 503; both in JSON that names the parts.
+/// `/metrics` is in Prometheus's text format.
+pub fn operations_routes(
+    health: Health,
+    metrics: PrometheusHandle,
+) -> impl Endpoint<Output = Response> + 'static {
+    edge::wrap(routes(health, metrics, None), edge::Methods::default())
+}
+
+/// The same, with PostgreSQL asked for a sign of life whenever readiness is.
+pub(crate) fn routes(health: Health, metrics: PrometheusHandle, store: Option<Store>) -> Route {
+    let live = make(|_| async {
+        Ok::<_, poem::Error>(json(StatusCode::OK, &serde_json::json!({ "status": "live" })))
+    });
+    let ready = make(move |_| {
+        let (health, store) = (health.clone(), store.clone());
+        async move {
+            if let Some(store) = store {
+                match store.ping().await {
+                    Ok(()) => health.up("postgres"),
+                    Err(_) => health.down("postgres", "PostgreSQL does not answer"),
+                }
+            }
+            Ok::<_, poem::Error>(readiness(&health))
+        }
+    });
+    let render = make(move |_| {
+        let metrics = metrics.clone();
+        async move {
+            let response = Response::builder().content_type("text/plain; version=0.0.4; charset=utf-8");
+            Ok::<_, poem::Error>(response.body(metrics.render()))
+        }
+    });
+    Route::new().at("/health/live", get(live)).at("/health/ready", get(ready)).at("/metrics", get(render))
+}
+
+fn readiness(health: &Health) -> Response {
+    let parts: BTreeMap<_, _> = health
+        .parts()
+        .into_iter()
+        .map(|(name, reason)| (name, Part { status: if reason.is_none() { "up" } else { "down" }, reason }))
+        .collect();
+    let is_ready = parts.values().all(|part| part.reason.is_none());
+    let (status, code) =
+        if is_ready { ("ready", StatusCode::OK) } else { ("not_ready", StatusCode::SERVICE_UNAVAILABLE) };
+    json(code, &Readiness { status, parts })
+}
+
+fn json(status: StatusCode, body: &impl Serialize) -> Response {
+    let body = serde_json::to_vec(body).expect("health is plain data");
+    Response::builder()
+        .status(status)
+        .content_type("application/json")
+        .header("cache-control", "no-store")
+        .body(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readiness_is_lost_with_any_part() {
+        let health = Health::default();
+        health.up("postgres");
+        assert_eq!(readiness(&health).status(), StatusCode::OK);
+        health.down("redis", "gone");
+        assert_eq!(readiness(&health).status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+}

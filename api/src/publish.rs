@@ -1,0 +1,269 @@
+//! An event is taken in. The credential is judged by the statement that stores the event,
+//! so that a good request costs no statement of its own for it; a bad one is judged in the order 401, 403,
+//! then what is wrong with it.
+
+use std::borrow::Cow;
+
+use http::StatusCode;
+use poem::{Request, RequestBody};
+use poem_openapi::registry::{MetaRequest, Registry};
+use poem_openapi::types::Type;
+use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions, Object};
+use postrider_shared::event_type::{EventType, RESERVED_PREFIX};
+use postrider_shared::store::accept::{self, NewEvent, Producer};
+use postrider_shared::store::applications::ApplicationRef;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::app::App;
+use crate::auth::{self, Credential, Scope};
+use crate::batch::Rejection;
+use crate::body;
+use crate::data;
+use crate::idempotency_key::IdempotencyKey;
+use crate::problem::Problem;
+use crate::value::JsonObject;
+
+/// An event that is to be published.
+#[derive(Debug, Object, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PublishEventRequest {
+    /// Parts of letters, digits and `_`, joined by full stops. `postrider.` is reserved.
+    #[oai(validator(min_length = 1, max_length = 255))]
+    event_type: String,
+    /// Any JSON object. It reaches receivers with every digit and character; the order of its keys and
+    /// white space are not kept.
+    data: JsonObject,
+}
+
+/// The answer to an event that is safely stored.
+#[derive(Debug, Object, Serialize)]
+pub(crate) struct PublishedEvent {
+    /// Always `accepted`.
+    status: String,
+    /// The id of the event, and the `webhook-id` of every attempt to deliver it.
+    event_id: Uuid,
+    /// How many endpoints it goes to.
+    deliveries_queued: i32,
+    /// True where it had been published before under the same key: nothing was done again.
+    duplicate: bool,
+}
+
+/// The body, or why it is refused: judged after the credential.
+pub(crate) struct PostedEvent(Result<Posted, Problem>);
+
+/// What of a body is stored.
+#[derive(Debug)]
+struct Posted {
+    event_type: EventType,
+    data: Box<str>,
+}
+
+impl<'a> ApiExtractor<'a> for PostedEvent {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        PublishEventRequest::register(registry);
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        Some(body::request_meta(PublishEventRequest::schema_ref()))
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        let bytes = body::read(request, body).await;
+        Ok(Self(bytes.and_then(|bytes| parse(&bytes))))
+    }
+}
+
+/// Parses a body and checks all that would keep it from being stored.
+fn parse(bytes: &[u8]) -> Result<Posted, Problem> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Body<'a> {
+        #[serde(borrow)]
+        event_type: Cow<'a, str>,
+        #[serde(borrow)]
+        data: &'a RawValue,
+    }
+    let json = body::text(bytes)?;
+    let body: Body<'_> = serde_json::from_str(json).map_err(|error| {
+        // A body that is wrong in its first half may be no JSON in its second.
+        match serde_json::from_str::<serde::de::IgnoredAny>(json) {
+            Err(syntax) => body::malformed(&syntax),
+            Ok(_) => body::mistake("", &error),
+        }
+    })?;
+    let event_type = EventType::parse(&body.event_type)
+        .map_err(|error| Problem::refused_field("event_type_invalid", "event_type", error.to_string()))?;
+    if event_type.is_reserved() {
+        let message = format!("must not begin with `{RESERVED_PREFIX}`: these are Postrider's own events");
+        return Err(Problem::refused_field("event_type_reserved", "event_type", message));
+    }
+    let data = body.data.get();
+    if !data.starts_with('{') {
+        return Err(Problem::invalid_field("data", "must be a JSON object"));
+    }
+    data::check(data).map_err(|defect| Problem::refused_field(defect.code(), "data", defect.to_string()))?;
+    Ok(Posted { event_type, data: data.into() })
+}
+
+/// Takes an event in.
+///
+/// # Errors
+/// 401, 403, then what is wrong with the event, or 503.
+pub(crate) async fn publish(
+    app: &App,
+    credential: Credential,
+    idempotency_key: IdempotencyKey,
+    application: Option<ApplicationRef>,
+    event: PostedEvent,
+) -> Result<PublishedEvent, Problem> {
+    let event = match compose(app, &credential, idempotency_key, application, event).await {
+        Ok(event) => event,
+        Err(problem) => {
+            credential.identify(app).await?.require(Scope::Publish)?;
+            return Err(problem);
+        }
+    };
+    let accepted = app.batcher.submit(event).await.map_err(rejected)?;
+    if let Credential::Key(hash) = credential
+        && !matches!(accepted, accept::Accepted::UnknownKey | accept::Accepted::UnknownApplication)
+    {
+        app.key_use.note(hash);
+    }
+    answer(&accepted, matches!(credential, Credential::Admin))
+}
+
+async fn compose(
+    app: &App,
+    credential: &Credential,
+    idempotency_key: IdempotencyKey,
+    application: Option<ApplicationRef>,
+    event: PostedEvent,
+) -> Result<NewEvent, Problem> {
+    let producer = match (credential, &application) {
+        (Credential::Key(hash), None) => Producer::Key(*hash),
+        (Credential::Key(hash), Some(_)) => {
+            let caller = credential.identify(app).await?;
+            caller.require(Scope::Publish)?;
+            caller.written_application(app, application.as_ref()).await?;
+            Producer::Key(*hash)
+        }
+        (Credential::Admin, _) => {
+            Producer::Admin(auth::Caller::Admin.written_application(app, application.as_ref()).await?)
+        }
+    };
+    let idempotency_key = idempotency_key.0?;
+    let Posted { event_type, data } = event.0?;
+    Ok(NewEvent { producer, idempotency_key, event_type, data })
+}
+
+fn answer(accepted: &accept::Accepted, is_admin: bool) -> Result<PublishedEvent, Problem> {
+    match *accepted {
+        accept::Accepted::Stored { event_id, deliveries_queued, duplicate } => {
+            let label = if duplicate { "true" } else { "false" };
+            metrics::counter!("postrider_events_accepted_total", "duplicate" => label).increment(1);
+            Ok(PublishedEvent {
+                status: "accepted".to_owned(),
+                event_id: event_id.0,
+                deliveries_queued,
+                duplicate,
+            })
+        }
+        accept::Accepted::KeyReused => Err(Problem::new(
+            StatusCode::CONFLICT,
+            "idempotency_key_reused",
+            "This Idempotency-Key belongs to a different event. Use a new key for a new event.",
+        )),
+        accept::Accepted::InactiveApplication => Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "application_inactive",
+            "The application is not active, so that it may not publish. Activate it first.",
+        )),
+        accept::Accepted::Forbidden => Err(auth::scope_required(Scope::Publish.as_str())),
+        accept::Accepted::UnknownApplication if is_admin => {
+            Err(Problem::not_found("application_not_found", "application"))
+        }
+        accept::Accepted::UnknownApplication | accept::Accepted::UnknownKey => Err(auth::invalid()),
+    }
+}
+
+fn rejected(rejection: Rejection) -> Problem {
+    match rejection {
+        Rejection::NotStorable => Problem::refused_field(
+            "data_not_storable",
+            "data",
+            "cannot be held by the database; look for unusual numbers or characters",
+        ),
+        Rejection::KeyBusy => Problem::unavailable(
+            "idempotency_key_busy",
+            "Another request with this Idempotency-Key is under way. Try again with the same key.",
+        ),
+        Rejection::Unavailable => Problem::database_unavailable(),
+        Rejection::Overloaded => Problem::unavailable(
+            "overloaded",
+            "More events arrive than can be stored. Try again with the same key, more slowly.",
+        ),
+        Rejection::Stopping => {
+            Problem::unavailable("stopping", "This server is being stopped. Try again with the same key.")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(json: &str) -> &'static str {
+        parse(json.as_bytes()).err().map_or("ok", |problem| problem.code)
+    }
+
+    #[test]
+    fn the_data_reaches_the_store_as_it_was_written() {
+        let json = r#"{"event_type":"a.b","data":{"n":1e308,"m":0.10,"l":12345678901234567890}}"#;
+        let posted = parse(json.as_bytes()).expect("an event");
+        assert_eq!(&*posted.data, r#"{"n":1e308,"m":0.10,"l":12345678901234567890}"#);
+        assert_eq!(posted.event_type.as_str(), "a.b");
+    }
+
+    #[test]
+    fn what_is_refused_has_a_code() {
+        for (json, expected) in [
+            (r#"{"event_type":"a","data":{}}"#, "ok"),
+            (r#"{"event_type":"\u0061","data":{}}"#, "ok"),
+            ("", "malformed_json"),
+            (r#"{"event_type":"a","data":{}"#, "malformed_json"),
+            (r#"{"event_type":1,"data":{}"#, "malformed_json"),
+            (r#"{"event_type":"a","data":{}}x"#, "malformed_json"),
+            (r#"{"event_type":"a","data":{"a":01}}"#, "malformed_json"),
+            ("[]", "validation_failed"),
+            (r#"{"data":{}}"#, "validation_failed"),
+            (r#"{"event_type":"a"}"#, "validation_failed"),
+            (r#"{"event_type":null,"data":{}}"#, "validation_failed"),
+            (r#"{"event_type":"a","data":[]}"#, "validation_failed"),
+            (r#"{"event_type":"a","data":{},"x":1}"#, "validation_failed"),
+            (r#"{"event_type":"a","event_type":"b","data":{}}"#, "validation_failed"),
+            (r#"{"event_type":"a-b","data":{}}"#, "event_type_invalid"),
+            (r#"{"event_type":"a\u0000","data":{}}"#, "event_type_invalid"),
+            (r#"{"event_type":"postrider.x","data":{}}"#, "event_type_reserved"),
+            (r#"{"event_type":"a","data":{"a":1,"a":2}}"#, "json_duplicate_key"),
+            (r#"{"event_type":"a","data":{"a":"\u0000"}}"#, "json_nul"),
+            (r#"{"event_type":"a","data":{"a":"\ud800"}}"#, "json_lone_surrogate"),
+            (r#"{"event_type":"a","data":{"a":1e131071}}"#, "json_number_too_long"),
+        ] {
+            assert_eq!(code(json), expected, "{json}");
+        }
+        assert_eq!(
+            parse(b"{\"event_type\":\"\xff\"}").err().map(|problem| problem.code),
+            Some("malformed_json")
+        );
+    }
+}

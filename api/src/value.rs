@@ -1,0 +1,123 @@
+//! Values in bodies: times, and JSON objects that pass through as they are.
+
+use std::borrow::Cow;
+
+use chrono::{DateTime, Utc};
+use poem_openapi::registry::{MetaSchema, MetaSchemaRef};
+use poem_openapi::types::{ParseError, ParseFromJSON, ParseResult, ToJSON, Type};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
+
+/// A time, written as RFC 3339 in UTC with microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Timestamp(pub(crate) DateTime<Utc>);
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0.format("%Y-%m-%dT%H:%M:%S%.6fZ"))
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        match DateTime::parse_from_rfc3339(&text) {
+            Ok(at) => Ok(Self(at.to_utc())),
+            Err(_) => Err(D::Error::custom("a time such as `2026-01-31T12:00:00Z` (RFC 3339) was expected")),
+        }
+    }
+}
+
+impl From<DateTime<Utc>> for Timestamp {
+    fn from(at: DateTime<Utc>) -> Self {
+        Self(at)
+    }
+}
+
+/// A JSON object that is neither parsed nor written anew: every digit of it stays.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct JsonObject(pub(crate) Box<RawValue>);
+
+impl JsonObject {
+    /// JSON that PostgreSQL has rendered.
+    pub(crate) fn rendered(json: String) -> Self {
+        Self(RawValue::from_string(json).expect("PostgreSQL renders valid JSON"))
+    }
+
+    /// The text.
+    pub(crate) fn as_str(&self) -> &str {
+        self.0.get()
+    }
+}
+
+/// Gives a type its schema. Bodies are read and written by serde, never by these traits' own methods.
+macro_rules! schema {
+    ($type:ty, $name:literal, $schema:expr) => {
+        impl Type for $type {
+            const IS_REQUIRED: bool = true;
+            type RawValueType = Self;
+            type RawElementValueType = Self;
+
+            fn name() -> Cow<'static, str> {
+                $name.into()
+            }
+
+            fn schema_ref() -> MetaSchemaRef {
+                MetaSchemaRef::Inline(Box::new($schema))
+            }
+
+            fn as_raw_value(&self) -> Option<&Self> {
+                Some(self)
+            }
+
+            fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
+                Box::new(std::iter::once(self))
+            }
+        }
+
+        impl ParseFromJSON for $type {
+            fn parse_from_json(value: Option<serde_json::Value>) -> ParseResult<Self> {
+                serde_json::from_value(value.unwrap_or_default()).map_err(ParseError::custom)
+            }
+        }
+
+        impl ToJSON for $type {
+            fn to_json(&self) -> Option<serde_json::Value> {
+                serde_json::to_value(self).ok()
+            }
+        }
+    };
+}
+
+schema!(Timestamp, "timestamp", MetaSchema::new_with_format("string", "date-time"));
+schema!(
+    JsonObject,
+    "json_object",
+    MetaSchema {
+        additional_properties: Some(Box::new(MetaSchemaRef::Inline(Box::new(MetaSchema::ANY)))),
+        ..MetaSchema::new("object")
+    }
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_has_microseconds_and_a_z() {
+        let at: Timestamp = serde_json::from_str("\"2026-01-02T03:04:05+01:00\"").expect("a time");
+        assert_eq!(serde_json::to_string(&at).expect("text"), "\"2026-01-02T02:04:05.000000Z\"");
+        for text in ["\"+262142-12-31T23:59:59Z\"", "\"2026-01-02\"", "1", "null"] {
+            assert!(serde_json::from_str::<Timestamp>(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_object_keeps_every_digit() {
+        let json = r#"{"n":12345678901234567890.10}"#;
+        let object: JsonObject = serde_json::from_str(json).expect("an object");
+        assert_eq!(serde_json::to_string(&object).expect("text"), json);
+    }
+}

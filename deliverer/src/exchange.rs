@@ -1,0 +1,214 @@
+//! One attempt: from a claimed delivery to a result that can be recorded.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use futures_util::FutureExt as _;
+use postrider_shared::delivery::ErrorClass;
+use postrider_shared::failpoint;
+use postrider_shared::queue::Reservation;
+use postrider_shared::retry::{RetrySchedule, parse_retry_after};
+use postrider_shared::store::claim::{Claimed, EndpointSettings, LEASE_MARGIN};
+use postrider_shared::store::record::{self, Exchange, Recorded, Verdict};
+use reqwest::Response;
+use reqwest::header::RETRY_AFTER;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout_at;
+
+use crate::Deliverer;
+use crate::classify::{Ending, Judgement, PERMANENT_STATUSES, Policy, classify};
+use crate::recorder::Finished;
+use crate::request::{self, Outgoing};
+
+/// As much of an answer is read and kept.
+const MAX_RESPONSE_BODY: usize = 16 * 1024;
+
+/// A claim older than this is given back: sending it could outlast the lease.
+const SEND_WITHIN: Duration = LEASE_MARGIN.checked_sub(Duration::from_secs(5)).expect("the margin is longer");
+
+/// A delivery that is to be sent, with all that it holds.
+pub(crate) struct Task {
+    pub(crate) claimed: Claimed,
+    /// By this machine's monotonic clock, from before the lease began.
+    pub(crate) claimed_at: Instant,
+    pub(crate) reservation: Reservation,
+    pub(crate) permit: OwnedSemaphorePermit,
+}
+
+/// Sends, and hands the result to the recorder. A panic fails this attempt and nothing else.
+pub(crate) async fn deliver(deliverer: Arc<Deliverer>, task: Task) {
+    let Task { claimed, claimed_at, reservation, permit } = task;
+    let started = Instant::now();
+    let attempt = AssertUnwindSafe(attempt(&deliverer, &claimed, claimed_at)).catch_unwind().await;
+    let (exchange, ending) = match attempt {
+        Ok(Some(ended)) => ended,
+        Ok(None) => return give_back(&deliverer, &claimed, reservation).await,
+        Err(_) => {
+            (Exchange::default(), failed(ErrorClass::Internal, "the deliverer failed; its log says how"))
+        }
+    };
+    let judgement = judge(&deliverer, &claimed, ending);
+    let finished = finish(&claimed, exchange, judgement, started.elapsed(), reservation, permit);
+    count(&finished.recorded);
+    deliverer.recorder.submit(finished);
+}
+
+/// Renders, signs and sends. `None`: it is too late for that.
+async fn attempt(
+    deliverer: &Deliverer,
+    claimed: &Claimed,
+    claimed_at: Instant,
+) -> Option<(Exchange, Ending)> {
+    let Some(event) = &claimed.event else {
+        return Some(unrenderable("the event is no longer stored"));
+    };
+    failpoint::die_at_for("deliverer.before_send", &event.event_type);
+    let body = request::body(event);
+    let bytes = body.len().min(deliverer.config.body_bytes) as u32;
+    let _bytes = deliverer.body_bytes.acquire_many(bytes).await.expect("the semaphore is never closed");
+    let outgoing = match request::sign(claimed, body, SystemTime::now()) {
+        Ok(outgoing) => outgoing,
+        Err(reason) => return Some(unrenderable(&reason)),
+    };
+    if let Err(refused) = deliverer.config.guard.check_host(&outgoing.url) {
+        return Some((Exchange::default(), failed(ErrorClass::RefusedAddress, &refused.to_string())));
+    }
+    if deliverer.config.https_only && outgoing.url.scheme() != "https" {
+        return Some((Exchange::default(), failed(ErrorClass::RefusedAddress, "only https is sent to")));
+    }
+    if claimed_at.elapsed() > SEND_WITHIN {
+        return None;
+    }
+    let ended = send(&deliverer.client, outgoing, claimed.endpoint.timeout).await;
+    failpoint::die_at("deliverer.after_send");
+    Some(ended)
+}
+
+/// Sends and reads the answer, all within `timeout`.
+async fn send(client: &reqwest::Client, outgoing: Outgoing, timeout: Duration) -> (Exchange, Ending) {
+    let deadline = tokio::time::Instant::now() + timeout;
+    let mut exchange = Exchange { request_headers: Some(outgoing.shown_headers), ..Exchange::default() };
+    let request = client.post(outgoing.url).headers(outgoing.headers).body(outgoing.body);
+    let too_slow = || format!("the exchange took longer than {} s", timeout.as_secs());
+    let mut response = match timeout_at(deadline, request.send()).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => {
+            let (class, message) = classify(&error);
+            return (exchange, failed(class, &message));
+        }
+        Err(_) => return (exchange, failed(ErrorClass::Timeout, &too_slow())),
+    };
+    let status = response.status().as_u16();
+    exchange.response_status = Some(status.cast_signed());
+    exchange.response_headers = Some(request::show(response.headers(), &[]));
+    let retry_after = response
+        .headers()
+        .get(RETRY_AFTER)
+        .and_then(|value| parse_retry_after(value.to_str().ok()?, SystemTime::now()));
+    let mut body = Vec::new();
+    let read = timeout_at(deadline, read_body(&mut response, &mut body)).await;
+    let ending = match read {
+        Ok(Ok(truncated)) => {
+            exchange.response_body_truncated = truncated;
+            Ending::Answered { status, retry_after }
+        }
+        Ok(Err(error)) => {
+            let message = format!("the answer's body broke off: {}", error.without_url());
+            Ending::Broken { status, class: ErrorClass::Http, message, retry_after }
+        }
+        Err(_) => Ending::Broken { status, class: ErrorClass::Timeout, message: too_slow(), retry_after },
+    };
+    exchange.response_body = Some(body);
+    (exchange, ending)
+}
+
+/// Reads as much as is kept. True: there is more, which is left unread.
+async fn read_body(response: &mut Response, body: &mut Vec<u8>) -> Result<bool, reqwest::Error> {
+    while let Some(chunk) = response.chunk().await? {
+        let room = MAX_RESPONSE_BODY - body.len();
+        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        if chunk.len() > room {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn judge(deliverer: &Deliverer, claimed: &Claimed, ending: Ending) -> Judgement {
+    let EndpointSettings { retry_schedule, permanent_statuses, .. } = &claimed.endpoint;
+    let own_schedule = retry_schedule.as_ref().map(|seconds| {
+        let delay = |seconds: &i32| Duration::from_secs(u64::from(seconds.unsigned_abs()));
+        RetrySchedule::new(seconds.iter().map(delay).collect())
+    });
+    let own_statuses: Option<Vec<u16>> =
+        permanent_statuses.as_ref().map(|list| list.iter().map(|status| status.unsigned_abs()).collect());
+    let policy = Policy {
+        attempt_number: claimed.attempt_number.unsigned_abs(),
+        max_attempts: claimed.max_attempts.unsigned_abs(),
+        permanent_statuses: own_statuses.as_deref().unwrap_or(&PERMANENT_STATUSES),
+        schedule: own_schedule.as_ref().unwrap_or(&deliverer.config.retry_schedule),
+    };
+    // What cannot be rendered now never can be.
+    let is_unrenderable = matches!(&ending, Ending::Failed { class: ErrorClass::Unrenderable, .. });
+    let judgement = policy.judge(ending, &mut rand::rng());
+    if is_unrenderable { Judgement { verdict: Verdict::Dead, ..judgement } } else { judgement }
+}
+
+fn finish(
+    claimed: &Claimed,
+    exchange: Exchange,
+    judgement: Judgement,
+    duration: Duration,
+    reservation: Reservation,
+    permit: OwnedSemaphorePermit,
+) -> Finished {
+    // PostgreSQL's text holds no NUL.
+    let (error_class, error_message) =
+        judgement.error.map(|(class, message)| (class, message.replace('\0', "�"))).unzip();
+    Finished {
+        recorded: Recorded {
+            delivery_id: claimed.delivery_id,
+            lease_id: claimed.lease_id,
+            attempt_number: claimed.attempt_number,
+            exchange: Exchange { error_class, error_message, duration, ..exchange },
+            verdict: judgement.verdict,
+        },
+        reservation,
+        gone: judgement.is_gone.then_some(claimed.endpoint_id),
+        permit,
+    }
+}
+
+fn count(recorded: &Recorded) {
+    let outcome = match recorded.verdict {
+        Verdict::Succeeded => "succeeded",
+        Verdict::Retry(_) => "retry",
+        Verdict::Dead => "dead_letter",
+    };
+    let class = recorded.exchange.error_class.map_or("none", ErrorClass::as_str);
+    metrics::counter!("postrider_attempts_total", "outcome" => outcome, "error_class" => class).increment(1);
+    metrics::histogram!("postrider_exchange_seconds").record(recorded.exchange.duration);
+}
+
+async fn give_back(deliverer: &Deliverer, claimed: &Claimed, reservation: Reservation) {
+    let lease = (claimed.delivery_id, claimed.lease_id);
+    match record::give_back(&deliverer.store, &[lease]).await {
+        Ok(()) => {
+            if let Err(error) = deliverer.queue.acknowledge(&[reservation]).await {
+                deliverer.health.down("deliverer_redis", error);
+            }
+        }
+        // The lease is swept.
+        Err(error) => deliverer.health.down("deliverer_postgresql", error),
+    }
+    deliverer.held.remove(&reservation);
+}
+
+fn failed(class: ErrorClass, message: &str) -> Ending {
+    Ending::Failed { class, message: message.to_owned() }
+}
+
+fn unrenderable(reason: &str) -> (Exchange, Ending) {
+    (Exchange::default(), failed(ErrorClass::Unrenderable, reason))
+}

@@ -1,0 +1,199 @@
+//! Reserves ids, claims their deliveries and starts to send them: never more than there are permits for.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use postrider_shared::failpoint;
+use postrider_shared::ids::{DelivererNumber, DeliveryId};
+use postrider_shared::queue::{QueueError, Reservation, Waker};
+use postrider_shared::store::StoreError;
+use postrider_shared::store::claim::{self, Claim, Claimed};
+use postrider_shared::store::record;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use crate::{Deliverer, PAUSE, exchange};
+
+/// Deliveries that are claimed in one statement.
+const BATCH: usize = 64;
+
+/// Takes in until `shutdown`.
+pub(crate) async fn run(deliverer: &Arc<Deliverer>, shutdown: &CancellationToken) {
+    let mut waker = None;
+    while !shutdown.is_cancelled() {
+        let may_take = async {
+            // While anything is sent but cannot be recorded, nothing new is sent.
+            deliverer.recorder.flowing().await;
+            (deliverer.registration.number().await, permits(&deliverer.exchanges).await)
+        };
+        let (number, permits) = tokio::select! {
+            () = shutdown.cancelled() => return,
+            may_take = may_take => may_take,
+        };
+        match take_in(deliverer, number, permits, shutdown).await {
+            Ok(None) => {}
+            Ok(Some(Idle { unblocked })) => {
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    () = idle(deliverer, &mut waker, unblocked) => {}
+                }
+            }
+            Err(RedisIsAway) => tokio::time::sleep(PAUSE).await,
+        }
+    }
+}
+
+/// Nothing can be reserved now.
+struct Idle {
+    /// When a blocked endpoint may be served.
+    unblocked: Option<Duration>,
+}
+
+/// Noted in the health of the service already.
+struct RedisIsAway;
+
+/// Takes one batch in. Once something is reserved it is not to be cancelled.
+async fn take_in(
+    deliverer: &Arc<Deliverer>,
+    number: DelivererNumber,
+    mut permits: OwnedSemaphorePermit,
+    shutdown: &CancellationToken,
+) -> Result<Option<Idle>, RedisIsAway> {
+    let reserved = match deliverer.queue.reserve(permits.num_permits()).await {
+        Ok(reserved) => reserved,
+        Err(error) => {
+            deliverer.health.down("deliverer_redis", error);
+            return Err(RedisIsAway);
+        }
+    };
+    if reserved.reservations.is_empty() {
+        return Ok(Some(Idle { unblocked: reserved.next_unblocked }));
+    }
+    failpoint::die_at("deliverer.after_reserve");
+    let mut reservations = HashMap::with_capacity(reserved.reservations.len());
+    for reservation in reserved.reservations {
+        deliverer.held.insert(reservation);
+        reservations.insert(reservation.delivery_id, reservation);
+    }
+    let ids: Vec<DeliveryId> = reservations.keys().copied().collect();
+    // Before the statement is sent, so that this end of the lease is never the later one.
+    let claimed_at = Instant::now();
+    let claim = claim_around_culprits(deliverer, number, &ids).await;
+    acknowledge(deliverer, claim.settled.iter().filter_map(|id| reservations.remove(id)).collect()).await;
+    if shutdown.is_cancelled() {
+        give_back(deliverer, &claim.claimed, &mut reservations).await;
+    } else {
+        for claimed in claim.claimed {
+            let Some(reservation) = reservations.remove(&claimed.delivery_id) else { continue };
+            let permit = permits.split(1).expect("no more was reserved than there are permits");
+            let task = exchange::Task { claimed, claimed_at, reservation, permit };
+            deliverer.sending.spawn(exchange::deliver(deliverer.clone(), task));
+        }
+    }
+    // What could not be looked at comes back when its reservation expires.
+    for reservation in reservations.values() {
+        deliverer.held.remove(reservation);
+    }
+    Ok(None)
+}
+
+/// Waits for one permit, and takes as many more as are free, up to a batch.
+async fn permits(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    let closed = "the semaphore is never closed";
+    let mut permits = semaphore.clone().acquire_owned().await.expect(closed);
+    let more = semaphore.available_permits().min(BATCH - 1);
+    if let Ok(more) = semaphore.clone().try_acquire_many_owned(more as u32) {
+        permits.merge(more);
+    }
+    permits
+}
+
+/// Claims what can be claimed. Where one delivery spoils the statement for all, the batch is halved until
+/// it is alone: one that cannot be rendered becomes a dead letter, one that is locked is left for later.
+async fn claim_around_culprits(deliverer: &Deliverer, number: DelivererNumber, ids: &[DeliveryId]) -> Claim {
+    match claim::claim(&deliverer.store, number, ids).await {
+        Ok(claim) => {
+            deliverer.health.up("deliverer_postgresql");
+            claim
+        }
+        Err(error) if error.is_data_error() || error.is_contention() => {
+            if let [culprit] = ids {
+                set_apart(deliverer, *culprit, &error).await
+            } else {
+                let (first, second) = ids.split_at(ids.len() / 2);
+                let mut claim = Box::pin(claim_around_culprits(deliverer, number, first)).await;
+                let other = Box::pin(claim_around_culprits(deliverer, number, second)).await;
+                claim.claimed.extend(other.claimed);
+                claim.settled.extend(other.settled);
+                claim
+            }
+        }
+        Err(error) => {
+            deliverer.health.down("deliverer_postgresql", error);
+            tokio::time::sleep(PAUSE).await;
+            Claim::default()
+        }
+    }
+}
+
+async fn set_apart(deliverer: &Deliverer, culprit: DeliveryId, error: &StoreError) -> Claim {
+    if error.is_contention() {
+        return Claim::default();
+    }
+    tracing::error!(delivery_id = %culprit, %error, "the event cannot be rendered: dead letter");
+    match claim::bury(&deliverer.store, culprit, &format!("the event cannot be rendered: {error}")).await {
+        Ok(()) => Claim { settled: vec![culprit], ..Claim::default() },
+        Err(error) => {
+            deliverer.health.down("deliverer_postgresql", error);
+            Claim::default()
+        }
+    }
+}
+
+async fn acknowledge(deliverer: &Deliverer, settled: Vec<Reservation>) {
+    if let Err(error) = deliverer.queue.acknowledge(&settled).await {
+        deliverer.health.down("deliverer_redis", error);
+    }
+    for reservation in &settled {
+        deliverer.held.remove(reservation);
+    }
+}
+
+/// Undoes a claim of which nothing was sent.
+async fn give_back(
+    deliverer: &Deliverer,
+    claimed: &[Claimed],
+    reservations: &mut HashMap<DeliveryId, Reservation>,
+) {
+    let leases: Vec<_> = claimed.iter().map(|claimed| (claimed.delivery_id, claimed.lease_id)).collect();
+    if leases.is_empty() {
+        return;
+    }
+    match record::give_back(&deliverer.store, &leases).await {
+        Ok(()) => {
+            let given = claimed.iter().filter_map(|claimed| reservations.remove(&claimed.delivery_id));
+            acknowledge(deliverer, given.collect()).await;
+        }
+        // They are swept.
+        Err(error) => deliverer.health.down("deliverer_postgresql", error),
+    }
+}
+
+async fn idle(deliverer: &Deliverer, waker: &mut Option<Waker>, unblocked: Option<Duration>) {
+    let waited: Result<(), QueueError> = async {
+        if waker.is_none() {
+            *waker = Some(deliverer.queue.waker().await?);
+        }
+        if let Some(waker) = waker.as_mut() {
+            waker.wait(unblocked).await?;
+        }
+        Ok(())
+    }
+    .await;
+    if let Err(error) = waited {
+        *waker = None;
+        deliverer.health.down("deliverer_redis", error);
+        tokio::time::sleep(PAUSE).await;
+    }
+}

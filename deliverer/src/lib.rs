@@ -1,0 +1,121 @@
+//! The deliverer: reserves ids, claims their deliveries, signs, sends, and records every attempt. It never
+//! decides who receives what, and holds neither a transaction nor a pooled connection while it sends.
+
+mod classify;
+mod client;
+mod exchange;
+mod heartbeat;
+mod intake;
+mod recorder;
+mod registration;
+mod request;
+mod resolver;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use postrider_shared::config::DelivererConfig;
+use postrider_shared::health::Health;
+use postrider_shared::queue::{Queue, QueueError};
+use postrider_shared::store::{Store, StoreError, migrate};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use heartbeat::Held;
+use recorder::Recorder;
+use registration::Registration;
+
+/// After a failure, nothing is tried for this long.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// What ends a deliverer at its start.
+#[derive(Debug, thiserror::Error)]
+pub enum DelivererError {
+    /// PostgreSQL, or its schema.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The address of Redis.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// The HTTP client: certificates, proxy or name servers.
+    #[error("{0}")]
+    Client(String),
+}
+
+/// What the parts of a deliverer share.
+struct Deliverer {
+    config: DelivererConfig,
+    store: Store,
+    queue: Queue,
+    client: reqwest::Client,
+    health: Health,
+    registration: Registration,
+    held: Held,
+    recorder: Recorder,
+    /// One for each exchange, until it is recorded.
+    exchanges: Arc<Semaphore>,
+    /// One for each byte of a request body in memory.
+    body_bytes: Arc<Semaphore>,
+    sending: TaskTracker,
+}
+
+/// Runs a deliverer until `shutdown`; then it takes nothing new, finishes what is under way within the
+/// grace of its configuration, records it and gives back what was not sent. Outages of PostgreSQL and
+/// Redis are waited out.
+///
+/// # Errors
+/// At its start only, when the schema is not the one it needs or the configuration cannot be used.
+pub async fn run(
+    config: DelivererConfig,
+    health: Health,
+    shutdown: CancellationToken,
+) -> Result<(), DelivererError> {
+    let store = Store::new(&config.database)?;
+    let client = client::build(&config).map_err(DelivererError::Client)?;
+    if !migrate::await_schema(&store, &health, "deliverer_postgresql", &shutdown).await? {
+        return Ok(());
+    }
+    let (recorder, results) = recorder::channel();
+    let deliverer = Arc::new(Deliverer {
+        queue: Queue::new(&config.queue)?,
+        registration: Registration::new(config.database.clone()),
+        exchanges: Arc::new(Semaphore::new(config.concurrency)),
+        body_bytes: Arc::new(Semaphore::new(config.body_bytes)),
+        held: Held::default(),
+        sending: TaskTracker::new(),
+        store,
+        client,
+        health,
+        recorder,
+        config,
+    });
+    tracing::info!("deliverer started");
+
+    let registering = tokio::spawn(registration::run(deliverer.clone()));
+    let extending = tokio::spawn(heartbeat::run(deliverer.clone()));
+    let recording = tokio::spawn(recorder::run(deliverer.clone(), results));
+    intake::run(&deliverer, &shutdown).await;
+    finish(&deliverer, recording).await;
+    extending.abort();
+    registering.abort();
+    tracing::info!("deliverer stopped");
+    Ok(())
+}
+
+/// Waits for what is under way, and for its records, no longer than the grace.
+async fn finish(deliverer: &Deliverer, recording: tokio::task::JoinHandle<()>) {
+    deliverer.sending.close();
+    let in_flight = deliverer.sending.len();
+    if in_flight > 0 {
+        tracing::info!(in_flight, "finishing what is under way");
+    }
+    let finished = async {
+        deliverer.sending.wait().await;
+        deliverer.recorder.close();
+        let _ = recording.await;
+    };
+    if tokio::time::timeout(deliverer.config.stop_grace, finished).await.is_err() {
+        tracing::warn!("the grace is over; what is under way will be sent again");
+    }
+}

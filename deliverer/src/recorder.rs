@@ -1,0 +1,134 @@
+//! Records what was sent, in natural batches: while one statement is under way, the next batch gathers.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use postrider_shared::ids::EndpointId;
+use postrider_shared::queue::Reservation;
+use postrider_shared::store::StoreError;
+use postrider_shared::store::record::{self, Exchange, Recorded};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+
+use crate::{Deliverer, PAUSE};
+
+/// Attempts that are recorded in one statement.
+const BATCH: usize = 128;
+
+/// An attempt that is over.
+pub(crate) struct Finished {
+    pub(crate) recorded: Recorded,
+    pub(crate) reservation: Reservation,
+    /// The receiver wants no more of this endpoint's webhooks.
+    pub(crate) gone: Option<EndpointId>,
+    /// Kept until it is recorded, so that the permits bound what waits here too.
+    pub(crate) permit: OwnedSemaphorePermit,
+}
+
+/// Where finished attempts are handed in.
+pub(crate) struct Recorder {
+    sender: Mutex<Option<mpsc::UnboundedSender<Finished>>>,
+    is_flowing: watch::Sender<bool>,
+}
+
+/// A recorder, and what it is handed. The channel needs no bound: the permits are one.
+pub(crate) fn channel() -> (Recorder, mpsc::UnboundedReceiver<Finished>) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    (Recorder { sender: Mutex::new(Some(sender)), is_flowing: watch::Sender::new(true) }, receiver)
+}
+
+impl Recorder {
+    /// Hands an attempt in.
+    pub(crate) fn submit(&self, finished: Finished) {
+        if let Some(sender) = &*self.sender.lock().unwrap_or_else(PoisonError::into_inner) {
+            let _ = sender.send(finished);
+        }
+    }
+
+    /// Waits while records cannot be written.
+    pub(crate) async fn flowing(&self) {
+        let _ = self.is_flowing.subscribe().wait_for(|is_flowing| *is_flowing).await;
+    }
+
+    /// Takes nothing more; [`run`] ends when all is recorded.
+    pub(crate) fn close(&self) {
+        self.sender.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+/// Records until the recorder is closed and everything is written.
+pub(crate) async fn run(deliverer: Arc<Deliverer>, mut receiver: mpsc::UnboundedReceiver<Finished>) {
+    let mut batch = Vec::with_capacity(BATCH);
+    while receiver.recv_many(&mut batch, BATCH).await > 0 {
+        let (recorded, rest): (Vec<_>, Vec<_>) = batch
+            .drain(..)
+            .map(|finished| (finished.recorded, (finished.reservation, finished.gone, finished.permit)))
+            .unzip();
+        metrics::histogram!("postrider_record_batch_size").record(recorded.len() as f64);
+        write(&deliverer, recorded).await;
+        let reservations: Vec<_> = rest.iter().map(|(reservation, ..)| *reservation).collect();
+        // Only now, with all of it in PostgreSQL, do the ids leave Redis.
+        if let Err(error) = deliverer.queue.acknowledge(&reservations).await {
+            deliverer.health.down("deliverer_redis", error);
+        }
+        for (reservation, gone, _permit) in rest {
+            deliverer.held.remove(&reservation);
+            if let Some(endpoint_id) = gone {
+                disable(&deliverer, endpoint_id).await;
+            }
+        }
+    }
+}
+
+/// Writes until it is written. Where one attempt spoils the statement for all, the batch is halved until
+/// it is alone.
+async fn write(deliverer: &Deliverer, mut results: Vec<Recorded>) {
+    loop {
+        let Err(error) = record::record(&deliverer.store, &results).await else {
+            deliverer.recorder.is_flowing.send_if_modified(|flowing| !std::mem::replace(flowing, true));
+            return;
+        };
+        let is_data_error = error.is_data_error();
+        if is_data_error && results.len() > 1 {
+            let second = results.split_off(results.len() / 2);
+            Box::pin(write(deliverer, results)).await;
+            return Box::pin(write(deliverer, second)).await;
+        }
+        if is_data_error && !strip(&mut results, &error) {
+            // Not even without its details: the lease is left to the sweep.
+            tracing::error!(delivery_id = %results[0].delivery_id, %error, "the attempt cannot be recorded");
+            return;
+        }
+        if !is_data_error {
+            if !error.is_contention() {
+                deliverer.recorder.is_flowing.send_replace(false);
+                deliverer.health.down("deliverer_postgresql", error);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+/// Leaves away what PostgreSQL may refuse of an attempt. False: there was nothing to leave away.
+fn strip(results: &mut [Recorded], error: &StoreError) -> bool {
+    let mut was_stripped = false;
+    for result in results {
+        let exchange = &mut result.exchange;
+        was_stripped |= exchange.request_headers.is_some() || exchange.response_headers.is_some();
+        *exchange = Exchange {
+            error_class: exchange.error_class,
+            error_message: Some(format!("the details of this attempt could not be stored: {error}")),
+            response_status: exchange.response_status,
+            duration: exchange.duration,
+            ..Exchange::default()
+        };
+    }
+    was_stripped
+}
+
+async fn disable(deliverer: &Deliverer, endpoint_id: EndpointId) {
+    let reason = "the receiver answered 410 Gone";
+    match record::disable_endpoint(&deliverer.store, endpoint_id, reason).await {
+        Ok(()) => tracing::warn!(%endpoint_id, reason, "endpoint disabled"),
+        // The next answer does it.
+        Err(error) => tracing::warn!(%endpoint_id, %error, "the endpoint could not be disabled"),
+    }
+}

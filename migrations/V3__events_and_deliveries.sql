@@ -1,0 +1,116 @@
+-- Events, their deliveries and the attempts of these: the tables that grow.
+--
+-- None has a foreign key: three of them cost 44 % of the accept statement, their KEY SHARE locks hide
+-- rows from a claim, and a cascade would hold locks for minutes. Ids are time-ordered, so each table can
+-- be cut into ranges of time by its primary key alone.
+
+create table events (
+    id uuid primary key,
+    application_id uuid not null,
+    event_type text not null,
+    -- JSONB: searchable, and rendered the same way at every attempt.
+    payload jsonb not null,
+    idempotency_key text not null,
+    created_at timestamptz not null default now(),
+    -- Set when the payload was removed on request; the event can then no longer be sent.
+    expunged_at timestamptz
+);
+
+-- Events of an application, newest first.
+create index events_by_application on events (application_id, id);
+
+-- Uniqueness of idempotency keys lives apart from the events, because it cannot be enforced across
+-- partitions by time. A row lives as long as its event.
+create table idempotency_keys (
+    application_id uuid not null,
+    idempotency_key text collate "C" not null,
+    event_id uuid not null,
+    -- SHA-256 over the type and the stored JSON: tells "the same again" from "another event".
+    event_hash bytea not null,
+    -- The first answer, given again to the same key.
+    deliveries_queued integer not null,
+    -- Enforces the key, and finds its event.
+    primary key (application_id, idempotency_key)
+);
+
+create table deliveries (
+    id uuid primary key,
+    application_id uuid not null,
+    event_id uuid not null,
+    endpoint_id uuid not null,
+    event_type text not null,
+    status text not null default 'pending'
+        check (status in ('pending', 'in_progress', 'succeeded', 'failed', 'dead_letter', 'cancelled')),
+    attempt_count smallint not null default 0,
+    max_attempts smallint not null,
+    last_response_status smallint,
+    -- Not due before this time, by PostgreSQL's clock. Null: closed.
+    next_retry_at timestamptz default now(),
+    -- The lease under which it is being sent; null: nobody sends it.
+    lease_id bigint,
+    -- Order of acceptance, on endpoints that keep it.
+    position bigint,
+    -- The bulk replay that made it.
+    replay_id uuid,
+    created_at timestamptz not null default now(),
+    -- Set once it is closed: succeeded, dead letter or cancelled.
+    completed_at timestamptz,
+    dead_at timestamptz,
+    last_error text
+    -- Room on each page, and no index that mentions what a claim changes (status, attempt_count,
+    -- next_retry_at, lease_id): claims and retries are HOT updates.
+) with (fillfactor = 70);
+
+-- The deliveries of one event.
+create index deliveries_by_event on deliveries (event_id);
+-- Deliveries of an application, newest first; other filters look at a bounded number of these.
+create index deliveries_by_application on deliveries (application_id, id);
+-- What is still to be done, after Redis has lost its memory. `completed_at` changes once in a life.
+create index deliveries_open on deliveries (id) where completed_at is null;
+-- Dead letters, for redrive.
+create index deliveries_dead on deliveries (application_id, dead_at) where dead_at is not null;
+
+-- One row for each HTTP exchange. The request body is not kept: it is derived from the event.
+create table delivery_attempts (
+    delivery_id uuid not null,
+    attempt_number smallint not null,
+    -- `unknown`: the deliverer vanished before it could tell.
+    outcome text not null check (outcome in ('succeeded', 'failed', 'unknown')),
+    error_class text,
+    error_message text,
+    request_headers jsonb,
+    response_status smallint,
+    -- An array of {"name", "value"}: names may repeat.
+    response_headers jsonb,
+    -- The first 16 KiB, whatever bytes they are.
+    response_body bytea,
+    response_body_truncated boolean not null default false,
+    duration_ms integer,
+    created_at timestamptz not null default now(),
+    -- Recording twice is harmless.
+    primary key (delivery_id, attempt_number)
+);
+
+-- A bulk replay of events, or redrive of dead letters, in steps.
+create table replays (
+    id uuid primary key default uuid_v7(),
+    application_id uuid not null references applications (id) on delete cascade,
+    mode text not null check (mode in ('replay', 'redrive')),
+    filter jsonb not null,
+    dry_run boolean not null default false,
+    status text not null default 'pending'
+        check (status in ('pending', 'running', 'completed', 'cancelled', 'failed')),
+    matched_count bigint,
+    processed_count bigint not null default 0,
+    -- The last id that was dealt with: where to go on after a crash.
+    cursor_id uuid,
+    last_error text,
+    created_at timestamptz not null default now(),
+    started_at timestamptz,
+    completed_at timestamptz
+);
+
+-- Replays of an application, newest first.
+create index replays_by_application on replays (application_id, id);
+-- What the relay still has to work on.
+create index replays_open on replays (id) where completed_at is null;

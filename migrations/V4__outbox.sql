@@ -1,0 +1,57 @@
+-- The schedule, the leases, and the link to Redis.
+
+-- "Look at this at `due_at`." Written in the same transaction as the state change that calls for it:
+-- a first attempt, a retry, a manual retry, a swept lease. Without a delivery: "this endpoint changed".
+create table outbox (
+    -- Rows are removed by this id and nothing else: a retry that was written after the take stays.
+    id bigint generated always as identity primary key,
+    delivery_id uuid,
+    endpoint_id uuid not null,
+    due_at timestamptz not null default now(),
+    -- Waits for room in Redis or for its endpoint to be enabled, and not for a time.
+    parked boolean not null default false
+    -- A queue lives from being vacuumed at once: dead rows at the left edge slow every take.
+) with (
+    autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_threshold = 2000,
+    autovacuum_vacuum_insert_scale_factor = 0,
+    autovacuum_vacuum_insert_threshold = 100000,
+    autovacuum_vacuum_cost_delay = 0,
+    autovacuum_analyze_scale_factor = 0,
+    autovacuum_analyze_threshold = 100000
+);
+
+-- What is due, oldest first.
+create index outbox_due on outbox (due_at) where not parked;
+-- What is parked, by endpoint in order of creation; finds whether a delivery is parked already.
+create index outbox_parked on outbox (endpoint_id, delivery_id) where parked;
+
+-- A deliverer holds an advisory lock on its number as long as it lives.
+create sequence deliverer_numbers as integer cycle;
+
+-- One row for each batch that a deliverer has claimed. A delivery in progress names its lease; a lease
+-- whose deliverer is gone, or which has expired, is swept.
+create table leases (
+    id bigint generated always as identity primary key,
+    deliverer integer not null,
+    expires_at timestamptz not null,
+    delivery_ids uuid[] not null
+) with (
+    autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_threshold = 1000,
+    autovacuum_vacuum_cost_delay = 0
+);
+
+-- Which memory of Redis is the current one. Where Redis disagrees it has lost ids, and everything open is
+-- put into the outbox again, from `reconcile_cursor` on; null: nothing to do.
+create table queue_epoch (
+    shard smallint primary key,
+    epoch bigint not null default 0,
+    redis_run_id text not null default '',
+    reconcile_cursor uuid
+);
+
+insert into queue_epoch (shard) values (0);
+
+-- The order of acceptance on ordered endpoints.
+create sequence delivery_positions cache 1;

@@ -1,0 +1,83 @@
+//! What each subcommand does.
+
+mod receive;
+mod serve;
+mod signals;
+mod up;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, anyhow};
+use clap::ArgMatches;
+use postrider_shared::config::{DatabaseConfig, Mistakes, Source};
+use postrider_shared::{failpoint, store, telemetry};
+
+use crate::cli;
+
+/// Runs what the command line asks for. The exit status is 2 for a mistake in the configuration, 1 for
+/// any other failure.
+#[must_use]
+pub fn run() -> ExitCode {
+    let matches = cli::command().get_matches();
+    let (name, matches) = matches.subcommand().expect("a subcommand is required");
+    if name == "openapi" {
+        return exit(print(&postrider_api::specification()));
+    }
+    failpoint::setup();
+    // Every webhook under way is a file, and many systems allow a process few by default.
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
+    let source = cli::source(matches);
+    if let Err(mistake) = telemetry::start_logging(&source) {
+        return exit(Err(Mistakes(vec![mistake]).into()));
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return exit(Err(anyhow!(error).context("the runtime cannot be started"))),
+    };
+    let result = runtime.block_on(dispatch(name, matches, source));
+    // What still runs has had its time.
+    runtime.shutdown_background();
+    exit(result)
+}
+
+async fn dispatch(name: &str, matches: &ArgMatches, source: Source) -> anyhow::Result<()> {
+    match name {
+        "up" => Box::pin(up::run(matches, source)).await,
+        "api" => serve::api(&source).await,
+        "relay" => serve::relay(&source).await,
+        "deliverer" => serve::deliverer(&source).await,
+        "migrate" => migrate(&source).await,
+        "receive" => receive::run(matches).await,
+        other => Err(anyhow!("there is no command `{other}`")),
+    }
+}
+
+async fn migrate(source: &Source) -> anyhow::Result<()> {
+    let config = source.read(DatabaseConfig::read)?;
+    let applied = store::migrate::migrate(&config).await.context("the schema was not brought up to date")?;
+    for migration in &applied {
+        print(&format!("applied V{}__{}\n", migration.version, migration.name))?;
+    }
+    print(&format!("the schema is at version {}\n", store::migrate::needed_version()))
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("standard output cannot be written to")
+}
+
+fn exit(result: anyhow::Result<()>) -> ExitCode {
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    let mut out = std::io::stderr().lock();
+    if let Some(mistakes) = error.downcast_ref::<Mistakes>() {
+        let _ = writeln!(out, "postrider: the configuration has mistakes:");
+        for mistake in &mistakes.0 {
+            let _ = writeln!(out, "  {mistake}");
+        }
+        return ExitCode::from(2);
+    }
+    let causes: Vec<_> = error.chain().map(ToString::to_string).collect();
+    let _ = writeln!(out, "postrider: {}", causes.join(": "));
+    ExitCode::FAILURE
+}

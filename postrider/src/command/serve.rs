@@ -1,0 +1,75 @@
+//! The services as processes of their own.
+
+use std::net::SocketAddr;
+
+use anyhow::Context as _;
+use metrics_exporter_prometheus::PrometheusHandle;
+use poem::Server;
+use poem::listener::TcpAcceptor;
+use postrider_shared::config::{ApiConfig, DelivererConfig, RelayConfig, Source};
+use postrider_shared::health::Health;
+use postrider_shared::telemetry;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::signals;
+
+/// Binds, or says who else might.
+pub(super) async fn bind(address: SocketAddr, what: &str, flag: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("{what} cannot listen on {address}: stop the program that does, or choose another address with --{flag}")
+    })
+}
+
+pub(super) async fn api(source: &Source) -> anyhow::Result<()> {
+    let config = source.read(ApiConfig::read)?;
+    let shutdown = signals::shutdown()?;
+    let listener = bind(config.listen, "the API", "api-listen").await?;
+    tracing::info!(address = %config.listen, "the API listens");
+    Box::pin(postrider_api::run(config, listener, Health::default(), telemetry::start_metrics(), shutdown))
+        .await?;
+    Ok(())
+}
+
+pub(super) async fn relay(source: &Source) -> anyhow::Result<()> {
+    let config = source.read(RelayConfig::read)?;
+    let shutdown = signals::shutdown()?;
+    let health = Health::default();
+    operations(config.listen, "the relay", "relay-listen", &health, &shutdown).await?;
+    postrider_relay::run(config, health, shutdown).await?;
+    Ok(())
+}
+
+pub(super) async fn deliverer(source: &Source) -> anyhow::Result<()> {
+    let config = source.read(DelivererConfig::read)?;
+    let shutdown = signals::shutdown()?;
+    let health = Health::default();
+    operations(config.listen, "the deliverer", "deliverer-listen", &health, &shutdown).await?;
+    postrider_deliverer::run(config, health, shutdown).await?;
+    Ok(())
+}
+
+/// Serves health and metrics of a service that has no API.
+async fn operations(
+    address: SocketAddr,
+    what: &str,
+    flag: &str,
+    health: &Health,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    let metrics: PrometheusHandle = telemetry::start_metrics();
+    let listener = bind(address, what, flag).await?;
+    let acceptor = TcpAcceptor::from_tokio(listener).context("the listener cannot be used")?;
+    let routes = postrider_api::operations_routes(health.clone(), metrics);
+    let stop = shutdown.clone();
+    tracing::info!(%address, "health and metrics are served");
+    tokio::spawn(async move {
+        let stopped = async move { stop.cancelled().await };
+        let served =
+            Server::new_with_acceptor(acceptor).run_with_graceful_shutdown(routes, stopped, None).await;
+        if let Err(error) = served {
+            tracing::error!(%error, "health and metrics are no longer served");
+        }
+    });
+    Ok(())
+}

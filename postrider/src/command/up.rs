@@ -1,0 +1,189 @@
+//! `postrider up`: everything in one process, on servers of its own or on given ones.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use clap::ArgMatches;
+use postrider_shared::config::{ApiConfig, DatabaseConfig, DelivererConfig, Mistakes, RelayConfig, Source};
+use postrider_shared::health::Health;
+use postrider_shared::{store, telemetry};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::{receive, serve, signals};
+use crate::demo;
+use crate::embedded::{Embedded, Options, default_data_dir};
+
+/// After everything else has stopped, what is left of the grace for the servers to be asked to end.
+const STOP_MARGIN: Duration = Duration::from_secs(10);
+
+/// What is asked for on the command line.
+struct Plan {
+    /// Where the demo's receiver listens; `None`: no demo.
+    receiver: Option<SocketAddr>,
+    /// End after the demo.
+    once: bool,
+    /// Start servers of our own.
+    is_embedded: bool,
+}
+
+pub(super) async fn run(matches: &ArgMatches, mut source: Source) -> anyhow::Result<()> {
+    let plan = plan(matches, &source)?;
+    if plan.receiver.is_some() {
+        let allowed = source.get("POSTRIDER_ALLOW_NETWORKS").unwrap_or_default();
+        source.set("POSTRIDER_ALLOW_NETWORKS", format!("{allowed},127.0.0.1/32"));
+    }
+    // Everything that can be known to be wrong is said before anything is started.
+    let mut rehearsal = source.clone();
+    if plan.is_embedded {
+        rehearsal.set("DATABASE_URL", "host=localhost user=postrider");
+        rehearsal.set("REDIS_URL", "redis://localhost");
+    }
+    let configs = read(&rehearsal)?;
+    let shutdown = signals::shutdown()?;
+    let listener = serve::bind(configs.api.listen, "the API", "api-listen").await?;
+    let receiver = match plan.receiver {
+        Some(address) => Some(serve::bind(address, "the demo's receiver", "receiver-listen").await?),
+        None => None,
+    };
+
+    let mut embedded = None;
+    if plan.is_embedded {
+        let directory = source.get("POSTRIDER_DATA_DIR").map_or_else(default_data_dir, PathBuf::from);
+        tracing::info!(directory = %directory.display(), "starting PostgreSQL and Redis");
+        let servers = Embedded::start(&directory, Options::default()).await?;
+        source.set("DATABASE_URL", servers.database_url());
+        source.set("REDIS_URL", servers.redis_url());
+        embedded = Some(servers);
+    }
+    let result = serve_all(&plan, &source, listener, receiver, &mut embedded, shutdown).await;
+    if let Some(servers) = embedded {
+        let stopped = servers.stop().await;
+        result.and(stopped.map_err(Into::into))
+    } else {
+        result
+    }
+}
+
+fn plan(matches: &ArgMatches, source: &Source) -> anyhow::Result<Plan> {
+    let mut mistakes = Vec::new();
+    let is_embedded = match (source.get("DATABASE_URL"), source.get("REDIS_URL")) {
+        (None, None) => true,
+        (Some(_), Some(_)) => false,
+        (Some(_), None) => {
+            mistakes
+                .push("REDIS_URL (--redis-url): must be set where DATABASE_URL is, or neither".to_owned());
+            false
+        }
+        (None, Some(_)) => {
+            mistakes
+                .push("DATABASE_URL (--database-url): must be set where REDIS_URL is, or neither".to_owned());
+            false
+        }
+    };
+    let mut receiver = None;
+    if matches.get_flag("demo") {
+        receiver = receive::listen_address(matches, "receiver-listen")
+            .map_err(|mistake| mistakes.push(mistake))
+            .ok();
+    }
+    if !mistakes.is_empty() {
+        return Err(Mistakes(mistakes).into());
+    }
+    Ok(Plan { receiver, once: matches.get_flag("once"), is_embedded })
+}
+
+struct Configs {
+    database: DatabaseConfig,
+    api: ApiConfig,
+    relay: RelayConfig,
+    deliverer: DelivererConfig,
+}
+
+fn read(source: &Source) -> Result<Configs, Mistakes> {
+    source.read(|reader| Configs {
+        database: DatabaseConfig::read(reader),
+        api: ApiConfig::read(reader),
+        relay: RelayConfig::read(reader),
+        deliverer: DelivererConfig::read(reader),
+    })
+}
+
+/// Runs all services until told to stop, or until one of them ends.
+async fn serve_all(
+    plan: &Plan,
+    source: &Source,
+    listener: TcpListener,
+    receiver: Option<TcpListener>,
+    embedded: &mut Option<Embedded>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let configs = read(source)?;
+    for migration in store::migrate::migrate(&configs.database).await? {
+        tracing::info!(version = migration.version, name = migration.name, "migration applied");
+    }
+    let api = listener.local_addr().context("the API's listener has no address")?;
+    let admin_token = configs.api.admin_tokens.first().cloned();
+    let stop_grace = configs.deliverer.stop_grace;
+
+    let mut services = JoinSet::new();
+    start(&mut services, configs, listener, &shutdown);
+    tracing::info!(address = %api, "Postrider is up");
+    let demonstration = async {
+        match receiver {
+            Some(receiver) => demo::run(api, receiver, admin_token, plan.once, shutdown.clone()).await,
+            None => std::future::pending().await,
+        }
+    };
+    let server_failure = async {
+        match embedded {
+            Some(servers) => servers.wait_failure().await,
+            None => std::future::pending().await,
+        }
+    };
+    let result = tokio::select! {
+        () = shutdown.cancelled() => Ok(()),
+        failure = server_failure => Err(failure.into()),
+        result = demonstration => result,
+        ended = services.join_next() => ended.unwrap_or_else(|| Ok(Ok(()))).map_err(Into::into).and_then(|result| {
+            result?;
+            bail!("a service ended by itself")
+        }),
+    };
+    shutdown.cancel();
+    let drained = async {
+        while let Some(ended) = services.join_next().await {
+            if let Ok(Err(error)) = ended {
+                tracing::error!(%error, "a service did not stop in good order");
+            }
+        }
+    };
+    if tokio::time::timeout(stop_grace + STOP_MARGIN, drained).await.is_err() {
+        tracing::warn!("some services did not stop in time");
+    }
+    result
+}
+
+fn start(
+    services: &mut JoinSet<anyhow::Result<()>>,
+    configs: Configs,
+    listener: TcpListener,
+    shutdown: &CancellationToken,
+) {
+    let health = Health::default();
+    let metrics = telemetry::start_metrics();
+    let Configs { api, relay, deliverer, .. } = configs;
+    let (stop, api_health) = (shutdown.clone(), health.clone());
+    services.spawn(async move {
+        Box::pin(postrider_api::run(api, listener, api_health, metrics, stop))
+            .await
+            .map_err(|error| anyhow!(error))
+    });
+    let (stop, relay_health) = (shutdown.clone(), health.clone());
+    services.spawn(async move { Ok(postrider_relay::run(relay, relay_health, stop).await?) });
+    let stop = shutdown.clone();
+    services.spawn(async move { Ok(postrider_deliverer::run(deliverer, health, stop).await?) });
+}

@@ -1,0 +1,135 @@
+//! What `postrider up --demo` does once everything runs: it behaves as a producer would, through the
+//! public HTTP API alone, and shows people the journey of its events.
+
+mod client;
+mod journey;
+mod report;
+
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use poem::http::StatusCode;
+use postrider_shared::signing::Secret;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use crate::receive::{self, Arrival, FailFirst, ReceiveOptions, Secrets};
+use client::Client;
+use report::Report;
+
+/// Names the demo's application and its key.
+const NAME: &str = "demo";
+/// The event whose first attempt the receiver answers 500.
+const FAILING_EVENT_TYPE: &str = "order.shipped";
+/// How long the API may take until it is ready.
+const READY_DEADLINE: Duration = Duration::from_secs(30);
+/// How long the events may take altogether.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// Arrivals that may wait to be looked at; after the demo nobody looks.
+const WAITING_ARRIVALS: usize = 10_000;
+
+/// Receives on `receiver`, sends a few events by the API at `api`, shows their journey and what to do next,
+/// and goes on receiving until `shutdown`; or ends there, with `once`.
+///
+/// # Errors
+/// When the API does not do what it promises; with `once`, also when an event did not arrive or was not
+/// verified.
+pub async fn run(
+    api: SocketAddr,
+    receiver: TcpListener,
+    admin_token: Option<String>,
+    once: bool,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let webhook = url(receiver.local_addr().context("the receiver's listener has no address")?, "/webhook")?;
+    let secrets = watch::Sender::new(Secrets::Awaited);
+    let (sender, arrivals) = mpsc::channel(WAITING_ARRIVALS);
+    let options = ReceiveOptions {
+        secrets: secrets.subscribe(),
+        fail_first: Some(fail_first()),
+        delay: Duration::ZERO,
+        arrivals: Some(sender),
+        print: true,
+    };
+    // It is not told to stop: what the deliverer has under way when it is, still arrives. The process ends it.
+    let mut receiving = tokio::spawn(receive::serve(receiver, options, CancellationToken::new()));
+
+    let demonstration = demonstrate(url(api, "/")?, webhook, admin_token, arrivals, &secrets);
+    let report = tokio::select! {
+        report = demonstration => report?,
+        ended = &mut receiving => return Err(stopped(ended)),
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    let mut text = Vec::new();
+    report.write_journeys(&mut text)?;
+    report.write_next_steps(&mut text)?;
+    std::io::stdout().lock().write_all(&text).context("standard output cannot be written to")?;
+    if once {
+        if !report.is_complete() {
+            bail!("not every event arrived and was verified");
+        }
+        return Ok(());
+    }
+    tokio::select! {
+        ended = receiving => Err(stopped(ended)),
+        () = shutdown.cancelled() => Ok(()),
+    }
+}
+
+fn stopped(ended: Result<std::io::Result<()>, tokio::task::JoinError>) -> anyhow::Error {
+    match ended {
+        Ok(Ok(())) => anyhow!("the demo's receiver ended by itself"),
+        Ok(Err(error)) => anyhow!(error).context("the demo's receiver failed"),
+        Err(error) => anyhow!(error).context("the demo's receiver failed"),
+    }
+}
+
+/// What the receiver is to fail, so that a retry is seen.
+fn fail_first() -> FailFirst {
+    FailFirst {
+        attempts: 1,
+        event_types: vec![FAILING_EVENT_TYPE.to_owned()],
+        status: StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// How a listener is reached from this machine.
+fn url(address: SocketAddr, path: &str) -> anyhow::Result<Url> {
+    let ip = if address.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { address.ip() };
+    Ok(format!("http://{}{path}", SocketAddr::new(ip, address.port())).parse()?)
+}
+
+/// Sends the events and follows each to its receiver. Events that do not arrive are no error: the report
+/// says so.
+async fn demonstrate(
+    api: Url,
+    webhook: Url,
+    admin_token: Option<String>,
+    mut arrivals: mpsc::Receiver<Arrival>,
+    secrets: &watch::Sender<Secrets>,
+) -> anyhow::Result<Report> {
+    let client = Client::new(api.clone(), admin_token)?;
+    client.wait_ready(Instant::now() + READY_DEADLINE).await?;
+    let application = client.application(NAME).await?;
+    let api_key = client.fresh_api_key(&application, NAME).await?;
+    let endpoint = client.endpoint(&application, &api_key, &webhook).await?;
+    let secret = client.secret(&application, &api_key, &endpoint).await?;
+    let secret = Secret::parse(&secret).context("the API answered a secret that cannot be used")?;
+    secrets.send_replace(Secrets::Known(vec![secret]));
+
+    let mut journeys = Vec::new();
+    for (event_type, data) in journey::events() {
+        journeys.push(journey::post(&client, &api_key, event_type, &data).await?);
+    }
+    let deadline = Instant::now() + DEADLINE;
+    journey::follow(&mut journeys, &mut arrivals, deadline).await;
+    for journey in &mut journeys {
+        journey::read_back(&client, &api_key, &endpoint, journey, deadline).await?;
+    }
+    Ok(Report { api, webhook, api_key, journeys })
+}

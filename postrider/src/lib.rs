@@ -1,0 +1,8 @@
+//! The one command, as a library so that its parts can be tested: the command line, what each subcommand
+//! does, the private servers of `up`, its demo and the demo's receiver.
+
+pub mod cli;
+pub mod command;
+pub mod demo;
+pub mod embedded;
+pub mod receive;

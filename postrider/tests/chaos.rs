@@ -1,0 +1,482 @@
+//! The failure table: each line with real processes that die at the named point, a Redis that forgets, and
+//! a PostgreSQL that goes away.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use postrider::embedded::{Embedded, Options, Stop};
+use serde_json::{Value, json};
+use support::producer::{Producer, text};
+use support::receiver::{Receiver, Reply};
+use support::service::Process;
+use support::{Bed, eventually, within};
+
+/// One of each service, as processes.
+struct Stack {
+    api: Process,
+    relay: Process,
+    deliverer: Process,
+}
+
+impl Stack {
+    async fn start(bed: &Bed) -> Self {
+        let stack = Self {
+            api: Process::start(bed, "api", &[]),
+            relay: Process::start(bed, "relay", &[]),
+            deliverer: Process::start(bed, "deliverer", &[]),
+        };
+        for process in [&stack.api, &stack.relay, &stack.deliverer] {
+            process.ready().await;
+        }
+        stack
+    }
+}
+
+/// Servers of its own, for a test that stops them.
+async fn own_servers() -> (tempfile::TempDir, Embedded) {
+    let directory = tempfile::Builder::new().prefix("postrider-chaos").tempdir().expect("a directory");
+    let options = Options { fsync: false, end_on_drop: true };
+    let servers = Embedded::start(&directory.path().join("data"), options).await.expect("servers");
+    (directory, servers)
+}
+
+/// Waits until all deliveries have succeeded.
+async fn all_succeeded(bed: &Bed, count: i64) {
+    eventually(&format!("{count} deliveries to succeed"), async || {
+        let succeeded = bed.count("select count(*) from deliveries where status = 'succeeded'").await;
+        (succeeded == count).then_some(())
+    })
+    .await;
+}
+
+async fn unknown_attempts(bed: &Bed) -> i64 {
+    bed.count("select count(*) from delivery_attempts where outcome = 'unknown'").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_that_dies_before_the_commit_leaves_nothing_and_the_producer_retries() {
+    let bed = Bed::new().await;
+    let mut api = Process::start(&bed, "api", &[]);
+    api.ready().await;
+    let receiver = Receiver::accepting().await;
+    let producer = Producer::new(api.listen).await;
+    producer.endpoint(json!({"url": receiver.url("/")})).await;
+    api.kill();
+    let mut dying =
+        Process::start_at(&bed, "api", api.listen, &[("FAILPOINTS", "api.before_commit=1*return")]);
+    dying.ready().await;
+
+    assert!(producer.try_publish("a-key", "user.created", &json!({})).await.is_err(), "no answer");
+    dying.died().await;
+    assert_eq!(bed.count("select count(*) from events").await, 0);
+    let _api = Process::start_at(&bed, "api", api.listen, &[]);
+    let (_relay, _deliverer) = (Process::start(&bed, "relay", &[]), Process::start(&bed, "deliverer", &[]));
+    let accepted = producer.publish_until_accepted("a-key", "user.created", &json!({})).await;
+    assert_eq!(accepted["duplicate"], false);
+    all_succeeded(&bed, 1).await;
+    assert_eq!(receiver.count(), 1);
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_that_dies_after_the_commit_has_accepted_and_says_so_to_the_retry() {
+    let bed = Bed::new().await;
+    let mut api = Process::start(&bed, "api", &[]);
+    api.ready().await;
+    let receiver = Receiver::accepting().await;
+    let producer = Producer::new(api.listen).await;
+    producer.endpoint(json!({"url": receiver.url("/")})).await;
+    api.kill();
+    let mut dying =
+        Process::start_at(&bed, "api", api.listen, &[("FAILPOINTS", "api.after_commit=1*return")]);
+    dying.ready().await;
+
+    assert!(producer.try_publish("a-key", "user.created", &json!({})).await.is_err(), "no answer");
+    dying.died().await;
+    let (_relay, _deliverer) = (Process::start(&bed, "relay", &[]), Process::start(&bed, "deliverer", &[]));
+    all_succeeded(&bed, 1).await;
+    let _api = Process::start_at(&bed, "api", api.listen, &[]);
+    let again = producer.publish_until_accepted("a-key", "user.created", &json!({})).await;
+    assert_eq!(again["duplicate"], true);
+    assert_eq!(again["deliveries_queued"], 1);
+    assert_eq!(receiver.count(), 1);
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_notification_costs_a_second_and_a_cut_listener_comes_back() {
+    let bed = Bed::new().await;
+    let stack = Stack::start(&bed).await;
+    let receiver = Receiver::accepting().await;
+    let producer = Producer::new(stack.api.listen).await;
+    producer.endpoint(json!({"url": receiver.url("/")})).await;
+    producer.publish("user.created", json!({})).await;
+    all_succeeded(&bed, 1).await;
+
+    // Nobody notifies of this row.
+    let sql = bed.sql().await;
+    let reopen =
+        "with d as (update deliveries set status = 'pending', completed_at = null, next_retry_at = now()
+                              returning id, endpoint_id)
+                  insert into outbox (delivery_id, endpoint_id) select id, endpoint_id from d";
+    sql.batch_execute(reopen).await.expect("a row without a notification");
+    let started = Instant::now();
+    receiver.wait_for(2).await;
+    assert!(started.elapsed() < Duration::from_secs(3), "the poll took {:?}", started.elapsed());
+
+    let listeners = "select count(*) from pg_stat_activity where datname = current_database() and query = 'listen postrider_outbox'";
+    let cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+               where datname = current_database() and query = 'listen postrider_outbox'";
+    assert_eq!(bed.count(cut).await, 1);
+    producer.publish("user.created", json!({})).await;
+    receiver.wait_for(3).await;
+    eventually("a listener", async || (bed.count(listeners).await == 1).then_some(())).await;
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_dies_after_the_push_has_its_ids_pushed_twice_and_sent_once() {
+    let bed = Bed::new().await;
+    let api = Process::start(&bed, "api", &[]);
+    api.ready().await;
+    let receiver = Receiver::accepting().await;
+    let producer = Producer::new(api.listen).await;
+    producer.endpoint(json!({"url": receiver.url("/")})).await;
+    producer.publish("user.created", json!({})).await;
+    let row = bed.count("select id from outbox").await;
+
+    let mut dying = Process::start(&bed, "relay", &[("FAILPOINTS", "relay.after_push=1*return")]);
+    dying.died().await;
+    let still_there = format!("select count(*) from outbox where id = {row}");
+    assert_eq!(bed.count(&still_there).await, 1, "the take was undone");
+    let _relay = Process::start(&bed, "relay", &[]);
+    eventually("the second push", async || {
+        (bed.count("select count(*) from outbox").await == 0).then_some(())
+    })
+    .await;
+    let _deliverer = Process::start(&bed, "deliverer", &[]);
+    all_succeeded(&bed, 1).await;
+    eventually("both ids to leave Redis", async || is_queue_empty(&bed).await.then_some(())).await;
+    assert_eq!(receiver.count(), 1);
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deliverer_that_dies_before_the_claim_loses_its_reservation() {
+    let bed = Bed::new().await;
+    let (api, relay) = (Process::start(&bed, "api", &[]), Process::start(&bed, "relay", &[]));
+    api.ready().await;
+    relay.ready().await;
+    let receiver = Receiver::accepting().await;
+    let producer = Producer::new(api.listen).await;
+    producer.endpoint(json!({"url": receiver.url("/")})).await;
+    let mut dying = Process::start(&bed, "deliverer", &[("FAILPOINTS", "deliverer.after_reserve=1*return")]);
+    dying.ready().await;
+
+    producer.publish("user.created", json!({})).await;
+    dying.died().await;
+    let _deliverer = Process::start(&bed, "deliverer", &[]);
+    all_succeeded(&bed, 1).await;
+    assert_eq!(receiver.count(), 1);
+    assert_eq!(unknown_attempts(&bed).await, 0, "nothing had been claimed");
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deliverer_that_dies_after_sending_leaves_an_unknown_attempt_and_the_webhook_comes_again() {
+    let bed = Bed::new().await;
+    let (api, relay) = (Process::start(&bed, "api", &[]), Process::start(&bed, "relay", &[]));
+    api.ready().await;
+    relay.ready().await;
+    let receiver = Receiver::accepting().await;
+    let producer = Producer::new(api.listen).await;
+    let endpoint = producer.endpoint(json!({"url": receiver.url("/")})).await;
+    let mut dying = Process::start(&bed, "deliverer", &[("FAILPOINTS", "deliverer.after_send=1*return")]);
+    dying.ready().await;
+
+    let accepted = producer.publish("user.created", json!({})).await;
+    dying.died().await;
+    let _deliverer = Process::start(&bed, "deliverer", &[]);
+    let delivery = producer.delivery_in(&text(&accepted["event_id"]), "succeeded").await;
+    let webhooks = receiver.received();
+    assert_eq!(webhooks.len(), 2);
+    for webhook in &webhooks {
+        webhook.verify(&text(&endpoint["secret"]));
+        assert_eq!(webhook.id(), text(&accepted["event_id"]));
+    }
+    let attempts = producer.attempts(&delivery).await;
+    let outcomes: Vec<_> = attempts.iter().map(|attempt| text(&attempt["outcome"])).collect();
+    assert_eq!(outcomes, ["unknown", "succeeded"]);
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flushed_redis_loses_nothing() {
+    let (_directory, servers) = own_servers().await;
+    let bed = Bed::on(servers.database_url(), servers.redis_url()).await;
+    let stack = Stack::start(&bed).await;
+    let receiver = Receiver::start(|_| Reply { delay: Duration::from_millis(50), ..Reply::from(200) }).await;
+    let producer = Producer::new(stack.api.listen).await;
+    producer.endpoint(json!({"url": receiver.url("/"), "concurrency_limit": 4, "rate_limit": null})).await;
+    for number in 0..200 {
+        producer.publish("user.created", json!({ "n": number })).await;
+    }
+    assert!(!is_queue_empty(&bed).await, "there is something to lose");
+    let mut redis = bed.redis().await;
+    let _: () = redis::cmd("FLUSHALL").query_async(&mut redis).await.expect("flushed");
+    all_succeeded(&bed, 200).await;
+    assert_eq!(unknown_attempts(&bed).await, 0);
+    assert_eq!(receiver.count(), 200, "nothing was sent twice");
+    bed.finish().await;
+    servers.stop().await.expect("stopped");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_comes_back_with_an_old_snapshot_or_was_away_loses_nothing() {
+    let (_directory, mut servers) = own_servers().await;
+    let bed = Bed::on(servers.database_url(), servers.redis_url()).await;
+    let stack = Stack::start(&bed).await;
+    let receiver = Receiver::start(|_| Reply { delay: Duration::from_millis(50), ..Reply::from(200) }).await;
+    let producer = Producer::new(stack.api.listen).await;
+    producer.endpoint(json!({"url": receiver.url("/"), "concurrency_limit": 2, "rate_limit": null})).await;
+    producer.publish("user.created", json!({})).await;
+    receiver.wait_for(1).await;
+    // The snapshot knows the epoch, but not the ids that come now.
+    let mut redis = bed.redis().await;
+    let _: () = redis::cmd("SAVE").query_async(&mut redis).await.expect("a snapshot");
+    for number in 0..60 {
+        producer.publish("user.created", json!({ "n": number })).await;
+    }
+    eventually("the ids in Redis", async || {
+        (bed.count("select count(*) from outbox").await == 0).then_some(())
+    })
+    .await;
+    servers.stop_redis(Stop::Kill).await.expect("killed");
+    // While Redis is away, the API accepts.
+    for number in 0..20 {
+        producer.publish("user.created", json!({ "away": number })).await;
+    }
+    servers.start_redis().await.expect("started");
+    all_succeeded(&bed, 81).await;
+    let sent_twice = i64::try_from(receiver.count()).expect("few") - 81;
+    assert!(sent_twice <= unknown_attempts(&bed).await, "{sent_twice} were sent twice");
+    bed.finish().await;
+    servers.stop().await.expect("stopped");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flush_while_one_relay_holds_a_take_and_another_reconciles_strands_nothing() {
+    let (_directory, servers) = own_servers().await;
+    let bed = Bed::on(servers.database_url(), servers.redis_url()).await;
+    let api = Process::start(&bed, "api", &[]);
+    api.ready().await;
+    let receiver = Receiver::accepting().await;
+    let producer = Producer::new(api.listen).await;
+    producer.endpoint(json!({"url": receiver.url("/")})).await;
+    let holding = Process::start(&bed, "relay", &[("FAILPOINTS", "relay.after_push=1*sleep(3000)")]);
+    holding.ready().await;
+    for number in 0..10 {
+        producer.publish("user.created", json!({ "n": number })).await;
+    }
+    eventually("ids in Redis", async || (!is_queue_empty(&bed).await).then_some(())).await;
+    assert!(bed.count("select count(*) from outbox").await > 0, "the take is still open");
+    let mut redis = bed.redis().await;
+    let _: () = redis::cmd("FLUSHALL").query_async(&mut redis).await.expect("flushed");
+    let (_other, _deliverer) = (Process::start(&bed, "relay", &[]), Process::start(&bed, "deliverer", &[]));
+    all_succeeded(&bed, 10).await;
+    assert_eq!(receiver.count(), 10);
+    bed.finish().await;
+    servers.stop().await.expect("stopped");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postgresql_that_was_away_for_longer_than_a_lease_is_answered_503_and_nothing_is_sent_again() {
+    let (_directory, mut servers) = own_servers().await;
+    let bed = Bed::on(servers.database_url(), servers.redis_url()).await;
+    let stack = Stack::start(&bed).await;
+    let receiver = Receiver::start(|webhook| {
+        let delay = if webhook.path == "/slow" { Duration::from_millis(1500) } else { Duration::ZERO };
+        Reply { delay, ..Reply::from(200) }
+    })
+    .await;
+    let producer = Producer::new(stack.api.listen).await;
+    producer
+        .endpoint(json!({"url": receiver.url("/slow"), "timeout_seconds": 2, "event_types": ["slow.*"]}))
+        .await;
+    producer.endpoint(json!({"url": receiver.url("/"), "event_types": ["user.*"]})).await;
+    for number in 0..50 {
+        producer.publish("slow.event", json!({ "n": number })).await;
+    }
+    // All are under way, and none is recorded, when PostgreSQL goes.
+    receiver.wait_for(50).await;
+    servers.stop_postgres(Stop::Immediate).await.expect("stopped");
+
+    let refused = producer.try_publish("while-away", "user.created", &json!({})).await.expect("an answer");
+    assert_eq!(refused.status(), 503);
+    assert!(refused.headers().contains_key("retry-after"));
+    assert_eq!(refused.json::<Value>().await.expect("a problem")["status"], 503);
+    // Longer than the lease of these: 2 s and the margin of 15 s.
+    tokio::time::sleep(Duration::from_secs(19)).await;
+    servers.start_postgres().await.expect("started");
+    producer.publish_until_accepted("while-away", "user.created", &json!({})).await;
+    within(Duration::from_secs(90), "everything to succeed", async || {
+        let open = bed.count("select count(*) from deliveries where status <> 'succeeded'").await;
+        (open == 0).then_some(())
+    })
+    .await;
+    assert_eq!(unknown_attempts(&bed).await, 0, "the records had waited");
+    assert_eq!(receiver.count(), 51);
+    bed.finish().await;
+    servers.stop().await.expect("stopped");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_cannot_be_rendered_is_a_dead_letter_and_harms_no_other() {
+    let bed = Bed::new().await;
+    let api = Process::start(&bed, "api", &[]);
+    api.ready().await;
+    let receiver = Receiver::accepting().await;
+    let producer = Producer::new(api.listen).await;
+    producer.endpoint(json!({"url": receiver.url("/")})).await;
+    let bomb = producer.publish("user.created", json!({})).await;
+    for number in 0..20 {
+        producer.publish("user.created", json!({ "n": number })).await;
+    }
+    // The API would not let it in: numbers that take a gigabyte when they are written out.
+    let sql = bed.sql().await;
+    let id: uuid::Uuid = text(&bomb["event_id"]).parse().expect("an id");
+    let swell = "update events set payload = jsonb_build_object('n',
+                     (select jsonb_agg(to_jsonb('1e131071'::numeric)) from generate_series(1, 9000)))
+                 where id = $1";
+    sql.execute(swell, &[&id]).await.expect("a bomb");
+
+    let (_relay, _deliverer) = (Process::start(&bed, "relay", &[]), Process::start(&bed, "deliverer", &[]));
+    let dead = producer.delivery_in(&text(&bomb["event_id"]), "dead_letter").await;
+    all_succeeded(&bed, 20).await;
+    let attempts = producer.attempts(&dead).await;
+    assert_eq!(attempts[0]["error_class"], "unrenderable");
+    assert_eq!(receiver.count(), 20);
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_kills_its_deliverers_is_a_dead_letter_after_its_attempts_and_harms_no_other() {
+    let bed = Bed::new().await;
+    let (api, relay) = (Process::start(&bed, "api", &[]), Process::start(&bed, "relay", &[]));
+    api.ready().await;
+    relay.ready().await;
+    let receiver = Receiver::accepting().await;
+    let producer = Producer::new(api.listen).await;
+    producer.endpoint(json!({"url": receiver.url("/"), "max_attempts": 3, "retry_schedule": [1]})).await;
+    let poison = producer.publish("poison", json!({})).await;
+    for number in 0..20 {
+        producer.publish("user.created", json!({ "n": number })).await;
+    }
+    let start =
+        || Process::start(&bed, "deliverer", &[("FAILPOINTS", "deliverer.before_send:poison=return")]);
+    let mut deliverer = start();
+    let mut deaths = 0;
+    let dead = eventually("a dead letter", async || {
+        if deliverer.has_died() {
+            deaths += 1;
+            deliverer = start();
+        }
+        producer
+            .deliveries(&text(&poison["event_id"]))
+            .await
+            .into_iter()
+            .find(|d| d["status"] == "dead_letter")
+    })
+    .await;
+    assert_eq!(deaths, 3);
+    all_succeeded(&bed, 20).await;
+    let outcomes: Vec<_> = producer.attempts(&dead).await.iter().map(|a| text(&a["outcome"])).collect();
+    assert_eq!(outcomes, ["unknown", "unknown", "unknown"]);
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stale_duplicate_id_does_not_send_before_the_retry_is_due() {
+    let bed = Bed::new().await;
+    let stack = Stack::start(&bed).await;
+    let receiver = Receiver::start(|webhook| if webhook.attempt == 1 { 500 } else { 200 }).await;
+    let producer = Producer::new(stack.api.listen).await;
+    producer.endpoint(json!({"url": receiver.url("/"), "retry_schedule": [3]})).await;
+    let accepted = producer.publish("user.created", json!({})).await;
+    producer.delivery_in(&text(&accepted["event_id"]), "failed").await;
+
+    let sql = bed.sql().await;
+    let duplicate = "insert into outbox (delivery_id, endpoint_id) select id, endpoint_id from deliveries";
+    while receiver.count() == 1 {
+        sql.batch_execute(duplicate).await.expect("a stale id");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let webhooks = receiver.wait_for(2).await;
+    // Three seconds, less the jitter.
+    assert!(webhooks[1].at - webhooks[0].at > Duration::from_millis(2300));
+    all_succeeded(&bed, 1).await;
+    eventually("an empty queue", async || is_queue_empty(&bed).await.then_some(())).await;
+    assert_eq!(receiver.count(), 2);
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clocks_that_are_a_day_off_change_no_schedule() {
+    let bed = Bed::new().await;
+    let api = Process::start(&bed, "api", &[]);
+    api.ready().await;
+    // The relay lives a day ahead, the deliverer a day behind.
+    let Some(ahead) = support::service::faketime("+1d") else {
+        eprintln!("libfaketime is not installed (script/bootstrap --test installs it): nothing was tested");
+        return;
+    };
+    let behind = support::service::faketime("-1d").expect("as before");
+    let _relay =
+        Process::start(&bed, "relay", &ahead.each_ref().map(|(name, value)| (*name, value.as_str())));
+    let _deliverer =
+        Process::start(&bed, "deliverer", &behind.each_ref().map(|(name, value)| (*name, value.as_str())));
+    let receiver = Receiver::start(|webhook| if webhook.attempt < 3 { 500 } else { 200 }).await;
+    let producer = Producer::new(api.listen).await;
+    producer.endpoint(json!({"url": receiver.url("/"), "retry_schedule": [2]})).await;
+    producer.publish("user.created", json!({})).await;
+    let webhooks = receiver.wait_for(3).await;
+    for pair in webhooks.windows(2) {
+        let pause = pair[1].at - pair[0].at;
+        assert!(pause > Duration::from_millis(1500) && pause < Duration::from_secs(8), "{pause:?}");
+    }
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deliverer_that_is_told_to_stop_finishes_what_it_sends_and_gives_back_the_rest() {
+    let bed = Bed::new().await;
+    let (api, relay) = (Process::start(&bed, "api", &[]), Process::start(&bed, "relay", &[]));
+    api.ready().await;
+    relay.ready().await;
+    let receiver = Receiver::start(|_| Reply { delay: Duration::from_millis(300), ..Reply::from(200) }).await;
+    let producer = Producer::new(api.listen).await;
+    producer.endpoint(json!({"url": receiver.url("/"), "concurrency_limit": 50, "rate_limit": null})).await;
+    for number in 0..300 {
+        producer.publish("user.created", json!({ "n": number })).await;
+    }
+    let first = Process::start(&bed, "deliverer", &[]);
+    receiver.wait_for(60).await;
+    assert!(first.terminate().await, "it exits 0");
+    assert_eq!(bed.count("select count(*) from deliveries where status = 'in_progress'").await, 0);
+    let _second = Process::start(&bed, "deliverer", &[]);
+    all_succeeded(&bed, 300).await;
+    assert_eq!(receiver.count(), 300, "nothing was sent twice");
+    assert_eq!(unknown_attempts(&bed).await, 0);
+    bed.finish().await;
+}
+
+/// True when Redis holds no id, neither waiting nor reserved.
+async fn is_queue_empty(bed: &Bed) -> bool {
+    let mut redis = bed.redis().await;
+    let keys: Vec<Vec<u8>> =
+        redis::cmd("KEYS").arg(format!("{{{}:*", bed.name)).query_async(&mut redis).await.expect("keys");
+    let holds_ids =
+        |key: &Vec<u8>| [&b":q:"[..], b":r:"].iter().any(|kind| key.windows(3).any(|part| part == *kind));
+    !keys.iter().any(holds_ids)
+}

@@ -1,0 +1,528 @@
+//! The queue, against a real Redis: fair, bounded by concurrency and rate, and nothing is forgotten.
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use postrider_shared::config::QueueConfig;
+use postrider_shared::ids::{DeliveryId, EndpointId};
+use postrider_shared::queue::{Group, Queue, QueueError, RESERVATION, Reservation};
+use postrider_shared::store::outbox::Limits;
+use rand::rngs::StdRng;
+use rand::seq::IteratorRandom as _;
+use rand::{RngExt as _, SeedableRng as _};
+use support::{Bed, within};
+use uuid::Uuid;
+
+const EPOCH: i64 = 7;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_endpoint_takes_no_more_than_its_share() {
+    let bed = Bed::new().await;
+    let queue = queue(&bed).await;
+    let (busy, quiet, other) = (endpoint(), endpoint(), endpoint());
+    push(&queue, busy, unlimited(), &ids(900)).await;
+    push(&queue, quiet, unlimited(), &ids(30)).await;
+    push(&queue, other, unlimited(), &ids(30)).await;
+
+    for _ in 0..3 {
+        let shares = shares(&queue.reserve(30).await.expect("ids").reservations);
+        assert_eq!(shares, HashMap::from([(busy, 10), (quiet, 10), (other, 10)]));
+    }
+    // Alone it may have all.
+    assert_eq!(shares(&queue.reserve(30).await.expect("ids").reservations), HashMap::from([(busy, 30)]));
+    // One that comes late does not wait behind the hundreds that wait already.
+    push(&queue, quiet, unlimited(), &ids(1)).await;
+    let served = shares(&queue.reserve(4).await.expect("ids").reservations);
+    assert_eq!(served.get(&quiet), Some(&1), "{served:?}");
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ids_of_one_endpoint_are_reserved_in_the_order_in_which_they_were_pushed() {
+    let bed = Bed::new().await;
+    let queue = queue(&bed).await;
+    let (endpoint, ids) = (endpoint(), ids(100));
+    for chunk in ids.chunks(7) {
+        push(&queue, endpoint, unlimited(), chunk).await;
+    }
+    let mut reserved = Vec::new();
+    while reserved.len() < ids.len() {
+        reserved.extend(queue.reserve(9).await.expect("ids").reservations.iter().map(|one| one.delivery_id));
+    }
+    assert_eq!(reserved, ids);
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn never_more_are_reserved_than_the_concurrency_limit_however_many_consume() {
+    const LIMIT: usize = 5;
+    const COUNT: usize = 400;
+    let bed = Bed::new().await;
+    let queue = queue(&bed).await;
+    let endpoint = endpoint();
+    push(&queue, endpoint, Limits { concurrency: LIMIT as i32, rate: None }, &ids(COUNT)).await;
+
+    // Raised after a reservation is made and lowered before it ends: never above what Redis has.
+    let in_flight = Arc::new(AtomicUsize::new(0));
+    let most = Arc::new(AtomicUsize::new(0));
+    let done = Arc::new(AtomicUsize::new(0));
+    let consumers: Vec<_> = (0..8)
+        .map(|_| {
+            let (queue, in_flight, most, done) =
+                (queue.clone(), in_flight.clone(), most.clone(), done.clone());
+            tokio::spawn(async move {
+                let mut seen = Vec::new();
+                while done.load(Ordering::SeqCst) < COUNT {
+                    let mut held = queue.reserve(3).await.expect("ids").reservations;
+                    most.fetch_max(
+                        in_flight.fetch_add(held.len(), Ordering::SeqCst) + held.len(),
+                        Ordering::SeqCst,
+                    );
+                    while let Some(reservation) = held.pop() {
+                        tokio::task::yield_now().await;
+                        in_flight.fetch_sub(1, Ordering::SeqCst);
+                        queue.acknowledge(&[reservation]).await.expect("Redis");
+                        seen.push(reservation.delivery_id);
+                        done.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+                seen
+            })
+        })
+        .collect();
+    let mut seen = HashSet::new();
+    for consumer in consumers {
+        for id in consumer.await.expect("a consumer") {
+            assert!(seen.insert(id), "{id} was reserved twice");
+        }
+    }
+    assert_eq!(seen.len(), COUNT);
+    assert!((1..=LIMIT).contains(&most.load(Ordering::SeqCst)), "{most:?} at once");
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rate_is_used_and_not_exceeded() {
+    const RATE: f64 = 50.0;
+    /// A quarter of a second's worth may come at once after a pause.
+    const BURST: f64 = 12.0;
+    let bed = Bed::new().await;
+    let queue = queue(&bed).await;
+    let endpoint = endpoint();
+    push(&queue, endpoint, Limits { concurrency: 1_000, rate: Some(50) }, &ids(1_000)).await;
+
+    // When each was reserved: not before, and not after.
+    let mut reserved: Vec<(Instant, Instant)> = Vec::new();
+    let started = Instant::now();
+    let mut saturated: Option<(Instant, usize)> = None;
+    while started.elapsed() < Duration::from_millis(3_500) {
+        let before = Instant::now();
+        let got = queue.reserve(64).await.expect("Redis");
+        let after = Instant::now();
+        queue.acknowledge(&got.reservations).await.expect("Redis");
+        reserved.extend(got.reservations.iter().map(|_| (before, after)));
+        if got.reservations.is_empty() {
+            saturated.get_or_insert((before, reserved.len()));
+            let wait = got.next_unblocked.expect("a blocked endpoint");
+            assert!(wait <= Duration::from_millis(21), "its next is {wait:?} away");
+            tokio::time::sleep(wait).await;
+        }
+    }
+    // The burst is spent: from here on the rate is what is left.
+    let (since, first) = saturated.expect("the rate was reached");
+    let seconds = since.elapsed().as_secs_f64();
+    let count = (reserved.len() - first) as f64;
+    assert!(count <= RATE * seconds * 1.05 + 1.0, "{count} in {seconds} s");
+    assert!(count >= RATE * seconds * 0.9, "{count} in {seconds} s");
+    for (first, (from, _)) in reserved.iter().enumerate() {
+        for (last, (_, to)) in reserved.iter().enumerate().skip(first) {
+            let (count, seconds) = ((last - first + 1) as f64, (*to - *from).as_secs_f64());
+            assert!(count <= RATE * seconds + BURST + 1.0, "{count} in {seconds} s");
+        }
+    }
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rate_limited_endpoint_does_not_hold_up_another_one() {
+    let bed = Bed::new().await;
+    let queue = queue(&bed).await;
+    let (slow, fast) = (endpoint(), endpoint());
+    push(&queue, slow, Limits { concurrency: 100, rate: Some(1) }, &ids(500)).await;
+    push(&queue, fast, unlimited(), &ids(500)).await;
+    let started = Instant::now();
+    let mut served = HashMap::new();
+    while served.get(&fast) != Some(&500) {
+        assert!(started.elapsed() < Duration::from_secs(5), "{served:?}");
+        let reservations = queue.reserve(64).await.expect("Redis").reservations;
+        for reservation in &reservations {
+            *served.entry(reservation.endpoint_id).or_default() += 1;
+        }
+        queue.acknowledge(&reservations).await.expect("Redis");
+    }
+    let allowed = 1 + started.elapsed().as_secs();
+    assert!(served.get(&slow).is_some_and(|&count: &u64| count <= allowed), "{served:?}");
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reservation_comes_back_unless_it_is_extended() {
+    let bed = Bed::new().await;
+    let queue = queue(&bed).await;
+    let (endpoint, ids) = (endpoint(), ids(2));
+    push(&queue, endpoint, unlimited(), &ids).await;
+    let reserved = queue.reserve(2).await.expect("ids").reservations;
+    let started = Instant::now();
+    let [kept, abandoned] = reserved[..] else { panic!("{reserved:?}") };
+
+    let back = within(RESERVATION * 2, "the abandoned id", async || {
+        queue.extend(&[kept]).await.expect("Redis");
+        queue.reserve(2).await.expect("Redis").reservations.pop()
+    })
+    .await;
+    assert!(started.elapsed() >= RESERVATION - Duration::from_millis(100), "after {:?}", started.elapsed());
+    assert_eq!(back.delivery_id, abandoned.delivery_id);
+    assert_ne!(back, abandoned, "a reservation has a token of its own");
+
+    // Whoever held it first comes too late, be it to extend or to end the reservation that followed.
+    let held = reservations(&bed, endpoint).await;
+    queue.extend(&[abandoned]).await.expect("Redis");
+    queue.acknowledge(&[abandoned]).await.expect("Redis");
+    assert_eq!(reservations(&bed, endpoint).await, held);
+    queue.acknowledge(&[kept]).await.expect("Redis");
+    assert_eq!(queue.are_idle(&[endpoint]).await.expect("Redis"), [false]);
+    queue.acknowledge(&[back]).await.expect("Redis");
+    assert_eq!(queue.are_idle(&[endpoint]).await.expect("Redis"), [true]);
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_that_names_another_epoch_queues_nothing() {
+    let bed = Bed::new().await;
+    let queue = queue(&bed).await;
+    let group = Group { endpoint_id: endpoint(), limits: unlimited(), deliveries: ids(3) };
+    for epoch in [EPOCH - 1, EPOCH + 1, 0] {
+        let refused = queue.push(epoch, std::slice::from_ref(&group)).await;
+        assert!(matches!(refused, Err(QueueError::EpochChanged)), "{refused:?}");
+    }
+    assert_eq!(kinds(&bed).await, BTreeSet::from(["epoch".to_owned()]));
+
+    bed.flush().await;
+    let refused = queue.push(EPOCH, std::slice::from_ref(&group)).await;
+    assert!(matches!(refused, Err(QueueError::EpochChanged)), "Redis has lost its memory: {refused:?}");
+    assert_eq!(kinds(&bed).await, BTreeSet::new());
+    assert!(queue.reserve(10).await.expect("Redis").reservations.is_empty());
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_has_a_window_and_the_first_ids_fit() {
+    let mut bed = Bed::new().await;
+    bed.source.set("POSTRIDER_QUEUE_WINDOW", "1200");
+    let queue = queue(&bed).await;
+    let (endpoint, ids) = (endpoint(), ids(5_000));
+    assert_eq!(push(&queue, endpoint, unlimited(), &ids).await, 1_200);
+    assert_eq!(push(&queue, endpoint, unlimited(), &ids[1_200..]).await, 0);
+    assert_eq!(queue.room(&[endpoint, self::endpoint()]).await.expect("Redis"), [0, 1_200]);
+
+    let reserved = queue.reserve(100).await.expect("ids").reservations;
+    assert_eq!(reserved.iter().map(|one| one.delivery_id).collect::<Vec<_>>(), ids[..100]);
+    assert_eq!(queue.room(&[endpoint]).await.expect("Redis"), [100]);
+    assert_eq!(push(&queue, endpoint, unlimited(), &ids[1_200..]).await, 100);
+    assert_eq!(queue.statistics().await.expect("Redis").waiting, 1_200);
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_still_takes_a_few_of_every_endpoint() {
+    let mut bed = Bed::new().await;
+    bed.source.set("POSTRIDER_QUEUE_CAPACITY", "100");
+    let queue = queue(&bed).await;
+    let (greedy, modest) = (endpoint(), endpoint());
+    assert_eq!(push(&queue, greedy, unlimited(), &ids(500)).await, 100);
+    assert_eq!(push(&queue, modest, unlimited(), &ids(500)).await, 8);
+    assert_eq!(push(&queue, modest, unlimited(), &ids(500)).await, 0);
+    assert_eq!(queue.room(&[greedy, modest, endpoint()]).await.expect("Redis"), [0, 0, 8]);
+    let shares = shares(&queue.reserve(10).await.expect("ids").reservations);
+    assert_eq!(shares, HashMap::from([(greedy, 5), (modest, 5)]));
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_left_of_what_is_done() {
+    let bed = Bed::new().await;
+    let queue = queue(&bed).await;
+    for number in 0..20 {
+        let limits = Limits { concurrency: 1 + number, rate: (number % 2 == 0).then_some(1_000_000) };
+        push(&queue, endpoint(), limits, &ids(50)).await;
+    }
+    let mut left = 20 * 50;
+    within(Duration::from_secs(10), "the end of all ids", async || {
+        let reservations = queue.reserve(64).await.expect("Redis").reservations;
+        queue.acknowledge(&reservations).await.expect("Redis");
+        left -= reservations.len();
+        (left == 0).then_some(())
+    })
+    .await;
+    // Rate-limited endpoints may still stand among the blocked, until the next reserve finds them ready.
+    within(Duration::from_secs(5), "the last blocked endpoint", async || {
+        queue.reserve(1).await.expect("Redis");
+        (queue.statistics().await.expect("Redis").blocked_endpoints == 0).then_some(())
+    })
+    .await;
+
+    let left: BTreeSet<_> = ["epoch", "size", "wake", "e"].map(str::to_owned).into();
+    assert!(kinds(&bed).await.is_subset(&left), "{:?}", kinds(&bed).await);
+    let mut redis = bed.redis().await;
+    let size: i64 = command("GET", &key(&bed, "size")).query_async(&mut redis).await.expect("a size");
+    assert_eq!(size, 0);
+    for hash in keys(&bed, "e:").await {
+        let left: i64 = command("PTTL", &hash).query_async(&mut redis).await.expect("a time");
+        assert!(left > 0, "the hash of an endpoint with nothing to do is kept for ever");
+    }
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reserve_looks_at_a_bounded_number_of_endpoints_however_many_are_blocked() {
+    const ENDPOINTS: usize = 10_000;
+    /// 64 endpoints whose time has come, and 64 visits, at a dozen commands each.
+    const MOST: usize = 1_600;
+    let bed = Bed::new().await;
+    let queue = queue(&bed).await;
+    let limits = Limits { concurrency: 10, rate: Some(1) };
+    let groups: Vec<_> =
+        (0..ENDPOINTS).map(|_| Group { endpoint_id: endpoint(), limits, deliveries: ids(3) }).collect();
+    for groups in groups.chunks(500) {
+        queue.push(EPOCH, groups).await.expect("Redis");
+    }
+    let mut served = HashSet::new();
+    let mut reservations = Vec::new();
+    within(Duration::from_secs(30), "every endpoint's first id", async || {
+        let reserved = queue.reserve(1_000).await.expect("Redis").reservations;
+        served.extend(reserved.iter().map(|one| one.endpoint_id));
+        reservations.extend(reserved);
+        (served.len() == ENDPOINTS).then_some(())
+    })
+    .await;
+
+    let client = redis::Client::open(bed.source.get("REDIS_URL").expect("it was set")).expect("a URL");
+    let mut monitor = client.get_async_monitor().await.expect("a monitor").into_on_message::<String>();
+    for _ in 0..20 {
+        queue.reserve(1_000).await.expect("Redis");
+    }
+    // The end of what is counted.
+    let end = Uuid::new_v4().to_string();
+    let _: String = redis::cmd("ECHO").arg(&end).query_async(&mut bed.redis().await).await.expect("Redis");
+    let mut commands = vec![0];
+    while let Some(line) = monitor.next().await {
+        if line.contains(&end) {
+            break;
+        }
+        if line.contains("\"EVALSHA\"") && line.contains(&bed.name) {
+            commands.push(0);
+        } else if line.contains(" lua] ") && line.contains(&bed.name) {
+            *commands.last_mut().expect("it is never empty") += 1;
+        }
+    }
+    assert_eq!(commands.len(), 21, "{commands:?}");
+    assert!(commands.iter().all(|&count| count <= MOST), "{commands:?}");
+    bed.finish().await;
+}
+
+/// Random calls, and after each of them every id is where a simple model says: waiting, reserved or gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_id_is_lost_or_doubled_whatever_is_called() {
+    let seed = std::env::var("POSTRIDER_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    for round in 0..3 {
+        let seed = seed.unwrap_or_else(rand::random);
+        eprintln!("round {round}: POSTRIDER_TEST_SEED={seed}");
+        let bed = Bed::new().await;
+        Model::new(&bed, seed).await.run().await;
+        bed.finish().await;
+    }
+}
+
+struct Model<'a> {
+    bed: &'a Bed,
+    queue: Queue,
+    random: StdRng,
+    endpoints: Vec<(EndpointId, i32)>,
+    waiting: BTreeMap<EndpointId, Vec<DeliveryId>>,
+    reserved: Vec<Reservation>,
+    ended: Vec<Reservation>,
+    pushed: usize,
+}
+
+impl<'a> Model<'a> {
+    async fn new(bed: &'a Bed, seed: u64) -> Self {
+        let mut random = StdRng::seed_from_u64(seed);
+        let endpoints = (0..5).map(|_| (endpoint(), random.random_range(1..8))).collect();
+        Self {
+            bed,
+            queue: queue(bed).await,
+            random,
+            endpoints,
+            waiting: BTreeMap::new(),
+            reserved: Vec::new(),
+            ended: Vec::new(),
+            pushed: 0,
+        }
+    }
+
+    async fn run(mut self) {
+        for _ in 0..100 {
+            match self.random.random_range(0..10) {
+                0..3 => self.push().await,
+                3..6 => self.reserve().await,
+                6..8 => self.acknowledge().await,
+                8 => self.queue.extend(&self.reserved).await.expect("Redis"),
+                // Twice is as good as once, and late as good as never.
+                _ => self.queue.acknowledge(&self.ended).await.expect("Redis"),
+            }
+            self.check().await;
+        }
+        while !(self.reserved.is_empty() && self.waiting.values().all(Vec::is_empty)) {
+            self.reserve().await;
+            self.acknowledge().await;
+            self.check().await;
+        }
+        assert_eq!(self.ended.len(), self.pushed);
+    }
+
+    async fn push(&mut self) {
+        let mut groups = Vec::new();
+        for (endpoint, concurrency) in &mut self.endpoints {
+            if self.random.random_bool(0.5) {
+                *concurrency = self.random.random_range(1..8);
+                let deliveries = ids(self.random.random_range(0..20));
+                let limits = Limits { concurrency: *concurrency, rate: None };
+                groups.push(Group { endpoint_id: *endpoint, limits, deliveries });
+            }
+        }
+        let accepted = self.queue.push(EPOCH, &groups).await.expect("Redis");
+        for (group, accepted) in groups.into_iter().zip(accepted) {
+            assert_eq!(accepted, group.deliveries.len());
+            self.pushed += accepted;
+            self.waiting.entry(group.endpoint_id).or_default().extend(group.deliveries);
+        }
+    }
+
+    async fn reserve(&mut self) {
+        let count = self.random.random_range(1..20);
+        let reserved = self.queue.reserve(count).await.expect("Redis").reservations;
+        assert!(reserved.len() <= count);
+        for reservation in &reserved {
+            let waiting =
+                self.waiting.get_mut(&reservation.endpoint_id).expect("an endpoint that was pushed to");
+            assert_eq!(waiting.remove(0), reservation.delivery_id, "not the first that waits");
+        }
+        self.reserved.extend(reserved);
+    }
+
+    async fn acknowledge(&mut self) {
+        let count = self.random.random_range(0..=self.reserved.len());
+        let chosen = (0..self.reserved.len()).sample(&mut self.random, count);
+        let chosen: Vec<_> = chosen.into_iter().map(|index| self.reserved[index]).collect();
+        self.queue.acknowledge(&chosen).await.expect("Redis");
+        self.reserved.retain(|reservation| !chosen.contains(reservation));
+        self.ended.extend(chosen);
+    }
+
+    async fn check(&self) {
+        let mut redis = self.bed.redis().await;
+        let mut total = 0;
+        let ring: Vec<Vec<u8>> = command("LRANGE", &key(self.bed, "ring"))
+            .arg(0)
+            .arg(-1)
+            .query_async(&mut redis)
+            .await
+            .expect("the ring");
+        for (endpoint, concurrency) in &self.endpoints {
+            let expected = self.waiting.get(endpoint).cloned().unwrap_or_default();
+            let held = self.reserved.iter().filter(|one| one.endpoint_id == *endpoint).count();
+            let of =
+                |kind: &str| [key(self.bed, kind), b":".to_vec(), endpoint.0.as_bytes().to_vec()].concat();
+            let waiting: Vec<Vec<u8>> =
+                command("LRANGE", &of("q")).arg(0).arg(-1).query_async(&mut redis).await.expect("ids");
+            assert_eq!(waiting, expected.iter().map(|id| id.0.as_bytes().to_vec()).collect::<Vec<_>>());
+            let reserved: usize = command("ZCARD", &of("r")).query_async(&mut redis).await.expect("a count");
+            assert_eq!(reserved, held);
+            let turns = ring.iter().filter(|turn| turn[..] == endpoint.0.as_bytes()[..]).count();
+            assert!(turns <= 1, "an endpoint is in the ring twice");
+            if !waiting.is_empty() && held < *concurrency as usize {
+                assert_eq!(turns, 1, "an endpoint that may be served is not in the ring");
+            }
+            total += waiting.len();
+        }
+        let size: Option<usize> =
+            command("GET", &key(self.bed, "size")).query_async(&mut redis).await.expect("a size");
+        assert_eq!(size.unwrap_or(0), total);
+    }
+}
+
+async fn queue(bed: &Bed) -> Queue {
+    let queue = Queue::new(&bed.source.read(QueueConfig::read).expect("the configuration")).expect("a queue");
+    queue.install_epoch(EPOCH).await.expect("Redis");
+    queue
+}
+
+async fn push(queue: &Queue, endpoint_id: EndpointId, limits: Limits, ids: &[DeliveryId]) -> usize {
+    let group = Group { endpoint_id, limits, deliveries: ids.to_vec() };
+    queue.push(EPOCH, &[group]).await.expect("Redis")[0]
+}
+
+fn unlimited() -> Limits {
+    Limits { concurrency: 1_000, rate: None }
+}
+
+fn endpoint() -> EndpointId {
+    EndpointId(Uuid::now_v7())
+}
+
+fn ids(count: usize) -> Vec<DeliveryId> {
+    (0..count).map(|_| DeliveryId(Uuid::now_v7())).collect()
+}
+
+fn shares(reservations: &[Reservation]) -> HashMap<EndpointId, usize> {
+    let mut shares = HashMap::new();
+    for reservation in reservations {
+        *shares.entry(reservation.endpoint_id).or_default() += 1;
+    }
+    shares
+}
+
+fn key(bed: &Bed, name: &str) -> Vec<u8> {
+    format!("{{{}:0}}:{name}", bed.name).into_bytes()
+}
+
+fn command(name: &str, key: &[u8]) -> redis::Cmd {
+    let mut command = redis::cmd(name);
+    command.arg(key);
+    command
+}
+
+/// The reservations of an endpoint, with their deadlines.
+async fn reservations(bed: &Bed, endpoint: EndpointId) -> Vec<(Vec<u8>, u64)> {
+    let reservations = [key(bed, "r:"), endpoint.0.as_bytes().to_vec()].concat();
+    let mut range = command("ZRANGE", &reservations);
+    range.arg(0).arg(-1).arg("WITHSCORES").query_async(&mut bed.redis().await).await.expect("reservations")
+}
+
+/// The keys that begin with `kind`.
+async fn keys(bed: &Bed, kind: &str) -> Vec<Vec<u8>> {
+    let pattern = [key(bed, kind), b"*".to_vec()].concat();
+    command("KEYS", &pattern).query_async(&mut bed.redis().await).await.expect("keys")
+}
+
+/// The kinds of keys that there are.
+async fn kinds(bed: &Bed) -> BTreeSet<String> {
+    let start = key(bed, "").len();
+    let kind = |key: Vec<u8>| key[start..].split(|byte| *byte == b':').next().unwrap_or_default().to_vec();
+    keys(bed, "").await.into_iter().map(|key| String::from_utf8_lossy(&kind(key)).into_owned()).collect()
+}

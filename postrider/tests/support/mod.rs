@@ -1,0 +1,126 @@
+//! What the tests of the whole share: a database and a Redis prefix of its own for each test, services in
+//! this process or as processes that can be killed, a producer and a receiver.
+//!
+//! Nothing here sleeps for luck: tests wait for a condition, with a deadline.
+
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "every test uses a part of it")]
+
+pub mod producer;
+pub mod receiver;
+pub mod service;
+
+use std::time::{Duration, Instant};
+
+use postrider_shared::config::{DatabaseConfig, Source};
+use tokio_postgres::NoTls;
+use uuid::Uuid;
+
+/// How long a test waits for what must happen.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A database and a prefix that no other test uses.
+pub struct Bed {
+    pub name: String,
+    pub source: Source,
+    maintenance: String,
+}
+
+impl Bed {
+    /// Makes a migrated database on the servers that the environment names.
+    pub async fn new() -> Self {
+        let maintenance = required("POSTRIDER_TEST_DATABASE_URL");
+        let redis = required("POSTRIDER_TEST_REDIS_URL");
+        Self::on(&maintenance, &redis).await
+    }
+
+    /// Makes one on other servers: on those of a test that restarts them.
+    pub async fn on(maintenance: &str, redis: &str) -> Self {
+        let name = format!("test_{}", Uuid::new_v4().simple());
+        let client = connect(&maintenance.parse().expect("a database URL")).await;
+        client.batch_execute(&format!("create database {name}")).await.expect("a database");
+        let mut source = Source::gather(|_| None, |_| None);
+        source.set("DATABASE_URL", with_database(maintenance, &name));
+        source.set("REDIS_URL", redis);
+        source.set("POSTRIDER_REDIS_PREFIX", name.clone());
+        source.set("POSTRIDER_ALLOW_NETWORKS", "127.0.0.1/32");
+        source.set("POSTRIDER_RETRY_SCHEDULE", "1");
+        source.set("POSTRIDER_DATABASE_POOL_SIZE", "4");
+        let config = source.read(DatabaseConfig::read).expect("the configuration of a test");
+        postrider_shared::store::migrate::migrate(&config).await.expect("the schema");
+        Self { name, source, maintenance: maintenance.to_owned() }
+    }
+
+    /// A connection to look at, or to meddle with, what the services have stored.
+    pub async fn sql(&self) -> tokio_postgres::Client {
+        connect(&self.source.get("DATABASE_URL").expect("it was set").parse().expect("a URL")).await
+    }
+
+    /// A connection to the test's Redis.
+    pub async fn redis(&self) -> redis::aio::MultiplexedConnection {
+        let client = redis::Client::open(self.source.get("REDIS_URL").expect("it was set")).expect("a URL");
+        client.get_multiplexed_async_connection().await.expect("Redis")
+    }
+
+    /// Removes every key of this test from Redis: what FLUSHALL does to an installation of its own.
+    pub async fn flush(&self) {
+        let mut redis = self.redis().await;
+        let keys: Vec<Vec<u8>> =
+            redis::cmd("KEYS").arg(format!("{{{}:*", self.name)).query_async(&mut redis).await.expect("keys");
+        for key in keys {
+            let _: () = redis::cmd("DEL").arg(key).query_async(&mut redis).await.expect("deleted");
+        }
+    }
+
+    /// One number out of the database.
+    pub async fn count(&self, query: &str) -> i64 {
+        self.sql().await.query_one(query, &[]).await.expect("a count").get(0)
+    }
+
+    /// Removes the database.
+    pub async fn finish(self) {
+        let client = connect(&self.maintenance.parse().expect("a URL")).await;
+        let _ = client.batch_execute(&format!("drop database {} with (force)", self.name)).await;
+        self.flush().await;
+    }
+}
+
+/// Waits until `condition` gives something, or fails with `what` was waited for.
+pub async fn eventually<T>(what: &str, condition: impl AsyncFnMut() -> Option<T>) -> T {
+    within(DEADLINE, what, condition).await
+}
+
+/// As [`eventually`], with a deadline of its own.
+pub async fn within<T>(deadline: Duration, what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(value) = condition().await {
+            return value;
+        }
+        assert!(started.elapsed() < deadline, "after {deadline:?} still waiting for: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Connects; the connection lives as long as the client.
+pub async fn connect(config: &tokio_postgres::Config) -> tokio_postgres::Client {
+    let (client, connection) = config.connect(NoTls).await.expect("PostgreSQL");
+    tokio::spawn(connection);
+    client
+}
+
+fn required(variable: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| {
+        panic!("{variable} is not set: run the tests through `script/with-services cargo nextest run`")
+    })
+}
+
+/// The same server, another database: for URLs and for `key=value` forms.
+fn with_database(url: &str, name: &str) -> String {
+    match url::Url::parse(url) {
+        Ok(mut url) if url.scheme().starts_with("postgres") => {
+            url.set_path(name);
+            url.into()
+        }
+        _ => format!("{url} dbname={name}"),
+    }
+}

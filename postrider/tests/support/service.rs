@@ -1,0 +1,202 @@
+//! Services: in this process, or as processes that can be killed.
+
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use postrider_shared::config::{ApiConfig, DelivererConfig, RelayConfig, SETTINGS, Source};
+use postrider_shared::health::Health;
+use postrider_shared::telemetry;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::Bed;
+
+/// One recorder for the process, however many services it runs.
+fn metrics() -> PrometheusHandle {
+    static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
+    METRICS
+        .get_or_init(|| {
+            let mut source = Source::default();
+            source.set("POSTRIDER_LOG", std::env::var("POSTRIDER_LOG").unwrap_or_else(|_| "warn".to_owned()));
+            let _ = telemetry::start_logging(&source);
+            telemetry::start_metrics()
+        })
+        .clone()
+}
+
+/// Services in this process.
+pub struct Services {
+    pub api: SocketAddr,
+    shutdown: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Services {
+    /// One of each.
+    pub async fn start(bed: &Bed) -> Self {
+        Self::start_with(bed, &[]).await
+    }
+
+    /// One of each, with settings of their own.
+    pub async fn start_with(bed: &Bed, settings: &[(&'static str, &str)]) -> Self {
+        let mut services = Self::api_alone(bed, settings).await;
+        services.relay(bed, settings);
+        services.deliverer(bed, settings);
+        services
+    }
+
+    /// The API alone.
+    pub async fn api_alone(bed: &Bed, settings: &[(&'static str, &str)]) -> Self {
+        let config = with(&bed.source, settings).read(ApiConfig::read).expect("the configuration");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let api = listener.local_addr().expect("an address");
+        let shutdown = CancellationToken::new();
+        let stop = shutdown.clone();
+        let serving = tokio::spawn(async move {
+            Box::pin(postrider_api::run(config, listener, Health::default(), metrics(), stop))
+                .await
+                .expect("the API");
+        });
+        Self { api, shutdown, tasks: vec![serving] }
+    }
+
+    /// Adds a relay.
+    pub fn relay(&mut self, bed: &Bed, settings: &[(&'static str, &str)]) {
+        let config = with(&bed.source, settings).read(RelayConfig::read).expect("the configuration");
+        let stop = self.shutdown.clone();
+        self.tasks.push(tokio::spawn(async move {
+            postrider_relay::run(config, Health::default(), stop).await.expect("the relay");
+        }));
+    }
+
+    /// Adds a deliverer.
+    pub fn deliverer(&mut self, bed: &Bed, settings: &[(&'static str, &str)]) {
+        let config = with(&bed.source, settings).read(DelivererConfig::read).expect("the configuration");
+        let stop = self.shutdown.clone();
+        self.tasks.push(tokio::spawn(async move {
+            postrider_deliverer::run(config, Health::default(), stop).await.expect("the deliverer");
+        }));
+    }
+
+    /// Stops all of them in good order.
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        for task in self.tasks {
+            task.await.expect("a service that stops in good order");
+        }
+    }
+}
+
+fn with(source: &Source, settings: &[(&'static str, &str)]) -> Source {
+    let mut source = source.clone();
+    for (name, value) in settings {
+        source.set(name, *value);
+    }
+    source
+}
+
+/// A service as a process of its own, killed when it is dropped.
+pub struct Process {
+    child: Child,
+    pub listen: SocketAddr,
+}
+
+impl Process {
+    /// Starts `postrider <role>` on a free port.
+    pub fn start(bed: &Bed, role: &str, environment: &[(&str, &str)]) -> Self {
+        Self::start_at(bed, role, free_port(), environment)
+    }
+
+    /// Starts it where one ran before.
+    pub fn start_at(bed: &Bed, role: &str, listen: SocketAddr, environment: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
+        command.arg(role).stdin(Stdio::null()).stdout(Stdio::null()).env("POSTRIDER_LOG", "warn");
+        for setting in SETTINGS {
+            if let Some(value) = bed.source.get(setting.env) {
+                command.env(setting.env, value);
+            }
+        }
+        command.env(format!("POSTRIDER_{}_LISTEN", role.to_ascii_uppercase()), listen.to_string());
+        command.env_remove("FAILPOINTS");
+        if std::env::var_os("POSTRIDER_TEST_LOGS").is_none() {
+            command.stderr(Stdio::null());
+        }
+        command.envs(environment.iter().copied());
+        Self { child: command.spawn().expect("the program of this crate"), listen }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// SIGTERM, and whether it exited 0 in the end.
+    pub async fn terminate(mut self) -> bool {
+        let status = Command::new("kill").arg(self.child.id().to_string()).status().expect("kill");
+        assert!(status.success());
+        super::eventually("the end of a process", async || self.child.try_wait().expect("its status"))
+            .await
+            .success()
+    }
+
+    /// True once it is dead.
+    pub fn has_died(&mut self) -> bool {
+        self.child.try_wait().expect("its status").is_some()
+    }
+
+    /// Waits until it is dead, as at a failpoint.
+    pub async fn died(&mut self) {
+        super::eventually("the death of a process", async || self.child.try_wait().expect("its status"))
+            .await;
+    }
+
+    /// Waits until it says that it is ready.
+    pub async fn ready(&self) {
+        let url = format!("http://{}/health/ready", self.listen);
+        let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+        super::eventually("a service that is ready", async || {
+            let response = client.get(&url).send().await.ok()?;
+            response.status().is_success().then_some(())
+        })
+        .await;
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address")
+}
+
+/// The environment that shifts a process's wall clock, such as by `+1d`; `None` where the library for it
+/// is not installed.
+pub fn faketime(offset: &str) -> Option<[(&'static str, String); 3]> {
+    let library = glob("/usr/lib", "faketime/libfaketimeMT.so.1")?;
+    Some([
+        ("LD_PRELOAD", library),
+        ("FAKETIME", offset.to_owned()),
+        // Only the wall clock steps.
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+    ])
+}
+
+/// The first `directory/*/rest` that exists.
+fn glob(directory: &str, rest: &str) -> Option<String> {
+    let entries = std::fs::read_dir(directory).ok()?;
+    let candidates = entries.flatten().map(|entry| entry.path().join(rest));
+    candidates.filter(|path| path.exists()).map(|path| path.to_string_lossy().into_owned()).next()
+}

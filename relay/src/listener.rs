@@ -1,0 +1,76 @@
+//! Hears when there is something new in the outbox. A hint: whoever waits for it looks by himself too.
+
+use std::time::Duration;
+
+use postrider_shared::config::DatabaseConfig;
+use postrider_shared::health::Health;
+use postrider_shared::store::{Dedicated, StoreError, outbox};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout};
+
+use crate::PAUSE;
+
+/// How often a silent connection is asked whether it is still there, and how long it has to answer.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
+
+/// A connection that listens, and is made again when it is lost.
+pub(crate) struct Listener {
+    config: DatabaseConfig,
+    heard: Notify,
+    /// When the connection was last made again after a loss.
+    recovered: watch::Sender<Option<Instant>>,
+}
+
+impl Listener {
+    pub(crate) fn new(config: DatabaseConfig) -> Self {
+        Self { config, heard: Notify::new(), recovered: watch::Sender::new(None) }
+    }
+
+    /// Waits until something is heard, or `limit` has passed.
+    pub(crate) async fn wait(&self, limit: Duration) {
+        let _ = timeout(limit, self.heard.notified()).await;
+    }
+
+    /// How long ago PostgreSQL came back; `None`: it was never away.
+    pub(crate) fn since_recovery(&self) -> Option<Duration> {
+        self.recovered.borrow().map(|at| at.elapsed())
+    }
+
+    /// Listens for ever.
+    pub(crate) async fn run(&self, health: &Health) {
+        let mut was_lost = false;
+        loop {
+            match outbox::listen(&self.config).await {
+                Ok(connection) => {
+                    health.up("relay_listener");
+                    if was_lost {
+                        self.recovered.send_replace(Some(Instant::now()));
+                    }
+                    // What was written before it listened was not heard.
+                    self.heard.notify_one();
+                    self.hear(connection).await;
+                    health.down("relay_listener", "the connection was lost");
+                }
+                Err(error) => health.down("relay_listener", error),
+            }
+            was_lost = true;
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn hear(&self, mut connection: Dedicated) {
+        loop {
+            match timeout(CHECK_EVERY, connection.messages.recv()).await {
+                Ok(Some(_)) => self.heard.notify_one(),
+                Ok(None) => return,
+                Err(_) if is_alive(&connection).await => {}
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+async fn is_alive(connection: &Dedicated) -> bool {
+    let answer = async { Ok::<_, StoreError>(connection.client.simple_query("select 1").await?) };
+    matches!(timeout(CHECK_EVERY, answer).await, Ok(Ok(_)))
+}

@@ -1,0 +1,76 @@
+//! Notices when Redis has lost its memory, and puts everything open back into the outbox.
+
+use std::time::Duration;
+
+use postrider_shared::store::reconcile::{self, Epoch};
+use tokio::time::timeout;
+
+use crate::{Relay, RelayError};
+
+/// How often Redis is asked what it remembers.
+const CHECK_EVERY: Duration = Duration::from_millis(500);
+
+/// Open deliveries that one step looks at.
+const STEP: i64 = 5_000;
+
+/// Watches for ever.
+pub(crate) async fn run(relay: &Relay) {
+    let mut has_warned = false;
+    loop {
+        let result = check(relay).await;
+        if relay.settle(result).await.is_some() && !has_warned {
+            has_warned = warn_of_eviction(relay).await;
+        }
+        let _ = timeout(CHECK_EVERY, relay.epoch_changed.notified()).await;
+    }
+}
+
+async fn check(relay: &Relay) -> Result<(), RelayError> {
+    let believed = reconcile::read_epoch(&relay.store).await?;
+    let (number, run_id) = relay.queue.memory().await?;
+    relay.health.up("relay_redis");
+    let is_same = number == Some(believed.number) && run_id == believed.redis_run_id;
+    if !is_same {
+        begin(relay, &believed, &run_id).await?;
+    }
+    if !is_same || believed.is_reconciling {
+        reconcile(relay).await?;
+    }
+    Ok(())
+}
+
+/// A killed Redis comes back with an old snapshot that holds the epoch but not the ids, which is why the
+/// run counts too.
+async fn begin(relay: &Relay, believed: &Epoch, run_id: &str) -> Result<(), RelayError> {
+    if believed.number > 0 {
+        tracing::warn!(epoch = believed.number, "Redis has lost its memory: putting open deliveries back");
+        metrics::counter!("postrider_relay_reconciliations_total").increment(1);
+    }
+    reconcile::begin_epoch(&relay.store, believed, run_id, async |epoch| {
+        Ok(relay.queue.install_epoch(epoch).await?)
+    })
+    .await
+}
+
+async fn reconcile(relay: &Relay) -> Result<(), RelayError> {
+    let mut total = 0;
+    while let Some(count) = reconcile::reconcile_step(&relay.store, STEP).await? {
+        total += count;
+    }
+    if total > 0 {
+        tracing::info!(deliveries = total, "open deliveries were put back");
+    }
+    Ok(())
+}
+
+/// True once it is known whether there was anything to warn of.
+async fn warn_of_eviction(relay: &Relay) -> bool {
+    let Ok(policy) = relay.queue.eviction_policy().await else { return false };
+    if let Some(policy) = policy.filter(|policy| policy != "noeviction") {
+        tracing::warn!(
+            policy,
+            "Redis may throw ids away when its memory is full: set maxmemory-policy to noeviction"
+        );
+    }
+    true
+}

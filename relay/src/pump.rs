@@ -1,0 +1,92 @@
+//! Takes what is due and pushes it. A take stays open over the push: what was not pushed is still there.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use postrider_shared::failpoint;
+use postrider_shared::ids::{DeliveryId, EndpointId};
+use postrider_shared::queue::Group;
+use postrider_shared::store::outbox::{self, DueRow, Take};
+
+use crate::{Relay, RelayError};
+
+/// Rows of one take.
+const BATCH: usize = 256;
+
+/// Without a notification the outbox is looked at this often.
+const POLL: Duration = Duration::from_secs(1);
+
+/// Pumps for ever.
+pub(crate) async fn run(relay: &Relay) {
+    let mut is_pushing = false;
+    loop {
+        // While Redis is away, rows are not held open only to find that out.
+        let step = async {
+            if !is_pushing {
+                relay.queue.memory().await?;
+            }
+            pump(relay).await
+        };
+        let result = step.await;
+        is_pushing = result.is_ok();
+        if let Some(wait) = relay.settle(result).await
+            && !wait.is_zero()
+        {
+            relay.listener.wait(wait).await;
+        }
+    }
+}
+
+/// Pushes one batch and answers how long the next can wait.
+async fn pump(relay: &Relay) -> Result<Duration, RelayError> {
+    let mut client = relay.store.relaxed().await?;
+    let take = outbox::take(&mut client, BATCH as i64).await?;
+    let count = take.rows.len();
+    if count == 0 {
+        drop(take);
+        let next = outbox::next_due(&client).await?;
+        return Ok(next.map_or(POLL, |due| due.min(POLL)));
+    }
+    push(relay, take).await?;
+    metrics::counter!("postrider_relay_taken_total").increment(count as u64);
+    metrics::histogram!("postrider_relay_batch_size").record(count as f64);
+    // There may be more.
+    Ok(Duration::ZERO)
+}
+
+/// Pushes what was taken, parks what has to wait, and ends the take.
+pub(crate) async fn push(relay: &Relay, take: Take<'_>) -> Result<(), RelayError> {
+    let mut parked = Vec::new();
+    let groups = group(&take.rows, &mut parked);
+    if !groups.is_empty() {
+        let accepted = relay.queue.push(take.epoch, &groups).await?;
+        for (group, accepted) in groups.iter().zip(accepted) {
+            parked.extend(group.deliveries[accepted..].iter().map(|id| (*id, group.endpoint_id)));
+        }
+    }
+    failpoint::die_at("relay.after_push");
+    metrics::counter!("postrider_relay_parked_total").increment(parked.len() as u64);
+    take.commit(&parked).await?;
+    Ok(())
+}
+
+/// Sorts rows by endpoint. Those of disabled endpoints are parked, and those of endpoints that have parked
+/// rows already queue up behind them.
+fn group(rows: &[DueRow], parked: &mut Vec<(DeliveryId, EndpointId)>) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    let mut positions = HashMap::new();
+    for row in rows {
+        if let Some(delivery_id) = row.delivery_id
+            && (!row.is_open || row.has_parked)
+        {
+            parked.push((delivery_id, row.endpoint_id));
+            continue;
+        }
+        let position = *positions.entry(row.endpoint_id).or_insert(groups.len());
+        if position == groups.len() {
+            groups.push(Group { endpoint_id: row.endpoint_id, limits: row.limits, deliveries: Vec::new() });
+        }
+        groups[position].deliveries.extend(row.delivery_id);
+    }
+    groups
+}

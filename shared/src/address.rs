@@ -1,0 +1,231 @@
+//! Which addresses a webhook may be sent to: the guard against server-side request forgery.
+//!
+//! The lists follow the IANA special-purpose address registries (RFC 6890). The guard is asked about the
+//! address that is actually dialled, so that a name cannot be rebound between a check and a connection.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::LazyLock;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+/// IPv4 networks that are nobody's public server, and the metadata addresses of clouds.
+const REFUSED_V4: [&str; 19] = [
+    "0.0.0.0/8",        // this host
+    "10.0.0.0/8",       // private
+    "100.64.0.0/10",    // carrier-grade NAT
+    "127.0.0.0/8",      // loopback
+    "168.63.129.16/32", // Azure's host
+    "169.254.0.0/16",   // link-local, cloud metadata
+    "172.16.0.0/12",    // private
+    "192.0.0.0/24",     // protocol assignments
+    "192.0.2.0/24",     // documentation
+    "192.31.196.0/24",  // AS112
+    "192.52.193.0/24",  // AMT
+    "192.88.99.0/24",   // 6to4 relays
+    "192.168.0.0/16",   // private
+    "192.175.48.0/24",  // AS112
+    "198.18.0.0/15",    // benchmarking
+    "198.51.100.0/24",  // documentation
+    "203.0.113.0/24",   // documentation
+    "224.0.0.0/4",      // multicast
+    "240.0.0.0/4",      // reserved, broadcast
+];
+
+/// The only IPv6 space of public servers; everything outside it is refused.
+const GLOBAL_V6: &str = "2000::/3";
+
+/// What is refused inside it.
+const REFUSED_V6: [&str; 4] = [
+    "2001::/23",     // protocol assignments, Teredo
+    "2001:db8::/32", // documentation
+    "2002::/16",     // 6to4
+    "3fff::/20",     // documentation
+];
+
+/// IPv6 networks whose addresses carry an IPv4 address in their last 32 bits and stand for it.
+const EMBEDDED_V4: [&str; 2] = ["::ffff:0:0/96", "64:ff9b::/96"];
+
+static V4: LazyLock<Vec<Ipv4Net>> = LazyLock::new(|| networks(&REFUSED_V4));
+static V6: LazyLock<Vec<Ipv6Net>> = LazyLock::new(|| networks(&REFUSED_V6));
+static V6_GLOBAL: LazyLock<Vec<Ipv6Net>> = LazyLock::new(|| networks(&[GLOBAL_V6]));
+static V6_EMBEDDED: LazyLock<Vec<Ipv6Net>> = LazyLock::new(|| networks(&EMBEDDED_V4));
+
+fn networks<N: std::str::FromStr<Err: std::fmt::Debug>>(texts: &[&str]) -> Vec<N> {
+    texts.iter().map(|text| text.parse().expect("a network of the tables above")).collect()
+}
+
+/// An address to which no webhook is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is not a public address")]
+pub struct RefusedAddress(pub IpAddr);
+
+/// Decides about addresses. Refuses all that are not public, except in networks that were allowed.
+#[derive(Debug, Clone, Default)]
+pub struct AddressGuard {
+    allowed: Vec<IpNet>,
+}
+
+impl AddressGuard {
+    /// A guard that lets the `allowed` networks pass, whatever they are.
+    #[must_use]
+    pub fn new(allowed: Vec<IpNet>) -> Self {
+        Self { allowed }
+    }
+
+    /// Passes a public or allowed address.
+    ///
+    /// # Errors
+    /// For every other address.
+    pub fn check(&self, address: IpAddr) -> Result<(), RefusedAddress> {
+        let meant = unmap(address);
+        let is_allowed =
+            self.allowed.iter().any(|network| network.contains(&address) || network.contains(&meant));
+        if is_allowed || is_public(meant) { Ok(()) } else { Err(RefusedAddress(address)) }
+    }
+
+    /// Checks the host of a URL where it is an IP literal; a name passes, for it is checked when it is
+    /// resolved.
+    ///
+    /// # Errors
+    /// For a literal that [`check`](Self::check) refuses.
+    pub fn check_host(&self, url: &url::Url) -> Result<(), RefusedAddress> {
+        match url.host() {
+            Some(url::Host::Ipv4(address)) => self.check(address.into()),
+            Some(url::Host::Ipv6(address)) => self.check(address.into()),
+            Some(url::Host::Domain(_)) | None => Ok(()),
+        }
+    }
+}
+
+/// The IPv4 address that an IPv6 address stands for, where it stands for one.
+fn unmap(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(v6) if V6_EMBEDDED.iter().any(|network| network.contains(&v6)) => {
+            let [.., a, b, c, d] = v6.octets();
+            Ipv4Addr::new(a, b, c, d).into()
+        }
+        other => other,
+    }
+}
+
+fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => !V4.iter().any(|network| network.contains(&v4)),
+        IpAddr::V6(v6) => is_public_v6(&v6),
+    }
+}
+
+fn is_public_v6(address: &Ipv6Addr) -> bool {
+    V6_GLOBAL.iter().any(|network| network.contains(address))
+        && !V6.iter().any(|network| network.contains(address))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn passes(address: &str) -> bool {
+        AddressGuard::default().check(address.parse().expect("an address")).is_ok()
+    }
+
+    #[test]
+    fn public_addresses_pass() {
+        for address in
+            ["1.1.1.1", "8.8.8.8", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "::ffff:8.8.8.8"]
+        {
+            assert!(passes(address), "{address}");
+        }
+    }
+
+    #[test]
+    fn all_others_are_refused() {
+        for address in [
+            "0.0.0.0",
+            "127.0.0.1",
+            "127.255.255.254",
+            "10.1.2.3",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "100.100.100.200",
+            "168.63.129.16",
+            "192.0.0.192",
+            "192.0.2.1",
+            "198.51.100.7",
+            "203.0.113.9",
+            "198.18.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::ffff:127.0.0.1",
+            "::ffff:10.0.0.1",
+            "::127.0.0.1",
+            "64:ff9b::7f00:1",
+            "64:ff9b::a9fe:a9fe",
+            "64:ff9b:1::1",
+            "2002:7f00:1::",
+            "2001:db8::1",
+            "2001::1",
+            "fe80::1",
+            "fc00::1",
+            "fd00:ec2::254",
+            "ff02::1",
+            "3fff::1",
+            "100::1",
+            "5f00::1",
+        ] {
+            assert!(!passes(address), "{address}");
+        }
+    }
+
+    #[test]
+    fn literals_are_found_however_they_are_written() {
+        let guard = AddressGuard::default();
+        for host in [
+            "127.0.0.1",
+            "2130706433",
+            "0x7f.1",
+            "0177.0.0.1",
+            "127.1",
+            "[::1]",
+            "[::ffff:127.0.0.1]",
+            "[::ffff:7f00:1]",
+            "%31%32%37.0.0.1",
+            "１２７.0.0.1",
+        ] {
+            let url = url::Url::parse(&format!("http://{host}/")).expect(host);
+            assert!(guard.check_host(&url).is_err(), "{host}");
+        }
+        let name = url::Url::parse("http://example.com/").expect("a URL");
+        assert!(guard.check_host(&name).is_ok());
+    }
+
+    #[test]
+    fn an_allowed_network_passes_in_every_form() {
+        let guard = AddressGuard::new(vec!["127.0.0.1/32".parse().expect("a network")]);
+        let check = |address: &str| guard.check(address.parse().expect("an address")).is_ok();
+        assert!(check("127.0.0.1"));
+        assert!(check("::ffff:127.0.0.1"));
+        assert!(!check("127.0.0.2"));
+        assert!(!check("::1"));
+    }
+
+    proptest! {
+        /// An IPv4 address and every IPv6 form of it are judged alike.
+        #[test]
+        fn embedded_addresses_are_judged_as_what_they_stand_for(bits: u32) {
+            let v4 = Ipv4Addr::from(bits);
+            let guard = AddressGuard::default();
+            let plain = guard.check(v4.into()).is_ok();
+            let [a, b, c, d] = v4.octets().map(u16::from);
+            let nat64 = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, a << 8 | b, c << 8 | d);
+            prop_assert_eq!(guard.check(v4.to_ipv6_mapped().into()).is_ok(), plain);
+            prop_assert_eq!(guard.check(nat64.into()).is_ok(), plain);
+        }
+    }
+}

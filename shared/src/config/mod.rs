@@ -1,0 +1,212 @@
+//! Configuration: what can be set, and the parsed form that each service starts from.
+//!
+//! Every setting is an environment variable, a flag of the same name and, for secrets that are mounted
+//! as files, a variable `X_FILE`. All mistakes are reported at once.
+
+mod read;
+mod settings;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use read::{Mistakes, Reader, Source};
+pub use settings::{SETTINGS, Service, Setting};
+
+use crate::address::AddressGuard;
+use crate::retry::RetrySchedule;
+
+/// How PostgreSQL is reached.
+#[derive(Clone, Debug)]
+pub struct DatabaseConfig {
+    /// For everything that may pass through a connection pooler.
+    pub url: tokio_postgres::Config,
+    /// For what needs a session of its own (LISTEN, advisory locks): past a pooler, if there is one.
+    pub direct_url: tokio_postgres::Config,
+    /// Connections of each pool.
+    pub pool_size: usize,
+    /// Certificates that are trusted besides the system's.
+    pub extra_ca_file: Option<PathBuf>,
+}
+
+/// How Redis is reached.
+#[derive(Clone, Debug)]
+pub struct QueueConfig {
+    /// `redis://`, `rediss://` or `redis+unix://`.
+    pub url: redis::ConnectionInfo,
+    /// Begins every key, so that installations can share a server.
+    pub prefix: String,
+    /// Ids per endpoint that wait in Redis; the rest waits in PostgreSQL.
+    pub window: u32,
+    /// Ids in Redis at most, over all endpoints.
+    pub capacity: u32,
+}
+
+/// What the API starts from.
+#[derive(Clone, Debug)]
+pub struct ApiConfig {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// PostgreSQL.
+    pub database: DatabaseConfig,
+    /// Either of these is the admin. Empty only where `listen` is a loopback address.
+    pub admin_tokens: Vec<String>,
+    /// Which IP literals an endpoint may name.
+    pub guard: AddressGuard,
+    /// Refuses `http://` endpoints.
+    pub https_only: bool,
+    /// Endpoints an application may have.
+    pub max_endpoints: u32,
+    /// Statements that accept events side by side.
+    pub accept_writers: usize,
+    /// Bytes of events that may wait to be accepted before the API answers 503.
+    pub accept_queue_bytes: usize,
+}
+
+/// What the relay starts from.
+#[derive(Clone, Debug)]
+pub struct RelayConfig {
+    /// Where health and metrics are served.
+    pub listen: SocketAddr,
+    /// PostgreSQL.
+    pub database: DatabaseConfig,
+    /// Redis.
+    pub queue: QueueConfig,
+    /// The schedule of endpoints that set none: for deliveries whose deliverer vanished again and again.
+    pub retry_schedule: RetrySchedule,
+}
+
+/// What the deliverer starts from.
+#[derive(Clone, Debug)]
+pub struct DelivererConfig {
+    /// Where health and metrics are served.
+    pub listen: SocketAddr,
+    /// PostgreSQL.
+    pub database: DatabaseConfig,
+    /// Redis.
+    pub queue: QueueConfig,
+    /// Which addresses are dialled.
+    pub guard: AddressGuard,
+    /// Refuses to send to `http://` endpoints.
+    pub https_only: bool,
+    /// The schedule of endpoints that set none.
+    pub retry_schedule: RetrySchedule,
+    /// Exchanges under way at once.
+    pub concurrency: usize,
+    /// Bytes of request bodies in memory at once.
+    pub body_bytes: usize,
+    /// Name servers to ask instead of the system's.
+    pub dns_servers: Vec<SocketAddr>,
+    /// Certificates that are trusted besides the system's.
+    pub extra_ca_file: Option<PathBuf>,
+    /// A proxy for all webhooks. It must do the guarding: names are resolved by it.
+    pub egress_proxy: Option<url::Url>,
+    /// How long what is in flight may go on after a signal to stop.
+    pub stop_grace: Duration,
+}
+
+impl DatabaseConfig {
+    /// Reads `DATABASE_URL` and its companions.
+    pub fn read(reader: &mut Reader<'_>) -> Self {
+        let url: tokio_postgres::Config = reader.required(&settings::DATABASE_URL);
+        let direct_url = reader.optional(&settings::DATABASE_DIRECT_URL);
+        Self {
+            direct_url: direct_url.unwrap_or_else(|| url.clone()),
+            url,
+            pool_size: reader.in_range(&settings::DATABASE_POOL_SIZE, 2, 1_000) as usize,
+            extra_ca_file: reader.optional(&settings::EXTRA_CA_FILE),
+        }
+    }
+}
+
+impl QueueConfig {
+    /// Reads `REDIS_URL` and its companions.
+    pub fn read(reader: &mut Reader<'_>) -> Self {
+        Self {
+            url: reader.required_with(&settings::REDIS_URL, |text| {
+                redis::IntoConnectionInfo::into_connection_info(text).map_err(|error| error.to_string())
+            }),
+            prefix: reader.required(&settings::REDIS_PREFIX),
+            window: reader.in_range(&settings::QUEUE_WINDOW, 1, 1_000_000) as u32,
+            capacity: reader.in_range(&settings::QUEUE_CAPACITY, 1, 100_000_000) as u32,
+        }
+    }
+}
+
+impl ApiConfig {
+    /// Reads the settings of the API. Without an admin token it may listen on loopback only.
+    pub fn read(reader: &mut Reader<'_>) -> Self {
+        let listen: SocketAddr = reader.required_with(&settings::API_LISTEN, read::socket_address);
+        let admin_tokens: Vec<String> = reader.list(&settings::ADMIN_TOKEN, |text| {
+            if text.len() < 16 {
+                return Err("each token must have at least 16 characters".to_owned());
+            }
+            Ok(text.to_owned())
+        });
+        if admin_tokens.len() > 2 {
+            reader.mistake(&settings::ADMIN_TOKEN, "takes at most two tokens: the old and the new one");
+        }
+        if admin_tokens.is_empty() && !listen.ip().is_loopback() {
+            reader.mistake(
+                &settings::ADMIN_TOKEN,
+                format!("must be set, because the API is to listen on {listen}, which others can reach"),
+            );
+        }
+        Self {
+            listen,
+            database: DatabaseConfig::read(reader),
+            admin_tokens,
+            guard: read_guard(reader),
+            https_only: reader.required(&settings::HTTPS_ONLY),
+            max_endpoints: reader.in_range(&settings::MAX_ENDPOINTS, 1, 100_000) as u32,
+            accept_writers: reader.in_range(&settings::ACCEPT_WRITERS, 1, 64) as usize,
+            accept_queue_bytes: reader.in_range(&settings::ACCEPT_QUEUE_BYTES, 1 << 20, 1 << 34) as usize,
+        }
+    }
+}
+
+impl RelayConfig {
+    /// Reads the settings of the relay.
+    pub fn read(reader: &mut Reader<'_>) -> Self {
+        Self {
+            listen: reader.required_with(&settings::RELAY_LISTEN, read::socket_address),
+            database: DatabaseConfig::read(reader),
+            queue: QueueConfig::read(reader),
+            retry_schedule: read_schedule(reader),
+        }
+    }
+}
+
+impl DelivererConfig {
+    /// Reads the settings of the deliverer.
+    pub fn read(reader: &mut Reader<'_>) -> Self {
+        Self {
+            listen: reader.required_with(&settings::DELIVERER_LISTEN, read::socket_address),
+            database: DatabaseConfig::read(reader),
+            queue: QueueConfig::read(reader),
+            guard: read_guard(reader),
+            https_only: reader.required(&settings::HTTPS_ONLY),
+            retry_schedule: read_schedule(reader),
+            concurrency: reader.in_range(&settings::DELIVERER_CONCURRENCY, 1, 100_000) as usize,
+            body_bytes: reader.in_range(&settings::DELIVERER_BODY_BYTES, 1 << 20, 1 << 34) as usize,
+            dns_servers: reader.list(&settings::DNS_SERVERS, read::socket_address),
+            extra_ca_file: reader.optional(&settings::EXTRA_CA_FILE),
+            egress_proxy: reader.optional(&settings::EGRESS_PROXY),
+            stop_grace: Duration::from_secs(reader.in_range(&settings::STOP_GRACE_SECONDS, 0, 3_600)),
+        }
+    }
+}
+
+fn read_guard(reader: &mut Reader<'_>) -> AddressGuard {
+    AddressGuard::new(reader.list(&settings::ALLOW_NETWORKS, |text| {
+        text.parse().map_err(|_| format!("`{text}` is not a network such as `10.1.0.0/16`"))
+    }))
+}
+
+fn read_schedule(reader: &mut Reader<'_>) -> RetrySchedule {
+    let delays: Vec<Duration> = reader.list(&settings::RETRY_SCHEDULE, |text| match text.parse::<u64>() {
+        Ok(seconds) if seconds <= 30 * 86_400 => Ok(Duration::from_secs(seconds)),
+        _ => Err(format!("`{text}` is not a number of seconds up to 30 days")),
+    });
+    if delays.is_empty() { RetrySchedule::default() } else { RetrySchedule::new(delays) }
+}

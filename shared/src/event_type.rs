@@ -1,0 +1,173 @@
+//! Event types and the patterns by which endpoints subscribe to them.
+
+use std::fmt;
+
+/// The longest event type, in bytes.
+pub const MAX_LENGTH: usize = 255;
+
+/// The most parts an event type may have (`a.b.c` has three).
+pub const MAX_PARTS: usize = 16;
+
+/// Types under this prefix are Postrider's own operational events. Producers cannot post them, and the
+/// pattern `*` does not match them.
+pub const RESERVED_PREFIX: &str = "postrider.";
+
+/// Why a text is not an event type, or not a pattern.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum EventTypeError {
+    /// Nothing there, or more than [`MAX_LENGTH`] bytes.
+    #[error("must have 1 to {MAX_LENGTH} characters")]
+    Length,
+    /// Something else than the syntax of Standard Webhooks.
+    #[error("must consist of parts of letters, digits and `_`, joined by full stops, such as `invoice.paid`")]
+    Syntax,
+    /// More than [`MAX_PARTS`].
+    #[error("must have at most {MAX_PARTS} parts")]
+    Parts,
+    /// `*` anywhere but as the whole pattern or its last part.
+    #[error("`*` may only stand alone or as the last part, such as `invoice.*`")]
+    Wildcard,
+}
+
+/// The type of an event: parts of `[a-zA-Z0-9_]+` joined by full stops (Standard Webhooks).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct EventType(String);
+
+impl EventType {
+    /// Parses a type, reserved ones included.
+    ///
+    /// # Errors
+    /// When the text is not an event type.
+    pub fn parse(text: &str) -> Result<Self, EventTypeError> {
+        check(text).map(|()| Self(text.to_owned()))
+    }
+
+    /// The type as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// True for Postrider's own operational events.
+    #[must_use]
+    pub fn is_reserved(&self) -> bool {
+        self.0.starts_with(RESERVED_PREFIX)
+    }
+
+    /// Every pattern that matches this type: `invoice.paid` → `*`, `invoice.*`, `invoice.paid`. An
+    /// endpoint matches when it subscribes to one of them.
+    pub fn matching_patterns(&self) -> impl Iterator<Item = String> + '_ {
+        let any = (!self.is_reserved()).then(|| "*".to_owned());
+        let prefixes = self.0.match_indices('.').map(|(at, _)| format!("{}.*", &self.0[..at]));
+        any.into_iter().chain(prefixes).chain([self.0.clone()])
+    }
+}
+
+impl fmt::Display for EventType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What an endpoint subscribes to: an event type, `prefix.*` for all below it, or `*`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Pattern(String);
+
+impl Pattern {
+    /// Parses a pattern.
+    ///
+    /// # Errors
+    /// When the text is neither an event type, nor one with a last part `*`, nor `*`.
+    pub fn parse(text: &str) -> Result<Self, EventTypeError> {
+        if text != "*" {
+            let exact = text.strip_suffix(".*").unwrap_or(text);
+            if exact.contains('*') {
+                return Err(EventTypeError::Wildcard);
+            }
+            check(exact)?;
+            if text.len() > MAX_LENGTH {
+                return Err(EventTypeError::Length);
+            }
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// The pattern as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn check(text: &str) -> Result<(), EventTypeError> {
+    if text.is_empty() || text.len() > MAX_LENGTH {
+        return Err(EventTypeError::Length);
+    }
+    let is_part = |part: &str| {
+        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    };
+    if !text.split('.').all(is_part) {
+        return Err(EventTypeError::Syntax);
+    }
+    if text.split('.').count() > MAX_PARTS {
+        return Err(EventTypeError::Parts);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn patterns(event_type: &str) -> Vec<String> {
+        EventType::parse(event_type).expect("a type").matching_patterns().collect()
+    }
+
+    #[test]
+    fn a_type_expands_to_every_pattern_that_matches_it() {
+        assert_eq!(patterns("ping"), ["*", "ping"]);
+        assert_eq!(patterns("invoice.a.b"), ["*", "invoice.*", "invoice.a.*", "invoice.a.b"]);
+    }
+
+    #[test]
+    fn the_star_does_not_match_operational_events() {
+        assert_eq!(
+            patterns("postrider.endpoint.disabled"),
+            ["postrider.*", "postrider.endpoint.*", "postrider.endpoint.disabled"]
+        );
+        assert_eq!(patterns("postriders"), ["*", "postriders"]);
+    }
+
+    #[test]
+    fn what_is_no_type_or_pattern_is_refused() {
+        for text in ["", ".", "a.", ".a", "a..b", "a b", "a-b", "é", "a.*.b", &"a".repeat(256)] {
+            assert!(EventType::parse(text).is_err(), "{text}");
+            assert!(Pattern::parse(text).is_err(), "{text}");
+        }
+        for text in ["**", "*.a", "a*", "a.b*", ".*"] {
+            assert!(Pattern::parse(text).is_err(), "{text}");
+        }
+        for text in ["*", "a.*", "a.b.*", "a.b"] {
+            assert!(Pattern::parse(text).is_ok(), "{text}");
+        }
+    }
+
+    proptest! {
+        /// The expansion agrees with the plain reading of a pattern.
+        #[test]
+        fn expansion_agrees_with_the_definition(
+            event_type in "[a-c]{1,2}(\\.[a-c]{1,2}){0,3}",
+            pattern in "([a-c]{1,2}(\\.[a-c]{1,2}){0,3}(\\.\\*)?|\\*)",
+        ) {
+            let matches = match pattern.strip_suffix('*') {
+                Some("") => true,
+                Some(prefix) => event_type.starts_with(prefix),
+                None => pattern == event_type,
+            };
+            prop_assert!(Pattern::parse(&pattern).is_ok());
+            prop_assert_eq!(patterns(&event_type).contains(&pattern), matches);
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! What every part of Postrider agrees on: the domain's types, all SQL ([`store`]), all Redis
+//! ([`queue`]), signing, retry policy, the address guard, configuration and telemetry.
+//!
+//! No HTTP and no loops: those belong to the services.
+
+pub mod address;
+pub mod config;
+pub mod delivery;
+pub mod event_type;
+pub mod failpoint;
+pub mod health;
+pub mod ids;
+pub mod queue;
+pub mod retry;
+pub mod signing;
+pub mod store;
+pub mod telemetry;

@@ -1,0 +1,345 @@
+//! All Redis: one queue of delivery ids for each endpoint, served in turn.
+//!
+//! Nothing here is the truth. An id means "look now"; losing one, or all, costs time and never a delivery.
+//! The scripts are plain `EVALSHA`, loaded when Redis does not know them, and every key of a shard has the
+//! same hash tag.
+
+mod scripts;
+
+use std::time::Duration;
+
+use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
+use redis::{AsyncCommands, Client, ErrorKind, RedisError};
+use uuid::Uuid;
+
+use crate::config::QueueConfig;
+use crate::ids::{DeliveryId, EndpointId};
+use crate::store::outbox::Limits;
+use scripts::Scripts;
+
+/// How long Redis may take to answer anything.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a reservation lasts unless it is extended.
+pub const RESERVATION: Duration = Duration::from_secs(6);
+
+/// However full the queue is, an endpoint with nothing waiting gets this many ids in.
+const FEW: i64 = 8;
+
+/// How long an idle deliverer waits for a wake-up before it looks by itself.
+const WAKE_BACKSTOP: Duration = Duration::from_secs(1);
+
+/// What went wrong with Redis.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// Redis holds another epoch, or none: it has lost its memory since the ids were taken.
+    #[error("Redis has lost its memory")]
+    EpochChanged,
+    /// Redis cannot be reached, or refused.
+    #[error("Redis: {0}")]
+    Redis(#[source] RedisError),
+}
+
+impl From<RedisError> for QueueError {
+    fn from(error: RedisError) -> Self {
+        if error.code() == Some("EPOCH") { Self::EpochChanged } else { Self::Redis(error) }
+    }
+}
+
+/// The ids of one endpoint that are to be queued, and its limits.
+#[derive(Debug, Clone)]
+pub struct Group {
+    /// Whose.
+    pub endpoint_id: EndpointId,
+    /// Its limits as they are now.
+    pub limits: Limits,
+    /// May be empty: then only the limits are brought along.
+    pub deliveries: Vec<DeliveryId>,
+}
+
+/// An id that this deliverer holds for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Reservation {
+    /// Its endpoint.
+    pub endpoint_id: EndpointId,
+    /// The id.
+    pub delivery_id: DeliveryId,
+    /// Tells this reservation from an older one of the same id.
+    token: [u8; 8],
+}
+
+/// What a reserve brought.
+#[derive(Debug, Default)]
+pub struct Reserved {
+    /// Ids to claim.
+    pub reservations: Vec<Reservation>,
+    /// When a blocked endpoint may be served; `None`: none is blocked.
+    pub next_unblocked: Option<Duration>,
+}
+
+/// Redis. Cheap to clone; reconnects by itself.
+#[derive(Clone)]
+pub struct Queue {
+    client: Client,
+    connection: ConnectionManager,
+    scripts: Scripts,
+    base: String,
+    window: u32,
+    capacity: u32,
+}
+
+impl Queue {
+    /// Prepares a connection, which is made when it is first used.
+    ///
+    /// # Errors
+    /// When the address is not one.
+    pub fn new(config: &QueueConfig) -> Result<Self, QueueError> {
+        let client = Client::open(config.url.clone())?;
+        let manager = ConnectionManagerConfig::new()
+            .set_response_timeout(Some(RESPONSE_TIMEOUT))
+            .set_connection_timeout(Some(RESPONSE_TIMEOUT))
+            .set_number_of_retries(1);
+        Ok(Self {
+            connection: ConnectionManager::new_lazy_with_config(client.clone(), manager)?,
+            client,
+            scripts: Scripts::load(),
+            base: format!("{{{}:0}}", config.prefix),
+            window: config.window,
+            capacity: config.capacity,
+        })
+    }
+
+    /// Queues ids and answers how many of each group fitted; the first ones of each do.
+    ///
+    /// # Errors
+    /// [`QueueError::EpochChanged`] where Redis does not hold `epoch`: nothing was queued. After any other
+    /// error something may have been.
+    pub async fn push(&self, epoch: i64, groups: &[Group]) -> Result<Vec<usize>, QueueError> {
+        let mut push = self.scripts.push.prepare_invoke();
+        push.key(&self.base).arg(epoch).arg(self.window).arg(self.capacity).arg(FEW);
+        for group in groups {
+            let ids: Vec<u8> = group.deliveries.iter().flat_map(|id| *id.0.as_bytes()).collect();
+            push.arg(group.endpoint_id.0.as_bytes())
+                .arg(group.limits.concurrency)
+                .arg(group.limits.rate.unwrap_or(0))
+                .arg(ids);
+        }
+        Ok(push.invoke_async(&mut self.connection.clone()).await?)
+    }
+
+    /// Reserves up to `count` ids, a fair share of each endpoint.
+    ///
+    /// # Errors
+    /// When Redis does not answer; what it may have reserved comes back by itself.
+    pub async fn reserve(&self, count: usize) -> Result<Reserved, QueueError> {
+        let token: [u8; 8] = rand::random();
+        let mut reserve = self.scripts.reserve.prepare_invoke();
+        reserve.key(&self.base).arg(count).arg(&token).arg(milliseconds(RESERVATION));
+        let answer: Vec<redis::Value> = reserve.invoke_async(&mut self.connection.clone()).await?;
+        let mut values = answer.into_iter();
+        let wait: i64 =
+            values.next().map(redis::from_redis_value).transpose().map_err(RedisError::from)?.unwrap_or(-1);
+        let mut reserved = Reserved {
+            reservations: Vec::with_capacity(values.len() / 2),
+            next_unblocked: u64::try_from(wait).ok().map(Duration::from_micros),
+        };
+        while let (Some(endpoint), Some(delivery)) = (values.next(), values.next()) {
+            reserved.reservations.push(Reservation {
+                endpoint_id: EndpointId(uuid(endpoint)?),
+                delivery_id: DeliveryId(uuid(delivery)?),
+                token,
+            });
+        }
+        Ok(reserved)
+    }
+
+    /// Ends reservations whose ids have nothing left to do.
+    ///
+    /// # Errors
+    /// When Redis does not answer; the ids then come back, and are found to have nothing left to do.
+    pub async fn acknowledge(&self, reservations: &[Reservation]) -> Result<(), QueueError> {
+        if reservations.is_empty() {
+            return Ok(());
+        }
+        let mut acknowledge = self.scripts.acknowledge.prepare_invoke();
+        acknowledge.key(&self.base);
+        for reservation in reservations {
+            acknowledge.arg(reservation.endpoint_id.0.as_bytes()).arg(&reservation.member()[..]);
+        }
+        Ok(acknowledge.invoke_async::<()>(&mut self.connection.clone()).await?)
+    }
+
+    /// Lets reservations last from now on as if they had just been made.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn extend(&self, reservations: &[Reservation]) -> Result<(), QueueError> {
+        if reservations.is_empty() {
+            return Ok(());
+        }
+        let mut extend = self.scripts.extend.prepare_invoke();
+        extend.key(&self.base).arg(milliseconds(RESERVATION));
+        for reservation in reservations {
+            extend.arg(reservation.endpoint_id.0.as_bytes()).arg(&reservation.member()[..]);
+        }
+        Ok(extend.invoke_async::<()>(&mut self.connection.clone()).await?)
+    }
+
+    /// How many ids of each endpoint would fit now.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn room(&self, endpoints: &[EndpointId]) -> Result<Vec<i64>, QueueError> {
+        let mut pipe = redis::pipe();
+        pipe.get(self.key("size"));
+        for endpoint in endpoints {
+            pipe.llen(self.endpoint_key("q", *endpoint));
+        }
+        let answers: Vec<Option<i64>> = pipe.query_async(&mut self.connection.clone()).await?;
+        let mut answers = answers.into_iter().map(|answer| answer.unwrap_or(0));
+        let mut left = i64::from(self.capacity) - answers.next().unwrap_or(0);
+        let room = |waiting: i64| {
+            let room = (i64::from(self.window) - waiting).min(left).max(FEW - waiting).max(0);
+            left -= room;
+            room
+        };
+        Ok(answers.map(room).collect())
+    }
+
+    /// Which of the endpoints have nothing here, neither waiting nor reserved.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn are_idle(&self, endpoints: &[EndpointId]) -> Result<Vec<bool>, QueueError> {
+        let mut pipe = redis::pipe();
+        for endpoint in endpoints {
+            pipe.llen(self.endpoint_key("q", *endpoint)).zcard(self.endpoint_key("r", *endpoint));
+        }
+        let answers: Vec<i64> = pipe.query_async(&mut self.connection.clone()).await?;
+        Ok(answers.chunks(2).map(|counts| counts.iter().sum::<i64>() == 0).collect())
+    }
+
+    /// A connection for [`Waker::wait`], which blocks it.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached.
+    pub async fn waker(&self) -> Result<Waker, QueueError> {
+        let config = redis::AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(RESPONSE_TIMEOUT))
+            .set_response_timeout(Some(WAKE_BACKSTOP + RESPONSE_TIMEOUT));
+        let connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        Ok(Waker { connection, key: self.key("wake") })
+    }
+
+    /// Reads the epoch that Redis holds and the run it is in. `None`: it holds none.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn memory(&self) -> Result<(Option<i64>, String), QueueError> {
+        let mut pipe = redis::pipe();
+        pipe.get(self.key("epoch")).cmd("INFO").arg("server");
+        let (epoch, info): (Option<i64>, String) = pipe.query_async(&mut self.connection.clone()).await?;
+        let run_id = info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default();
+        Ok((epoch, run_id.trim().to_owned()))
+    }
+
+    /// Installs an epoch: from now on, only pushes that name it are taken.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn install_epoch(&self, epoch: i64) -> Result<(), QueueError> {
+        Ok(self.connection.clone().set(self.key("epoch"), epoch).await?)
+    }
+
+    /// The policy by which Redis throws keys away when its memory is full, where it tells. Anything but
+    /// `noeviction` costs time: what is thrown away has to be found missing first.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn eviction_policy(&self) -> Result<Option<String>, QueueError> {
+        let info: String = redis::cmd("INFO").arg("memory").query_async(&mut self.connection.clone()).await?;
+        let policy = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"));
+        Ok(policy.map(|policy| policy.trim().to_owned()))
+    }
+
+    /// Figures for metrics.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn statistics(&self) -> Result<QueueStatistics, QueueError> {
+        let mut pipe = redis::pipe();
+        pipe.get(self.key("size"))
+            .llen(self.key("ring"))
+            .zcard(self.key("blocked"))
+            .zcard(self.key("deadlines"));
+        let (waiting, eligible, blocked, in_flight): (Option<i64>, i64, i64, i64) =
+            pipe.query_async(&mut self.connection.clone()).await?;
+        Ok(QueueStatistics {
+            waiting: waiting.unwrap_or(0),
+            eligible_endpoints: eligible,
+            blocked_endpoints: blocked,
+            endpoints_in_flight: in_flight,
+        })
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}:{name}", self.base)
+    }
+
+    fn endpoint_key(&self, kind: &str, endpoint: EndpointId) -> Vec<u8> {
+        let mut key = format!("{}:{kind}:", self.base).into_bytes();
+        key.extend_from_slice(endpoint.0.as_bytes());
+        key
+    }
+}
+
+/// What the queue looks like.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct QueueStatistics {
+    /// Ids that wait.
+    pub waiting: i64,
+    /// Endpoints that may be served now.
+    pub eligible_endpoints: i64,
+    /// Endpoints that wait for their rate.
+    pub blocked_endpoints: i64,
+    /// Endpoints with exchanges under way.
+    pub endpoints_in_flight: i64,
+}
+
+/// Waits for something to do.
+pub struct Waker {
+    connection: MultiplexedConnection,
+    key: String,
+}
+
+impl Waker {
+    /// Waits until something was queued, or `limit`, or a second has passed.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    pub async fn wait(&mut self, limit: Option<Duration>) -> Result<(), QueueError> {
+        let limit = limit.unwrap_or(WAKE_BACKSTOP).clamp(Duration::from_millis(1), WAKE_BACKSTOP);
+        self.connection.blpop::<_, Option<(Vec<u8>, Vec<u8>)>>(&self.key, limit.as_secs_f64()).await?;
+        Ok(())
+    }
+}
+
+impl Reservation {
+    fn member(&self) -> [u8; 24] {
+        let mut member = [0; 24];
+        member[..16].copy_from_slice(self.delivery_id.0.as_bytes());
+        member[16..].copy_from_slice(&self.token);
+        member
+    }
+}
+
+fn uuid(value: redis::Value) -> Result<Uuid, QueueError> {
+    let bytes: Vec<u8> = redis::from_redis_value(value).map_err(RedisError::from)?;
+    Uuid::from_slice(&bytes).map_err(|_| {
+        QueueError::Redis((ErrorKind::UnexpectedReturnType, "an id in the queue has not 16 bytes").into())
+    })
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,122 @@
+//! When a failed delivery is tried again.
+
+use std::time::Duration;
+
+use rand::{Rng, RngExt as _};
+
+/// The longest `Retry-After` that is obeyed.
+pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How far a delay may be from its schedule, as a fraction of it, either way.
+pub const JITTER: f64 = 0.2;
+
+/// The default schedule, in seconds: with the default five attempts the first four are used.
+pub const DEFAULT_SCHEDULE: [u64; 9] = [5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400];
+
+/// The delays between the attempts of a delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetrySchedule(Vec<Duration>);
+
+impl Default for RetrySchedule {
+    fn default() -> Self {
+        Self(DEFAULT_SCHEDULE.map(Duration::from_secs).to_vec())
+    }
+}
+
+impl RetrySchedule {
+    /// A schedule of these delays. Past its end the last one is repeated; an empty one retries at once.
+    #[must_use]
+    pub fn new(delays: Vec<Duration>) -> Self {
+        Self(delays)
+    }
+
+    /// The delays in whole seconds, without jitter; never empty.
+    #[must_use]
+    pub fn seconds(&self) -> Vec<i32> {
+        let whole = |delay: &Duration| i32::try_from(delay.as_secs()).unwrap_or(i32::MAX);
+        if self.0.is_empty() { vec![0] } else { self.0.iter().map(whole).collect() }
+    }
+
+    /// The delay after attempt number `attempt_number` (from 1) has failed, with jitter from `random`,
+    /// and no shorter than what the receiver asked for by `retry_after`, which counts up to one day.
+    pub fn delay(
+        &self,
+        attempt_number: u16,
+        retry_after: Option<Duration>,
+        random: &mut impl Rng,
+    ) -> Duration {
+        let step = usize::from(attempt_number.saturating_sub(1));
+        let scheduled = self.0.get(step).or(self.0.last()).copied().unwrap_or_default();
+        let jittered = scheduled.mul_f64(1.0 + random.random_range(-JITTER..=JITTER));
+        jittered.max(retry_after.unwrap_or_default().min(MAX_RETRY_AFTER))
+    }
+}
+
+/// Reads a `Retry-After` header (RFC 9110, section 10.2.3): seconds, or a date, counted from `now`.
+/// What is neither is ignored; a date that has passed is no delay.
+#[must_use]
+pub fn parse_retry_after(value: &str, now: std::time::SystemTime) -> Option<Duration> {
+    let value = value.trim();
+    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        // More digits than a number holds still mean "long".
+        return Some(value.parse().map_or(MAX_RETRY_AFTER, Duration::from_secs));
+    }
+    let date = httpdate::parse_http_date(value).ok()?;
+    Some(date.duration_since(now).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{SystemTime, UNIX_EPOCH};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_default_schedule_is_the_documented_one() {
+        let mut random = rand::rng();
+        for (attempt, seconds) in (1..).zip([5.0, 300.0, 1_800.0, 7_200.0, 18_000.0]) {
+            let delay = RetrySchedule::default().delay(attempt, None, &mut random).as_secs_f64();
+            assert!((seconds * 0.8..=seconds * 1.2).contains(&delay), "attempt {attempt}: {delay}");
+        }
+    }
+
+    #[test]
+    fn retry_after_is_read_as_seconds_or_as_a_date() {
+        let now = UNIX_EPOCH + Duration::from_secs(784_111_770);
+        let read = |value| parse_retry_after(value, now);
+        assert_eq!(read("120"), Some(Duration::from_secs(120)));
+        assert_eq!(read(" 0 "), Some(Duration::ZERO));
+        assert_eq!(read("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::from_secs(7)));
+        assert_eq!(read("Sat, 06 Nov 1993 08:49:37 GMT"), Some(Duration::ZERO));
+        assert_eq!(read("99999999999999999999999"), Some(MAX_RETRY_AFTER));
+        for nonsense in ["", "-1", "1.5", "soon", "1e3"] {
+            assert_eq!(read(nonsense), None, "{nonsense}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_delay_is_within_its_jitter_and_not_below_retry_after(
+            delays in proptest::collection::vec(0..100_000u64, 0..10),
+            attempt in 1..30u16,
+            retry_after in proptest::option::of(0..1_000_000u64),
+        ) {
+            let scheduled = delays.get(usize::from(attempt) - 1).or(delays.last()).copied().unwrap_or(0);
+            let schedule = RetrySchedule::new(delays.into_iter().map(Duration::from_secs).collect());
+            let floor = retry_after.unwrap_or(0).min(86_400) as f64;
+            let delay = schedule
+                .delay(attempt, retry_after.map(Duration::from_secs), &mut rand::rng())
+                .as_secs_f64();
+            prop_assert!(delay >= floor);
+            prop_assert!(delay >= scheduled as f64 * 0.79);
+            prop_assert!(delay <= (scheduled as f64 * 1.21).max(floor));
+        }
+
+        #[test]
+        fn no_header_makes_it_panic(value in "\\PC{0,40}") {
+            let _ = parse_retry_after(&value, SystemTime::now());
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Accepting events: many at once, in one statement that is its own transaction.
+
+use super::{Store, StoreError};
+use crate::event_type::EventType;
+use crate::ids::{ApplicationId, EventId};
+
+/// Who posts an event.
+#[derive(Debug, Clone)]
+pub enum Producer {
+    /// Whoever holds the API key of this SHA-256. It is looked up by the statement itself, so that a
+    /// revocation takes effect at once and nothing is cached.
+    Key([u8; 32]),
+    /// The admin, for this application.
+    Admin(ApplicationId),
+}
+
+/// An event that was validated and is to be stored.
+#[derive(Debug, Clone)]
+pub struct NewEvent {
+    /// Who posts it.
+    pub producer: Producer,
+    /// 1 to 255 visible ASCII characters.
+    pub idempotency_key: String,
+    /// Its type.
+    pub event_type: EventType,
+    /// A JSON object that PostgreSQL can hold, as text.
+    pub data: Box<str>,
+}
+
+/// What became of one event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Accepted {
+    /// It is stored and can no longer be lost; or it was before, under the same key.
+    Stored {
+        /// Its id.
+        event_id: EventId,
+        /// The deliveries that were made when it was stored.
+        deliveries_queued: i32,
+        /// True when it had been stored before; nothing was done again.
+        duplicate: bool,
+    },
+    /// The key is unknown, expired or revoked.
+    UnknownKey,
+    /// The key may not publish.
+    Forbidden,
+    /// There is no such application.
+    UnknownApplication,
+    /// The application is not active.
+    InactiveApplication,
+    /// The idempotency key belongs to a different event.
+    KeyReused,
+}
+
+/// The SQL that stores a batch. Equal keys are collapsed to the first of them, and keys are inserted in
+/// their order, so that two batches never wait for each other in a circle. Endpoints are matched here,
+/// so that one that was created a moment ago counts. One notification for all.
+const ACCEPT: &str = "-- events.accept
+with input as materialized (
+    select i.ordinal, i.idempotency_key, i.event_type, i.patterns::text[] as patterns,
+           i.data::jsonb as payload, uuid_v7() as event_id,
+           a.id as application_id,
+           case
+               when i.key_hash is not null and (k.id is null or k.expires_at <= now()) then 'unknown_key'
+               when a.id is null or a.deleted_at is not null then 'unknown_application'
+               when k.id is not null and not 'publish' = any(k.scopes) then 'forbidden'
+               when not a.is_active then 'inactive_application'
+           end as refusal
+    from unnest($1::bytea[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[])
+         with ordinality
+         as i (key_hash, application_id, idempotency_key, event_type, patterns, data, ordinal)
+    left join api_keys k on k.key_hash = i.key_hash
+    left join applications a on a.id = coalesce(k.application_id, i.application_id)
+),
+hashed as materialized (
+    select ordinal, application_id, idempotency_key, event_type, patterns, payload, event_id, refusal,
+           sha256(convert_to(event_type || ' ' || payload::text, 'UTF8')) as event_hash
+    from input
+),
+candidate as materialized (
+    select distinct on (application_id, idempotency_key)
+           ordinal, application_id, idempotency_key, event_type, patterns, payload, event_id, event_hash
+    from hashed
+    where refusal is null
+    order by application_id, idempotency_key, ordinal
+),
+matched as materialized (
+    select c.event_id, e.id as endpoint_id, e.max_attempts
+    from candidate c
+    join endpoints e
+      on e.application_id = c.application_id and e.deleted_at is null
+     and e.is_active and e.event_types && c.patterns
+),
+keyed as (
+    insert into idempotency_keys (application_id, idempotency_key, event_id, event_hash, deliveries_queued)
+    select c.application_id, c.idempotency_key, c.event_id, c.event_hash,
+           (select count(*) from matched m where m.event_id = c.event_id)
+    from candidate c
+    order by c.application_id, c.idempotency_key
+    on conflict do nothing
+    returning event_id, deliveries_queued
+),
+stored as (
+    insert into events (id, application_id, event_type, payload, idempotency_key)
+    select c.event_id, c.application_id, c.event_type, c.payload, c.idempotency_key
+    from candidate c join keyed using (event_id)
+),
+delivered as (
+    insert into deliveries (id, application_id, event_id, endpoint_id, event_type, max_attempts)
+    select uuid_v7(), c.application_id, c.event_id, m.endpoint_id, c.event_type, m.max_attempts
+    from candidate c join keyed using (event_id) join matched m using (event_id)
+    returning id, endpoint_id
+),
+queued as (
+    insert into outbox (delivery_id, endpoint_id)
+    select id, endpoint_id from delivered
+    returning id
+),
+notified as (
+    select pg_notify('postrider_outbox', '') from queued limit 1
+)
+select h.ordinal, h.refusal, h.application_id, h.event_hash, k.event_id, k.deliveries_queued,
+       (select count(*) from notified) as notifications
+from hashed h
+left join keyed k using (event_id)";
+
+/// What was stored earlier under a key. A statement of its own: the snapshot of the other one may be
+/// older than the commit that won the key.
+const FIND_BY_KEY: &str = "-- idempotency_keys.find
+select i.ordinal, k.event_id, k.event_hash, k.deliveries_queued
+from unnest($1::uuid[], $2::text[]) with ordinality as i (application_id, idempotency_key, ordinal)
+join idempotency_keys k
+  on k.application_id = i.application_id and k.idempotency_key = i.idempotency_key";
+
+/// Stores events and everything that follows from them, or tells why not, one answer for each in the same
+/// order. All that is answered `Stored` is on disk.
+///
+/// # Errors
+/// When nothing was stored. [`StoreError::is_data_error`] and [`StoreError::is_contention`] mean that one
+/// of the events is to blame, and that the others may be stored without it.
+pub async fn accept(store: &Store, events: &[NewEvent]) -> Result<Vec<Accepted>, StoreError> {
+    let client = store.durable().await?;
+    let insert = client.prepare_cached(ACCEPT).await?;
+    let mut key_hashes: Vec<Option<&[u8]>> = Vec::with_capacity(events.len());
+    let mut applications: Vec<Option<ApplicationId>> = Vec::with_capacity(events.len());
+    for event in events {
+        let (hash, application) = match &event.producer {
+            Producer::Key(hash) => (Some(hash.as_slice()), None),
+            Producer::Admin(application) => (None, Some(*application)),
+        };
+        key_hashes.push(hash);
+        applications.push(application);
+    }
+    let keys: Vec<&str> = events.iter().map(|event| event.idempotency_key.as_str()).collect();
+    let types: Vec<&str> = events.iter().map(|event| event.event_type.as_str()).collect();
+    let patterns: Vec<String> = events.iter().map(|event| pattern_array(&event.event_type)).collect();
+    let data: Vec<&str> = events.iter().map(|event| &*event.data).collect();
+    let rows = client.query(&insert, &[&key_hashes, &applications, &keys, &types, &patterns, &data]).await?;
+
+    let mut answers: Vec<Option<Accepted>> = vec![None; events.len()];
+    let mut losers = Vec::new();
+    for row in rows {
+        let index = index_of(&row, 0);
+        if let Some(refusal) = row.get::<_, Option<&str>>(1) {
+            answers[index] = Some(refused(refusal));
+        } else if let Some(event_id) = row.get(4) {
+            let deliveries_queued = row.get(5);
+            answers[index] = Some(Accepted::Stored { event_id, deliveries_queued, duplicate: false });
+        } else {
+            losers.push(Loser { index, application_id: row.get(2), event_hash: row.get(3) });
+        }
+    }
+    if !losers.is_empty() {
+        let find = client.prepare_cached(FIND_BY_KEY).await?;
+        let applications: Vec<ApplicationId> = losers.iter().map(|loser| loser.application_id).collect();
+        let loser_keys: Vec<&str> = losers.iter().map(|loser| keys[loser.index]).collect();
+        for row in client.query(&find, &[&applications, &loser_keys]).await? {
+            let loser = &losers[index_of(&row, 0)];
+            let is_same = row.get::<_, &[u8]>(2) == loser.event_hash;
+            answers[loser.index] = Some(if is_same {
+                Accepted::Stored { event_id: row.get(1), deliveries_queued: row.get(3), duplicate: true }
+            } else {
+                Accepted::KeyReused
+            });
+        }
+    }
+    // A key that was neither free nor found went with its event in between: the caller tries again.
+    answers.into_iter().collect::<Option<Vec<_>>>().ok_or_else(|| {
+        StoreError::Schema("an idempotency key expired while it was looked at; try again".to_owned())
+    })
+}
+
+/// An event that was not inserted because its key was taken.
+struct Loser {
+    index: usize,
+    application_id: ApplicationId,
+    event_hash: Vec<u8>,
+}
+
+fn index_of(row: &tokio_postgres::Row, column: usize) -> usize {
+    usize::try_from(row.get::<_, i64>(column) - 1).expect("ordinality counts from 1")
+}
+
+/// An array literal of all patterns that match; their alphabet needs no quoting.
+fn pattern_array(event_type: &EventType) -> String {
+    let patterns: Vec<_> = event_type.matching_patterns().collect();
+    format!("{{{}}}", patterns.join(","))
+}
+
+fn refused(reason: &str) -> Accepted {
+    match reason {
+        "unknown_key" => Accepted::UnknownKey,
+        "forbidden" => Accepted::Forbidden,
+        "inactive_application" => Accepted::InactiveApplication,
+        _ => Accepted::UnknownApplication,
+    }
+}

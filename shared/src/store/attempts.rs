@@ -1,0 +1,92 @@
+//! Attempts, read. They are written by [`record`](super::record) and by the sweep of leases.
+
+use chrono::{DateTime, Utc};
+use tokio_postgres::Row;
+
+use super::{Store, StoreError};
+use crate::delivery::AttemptOutcome;
+use crate::ids::{ApplicationId, DeliveryId};
+
+/// One HTTP exchange, or the claim of which nobody knows what came.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// Counts from 1.
+    pub attempt_number: i16,
+    /// How it ended.
+    pub outcome: AttemptOutcome,
+    /// Where it failed.
+    pub error_class: Option<String>,
+    /// How it failed.
+    pub error_message: Option<String>,
+    /// The headers that were sent, as a JSON array of `{name, value}`.
+    pub request_headers: Option<String>,
+    /// The status of the answer.
+    pub response_status: Option<i16>,
+    /// The headers of the answer, as a JSON array of `{name, value}`.
+    pub response_headers: Option<String>,
+    /// The first bytes of the answer's body, whatever they are.
+    pub response_body: Option<Vec<u8>>,
+    /// True where there was more of it.
+    pub response_body_truncated: bool,
+    /// How long it took.
+    pub duration_ms: Option<i32>,
+    /// When it began.
+    pub created_at: DateTime<Utc>,
+}
+
+const LIST: &str = "-- delivery_attempts.list
+select d.id, a.attempt_number, a.outcome, a.error_class, a.error_message, a.request_headers::text,
+       a.response_status, a.response_headers::text, a.response_body, a.response_body_truncated,
+       a.duration_ms, a.created_at
+from deliveries d
+left join lateral (
+    select attempt_number, outcome, error_class, error_message, request_headers, response_status,
+           response_headers, response_body, response_body_truncated, duration_ms, created_at
+    from delivery_attempts
+    where delivery_id = d.id and attempt_number > $3
+    order by attempt_number
+    limit $4
+) a on true
+where d.id = $1 and ($2::uuid is null or d.application_id = $2)
+order by a.attempt_number";
+
+/// The attempts of a delivery after number `after`, oldest first, `limit` at most, and whether others
+/// follow; `None` where there is no such delivery, or it is not that of `application`.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn list(
+    store: &Store,
+    application: Option<ApplicationId>,
+    delivery: DeliveryId,
+    after: i16,
+    limit: u32,
+) -> Result<Option<(Vec<Attempt>, bool)>, StoreError> {
+    let client = store.durable().await?;
+    let statement = client.prepare_cached(LIST).await?;
+    let rows = client.query(&statement, &[&delivery, &application, &after, &(i64::from(limit) + 1)]).await?;
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let has_attempt = |row: &&Row| row.get::<_, Option<i16>>(1).is_some();
+    let mut attempts: Vec<Attempt> = rows.iter().filter(has_attempt).map(parse).collect();
+    let has_more = attempts.len() > limit as usize;
+    attempts.truncate(limit as usize);
+    Ok(Some((attempts, has_more)))
+}
+
+fn parse(row: &Row) -> Attempt {
+    Attempt {
+        attempt_number: row.get(1),
+        outcome: row.get(2),
+        error_class: row.get(3),
+        error_message: row.get(4),
+        request_headers: row.get(5),
+        response_status: row.get(6),
+        response_headers: row.get(7),
+        response_body: row.get(8),
+        response_body_truncated: row.get(9),
+        duration_ms: row.get(10),
+        created_at: row.get(11),
+    }
+}

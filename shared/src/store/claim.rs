@@ -1,0 +1,217 @@
+//! Claiming: a batch of ids from Redis becomes leased deliveries with all that is needed to send them.
+
+use std::time::Duration;
+
+use tokio_postgres::Row;
+
+use super::{Store, StoreError};
+use crate::ids::{DelivererNumber, DeliveryId, EndpointId, EventId, LeaseId};
+
+/// A lease lasts as long as the slowest endpoint of its batch may take, and this.
+pub const LEASE_MARGIN: Duration = Duration::from_secs(15);
+
+/// A delivery under a lease, and everything that is needed to send it.
+#[derive(Debug, Clone)]
+pub struct Claimed {
+    /// Which.
+    pub delivery_id: DeliveryId,
+    /// The token that guards what is recorded.
+    pub lease_id: LeaseId,
+    /// The number of this attempt, from 1. It is counted now, whatever becomes of it.
+    pub attempt_number: i16,
+    /// Attempts that the delivery has.
+    pub max_attempts: i16,
+    /// Its endpoint.
+    pub endpoint_id: EndpointId,
+    /// Its event: the `webhook-id`.
+    pub event_id: EventId,
+    /// The event; `None` where it has gone.
+    pub event: Option<EventContent>,
+    /// The endpoint.
+    pub endpoint: EndpointSettings,
+}
+
+/// What is sent of an event.
+#[derive(Debug, Clone)]
+pub struct EventContent {
+    /// Its type.
+    pub event_type: String,
+    /// When it was accepted: RFC 3339, UTC, microseconds.
+    pub timestamp: String,
+    /// The stored JSON as PostgreSQL renders it: the same text at every attempt.
+    pub data: String,
+}
+
+/// How an endpoint wants to be sent to.
+#[derive(Debug, Clone)]
+pub struct EndpointSettings {
+    /// Where.
+    pub url: String,
+    /// Headers of its own, by name, as a JSON object of strings.
+    pub headers: serde_json::Value,
+    /// Names of headers whose values are not to be kept.
+    pub sensitive_headers: Vec<String>,
+    /// For the whole exchange.
+    pub timeout: Duration,
+    /// Seconds before each retry; `None`: the schedule of the installation.
+    pub retry_schedule: Option<Vec<i32>>,
+    /// Statuses that are never retried; `None`: the default list.
+    pub permanent_statuses: Option<Vec<i16>>,
+    /// Every live signing secret, newest first.
+    pub secrets: Vec<Vec<u8>>,
+}
+
+/// What a claim saw. Every id is in exactly one of the two, or is nowhere: it could not be looked at.
+#[derive(Debug, Default)]
+pub struct Claim {
+    /// Leased: to be sent, or given back.
+    pub claimed: Vec<Claimed>,
+    /// Nothing to do: closed, not due yet, leased by another, parked because its endpoint is disabled,
+    /// cancelled because its endpoint is gone, or gone itself. The id can leave Redis.
+    pub settled: Vec<DeliveryId>,
+}
+
+/// Rows are locked in the order of their ids, and judged as they are then: an id may be stale.
+const CLAIM: &str = "-- deliveries.claim
+with seen as materialized (
+    select d.id, d.event_id, d.endpoint_id, d.attempt_count, d.max_attempts,
+           d.next_retry_at, d.lease_id, d.completed_at
+    from deliveries d
+    where d.id = any ($1)
+    order by d.id
+    for no key update
+),
+judged as materialized (
+    select s.id, s.event_id, s.endpoint_id, s.attempt_count, s.max_attempts, e.timeout_seconds,
+           case
+               when s.completed_at is not null then 'closed'
+               when s.lease_id is not null then 'leased'
+               when e.id is null or e.deleted_at is not null then 'orphaned'
+               when not e.is_active then 'disabled'
+               when s.next_retry_at > now() then 'not_due'
+               else 'claimed'
+           end as verdict
+    from seen s
+    left join endpoints e on e.id = s.endpoint_id
+),
+lease as (
+    insert into leases (deliverer, expires_at, delivery_ids)
+    select $2::integer, now() + make_interval(secs => max(timeout_seconds) + $3::double precision), array_agg(id)
+    from judged
+    where verdict = 'claimed'
+    having count(*) > 0
+    returning id
+),
+leased as (
+    update deliveries d
+    set status = 'in_progress', lease_id = l.id, attempt_count = d.attempt_count + 1
+    from judged j, lease l
+    where d.id = j.id and j.verdict = 'claimed'
+),
+cancelled as (
+    update deliveries d
+    set status = 'cancelled', completed_at = now(), next_retry_at = null,
+        last_error = 'the endpoint was deleted'
+    from judged j
+    where d.id = j.id and j.verdict = 'orphaned'
+),
+parked as (
+    insert into outbox (delivery_id, endpoint_id, parked)
+    select j.id, j.endpoint_id, true
+    from judged j
+    where j.verdict = 'disabled'
+      and not exists (
+          select from outbox o where o.parked and o.endpoint_id = j.endpoint_id and o.delivery_id = j.id
+      )
+)
+select j.id, l.id, (j.attempt_count + 1)::smallint, j.max_attempts, j.endpoint_id, j.event_id,
+       v.event_type, rfc3339(v.created_at), v.payload::text,
+       e.url, e.headers, e.sensitive_headers, e.timeout_seconds, e.retry_schedule, e.permanent_statuses,
+       case when j.verdict = 'claimed' then array(
+           select s.secret from endpoint_secrets s
+           where s.endpoint_id = e.id and s.algorithm = 'hmac-sha256'
+             and (s.expires_at is null or s.expires_at > now())
+           order by s.id desc
+       ) end
+from judged j
+left join lease l on j.verdict = 'claimed'
+left join endpoints e on j.verdict = 'claimed' and e.id = j.endpoint_id
+left join events v on j.verdict = 'claimed' and v.id = j.event_id and v.expunged_at is null
+order by j.id";
+
+/// Takes a lease on those of the deliveries that are open and due, and tells what it saw of every one.
+///
+/// # Errors
+/// When nothing was claimed. [`StoreError::is_data_error`] means that one of the deliveries cannot be
+/// rendered, [`StoreError::is_contention`] that a row of one is held by another transaction: the others
+/// may be claimed without it.
+pub async fn claim(
+    store: &Store,
+    deliverer: DelivererNumber,
+    deliveries: &[DeliveryId],
+) -> Result<Claim, StoreError> {
+    let client = store.relaxed().await?;
+    let statement = client.prepare_cached(CLAIM).await?;
+    let rows = client.query(&statement, &[&deliveries, &deliverer, &LEASE_MARGIN.as_secs_f64()]).await?;
+    let mut claim = Claim::default();
+    for row in &rows {
+        match row.get::<_, Option<LeaseId>>(1) {
+            Some(lease_id) => claim.claimed.push(claimed(row, lease_id)),
+            None => claim.settled.push(row.get(0)),
+        }
+    }
+    // What is not in the table at all has been purged.
+    let found: std::collections::HashSet<DeliveryId> = rows.iter().map(|row| row.get(0)).collect();
+    claim.settled.extend(deliveries.iter().filter(|id| !found.contains(id)));
+    Ok(claim)
+}
+
+fn claimed(row: &Row, lease_id: LeaseId) -> Claimed {
+    let event_type: Option<String> = row.get(6);
+    Claimed {
+        delivery_id: row.get(0),
+        lease_id,
+        attempt_number: row.get(2),
+        max_attempts: row.get(3),
+        endpoint_id: row.get(4),
+        event_id: row.get(5),
+        event: event_type.map(|event_type| EventContent {
+            event_type,
+            timestamp: row.get(7),
+            data: row.get(8),
+        }),
+        endpoint: EndpointSettings {
+            url: row.get(9),
+            headers: row.get(10),
+            sensitive_headers: row.get(11),
+            timeout: Duration::from_secs(u64::from(row.get::<_, i16>(12).unsigned_abs())),
+            retry_schedule: row.get(13),
+            permanent_statuses: row.get(14),
+            secrets: row.get(15),
+        },
+    }
+}
+
+const BURY: &str = "-- deliveries.bury
+with buried as (
+    update deliveries
+    set status = 'dead_letter', attempt_count = attempt_count + 1, last_error = $2,
+        next_retry_at = null, completed_at = now(), dead_at = now()
+    where id = $1 and completed_at is null and lease_id is null
+    returning id, attempt_count
+)
+insert into delivery_attempts (delivery_id, attempt_number, outcome, error_class, error_message)
+select id, attempt_count, 'failed', 'unrenderable', $2 from buried
+on conflict do nothing";
+
+/// Makes a dead letter of a delivery whose event cannot be rendered, with an attempt that says why. Does
+/// nothing to one that is closed or leased.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn bury(store: &Store, delivery: DeliveryId, reason: &str) -> Result<(), StoreError> {
+    let client = store.durable().await?;
+    let statement = client.prepare_cached(BURY).await?;
+    client.execute(&statement, &[&delivery, &reason]).await?;
+    Ok(())
+}

@@ -1,0 +1,303 @@
+//! Deliveries, read, and moved by hand: retried and cancelled.
+
+use chrono::{DateTime, Utc};
+use tokio_postgres::Row;
+
+use super::page::{IdRange, MAX_SCANNED, Page};
+use super::{Store, StoreError};
+use crate::delivery::DeliveryStatus;
+use crate::ids::{ApplicationId, DeliveryId, EndpointId, EventId};
+
+/// One event on its way to one endpoint.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// Its id.
+    pub id: DeliveryId,
+    /// The event.
+    pub event_id: EventId,
+    /// Where it goes.
+    pub endpoint_id: EndpointId,
+    /// The event's type.
+    pub event_type: String,
+    /// Where it stands.
+    pub status: DeliveryStatus,
+    /// Attempts that were begun.
+    pub attempt_count: i16,
+    /// Attempts it may have.
+    pub max_attempts: i16,
+    /// When the next attempt is due; `None` where none is, or one is under way.
+    pub next_retry_at: Option<DateTime<Utc>>,
+    /// Why the last attempt failed.
+    pub last_error: Option<String>,
+    /// What the receiver last answered.
+    pub last_response_status: Option<i16>,
+    /// It is open, and its endpoint is not active.
+    pub waits_for_endpoint: bool,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When it was closed.
+    pub completed_at: Option<DateTime<Utc>>,
+}
+
+/// Which deliveries a list holds. `None` and an absent list mean all.
+#[derive(Debug, Clone, Default)]
+pub struct DeliveryFilter {
+    /// Whose; `None`: everyone's.
+    pub application_id: Option<ApplicationId>,
+    /// Of this event.
+    pub event_id: Option<EventId>,
+    /// In any of these states.
+    pub statuses: Option<Vec<DeliveryStatus>>,
+    /// To any of these endpoints.
+    pub endpoint_ids: Option<Vec<EndpointId>>,
+    /// Of any of these types.
+    pub event_types: Option<Vec<String>>,
+    /// Last answered with any of these.
+    pub last_response_statuses: Option<Vec<i16>>,
+    /// At or after.
+    pub created_after: Option<DateTime<Utc>>,
+    /// Before.
+    pub created_before: Option<DateTime<Utc>>,
+}
+
+/// What became of a delivery that was to be moved by hand.
+#[derive(Debug, Clone)]
+pub enum Moved {
+    /// It was moved; this is how it stands now.
+    Delivery(Box<Delivery>),
+    /// It is in a state from which it cannot be moved so.
+    Refused(DeliveryStatus),
+    /// There is no such delivery.
+    Unknown,
+}
+
+macro_rules! columns {
+    () => {
+        "d.id, d.event_id, d.endpoint_id, d.event_type, d.status, d.attempt_count, d.max_attempts,
+       case when d.completed_at is null and d.status <> 'in_progress' then d.next_retry_at end,
+       d.last_error, d.last_response_status,
+       d.completed_at is null and e.id is not null and not e.is_active,
+       d.created_at, d.completed_at"
+    };
+}
+
+const GET: &str = concat!(
+    "-- deliveries.get
+select ",
+    columns!(),
+    "
+from deliveries d
+left join endpoints e on e.id = d.endpoint_id
+where d.id = $1 and ($2::uuid is null or d.application_id = $2)"
+);
+
+/// One delivery; `application` restricts it to that tenant's.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn get(
+    store: &Store,
+    application: Option<ApplicationId>,
+    delivery: DeliveryId,
+) -> Result<Option<Delivery>, StoreError> {
+    let client = store.durable().await?;
+    let statement = client.prepare_cached(GET).await?;
+    let row = client.query_opt(&statement, &[&delivery, &application]).await?;
+    Ok(row.map(|row| parse(&row, 0)))
+}
+
+/// Looks at a bounded number of rows, newest first, and keeps what the filter matches. `$scope` picks the
+/// index that is walked.
+macro_rules! list {
+    ($name:literal, $scope:literal) => {
+        concat!(
+            "-- deliveries.",
+            $name,
+            "
+with scanned as materialized (
+    select id, event_id, endpoint_id, event_type, status, attempt_count, max_attempts, next_retry_at,
+           last_error, last_response_status, created_at, completed_at
+    from deliveries
+    where ",
+            $scope,
+            " and id > $3 and id < $4
+    order by id desc
+    limit $12
+),
+matched as materialized (
+    select *
+    from scanned
+    where ($5::text[] is null or status = any ($5))
+      and ($6::uuid[] is null or endpoint_id = any ($6))
+      and ($7::text[] is null or event_type = any ($7))
+      and ($8::smallint[] is null or last_response_status = any ($8))
+      and ($9::timestamptz is null or created_at >= $9)
+      and ($10::timestamptz is null or created_at < $10)
+    order by id desc
+    limit $11
+)
+select s.last_id, s.rows, ",
+            columns!(),
+            "
+from (
+    select (select id from scanned order by id limit 1) as last_id,
+           (select count(*) from scanned) as rows
+) s
+left join matched d on true
+left join endpoints e on e.id = d.endpoint_id
+order by d.id desc"
+        )
+    };
+}
+
+const LIST: &str = list!("list", "application_id = $1 and $2::uuid is null");
+const LIST_ALL: &str = list!("list_all", "$1::uuid is null and $2::uuid is null");
+const LIST_OF_EVENT: &str =
+    list!("list_of_event", "event_id = $2 and ($1::uuid is null or application_id = $1)");
+
+/// A page of deliveries, newest first. It ends early after [`MAX_SCANNED`] rows looked at.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn list(
+    store: &Store,
+    filter: &DeliveryFilter,
+    cursor: Option<DeliveryId>,
+    limit: u32,
+) -> Result<Page<Delivery>, StoreError> {
+    let range = IdRange::new(cursor.map(|id| id.0), filter.created_after, filter.created_before);
+    let client = store.durable().await?;
+    let sql = match (filter.event_id, filter.application_id) {
+        (Some(_), _) => LIST_OF_EVENT,
+        (None, Some(_)) => LIST,
+        (None, None) => LIST_ALL,
+    };
+    let statement = client.prepare_cached(sql).await?;
+    let rows = client
+        .query(
+            &statement,
+            &[
+                &filter.application_id,
+                &filter.event_id,
+                &range.above,
+                &range.below,
+                &filter.statuses,
+                &filter.endpoint_ids,
+                &filter.event_types,
+                &filter.last_response_statuses,
+                &filter.created_after,
+                &filter.created_before,
+                &(i64::from(limit) + 1),
+                &MAX_SCANNED,
+            ],
+        )
+        .await?;
+    Ok(Page::of_scan(&rows, limit as usize, |row| parse(row, 2), |delivery| delivery.id.0))
+}
+
+const RETRY: &str = "-- deliveries.retry
+with seen as materialized (
+    select id, status, endpoint_id
+    from deliveries
+    where id = $1 and ($2::uuid is null or application_id = $2)
+    for no key update
+),
+moved as (
+    update deliveries d
+    set next_retry_at = now(),
+        status = case when d.completed_at is null then d.status else 'pending' end,
+        max_attempts = case when d.completed_at is null then d.max_attempts else d.attempt_count + 1 end,
+        completed_at = null,
+        dead_at = null
+    from seen s
+    where d.id = s.id and s.status <> 'in_progress'
+    returning d.id, d.endpoint_id
+),
+queued as (
+    insert into outbox (delivery_id, endpoint_id)
+    select id, endpoint_id from moved
+    returning id
+)
+select s.status, (select count(*) from moved),
+       (select count(pg_notify('postrider_outbox', '')) from (select from queued limit 1) n)
+from seen s";
+
+/// Makes a delivery due now, by hand: an open one as it is, a closed one with one attempt more. One that is
+/// under way is refused.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn retry(
+    store: &Store,
+    application: Option<ApplicationId>,
+    delivery: DeliveryId,
+) -> Result<Moved, StoreError> {
+    move_by_hand(store, RETRY, application, delivery).await
+}
+
+/// Without its lease, what is under way is still recorded as an attempt, and moves nothing.
+const CANCEL: &str = "-- deliveries.cancel
+with seen as materialized (
+    select id, status
+    from deliveries
+    where id = $1 and ($2::uuid is null or application_id = $2)
+    for no key update
+),
+moved as (
+    update deliveries d
+    set status = 'cancelled', next_retry_at = null, lease_id = null, completed_at = now()
+    from seen s
+    where d.id = s.id and d.completed_at is null
+    returning d.id
+)
+select s.status, (select count(*) from moved)
+from seen s";
+
+/// Withdraws an open delivery; one that is closed is refused.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn cancel(
+    store: &Store,
+    application: Option<ApplicationId>,
+    delivery: DeliveryId,
+) -> Result<Moved, StoreError> {
+    move_by_hand(store, CANCEL, application, delivery).await
+}
+
+async fn move_by_hand(
+    store: &Store,
+    sql: &str,
+    application: Option<ApplicationId>,
+    delivery: DeliveryId,
+) -> Result<Moved, StoreError> {
+    let client = store.durable().await?;
+    let statement = client.prepare_cached(sql).await?;
+    let Some(row) = client.query_opt(&statement, &[&delivery, &application]).await? else {
+        return Ok(Moved::Unknown);
+    };
+    if row.get::<_, i64>(1) == 0 {
+        return Ok(Moved::Refused(row.get(0)));
+    }
+    let get = client.prepare_cached(GET).await?;
+    let now = client.query_opt(&get, &[&delivery, &application]).await?;
+    Ok(now.map_or(Moved::Unknown, |row| Moved::Delivery(Box::new(parse(&row, 0)))))
+}
+
+fn parse(row: &Row, first: usize) -> Delivery {
+    Delivery {
+        id: row.get(first),
+        event_id: row.get(first + 1),
+        endpoint_id: row.get(first + 2),
+        event_type: row.get(first + 3),
+        status: row.get(first + 4),
+        attempt_count: row.get(first + 5),
+        max_attempts: row.get(first + 6),
+        next_retry_at: row.get(first + 7),
+        last_error: row.get(first + 8),
+        last_response_status: row.get(first + 9),
+        waits_for_endpoint: row.get(first + 10),
+        created_at: row.get(first + 11),
+        completed_at: row.get(first + 12),
+    }
+}

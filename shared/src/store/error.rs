@@ -1,0 +1,90 @@
+//! What can go wrong with PostgreSQL, sorted by what to do about it.
+
+use deadpool_postgres::PoolError;
+use tokio_postgres::error::SqlState;
+
+/// A statement that did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No connection could be had: the server is away or too busy. Try again later.
+    #[error("PostgreSQL cannot be reached")]
+    Pool(#[source] Box<PoolError>),
+    /// The statement failed.
+    #[error("the statement failed: {}", describe(.0))]
+    Database(#[from] tokio_postgres::Error),
+    /// The schema is not the one that this program needs.
+    #[error("{0}")]
+    Schema(String),
+}
+
+impl From<PoolError> for StoreError {
+    fn from(error: PoolError) -> Self {
+        match error {
+            PoolError::Backend(error) => Self::Database(error),
+            other => Self::Pool(Box::new(other)),
+        }
+    }
+}
+
+impl StoreError {
+    fn code(&self) -> Option<&SqlState> {
+        match self {
+            Self::Database(error) => error.code(),
+            Self::Pool(_) | Self::Schema(_) => None,
+        }
+    }
+
+    /// True when the data of an item is at fault (SQLSTATE classes 22, 23, 53 and 54): found by trying
+    /// the items of a batch one by one.
+    #[must_use]
+    pub fn is_data_error(&self) -> bool {
+        // Of class 53, a full disk and too many connections are not the item's fault.
+        self.code().is_some_and(|code| {
+            let class = &code.code()[..2];
+            matches!(class, "22" | "23" | "54") || *code == SqlState::OUT_OF_MEMORY
+        })
+    }
+
+    /// True when another transaction held a row for too long, or both waited for each other: it may
+    /// succeed when it is tried again, or without the item that is blocked.
+    #[must_use]
+    pub fn is_contention(&self) -> bool {
+        self.code().is_some_and(|code| {
+            [
+                SqlState::LOCK_NOT_AVAILABLE,
+                SqlState::T_R_DEADLOCK_DETECTED,
+                SqlState::T_R_SERIALIZATION_FAILURE,
+            ]
+            .contains(code)
+        })
+    }
+
+    /// True when PostgreSQL is away, starting, stopping, out of room or too slow: not the statement's fault,
+    /// and worth another try later.
+    #[must_use]
+    pub fn is_unavailable(&self) -> bool {
+        match (self, self.code()) {
+            (Self::Pool(_), _) | (Self::Database(_), None) => true,
+            // A primary that has become a standby is read-only.
+            (_, Some(code)) => {
+                matches!(&code.code()[..2], "08" | "53" | "57" | "58")
+                    || *code == SqlState::READ_ONLY_SQL_TRANSACTION
+            }
+            (Self::Schema(_), None) => false,
+        }
+    }
+
+    /// True when a unique constraint was violated.
+    #[must_use]
+    pub fn is_unique_violation(&self) -> bool {
+        self.code() == Some(&SqlState::UNIQUE_VIOLATION)
+    }
+}
+
+/// The server's words without the statement or its parameters, which may hold payloads.
+fn describe(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(database) => format!("{} ({})", database.message(), database.code().code()),
+        None => error.to_string(),
+    }
+}

@@ -1,0 +1,118 @@
+//! The schema: applied by refinery under an advisory lock, and checked by every service at its start.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::connect::connect_unlimited;
+use super::{Store, StoreError};
+use crate::config::DatabaseConfig;
+use crate::health::Health;
+
+mod embedded {
+    refinery::embed_migrations!("../migrations");
+}
+
+/// Keeps two migrations from running at once.
+const MIGRATION_LOCK: i64 = 0x706f_7374_0001;
+
+/// A migration that has been applied.
+#[derive(Debug, Clone)]
+pub struct Applied {
+    /// Its number.
+    pub version: i32,
+    /// Its name.
+    pub name: String,
+}
+
+/// Brings the schema to the version of this program, and says what was done. Services may run meanwhile.
+///
+/// # Errors
+/// When PostgreSQL cannot be reached, or a migration fails; each is applied wholly or not at all.
+pub async fn migrate(config: &DatabaseConfig) -> Result<Vec<Applied>, StoreError> {
+    let mut client = connect_unlimited(config).await?;
+    // The lock ends with the session.
+    client.execute("select pg_advisory_lock($1)", &[&MIGRATION_LOCK]).await?;
+    let report = embedded::migrations::runner()
+        .set_abort_missing(false)
+        .run_async(&mut client)
+        .await
+        .map_err(|error| StoreError::Schema(format!("the migration failed: {error}")))?;
+    let applied = report.applied_migrations().iter();
+    Ok(applied.map(|done| Applied { version: done.version(), name: done.name().to_owned() }).collect())
+}
+
+/// The schema version that this program was built with.
+#[must_use]
+pub fn needed_version() -> i32 {
+    let migrations = embedded::migrations::runner();
+    migrations.get_migrations().iter().map(refinery::Migration::version).max().unwrap_or(0)
+}
+
+/// A service that starts before PostgreSQL asks this often.
+const ASK_EVERY: Duration = Duration::from_millis(250);
+
+/// Waits until PostgreSQL answers, and checks its schema; meanwhile `part` of the health is down. False:
+/// told to stop.
+///
+/// # Errors
+/// As [`check_schema`], when the schema does not fit.
+pub async fn await_schema(
+    store: &Store,
+    health: &Health,
+    part: &'static str,
+    shutdown: &CancellationToken,
+) -> Result<bool, StoreError> {
+    loop {
+        match check_schema(store).await {
+            Ok(()) => {
+                health.up(part);
+                return Ok(true);
+            }
+            Err(StoreError::Schema(reason)) => return Err(StoreError::Schema(reason)),
+            Err(error) => health.down(part, error),
+        }
+        if shutdown.run_until_cancelled(tokio::time::sleep(ASK_EVERY)).await.is_none() {
+            return Ok(false);
+        }
+    }
+}
+
+/// Refuses a schema older than this program needs, and a newer one that says it would break it.
+///
+/// # Errors
+/// With a sentence that says what to do.
+pub async fn check_schema(store: &Store) -> Result<(), StoreError> {
+    let client = store.durable().await?;
+    let needed = needed_version();
+    let missing = || {
+        StoreError::Schema("the database has no schema of Postrider yet: run `postrider migrate`".to_owned())
+    };
+    let exists = client
+        .query_one("select to_regclass('refinery_schema_history') is not null and to_regclass('schema_compatibility') is not null", &[])
+        .await?;
+    if !exists.get::<_, bool>(0) {
+        return Err(missing());
+    }
+    let row = client
+        .query_one(
+            "-- schema.version
+             select (select max(version) from refinery_schema_history),
+                    (select oldest_compatible_version from schema_compatibility)",
+            &[],
+        )
+        .await?;
+    let current = row.get::<_, Option<i32>>(0).ok_or_else(missing)?;
+    let oldest: i32 = row.get(1);
+    if current < needed {
+        return Err(StoreError::Schema(format!(
+            "the database has schema version {current}, this program needs {needed}: run `postrider migrate`"
+        )));
+    }
+    if needed < oldest {
+        return Err(StoreError::Schema(format!(
+            "the database has schema version {current}, which serves programs from version {oldest} on; this one is {needed}: use a newer program"
+        )));
+    }
+    Ok(())
+}

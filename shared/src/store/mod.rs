@@ -1,0 +1,23 @@
+//! All SQL. One module for each table or verb; every statement begins with a comment that names it, and
+//! that name is what `pg_stat_statements` and the logs show.
+
+pub mod accept;
+pub mod api_keys;
+pub mod applications;
+pub mod attempts;
+pub mod claim;
+mod connect;
+pub mod deliveries;
+pub mod endpoints;
+mod error;
+pub mod events;
+pub mod leases;
+pub mod migrate;
+pub mod outbox;
+pub mod page;
+pub mod reconcile;
+pub mod record;
+pub mod statistics;
+
+pub use connect::{Dedicated, Store, connect_dedicated};
+pub use error::StoreError;

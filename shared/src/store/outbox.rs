@@ -1,0 +1,252 @@
+//! The schedule: taking what is due, parking what there is no room for, and looking for the next.
+
+use std::time::Duration;
+
+use deadpool_postgres::{Object, Transaction};
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
+use super::StoreError;
+use crate::ids::{DeliveryId, EndpointId};
+
+/// The channel on which writers of outbox rows notify.
+pub const CHANNEL: &str = "postrider_outbox";
+
+/// Held shared by every take, and exclusively while the epoch is changed.
+pub(super) const EPOCH_LOCK: i64 = 0x706f_7374_0002;
+
+/// The limits of an endpoint that travel with every push, so that nothing in Redis is configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Exchanges at once, across all deliverers.
+    pub concurrency: i32,
+    /// Requests per second; none: no limit.
+    pub rate: Option<i32>,
+}
+
+/// A row that was taken.
+#[derive(Debug, Clone)]
+pub struct DueRow {
+    /// The delivery to look at; none: the endpoint has changed.
+    pub delivery_id: Option<DeliveryId>,
+    /// Its endpoint.
+    pub endpoint_id: EndpointId,
+    /// The endpoint's limits.
+    pub limits: Limits,
+    /// False where the endpoint is disabled: its rows are parked.
+    pub is_open: bool,
+    /// True where older rows of the endpoint are parked: newer ones queue up behind them.
+    pub has_parked: bool,
+}
+
+/// Rows that were removed from the outbox by a transaction that is still open: dropped, they are back.
+pub struct Take<'a> {
+    transaction: Transaction<'a>,
+    /// Which memory of Redis they are meant for.
+    pub epoch: i64,
+    /// What is due, in order.
+    pub rows: Vec<DueRow>,
+}
+
+const LOCK: &str = "-- queue_epoch.share
+select pg_advisory_xact_lock_shared($1)";
+
+const READ_EPOCH: &str = "-- queue_epoch.read
+select epoch from queue_epoch where shard = 0";
+
+const TAKE: &str = "-- outbox.take
+with taken as (
+    delete from outbox
+    where id = any (array(
+        select id from outbox
+        where not parked and due_at <= now()
+        order by due_at
+        limit $1
+        for update skip locked
+    ))
+    returning id, delivery_id, endpoint_id
+),
+endpoint as (
+    select t.endpoint_id, e.concurrency_limit, e.rate_limit,
+           -- A deleted endpoint passes: the claim cancels what belongs to it.
+           e.id is null or e.deleted_at is not null or e.is_active as is_open,
+           exists (select from outbox p where p.parked and p.endpoint_id = t.endpoint_id) as has_parked
+    from (select distinct endpoint_id from taken) t
+    left join endpoints e on e.id = t.endpoint_id
+)
+select t.delivery_id, t.endpoint_id, e.concurrency_limit, e.rate_limit, e.is_open, e.has_parked
+from taken t join endpoint e using (endpoint_id)
+order by t.id";
+
+const UNPARK: &str = "-- outbox.unpark
+with taken as (
+    delete from outbox
+    where id = any (array(
+        select p.id
+        from unnest($1::uuid[], $2::bigint[]) as w (endpoint_id, room)
+        cross join lateral (
+            select o.id from outbox o
+            where o.parked and o.endpoint_id = w.endpoint_id
+            order by o.delivery_id
+            limit w.room
+            for update skip locked
+        ) p
+    ))
+    returning id, delivery_id, endpoint_id
+)
+select t.delivery_id, t.endpoint_id, e.concurrency_limit, e.rate_limit,
+       e.id is null or e.deleted_at is not null or e.is_active as is_open,
+       false as has_parked
+from taken t left join endpoints e on e.id = t.endpoint_id
+order by t.delivery_id";
+
+const PARK: &str = "-- outbox.park
+insert into outbox (delivery_id, endpoint_id, parked)
+select delivery_id, endpoint_id, true
+from unnest($1::uuid[], $2::uuid[]) as r (delivery_id, endpoint_id)";
+
+/// Takes up to `limit` rows that are due, oldest first. `client` is one of [`Store::relaxed`](super::Store::relaxed).
+///
+/// # Errors
+/// When PostgreSQL does not answer, or the epoch is being changed.
+pub async fn take(client: &mut Object, limit: i64) -> Result<Take<'_>, StoreError> {
+    take_by(client, TAKE, &[&limit]).await
+}
+
+/// Takes parked rows: as many of each endpoint as its room says.
+///
+/// # Errors
+/// When PostgreSQL does not answer, or the epoch is being changed.
+pub async fn unpark<'a>(
+    client: &'a mut Object,
+    endpoints: &[EndpointId],
+    rooms: &[i64],
+) -> Result<Take<'a>, StoreError> {
+    take_by(client, UNPARK, &[&endpoints, &rooms]).await
+}
+
+async fn take_by<'a>(
+    client: &'a mut Object,
+    statement: &str,
+    parameters: &[&(dyn ToSql + Sync)],
+) -> Result<Take<'a>, StoreError> {
+    let transaction = client.transaction().await?;
+    let lock = transaction.prepare_cached(LOCK).await?;
+    let read = transaction.prepare_cached(READ_EPOCH).await?;
+    let statement = transaction.prepare_cached(statement).await?;
+    // Sent together, done one after the other: the epoch is read and the rows are taken under the lock.
+    let (_, epoch, rows) = tokio::try_join!(
+        transaction.execute(&lock, &[&EPOCH_LOCK]),
+        transaction.query_one(&read, &[]),
+        transaction.query(&statement, parameters),
+    )?;
+    Ok(Take { transaction, epoch: epoch.get(0), rows: rows.iter().map(due_row).collect() })
+}
+
+impl Take<'_> {
+    /// Ends the take: what was pushed is gone from the outbox, and the `parked` rest is back in it,
+    /// waiting for room.
+    ///
+    /// # Errors
+    /// When PostgreSQL does not confirm: the rows may then be back, and their ids be pushed twice.
+    pub async fn commit(self, parked: &[(DeliveryId, EndpointId)]) -> Result<(), StoreError> {
+        if !parked.is_empty() {
+            let (deliveries, endpoints): (Vec<_>, Vec<_>) = parked.iter().copied().unzip();
+            let park = self.transaction.prepare_cached(PARK).await?;
+            self.transaction.execute(&park, &[&deliveries, &endpoints]).await?;
+        }
+        Ok(self.transaction.commit().await?)
+    }
+}
+
+fn due_row(row: &Row) -> DueRow {
+    DueRow {
+        delivery_id: row.get(0),
+        endpoint_id: row.get(1),
+        limits: limits(row, 2),
+        is_open: row.get(4),
+        has_parked: row.get(5),
+    }
+}
+
+/// Reads the limits of an endpoint; one that is gone has the narrowest, for its deliveries are cancelled.
+fn limits(row: &Row, column: usize) -> Limits {
+    match row.get(column) {
+        Some(concurrency) => Limits { concurrency, rate: row.get(column + 1) },
+        None => Limits { concurrency: 1, rate: None },
+    }
+}
+
+const NEXT_DUE: &str = "-- outbox.next_due
+select (extract(epoch from due_at - now()) * 1000)::bigint
+from outbox
+where not parked and due_at > now()
+order by due_at
+limit 1";
+
+/// How long until the earliest row that is not due yet. What is due already and was not taken belongs to
+/// another relay.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn next_due(client: &Object) -> Result<Option<Duration>, StoreError> {
+    let statement = client.prepare_cached(NEXT_DUE).await?;
+    let row = client.query_opt(&statement, &[]).await?;
+    Ok(row.map(|row| Duration::from_millis(row.get::<_, i64>(0).max(1).unsigned_abs())))
+}
+
+/// An endpoint that has parked rows and is open for them.
+#[derive(Debug, Clone)]
+pub struct ParkedEndpoint {
+    /// Which.
+    pub endpoint_id: EndpointId,
+    /// False where it is disabled: what is parked stays.
+    pub is_open: bool,
+}
+
+const PARKED_ENDPOINTS: &str = "-- outbox.parked_endpoints
+with recursive walk as (
+    (
+        select endpoint_id from outbox
+        where parked and ($1::uuid is null or endpoint_id > $1)
+        order by endpoint_id
+        limit 1
+    )
+    union all
+    select (
+        select o.endpoint_id from outbox o
+        where o.parked and o.endpoint_id > w.endpoint_id
+        order by o.endpoint_id
+        limit 1
+    )
+    from walk w
+    where w.endpoint_id is not null
+)
+select w.endpoint_id, e.id is null or e.deleted_at is not null or e.is_active as is_open
+from (select endpoint_id from walk where endpoint_id is not null limit $2) w
+left join endpoints e on e.id = w.endpoint_id";
+
+/// The next endpoints after `after` that have parked rows, by a walk over the index that touches one
+/// entry for each.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn parked_endpoints(
+    client: &Object,
+    after: Option<EndpointId>,
+    limit: i64,
+) -> Result<Vec<ParkedEndpoint>, StoreError> {
+    let statement = client.prepare_cached(PARKED_ENDPOINTS).await?;
+    let rows = client.query(&statement, &[&after, &limit]).await?;
+    Ok(rows.iter().map(|row| ParkedEndpoint { endpoint_id: row.get(0), is_open: row.get(1) }).collect())
+}
+
+/// Opens a connection that listens for new outbox rows.
+///
+/// # Errors
+/// When PostgreSQL cannot be reached.
+pub async fn listen(config: &crate::config::DatabaseConfig) -> Result<super::Dedicated, StoreError> {
+    let connection = super::connect_dedicated(config).await?;
+    connection.client.batch_execute(&format!("listen {CHANNEL}")).await?;
+    Ok(connection)
+}

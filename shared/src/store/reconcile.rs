@@ -1,0 +1,188 @@
+//! After Redis has lost its memory: a new epoch, and everything open back into the outbox.
+
+use uuid::Uuid;
+
+use super::outbox::EPOCH_LOCK;
+use super::{Store, StoreError};
+use crate::ids::{DeliveryId, EndpointId};
+
+/// Which memory of Redis PostgreSQL believes in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Epoch {
+    /// Its number, which Redis must hold.
+    pub number: i64,
+    /// The run of Redis that held it.
+    pub redis_run_id: String,
+    /// True while open deliveries are still being put back.
+    pub is_reconciling: bool,
+}
+
+/// Reads the epoch.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn read_epoch(store: &Store) -> Result<Epoch, StoreError> {
+    let client = store.relaxed().await?;
+    let statement = client
+        .prepare_cached(
+            "-- queue_epoch.get
+             select epoch, redis_run_id, reconcile_cursor is not null from queue_epoch where shard = 0",
+        )
+        .await?;
+    let row = client.query_one(&statement, &[]).await?;
+    Ok(Epoch { number: row.get(0), redis_run_id: row.get(1), is_reconciling: row.get(2) })
+}
+
+/// Begins a new epoch while no take is open anywhere: `seen` is what the caller found to disagree with
+/// Redis, and `install` puts the new number into Redis. Where another relay was faster, nothing is done.
+///
+/// Dying in between leaves PostgreSQL and Redis in disagreement, and the next relay begins again.
+///
+/// # Errors
+/// When PostgreSQL does not answer, or `install` fails.
+pub async fn begin_epoch<E: From<StoreError>>(
+    store: &Store,
+    seen: &Epoch,
+    redis_run_id: &str,
+    install: impl AsyncFnOnce(i64) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut client = store.durable().await?;
+    let transaction = client.transaction().await.map_err(StoreError::from)?;
+    let lock = async {
+        // Every take is over in milliseconds, but several relays may keep the lock shared for a while.
+        transaction.batch_execute("set local lock_timeout = '5s'").await?;
+        transaction.execute("select pg_advisory_xact_lock($1)", &[&EPOCH_LOCK]).await?;
+        transaction
+            .query_opt(
+                "-- queue_epoch.begin
+                 update queue_epoch
+                 set epoch = epoch + 1, redis_run_id = $1, reconcile_cursor = $2
+                 where shard = 0 and epoch = $3 and redis_run_id = $4
+                 returning epoch",
+                &[&redis_run_id, &Uuid::nil(), &seen.number, &seen.redis_run_id],
+            )
+            .await
+    };
+    let Some(row) = lock.await.map_err(StoreError::from)? else {
+        return Ok(());
+    };
+    install(row.get(0)).await?;
+    transaction.commit().await.map_err(StoreError::from)?;
+    Ok(())
+}
+
+const STEP: &str = "-- deliveries.reconcile
+with state as materialized (
+    select reconcile_cursor from queue_epoch
+    where shard = 0 and reconcile_cursor is not null
+    for update
+),
+page as materialized (
+    select d.id, d.endpoint_id, d.lease_id, d.next_retry_at
+    from state s
+    cross join lateral (
+        select d.id, d.endpoint_id, d.lease_id, d.next_retry_at
+        from deliveries d
+        where d.completed_at is null and d.id > s.reconcile_cursor
+        order by d.id
+        limit $1
+    ) d
+),
+queued as (
+    insert into outbox (delivery_id, endpoint_id)
+    select p.id, p.endpoint_id
+    from page p
+    where p.lease_id is null and p.next_retry_at <= now()
+      and not exists (
+          select from outbox o where o.parked and o.endpoint_id = p.endpoint_id and o.delivery_id = p.id
+      )
+    returning id
+),
+advanced as (
+    update queue_epoch q
+    set reconcile_cursor = (select id from page order by id desc limit 1)
+    from state s
+    where q.shard = 0
+    returning q.reconcile_cursor
+)
+select (select count(*) from queued), (select reconcile_cursor is null from advanced),
+       (select count(pg_notify('postrider_outbox', '')) from (select from queued limit 1) n)";
+
+/// Puts the next open deliveries that are due and not leased back into the outbox, `limit` at a time, and
+/// answers how many there were, or `None` when all is done. Duplicates are harmless: they find their
+/// delivery closed, leased or not due.
+///
+/// # Errors
+/// When PostgreSQL does not answer; the step is then taken again.
+pub async fn reconcile_step(store: &Store, limit: i64) -> Result<Option<i64>, StoreError> {
+    let client = store.relaxed().await?;
+    let statement = client.prepare_cached(STEP).await?;
+    let row = client.query_one(&statement, &[&limit]).await?;
+    let is_done = row.get::<_, Option<bool>>(1).unwrap_or(true);
+    Ok((!is_done).then(|| row.get(0)))
+}
+
+/// An open delivery that has been due for a while and that nobody seems to work on.
+#[derive(Debug, Clone, Copy)]
+pub struct Overdue {
+    /// Which.
+    pub delivery_id: DeliveryId,
+    /// Its endpoint.
+    pub endpoint_id: EndpointId,
+}
+
+const OVERDUE: &str = "-- deliveries.overdue
+with page as materialized (
+    select d.id, d.endpoint_id, d.lease_id, d.next_retry_at
+    from deliveries d
+    where d.completed_at is null and d.id > $1
+    order by d.id
+    limit $2
+)
+select p.id, p.endpoint_id,
+       p.lease_id is null and p.next_retry_at < now() - interval '60 seconds'
+       and not exists (
+           select from outbox o where o.parked and o.endpoint_id = p.endpoint_id and o.delivery_id = p.id
+       ) as is_overdue
+from page p
+order by p.id";
+
+/// Looks at the next `limit` open deliveries after `after`: which are overdue by more than a minute and
+/// neither leased nor parked, and where to go on (`None`: from the beginning).
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn find_overdue(
+    store: &Store,
+    after: Option<DeliveryId>,
+    limit: i64,
+) -> Result<(Vec<Overdue>, Option<DeliveryId>), StoreError> {
+    let client = store.relaxed().await?;
+    let statement = client.prepare_cached(OVERDUE).await?;
+    let rows = client.query(&statement, &[&after.unwrap_or(DeliveryId(Uuid::nil())), &limit]).await?;
+    let is_full = i64::try_from(rows.len()).is_ok_and(|length| length == limit);
+    let last = rows.last().filter(|_| is_full).map(|row| row.get(0));
+    let overdue = rows
+        .iter()
+        .filter(|row| row.get(2))
+        .map(|row| Overdue { delivery_id: row.get(0), endpoint_id: row.get(1) })
+        .collect();
+    Ok((overdue, last))
+}
+
+const REQUEUE: &str = "-- outbox.requeue
+insert into outbox (delivery_id, endpoint_id)
+select delivery_id, endpoint_id from unnest($1::uuid[], $2::uuid[]) as r (delivery_id, endpoint_id)";
+
+/// Puts deliveries into the outbox again.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn requeue(store: &Store, overdue: &[Overdue]) -> Result<(), StoreError> {
+    let client = store.relaxed().await?;
+    let statement = client.prepare_cached(REQUEUE).await?;
+    let deliveries: Vec<_> = overdue.iter().map(|row| row.delivery_id).collect();
+    let endpoints: Vec<_> = overdue.iter().map(|row| row.endpoint_id).collect();
+    client.execute(&statement, &[&deliveries, &endpoints]).await?;
+    Ok(())
+}

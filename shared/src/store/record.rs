@@ -1,0 +1,232 @@
+//! Recording: what became of each attempt, and what follows for its delivery.
+
+use std::time::Duration;
+
+use super::{Store, StoreError};
+use crate::delivery::{AttemptOutcome, DeliveryStatus, ErrorClass};
+use crate::ids::{DeliveryId, EndpointId, LeaseId};
+
+/// An attempt of known outcome.
+#[derive(Debug, Clone)]
+pub struct Recorded {
+    /// Which delivery.
+    pub delivery_id: DeliveryId,
+    /// Under which lease it was sent.
+    pub lease_id: LeaseId,
+    /// The attempt's number.
+    pub attempt_number: i16,
+    /// What happened.
+    pub exchange: Exchange,
+    /// What follows.
+    pub verdict: Verdict,
+}
+
+/// What happened in one HTTP exchange, as far as it came.
+#[derive(Debug, Clone, Default)]
+pub struct Exchange {
+    /// Where it failed; `None`: it did not.
+    pub error_class: Option<ErrorClass>,
+    /// How it failed, in a sentence.
+    pub error_message: Option<String>,
+    /// The headers that were sent, sensitive ones masked, as a JSON array of `{name, value}`.
+    pub request_headers: Option<String>,
+    /// The status of the answer.
+    pub response_status: Option<i16>,
+    /// The headers of the answer, as a JSON array of `{name, value}`.
+    pub response_headers: Option<String>,
+    /// The first bytes of the answer's body.
+    pub response_body: Option<Vec<u8>>,
+    /// True where there was more of it.
+    pub response_body_truncated: bool,
+    /// From the first look-up to the last byte.
+    pub duration: Duration,
+}
+
+/// What follows from an attempt for its delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is done.
+    Succeeded,
+    /// It is tried again after this delay.
+    Retry(Duration),
+    /// It is a dead letter.
+    Dead,
+}
+
+impl Verdict {
+    fn status(self) -> DeliveryStatus {
+        match self {
+            Self::Succeeded => DeliveryStatus::Succeeded,
+            Self::Retry(_) => DeliveryStatus::Failed,
+            Self::Dead => DeliveryStatus::DeadLetter,
+        }
+    }
+
+    fn outcome(self) -> AttemptOutcome {
+        match self {
+            Self::Succeeded => AttemptOutcome::Succeeded,
+            Self::Retry(_) | Self::Dead => AttemptOutcome::Failed,
+        }
+    }
+
+    fn retry_milliseconds(self) -> Option<i64> {
+        match self {
+            Self::Retry(delay) => Some(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX)),
+            Self::Succeeded | Self::Dead => None,
+        }
+    }
+}
+
+/// The attempt is written whatever has become of the delivery. The delivery moves only for the holder of
+/// its lease, or where it is open and nobody holds one: a late answer still counts.
+const RECORD: &str = "-- deliveries.record
+with result as materialized (
+    select *
+    from unnest(
+        $1::uuid[], $2::bigint[], $3::smallint[], $4::text[], $5::text[], $6::text[], $7::text[],
+        $8::smallint[], $9::text[], $10::bytea[], $11::boolean[], $12::integer[], $13::text[], $14::bigint[]
+    ) as r (
+        delivery_id, lease_id, attempt_number, outcome, error_class, error_message, request_headers,
+        response_status, response_headers, response_body, response_body_truncated, duration_ms,
+        status, retry_ms
+    )
+),
+locked as materialized (
+    select d.id, d.lease_id, d.completed_at
+    from deliveries d
+    where d.id = any ($1)
+    order by d.id
+    for no key update
+),
+attempted as (
+    insert into delivery_attempts (
+        delivery_id, attempt_number, outcome, error_class, error_message, request_headers,
+        response_status, response_headers, response_body, response_body_truncated, duration_ms, created_at
+    )
+    select r.delivery_id, r.attempt_number, r.outcome, r.error_class, r.error_message,
+           r.request_headers::jsonb, r.response_status, r.response_headers::jsonb, r.response_body,
+           r.response_body_truncated, r.duration_ms, now() - r.duration_ms * interval '1 millisecond'
+    from result r
+    join locked l on l.id = r.delivery_id
+    on conflict (delivery_id, attempt_number) do update
+    set outcome = excluded.outcome, error_class = excluded.error_class,
+        error_message = excluded.error_message, request_headers = excluded.request_headers,
+        response_status = excluded.response_status, response_headers = excluded.response_headers,
+        response_body = excluded.response_body,
+        response_body_truncated = excluded.response_body_truncated,
+        duration_ms = excluded.duration_ms, created_at = excluded.created_at
+),
+moved as (
+    update deliveries d
+    set status = r.status,
+        lease_id = null,
+        last_response_status = r.response_status,
+        last_error = r.error_message,
+        next_retry_at = now() + r.retry_ms * interval '1 millisecond',
+        completed_at = case when r.retry_ms is null then now() end,
+        dead_at = case when r.status = 'dead_letter' then now() end
+    from result r
+    join locked l on l.id = r.delivery_id
+    where d.id = r.delivery_id
+      and (l.lease_id = r.lease_id or (l.lease_id is null and l.completed_at is null))
+    returning d.id, d.endpoint_id, d.next_retry_at
+),
+queued as (
+    insert into outbox (delivery_id, endpoint_id, due_at)
+    select id, endpoint_id, next_retry_at from moved where next_retry_at is not null
+)
+select id from moved";
+
+/// Writes attempts and moves their deliveries on; a retry gets its outbox row in the same transaction.
+/// Recording the same attempt again is harmless. Answers the deliveries that were moved: the others have
+/// been cancelled, swept and sent by somebody else, or closed before.
+///
+/// # Errors
+/// When nothing was recorded; the caller tries again.
+pub async fn record(store: &Store, results: &[Recorded]) -> Result<Vec<DeliveryId>, StoreError> {
+    fn column<'a, T>(results: &'a [Recorded], value: impl Fn(&'a Recorded) -> T) -> Vec<T> {
+        results.iter().map(value).collect()
+    }
+    let client = store.durable().await?;
+    let statement = client.prepare_cached(RECORD).await?;
+    let rows = client
+        .query(
+            &statement,
+            &[
+                &column(results, |r| r.delivery_id),
+                &column(results, |r| r.lease_id),
+                &column(results, |r| r.attempt_number),
+                &column(results, |r| r.verdict.outcome()),
+                &column(results, |r| r.exchange.error_class),
+                &column(results, |r| r.exchange.error_message.as_deref()),
+                &column(results, |r| r.exchange.request_headers.as_deref()),
+                &column(results, |r| r.exchange.response_status),
+                &column(results, |r| r.exchange.response_headers.as_deref()),
+                &column(results, |r| r.exchange.response_body.as_deref()),
+                &column(results, |r| r.exchange.response_body_truncated),
+                &column(results, |r| i32::try_from(r.exchange.duration.as_millis()).unwrap_or(i32::MAX)),
+                &column(results, |r| r.verdict.status()),
+                &column(results, |r| r.verdict.retry_milliseconds()),
+            ],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+const GIVE_BACK: &str = "-- deliveries.give_back
+with locked as materialized (
+    select d.id
+    from deliveries d
+    join unnest($1::uuid[], $2::bigint[]) as r (delivery_id, lease_id)
+      on d.id = r.delivery_id and d.lease_id = r.lease_id
+    order by d.id
+    for no key update of d
+),
+returned as (
+    update deliveries d
+    set lease_id = null, attempt_count = d.attempt_count - 1, next_retry_at = now(),
+        status = case when d.attempt_count > 1 then 'failed' else 'pending' end
+    from locked l
+    where d.id = l.id
+    returning d.id, d.endpoint_id
+),
+queued as (
+    insert into outbox (delivery_id, endpoint_id)
+    select id, endpoint_id from returned
+    returning id
+)
+select (select count(*) from returned),
+       (select count(pg_notify('postrider_outbox', '')) from (select from queued limit 1) n)";
+
+/// Gives leases back whose deliveries were certainly not sent: as if they had never been claimed.
+///
+/// # Errors
+/// When PostgreSQL does not answer; the sweep then ends them as `unknown`.
+pub async fn give_back(store: &Store, leases: &[(DeliveryId, LeaseId)]) -> Result<(), StoreError> {
+    let client = store.durable().await?;
+    let statement = client.prepare_cached(GIVE_BACK).await?;
+    let (deliveries, leases): (Vec<_>, Vec<_>) = leases.iter().copied().unzip();
+    client.query_one(&statement, &[&deliveries, &leases]).await?;
+    Ok(())
+}
+
+const DISABLE: &str = "-- endpoints.disable
+with disabled as (
+    update endpoints
+    set is_active = false, disabled_reason = $2, updated_at = now()
+    where id = $1 and is_active
+    returning id
+)
+insert into outbox (endpoint_id) select id from disabled";
+
+/// Disables an endpoint by what its receiver answered. Apart from the record, for endpoint rows are read
+/// by everyone and must not be locked along with deliveries.
+///
+/// # Errors
+/// When PostgreSQL does not answer; the receiver's next answer has the same effect.
+pub async fn disable_endpoint(store: &Store, endpoint: EndpointId, reason: &str) -> Result<(), StoreError> {
+    let client = store.durable().await?;
+    let statement = client.prepare_cached(DISABLE).await?;
+    client.execute(&statement, &[&endpoint, &reason]).await?;
+    Ok(())
+}

@@ -1,0 +1,49 @@
+//! Figures about the whole installation, for metrics.
+
+use super::{Store, StoreError};
+
+/// What the outbox and the leases look like.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OutboxStatistics {
+    /// Rows that are due and were not taken yet, at most 10,000 are counted.
+    pub due: i64,
+    /// Parked rows, as PostgreSQL estimates.
+    pub parked_estimate: i64,
+    /// How long the oldest due row has waited, in seconds.
+    pub oldest_due_seconds: f64,
+    /// Leases that are kept.
+    pub leases: i64,
+    /// The age of the oldest transaction that holds back cleaning up, in seconds.
+    pub oldest_transaction_seconds: f64,
+}
+
+const OUTBOX: &str = "-- outbox.statistics
+select
+    (select count(*) from (select from outbox where not parked and due_at <= now() limit 10000) d),
+    (select greatest(reltuples, 0)::bigint from pg_class where oid = 'outbox_parked'::regclass),
+    coalesce((
+        select extract(epoch from now() - due_at)::float8
+        from outbox where not parked and due_at <= now() order by due_at limit 1
+    ), 0),
+    (select count(*) from leases),
+    coalesce((
+        select max(extract(epoch from now() - xact_start))::float8
+        from pg_stat_activity where backend_xmin is not null and xact_start is not null
+    ), 0)";
+
+/// Reads the figures.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn outbox(store: &Store) -> Result<OutboxStatistics, StoreError> {
+    let client = store.relaxed().await?;
+    let statement = client.prepare_cached(OUTBOX).await?;
+    let row = client.query_one(&statement, &[]).await?;
+    Ok(OutboxStatistics {
+        due: row.get(0),
+        parked_estimate: row.get(1),
+        oldest_due_seconds: row.get(2),
+        leases: row.get(3),
+        oldest_transaction_seconds: row.get(4),
+    })
+}
