@@ -1,8 +1,10 @@
 -- Events, their deliveries and the attempts of these: the tables that grow.
 --
 -- None has a foreign key: three of them cost 44 % of the accept statement, their KEY SHARE locks hide
--- rows from a claim, and a cascade would hold locks for minutes. Ids are time-ordered, so each table can
--- be cut into ranges of time by its primary key alone.
+-- rows from a claim, and a cascade would hold locks for minutes. Ids are time-ordered, so each table is
+-- cut into ranges of time by its primary key alone: what is too old is dropped with its partition, and
+-- not deleted row by row. There is no default partition, which would forbid to detach one without
+-- locking writers out; the relay makes partitions a week ahead.
 
 create table events (
     id uuid primary key,
@@ -14,7 +16,7 @@ create table events (
     created_at timestamptz not null default now(),
     -- Set when the payload was removed on request; the event can then no longer be sent.
     expunged_at timestamptz
-);
+) partition by range (id);
 
 -- Events of an application, newest first.
 create index events_by_application on events (application_id, id);
@@ -32,6 +34,10 @@ create table idempotency_keys (
     -- Enforces the key, and finds its event.
     primary key (application_id, idempotency_key)
 );
+
+-- Keys whose events have been dropped lie together, for rows are added in the order of their events: a
+-- few kilobytes find them.
+create index idempotency_keys_by_event on idempotency_keys using brin (event_id);
 
 create table deliveries (
     id uuid primary key,
@@ -57,9 +63,9 @@ create table deliveries (
     completed_at timestamptz,
     dead_at timestamptz,
     last_error text
-    -- Room on each page, and no index that mentions what a claim changes (status, attempt_count,
-    -- next_retry_at, lease_id): claims and retries are HOT updates.
-) with (fillfactor = 70);
+    -- Partitions leave room on each page, and no index mentions what a claim changes (status,
+    -- attempt_count, next_retry_at, lease_id): claims and retries are HOT updates.
+) partition by range (id);
 
 -- The deliveries of one event.
 create index deliveries_by_event on deliveries (event_id);
@@ -89,7 +95,62 @@ create table delivery_attempts (
     created_at timestamptz not null default now(),
     -- Recording twice is harmless.
     primary key (delivery_id, attempt_number)
-);
+) partition by range (delivery_id);
+
+-- The smallest id that can be drawn at or after a time.
+create function first_id(at timestamptz) returns uuid
+language sql immutable parallel safe strict
+as $$
+    select (lpad(to_hex(floor(extract(epoch from at) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid
+$$;
+
+-- The time of an id, to the millisecond.
+create function id_time(id uuid) returns timestamptz
+language sql immutable parallel safe strict
+as $$
+    select to_timestamp(('x' || left(replace(id::text, '-', ''), 12))::bit(48)::bigint / 1000.0)
+$$;
+
+-- What the tables that grow are cut into: each partition holds what was made from `starts_at` (null: ever
+-- before) until `ends_at`.
+create view partitions as
+select p.relname::text as parent, c.relname::text as name, i.inhdetachpending as is_detaching,
+       id_time(substring(b.bounds from 'FROM \(''([0-9a-f-]{36})''\)')::uuid) as starts_at,
+       id_time(substring(b.bounds from 'TO \(''([0-9a-f-]{36})''\)')::uuid) as ends_at
+from pg_inherits i
+join pg_class p on p.oid = i.inhparent
+join pg_class c on c.oid = i.inhrelid
+cross join lateral (select pg_get_expr(c.relpartbound, c.oid)) b (bounds)
+where p.oid in ('events'::regclass, 'deliveries'::regclass, 'delivery_attempts'::regclass)
+  and c.relkind = 'r';
+
+-- Adds to `events`, `deliveries` and `delivery_attempts` a partition each for what is made until a time,
+-- from where the newest one ends. Made apart and then attached, which locks no writer out.
+create function add_partitions(until timestamptz) returns void
+language plpgsql
+as $$
+declare
+    suffix text := to_char(until at time zone 'UTC', 'YYYYMMDD');
+    starts text;
+    target text;
+begin
+    foreach target in array array['events', 'deliveries', 'delivery_attempts'] loop
+        select coalesce(quote_literal(first_id(max(ends_at))), 'minvalue') into starts
+        from partitions where parent = target;
+        execute format(
+            'create table %I (like %I including all) with (fillfactor = %s)',
+            target || '_until_' || suffix, target, case target when 'deliveries' then 70 else 100 end
+        );
+        execute format(
+            'alter table %I attach partition %I for values from (%s) to (%L)',
+            target, target || '_until_' || suffix, starts, first_id(until)
+        );
+    end loop;
+end
+$$;
+
+-- Enough to start with.
+select add_partitions(date_trunc('day', now(), 'UTC') + interval '8 days');
 
 -- A bulk replay of events, or redrive of dead letters, in steps.
 create table replays (

@@ -5,6 +5,7 @@
 mod audit;
 mod listener;
 mod memory;
+mod partitions;
 mod pump;
 mod refill;
 mod statistics;
@@ -12,7 +13,7 @@ mod sweep;
 
 use std::time::Duration;
 
-use postrider_shared::config::RelayConfig;
+use postrider_shared::config::{DatabaseConfig, RelayConfig};
 use postrider_shared::health::Health;
 use postrider_shared::queue::{Queue, QueueError};
 use postrider_shared::retry::RetrySchedule;
@@ -42,6 +43,8 @@ struct Relay {
     queue: Queue,
     health: Health,
     retry_schedule: RetrySchedule,
+    database: DatabaseConfig,
+    retention_days: u32,
     listener: Listener,
     /// Redis was found to hold another epoch.
     epoch_changed: Notify,
@@ -61,7 +64,9 @@ pub async fn run(config: RelayConfig, health: Health, shutdown: CancellationToke
         store,
         health,
         retry_schedule: config.retry_schedule,
-        listener: Listener::new(config.database),
+        listener: Listener::new(config.database.clone()),
+        database: config.database,
+        retention_days: config.retention_days,
         epoch_changed: Notify::new(),
     };
     tracing::info!("relay started");
@@ -76,6 +81,7 @@ pub async fn run(config: RelayConfig, health: Health, shutdown: CancellationToke
             () = sweep::run(&relay) => {}
             () = audit::run(&relay) => {}
             () = statistics::run(&relay) => {}
+            () = partitions::run(&relay) => {}
         }
     })
     .await;

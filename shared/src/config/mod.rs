@@ -74,6 +74,8 @@ pub struct RelayConfig {
     pub queue: QueueConfig,
     /// The schedule of endpoints that set none: for deliveries whose deliverer vanished again and again.
     pub retry_schedule: RetrySchedule,
+    /// How long what has happened is kept at least.
+    pub retention_days: u32,
 }
 
 /// What the deliverer starts from.
@@ -173,6 +175,7 @@ impl RelayConfig {
             database: DatabaseConfig::read(reader),
             queue: QueueConfig::read(reader),
             retry_schedule: read_schedule(reader),
+            retention_days: reader.in_range(&settings::RETENTION_DAYS, 1, 3_650) as u32,
         }
     }
 }

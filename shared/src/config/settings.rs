@@ -102,6 +102,8 @@ settings! {
         "Bytes of events that may wait to be stored before producers are answered 503";
     RETRY_SCHEDULE = "POSTRIDER_RETRY_SCHEDULE" "SECONDS,…" Some("5,300,1800,7200,18000,36000,50400,72000,86400"), &[Relay, Deliverer, Up],
         "Seconds before each retry, for endpoints that set none; the last is repeated. ±20 % of jitter is applied";
+    RETENTION_DAYS = "POSTRIDER_RETENTION_DAYS" "DAYS" Some("30"), &[Relay, Up],
+        "How long events, deliveries, attempts and idempotency keys are kept at least, 1 to 3650 days; they go in pieces of a quarter of that";
     DELIVERER_CONCURRENCY = "POSTRIDER_DELIVERER_CONCURRENCY" "COUNT" Some("1024"), &[Deliverer, Up],
         "Exchanges that one deliverer has under way at once";
     DELIVERER_BODY_BYTES = "POSTRIDER_DELIVERER_BODY_BYTES" "BYTES" Some("67108864"), &[Deliverer, Up],

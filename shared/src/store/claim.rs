@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio_postgres::Row;
 
+use super::page::id_bounds;
 use super::{Store, StoreError};
 use crate::ids::{DelivererNumber, DeliveryId, EndpointId, EventId, LeaseId};
 
@@ -71,13 +72,14 @@ pub struct Claim {
     pub settled: Vec<DeliveryId>,
 }
 
-/// Rows are locked in the order of their ids, and judged as they are then: an id may be stale.
+/// Rows are locked in the order of their ids, and judged as they are then: an id may be stale. The bounds
+/// of the ids leave all partitions but theirs aside.
 const CLAIM: &str = "-- deliveries.claim
 with seen as materialized (
     select d.id, d.event_id, d.endpoint_id, d.attempt_count, d.max_attempts,
            d.next_retry_at, d.lease_id, d.completed_at
     from deliveries d
-    where d.id = any ($1)
+    where d.id = any ($1) and d.id between $4 and $5
     order by d.id
     for no key update
 ),
@@ -106,14 +108,14 @@ leased as (
     update deliveries d
     set status = 'in_progress', lease_id = l.id, attempt_count = d.attempt_count + 1
     from judged j, lease l
-    where d.id = j.id and j.verdict = 'claimed'
+    where d.id = j.id and d.id between $4 and $5 and j.verdict = 'claimed'
 ),
 cancelled as (
     update deliveries d
     set status = 'cancelled', completed_at = now(), next_retry_at = null,
         last_error = 'the endpoint was deleted'
     from judged j
-    where d.id = j.id and j.verdict = 'orphaned'
+    where d.id = j.id and d.id between $4 and $5 and j.verdict = 'orphaned'
 ),
 parked as (
     insert into outbox (delivery_id, endpoint_id, parked)
@@ -152,7 +154,9 @@ pub async fn claim(
 ) -> Result<Claim, StoreError> {
     let client = store.relaxed().await?;
     let statement = client.prepare_cached(CLAIM).await?;
-    let rows = client.query(&statement, &[&deliveries, &deliverer, &LEASE_MARGIN.as_secs_f64()]).await?;
+    let (first, last) = id_bounds(deliveries);
+    let margin = LEASE_MARGIN.as_secs_f64();
+    let rows = client.query(&statement, &[&deliveries, &deliverer, &margin, &first, &last]).await?;
     let mut claim = Claim::default();
     for row in &rows {
         match row.get::<_, Option<LeaseId>>(1) {

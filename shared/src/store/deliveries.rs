@@ -165,7 +165,10 @@ pub async fn list(
     cursor: Option<DeliveryId>,
     limit: u32,
 ) -> Result<Page<Delivery>, StoreError> {
-    let range = IdRange::new(cursor.map(|id| id.0), filter.created_after, filter.created_before);
+    let mut range = IdRange::new(cursor.map(|id| id.0), filter.created_after, filter.created_before);
+    if let Some(event) = filter.event_id {
+        range = range.not_before(event.0);
+    }
     let client = store.durable().await?;
     let sql = match (filter.event_id, filter.application_id) {
         (Some(_), _) => LIST_OF_EVENT,

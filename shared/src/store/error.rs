@@ -38,11 +38,12 @@ impl StoreError {
     /// the items of a batch one by one.
     #[must_use]
     pub fn is_data_error(&self) -> bool {
-        // Of class 53, a full disk and too many connections are not the item's fault.
+        // Of class 53, a full disk and too many connections are not the item's fault, nor of class 23 a
+        // partition that nobody has made.
         self.code().is_some_and(|code| {
             let class = &code.code()[..2];
             matches!(class, "22" | "23" | "54") || *code == SqlState::OUT_OF_MEMORY
-        })
+        }) && !self.is_missing_partition()
     }
 
     /// True when another transaction held a row for too long, or both waited for each other: it may
@@ -69,9 +70,19 @@ impl StoreError {
             (_, Some(code)) => {
                 matches!(&code.code()[..2], "08" | "53" | "57" | "58")
                     || *code == SqlState::READ_ONLY_SQL_TRANSACTION
+                    || self.is_missing_partition()
             }
             (Self::Schema(_), None) => false,
         }
+    }
+
+    /// True when no partition is there for a row: the relay has not run for a week.
+    fn is_missing_partition(&self) -> bool {
+        let Self::Database(error) = self else { return false };
+        error.as_db_error().is_some_and(|error| {
+            // The code is that of a failed check, of which every other one has a name.
+            *error.code() == SqlState::CHECK_VIOLATION && error.constraint().is_none()
+        })
     }
 
     /// True when a unique constraint was violated.

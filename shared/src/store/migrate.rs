@@ -37,9 +37,15 @@ pub async fn migrate(config: &DatabaseConfig) -> Result<Vec<Applied>, StoreError
         .set_abort_missing(false)
         .run_async(&mut client)
         .await
-        .map_err(|error| StoreError::Schema(format!("the migration failed: {error}")))?;
+        .map_err(|error| StoreError::Schema(format!("the migration failed: {}", with_causes(&error))))?;
     let applied = report.applied_migrations().iter();
     Ok(applied.map(|done| Applied { version: done.version(), name: done.name().to_owned() }).collect())
+}
+
+/// An error and what caused it: PostgreSQL's own words come last.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// The schema version that this program was built with.

@@ -15,6 +15,7 @@ pub mod leases;
 pub mod migrate;
 pub mod outbox;
 pub mod page;
+pub mod partitions;
 pub mod reconcile;
 pub mod record;
 pub mod statistics;

@@ -4,6 +4,8 @@ use chrono::{DateTime, Utc};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use crate::ids::DeliveryId;
+
 /// Rows that one call looks at, at most. A filter that matches few of them answers a short page, not a
 /// slow one.
 pub const MAX_SCANNED: i64 = 2_000;
@@ -70,6 +72,19 @@ impl IdRange {
         let end = created_before.map_or(Uuid::max(), |at| first_id(at.timestamp_millis() + CLOCK_MARGIN_MS));
         Self { above, below: cursor.map_or(end, |cursor| cursor.min(end)) }
     }
+
+    /// The same without what is much older than the id of a cause.
+    pub(super) fn not_before(self, cause: Uuid) -> Self {
+        let milliseconds = i64::try_from(cause.as_u128() >> 80).unwrap_or(i64::MAX);
+        Self { above: self.above.max(first_id(milliseconds - CLOCK_MARGIN_MS)), ..self }
+    }
+}
+
+/// The smallest and the largest of some ids: a statement that names them looks at their partitions only,
+/// which it would not for `id = any (…)` alone.
+pub(super) fn id_bounds(ids: &[DeliveryId]) -> (DeliveryId, DeliveryId) {
+    let none = DeliveryId(Uuid::nil());
+    (ids.iter().min().copied().unwrap_or(none), ids.iter().max().copied().unwrap_or(none))
 }
 
 /// The smallest id that begins with this time, in milliseconds since 1970.
@@ -101,5 +116,7 @@ mod tests {
         let range = IdRange::new(None, Some(now + minute * 3), None);
         assert!(id < range.above);
         assert_eq!(IdRange::new(Some(id), None, Some(now)).below, id);
+        let since = IdRange::new(None, None, None).not_before(id);
+        assert!(since.above < id && first_id((now - minute * 2).timestamp_millis()) < since.above);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::page::id_bounds;
 use super::{Store, StoreError};
 use crate::delivery::{AttemptOutcome, DeliveryStatus, ErrorClass};
 use crate::ids::{DeliveryId, EndpointId, LeaseId};
@@ -94,7 +95,7 @@ with result as materialized (
 locked as materialized (
     select d.id, d.lease_id, d.completed_at
     from deliveries d
-    where d.id = any ($1)
+    where d.id = any ($1) and d.id between $15 and $16
     order by d.id
     for no key update
 ),
@@ -127,7 +128,7 @@ moved as (
         dead_at = case when r.status = 'dead_letter' then now() end
     from result r
     join locked l on l.id = r.delivery_id
-    where d.id = r.delivery_id
+    where d.id = r.delivery_id and d.id between $15 and $16
       and (l.lease_id = r.lease_id or (l.lease_id is null and l.completed_at is null))
     returning d.id, d.endpoint_id, d.next_retry_at
 ),
@@ -147,13 +148,15 @@ pub async fn record(store: &Store, results: &[Recorded]) -> Result<Vec<DeliveryI
     fn column<'a, T>(results: &'a [Recorded], value: impl Fn(&'a Recorded) -> T) -> Vec<T> {
         results.iter().map(value).collect()
     }
+    let deliveries = column(results, |r| r.delivery_id);
+    let (first, last) = id_bounds(&deliveries);
     let client = store.durable().await?;
     let statement = client.prepare_cached(RECORD).await?;
     let rows = client
         .query(
             &statement,
             &[
-                &column(results, |r| r.delivery_id),
+                &deliveries,
                 &column(results, |r| r.lease_id),
                 &column(results, |r| r.attempt_number),
                 &column(results, |r| r.verdict.outcome()),
@@ -167,6 +170,8 @@ pub async fn record(store: &Store, results: &[Recorded]) -> Result<Vec<DeliveryI
                 &column(results, |r| i32::try_from(r.exchange.duration.as_millis()).unwrap_or(i32::MAX)),
                 &column(results, |r| r.verdict.status()),
                 &column(results, |r| r.verdict.retry_milliseconds()),
+                &first,
+                &last,
             ],
         )
         .await?;

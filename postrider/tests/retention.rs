@@ -1,0 +1,104 @@
+//! What is older than the retention goes, partition by partition, and what is coming has its place.
+
+mod support;
+
+use serde_json::json;
+use support::producer::{Producer, text};
+use support::receiver::Receiver;
+use support::service::Services;
+use support::{Bed, eventually};
+
+/// Replaces the partitions of a new database: one that ended 40 days ago, one that reaches into next week.
+const OLD_PARTITIONS: &str = "
+    do $$
+    declare name text;
+    begin
+        for name in select p.name from partitions p loop
+            execute format('drop table %I', name);
+        end loop;
+    end $$;
+    select add_partitions(date_trunc('day', now(), 'UTC') - interval '40 days');
+    select add_partitions(date_trunc('day', now(), 'UTC') + interval '8 days');";
+
+/// An event of 50 days ago with an open delivery, an attempt, its key, and a parked row.
+const OLD_EVENT: &str = "
+    insert into events (id, application_id, event_type, payload, idempotency_key)
+        select first_id(now() - interval '50 days'), id, 'old.event', '{}', 'old' from applications;
+    insert into idempotency_keys (application_id, idempotency_key, event_id, event_hash, deliveries_queued)
+        select id, 'old', first_id(now() - interval '50 days'), '', 1 from applications;
+    insert into deliveries (id, application_id, event_id, endpoint_id, event_type, max_attempts)
+        select first_id(now() - interval '50 days'), application_id, first_id(now() - interval '50 days'), id,
+               'old.event', 5
+        from endpoints;
+    insert into delivery_attempts (delivery_id, attempt_number, outcome)
+        values (first_id(now() - interval '50 days'), 1, 'unknown');
+    insert into outbox (delivery_id, endpoint_id, parked)
+        select first_id(now() - interval '50 days'), id, true from endpoints where not is_active;";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_older_than_the_retention_goes_and_the_rest_stays() {
+    let bed = Bed::new().await;
+    let sql = bed.sql().await;
+    sql.batch_execute(OLD_PARTITIONS).await.expect("old partitions");
+    let mut services = Services::api_alone(&bed, &[]).await;
+    let receiver = Receiver::accepting().await;
+    let producer = Producer::new(services.api).await;
+    producer.endpoint(json!({"url": receiver.url("/"), "is_active": false})).await;
+    sql.batch_execute(OLD_EVENT).await.expect("an old event");
+    producer.endpoint(json!({"url": receiver.url("/")})).await;
+    let accepted = producer.publish("user.created", json!({})).await;
+
+    services.relay(&bed, &[]);
+    services.deliverer(&bed, &[]);
+    for table in ["events", "deliveries", "delivery_attempts"] {
+        eventually(&format!("the old partition of {table} to go"), async || {
+            let old =
+                format!("select count(*) from pg_class where relname ~ '^{table}_until_' and relkind = 'r'");
+            (bed.count(&old).await == 1).then_some(())
+        })
+        .await;
+    }
+    eventually("the old key and the parked row to go", async || {
+        let left = "select (select count(*) from idempotency_keys where idempotency_key = 'old')
+                         + (select count(*) from outbox where parked)";
+        (bed.count(left).await == 0).then_some(())
+    })
+    .await;
+    producer.delivery_in(&text(&accepted["event_id"]), "succeeded").await;
+    assert_eq!(bed.count("select count(*) from idempotency_keys").await, 1);
+    services.stop().await;
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_are_made_a_week_ahead() {
+    let bed = Bed::new().await;
+    let sql = bed.sql().await;
+    sql.batch_execute(OLD_PARTITIONS).await.expect("old partitions");
+    sql.batch_execute(
+        "do $$
+         declare name text;
+         begin
+             for name in select p.name from partitions p where ends_at > now() loop
+                 execute format('drop table %I', name);
+             end loop;
+         end $$",
+    )
+    .await
+    .expect("no partition for now");
+    let mut services = Services::api_alone(&bed, &[]).await;
+    let producer = Producer::new(services.api).await;
+    let refused = producer.try_publish("a-key", "user.created", &json!({})).await.expect("an answer");
+    assert_eq!(refused.status(), 503, "nobody is to blame for a missing partition but we");
+
+    services.relay(&bed, &[("POSTRIDER_RETENTION_DAYS", "8")]);
+    producer.publish_until_accepted("a-key", "user.created", &json!({})).await;
+    let ahead =
+        "select count(*) from partitions where parent = 'events' and ends_at > now() + interval '7 days'";
+    eventually("a week ahead", async || (bed.count(ahead).await > 0).then_some(())).await;
+    let widths = "select count(distinct ends_at - starts_at) from partitions
+                  where starts_at > now() and ends_at - starts_at <> interval '2 days'";
+    assert_eq!(bed.count(widths).await, 0, "a quarter of the retention");
+    services.stop().await;
+    bed.finish().await;
+}
