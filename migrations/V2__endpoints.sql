@@ -55,7 +55,7 @@ create index endpoint_secrets_by_endpoint on endpoint_secrets (endpoint_id, id);
 -- deliveries run, and nobody who reads an endpoint's settings should wait for that.
 create table endpoint_health (
     endpoint_id uuid primary key references endpoints (id) on delete cascade,
-    state text not null default 'closed' check (state in ('closed', 'open', 'half_open')),
+    state text not null default 'closed' check (state in ('closed', 'open')),
     reason text,
     next_probe_at timestamptz,
     failing_since timestamptz,

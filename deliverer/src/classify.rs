@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use postrider_shared::address::RefusedAddress;
 use postrider_shared::delivery::ErrorClass;
+use postrider_shared::queue::Feedback;
 use postrider_shared::retry::RetrySchedule;
-use postrider_shared::store::record::Verdict;
+use postrider_shared::store::record::{Exchange, Recorded, Verdict};
 use rand::Rng;
 
 use crate::resolver::NameError;
@@ -78,6 +79,23 @@ impl Policy<'_> {
         } else {
             Verdict::Retry(self.schedule.delay(self.attempt_number, retry_after, random))
         }
+    }
+}
+
+/// What an attempt tells of its endpoint, for its concurrency and its circuit breaker. A receiver that
+/// refuses one request for good has answered, which says nothing of the next one.
+pub(crate) fn feedback(recorded: &Recorded) -> Feedback {
+    let Exchange { error_class, response_status, duration, .. } = &recorded.exchange;
+    let is_busy = response_status.is_some_and(|status| RETRY_AFTER_STATUSES.contains(&status.unsigned_abs()));
+    match (recorded.verdict, error_class) {
+        (Verdict::Succeeded, _) => Feedback::Succeeded,
+        (_, Some(ErrorClass::Timeout)) => Feedback::Overloaded(*duration),
+        (_, Some(ErrorClass::Http)) if is_busy => Feedback::Overloaded(*duration),
+        (Verdict::Dead, Some(ErrorClass::Http)) if response_status.is_some_and(|status| status < 500) => {
+            Feedback::None
+        }
+        (_, None | Some(ErrorClass::Internal | ErrorClass::Unrenderable)) => Feedback::None,
+        (_, Some(_)) => Feedback::Failed(*duration),
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use futures_util::FutureExt as _;
 use postrider_shared::delivery::ErrorClass;
 use postrider_shared::failpoint;
-use postrider_shared::queue::Reservation;
+use postrider_shared::queue::{Feedback, Reservation};
 use postrider_shared::retry::{RetrySchedule, parse_retry_after};
 use postrider_shared::store::claim::{Claimed, EndpointSettings, LEASE_MARGIN};
 use postrider_shared::store::record::{self, Exchange, Recorded, Verdict};
@@ -195,7 +195,7 @@ async fn give_back(deliverer: &Deliverer, claimed: &Claimed, reservation: Reserv
     let lease = (claimed.delivery_id, claimed.lease_id);
     match record::give_back(&deliverer.store, &[lease]).await {
         Ok(()) => {
-            if let Err(error) = deliverer.queue.acknowledge(&[reservation]).await {
+            if let Err(error) = deliverer.queue.acknowledge([(reservation, Feedback::None)]).await {
                 deliverer.health.down("deliverer_redis", error);
             }
         }

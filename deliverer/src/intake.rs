@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use postrider_shared::failpoint;
 use postrider_shared::ids::{DelivererNumber, DeliveryId};
-use postrider_shared::queue::{QueueError, Reservation, Waker};
+use postrider_shared::queue::{Feedback, QueueError, Reservation, Waker};
 use postrider_shared::store::StoreError;
 use postrider_shared::store::claim::{self, Claim, Claimed};
 use postrider_shared::store::record;
@@ -152,7 +152,8 @@ async fn set_apart(deliverer: &Deliverer, culprit: DeliveryId, error: &StoreErro
 }
 
 async fn acknowledge(deliverer: &Deliverer, settled: Vec<Reservation>) {
-    if let Err(error) = deliverer.queue.acknowledge(&settled).await {
+    let done = settled.iter().map(|reservation| (*reservation, Feedback::None));
+    if let Err(error) = deliverer.queue.acknowledge(done).await {
         deliverer.health.down("deliverer_redis", error);
     }
     for reservation in &settled {

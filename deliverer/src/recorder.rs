@@ -3,11 +3,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use postrider_shared::ids::EndpointId;
-use postrider_shared::queue::Reservation;
+use postrider_shared::queue::{BreakerChange, Feedback, Reservation};
 use postrider_shared::store::StoreError;
+use postrider_shared::store::health;
 use postrider_shared::store::record::{self, Exchange, Recorded};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
+use crate::classify::feedback;
 use crate::{Deliverer, PAUSE};
 
 /// Attempts that are recorded in one statement.
@@ -60,21 +62,59 @@ pub(crate) async fn run(deliverer: Arc<Deliverer>, mut receiver: mpsc::Unbounded
     while receiver.recv_many(&mut batch, BATCH).await > 0 {
         let (recorded, rest): (Vec<_>, Vec<_>) = batch
             .drain(..)
-            .map(|finished| (finished.recorded, (finished.reservation, finished.gone, finished.permit)))
+            .map(|finished| {
+                let told = Told::of(&finished);
+                (finished.recorded, (told, finished.gone, finished.permit))
+            })
             .unzip();
         metrics::histogram!("postrider_record_batch_size").record(recorded.len() as f64);
         write(&deliverer, recorded).await;
-        let reservations: Vec<_> = rest.iter().map(|(reservation, ..)| *reservation).collect();
         // Only now, with all of it in PostgreSQL, do the ids leave Redis.
-        if let Err(error) = deliverer.queue.acknowledge(&reservations).await {
-            deliverer.health.down("deliverer_redis", error);
-        }
-        for (reservation, gone, _permit) in rest {
-            deliverer.held.remove(&reservation);
+        acknowledge(&deliverer, rest.iter().map(|(told, ..)| told)).await;
+        for (told, gone, _permit) in rest {
+            deliverer.held.remove(&told.reservation);
             if let Some(endpoint_id) = gone {
                 disable(&deliverer, endpoint_id).await;
             }
         }
+    }
+}
+
+/// What an attempt told of its endpoint.
+struct Told {
+    reservation: Reservation,
+    feedback: Feedback,
+    error: Option<String>,
+}
+
+impl Told {
+    fn of(finished: &Finished) -> Self {
+        Self {
+            reservation: finished.reservation,
+            feedback: feedback(&finished.recorded),
+            error: finished.recorded.exchange.error_message.clone(),
+        }
+    }
+}
+
+/// Acknowledges, and notes the breakers that this opens or closes.
+async fn acknowledge<'a>(deliverer: &Deliverer, told: impl Iterator<Item = &'a Told> + Clone) {
+    let done = told.clone().map(|told| (told.reservation, told.feedback));
+    let changes = match deliverer.queue.acknowledge(done).await {
+        Ok(changes) => changes,
+        Err(error) => return deliverer.health.down("deliverer_redis", error),
+    };
+    if changes.is_empty() {
+        return;
+    }
+    let with_reason = |change: BreakerChange| {
+        let BreakerChange::Opened { endpoint_id, .. } = change else { return (change, None) };
+        let mut errors = told.clone().filter(|told| told.reservation.endpoint_id == endpoint_id);
+        (change, errors.find_map(|told| told.error.clone()))
+    };
+    let changes: Vec<_> = changes.into_iter().map(with_reason).collect();
+    if let Err(error) = health::note(&deliverer.store, &changes).await {
+        tracing::warn!(%error, "the state of a circuit breaker could not be noted");
     }
 }
 

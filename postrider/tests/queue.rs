@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use postrider_shared::config::QueueConfig;
 use postrider_shared::ids::{DeliveryId, EndpointId};
-use postrider_shared::queue::{Group, Queue, QueueError, RESERVATION, Reservation};
+use postrider_shared::queue::{BreakerChange, Feedback, Group, Queue, QueueError, RESERVATION, Reservation};
 use postrider_shared::store::outbox::Limits;
 use rand::rngs::StdRng;
 use rand::seq::IteratorRandom as _;
@@ -24,7 +24,7 @@ const EPOCH: i64 = 7;
 async fn a_busy_endpoint_takes_no_more_than_its_share() {
     let bed = Bed::new().await;
     let queue = queue(&bed).await;
-    let (busy, quiet, other) = (endpoint(), endpoint(), endpoint());
+    let (busy, quiet, other) = (known(&bed).await, known(&bed).await, known(&bed).await);
     push(&queue, busy, unlimited(), &ids(900)).await;
     push(&queue, quiet, unlimited(), &ids(30)).await;
     push(&queue, other, unlimited(), &ids(30)).await;
@@ -46,7 +46,7 @@ async fn a_busy_endpoint_takes_no_more_than_its_share() {
 async fn ids_of_one_endpoint_are_reserved_in_the_order_in_which_they_were_pushed() {
     let bed = Bed::new().await;
     let queue = queue(&bed).await;
-    let (endpoint, ids) = (endpoint(), ids(100));
+    let (endpoint, ids) = (known(&bed).await, ids(100));
     for chunk in ids.chunks(7) {
         push(&queue, endpoint, unlimited(), chunk).await;
     }
@@ -64,8 +64,14 @@ async fn never_more_are_reserved_than_the_concurrency_limit_however_many_consume
     const COUNT: usize = 400;
     let bed = Bed::new().await;
     let queue = queue(&bed).await;
-    let endpoint = endpoint();
-    push(&queue, endpoint, Limits { concurrency: LIMIT as i32, rate: None }, &ids(COUNT)).await;
+    let endpoint = known(&bed).await;
+    push(
+        &queue,
+        endpoint,
+        Limits { concurrency: LIMIT as i32, rate: None, is_breaker_open: false },
+        &ids(COUNT),
+    )
+    .await;
 
     // Raised after a reservation is made and lowered before it ends: never above what Redis has.
     let in_flight = Arc::new(AtomicUsize::new(0));
@@ -86,7 +92,7 @@ async fn never_more_are_reserved_than_the_concurrency_limit_however_many_consume
                     while let Some(reservation) = held.pop() {
                         tokio::task::yield_now().await;
                         in_flight.fetch_sub(1, Ordering::SeqCst);
-                        queue.acknowledge(&[reservation]).await.expect("Redis");
+                        queue.acknowledge(ended(&[reservation])).await.expect("Redis");
                         seen.push(reservation.delivery_id);
                         done.fetch_add(1, Ordering::SeqCst);
                     }
@@ -113,8 +119,14 @@ async fn a_rate_is_used_and_not_exceeded() {
     const BURST: f64 = 12.0;
     let bed = Bed::new().await;
     let queue = queue(&bed).await;
-    let endpoint = endpoint();
-    push(&queue, endpoint, Limits { concurrency: 1_000, rate: Some(50) }, &ids(1_000)).await;
+    let endpoint = known(&bed).await;
+    push(
+        &queue,
+        endpoint,
+        Limits { concurrency: 1_000, rate: Some(50), is_breaker_open: false },
+        &ids(1_000),
+    )
+    .await;
 
     // When each was reserved: not before, and not after.
     let mut reserved: Vec<(Instant, Instant)> = Vec::new();
@@ -124,7 +136,7 @@ async fn a_rate_is_used_and_not_exceeded() {
         let before = Instant::now();
         let got = queue.reserve(64).await.expect("Redis");
         let after = Instant::now();
-        queue.acknowledge(&got.reservations).await.expect("Redis");
+        queue.acknowledge(ended(&got.reservations)).await.expect("Redis");
         reserved.extend(got.reservations.iter().map(|_| (before, after)));
         if got.reservations.is_empty() {
             saturated.get_or_insert((before, reserved.len()));
@@ -152,8 +164,8 @@ async fn a_rate_is_used_and_not_exceeded() {
 async fn a_rate_limited_endpoint_does_not_hold_up_another_one() {
     let bed = Bed::new().await;
     let queue = queue(&bed).await;
-    let (slow, fast) = (endpoint(), endpoint());
-    push(&queue, slow, Limits { concurrency: 100, rate: Some(1) }, &ids(500)).await;
+    let (slow, fast) = (known(&bed).await, known(&bed).await);
+    push(&queue, slow, Limits { concurrency: 100, rate: Some(1), is_breaker_open: false }, &ids(500)).await;
     push(&queue, fast, unlimited(), &ids(500)).await;
     let started = Instant::now();
     let mut served = HashMap::new();
@@ -163,7 +175,7 @@ async fn a_rate_limited_endpoint_does_not_hold_up_another_one() {
         for reservation in &reservations {
             *served.entry(reservation.endpoint_id).or_default() += 1;
         }
-        queue.acknowledge(&reservations).await.expect("Redis");
+        queue.acknowledge(ended(&reservations)).await.expect("Redis");
     }
     let allowed = 1 + started.elapsed().as_secs();
     assert!(served.get(&slow).is_some_and(|&count: &u64| count <= allowed), "{served:?}");
@@ -174,7 +186,7 @@ async fn a_rate_limited_endpoint_does_not_hold_up_another_one() {
 async fn a_reservation_comes_back_unless_it_is_extended() {
     let bed = Bed::new().await;
     let queue = queue(&bed).await;
-    let (endpoint, ids) = (endpoint(), ids(2));
+    let (endpoint, ids) = (known(&bed).await, ids(2));
     push(&queue, endpoint, unlimited(), &ids).await;
     let reserved = queue.reserve(2).await.expect("ids").reservations;
     let started = Instant::now();
@@ -192,11 +204,11 @@ async fn a_reservation_comes_back_unless_it_is_extended() {
     // Whoever held it first comes too late, be it to extend or to end the reservation that followed.
     let held = reservations(&bed, endpoint).await;
     queue.extend(&[abandoned]).await.expect("Redis");
-    queue.acknowledge(&[abandoned]).await.expect("Redis");
+    queue.acknowledge(ended(&[abandoned])).await.expect("Redis");
     assert_eq!(reservations(&bed, endpoint).await, held);
-    queue.acknowledge(&[kept]).await.expect("Redis");
+    queue.acknowledge(ended(&[kept])).await.expect("Redis");
     assert_eq!(queue.are_idle(&[endpoint]).await.expect("Redis"), [false]);
-    queue.acknowledge(&[back]).await.expect("Redis");
+    queue.acknowledge(ended(&[back])).await.expect("Redis");
     assert_eq!(queue.are_idle(&[endpoint]).await.expect("Redis"), [true]);
     bed.finish().await;
 }
@@ -225,7 +237,7 @@ async fn an_endpoint_has_a_window_and_the_first_ids_fit() {
     let mut bed = Bed::new().await;
     bed.source.set("POSTRIDER_QUEUE_WINDOW", "1200");
     let queue = queue(&bed).await;
-    let (endpoint, ids) = (endpoint(), ids(5_000));
+    let (endpoint, ids) = (known(&bed).await, ids(5_000));
     assert_eq!(push(&queue, endpoint, unlimited(), &ids).await, 1_200);
     assert_eq!(push(&queue, endpoint, unlimited(), &ids[1_200..]).await, 0);
     assert_eq!(queue.room(&[endpoint, self::endpoint()]).await.expect("Redis"), [0, 1_200]);
@@ -243,7 +255,7 @@ async fn a_full_queue_still_takes_a_few_of_every_endpoint() {
     let mut bed = Bed::new().await;
     bed.source.set("POSTRIDER_QUEUE_CAPACITY", "100");
     let queue = queue(&bed).await;
-    let (greedy, modest) = (endpoint(), endpoint());
+    let (greedy, modest) = (known(&bed).await, known(&bed).await);
     assert_eq!(push(&queue, greedy, unlimited(), &ids(500)).await, 100);
     assert_eq!(push(&queue, modest, unlimited(), &ids(500)).await, 8);
     assert_eq!(push(&queue, modest, unlimited(), &ids(500)).await, 0);
@@ -258,13 +270,17 @@ async fn nothing_is_left_of_what_is_done() {
     let bed = Bed::new().await;
     let queue = queue(&bed).await;
     for number in 0..20 {
-        let limits = Limits { concurrency: 1 + number, rate: (number % 2 == 0).then_some(1_000_000) };
+        let limits = Limits {
+            concurrency: 1 + number,
+            rate: (number % 2 == 0).then_some(1_000_000),
+            is_breaker_open: false,
+        };
         push(&queue, endpoint(), limits, &ids(50)).await;
     }
     let mut left = 20 * 50;
     within(Duration::from_secs(10), "the end of all ids", async || {
         let reservations = queue.reserve(64).await.expect("Redis").reservations;
-        queue.acknowledge(&reservations).await.expect("Redis");
+        queue.acknowledge(ended(&reservations)).await.expect("Redis");
         left -= reservations.len();
         (left == 0).then_some(())
     })
@@ -295,7 +311,7 @@ async fn a_reserve_looks_at_a_bounded_number_of_endpoints_however_many_are_block
     const MOST: usize = 1_600;
     let bed = Bed::new().await;
     let queue = queue(&bed).await;
-    let limits = Limits { concurrency: 10, rate: Some(1) };
+    let limits = Limits { concurrency: 10, rate: Some(1), is_breaker_open: false };
     let groups: Vec<_> =
         (0..ENDPOINTS).map(|_| Group { endpoint_id: endpoint(), limits, deliveries: ids(3) }).collect();
     for groups in groups.chunks(500) {
@@ -335,6 +351,93 @@ async fn a_reserve_looks_at_a_bounded_number_of_endpoints_however_many_are_block
     bed.finish().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn concurrency_doubles_with_success_up_to_the_limit_and_halves_when_it_is_too_much() {
+    let bed = Bed::new().await;
+    let queue = queue(&bed).await;
+    let endpoint = endpoint();
+    push(&queue, endpoint, Limits { concurrency: 10, rate: None, is_breaker_open: false }, &ids(500)).await;
+    let round = async |feedback| {
+        let reserved = queue.reserve(64).await.expect("ids").reservations;
+        queue.acknowledge(told(&reserved, feedback)).await.expect("Redis");
+        reserved.len()
+    };
+    let mut at_once = Vec::new();
+    for _ in 0..6 {
+        at_once.push(round(Feedback::Succeeded).await);
+    }
+    assert_eq!(at_once, [1, 2, 4, 8, 10, 10]);
+    let slow = Feedback::Overloaded(Duration::from_secs(1));
+    assert_eq!(
+        [round(slow).await, round(slow).await, round(slow).await, round(slow).await, round(slow).await],
+        [10, 5, 2, 1, 1]
+    );
+    assert_eq!([round(Feedback::Succeeded).await, round(Feedback::Succeeded).await], [1, 2]);
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_only_fails_is_probed_and_its_first_success_lets_it_go_on() {
+    let bed = Bed::new().await;
+    let queue = queue(&bed).await;
+    let failing = known(&bed).await;
+    push(&queue, failing, unlimited(), &ids(50)).await;
+    let reserved = queue.reserve(10).await.expect("ids").reservations;
+    let (few, rest) = reserved.split_at(2);
+    let failed = Feedback::Failed(Duration::from_secs(11));
+    assert_eq!(queue.acknowledge(told(few, failed)).await.expect("Redis"), [], "twice is not often");
+    let opened = queue.acknowledge(told(&rest[..4], failed)).await.expect("Redis");
+    let [BreakerChange::Opened { endpoint_id, probe_after, failing_for }] = opened[..] else {
+        panic!("{opened:?}")
+    };
+    assert_eq!((endpoint_id, probe_after), (failing, Duration::from_secs(5)));
+    assert!(failing_for >= Duration::from_secs(11));
+    let late = queue.acknowledge(told(&rest[4..], failed)).await.expect("Redis");
+    assert_eq!(late, [], "what was under way tells nothing new");
+
+    let waiting = queue.reserve(10).await.expect("Redis");
+    assert_eq!(waiting.reservations, []);
+    assert!(waiting.next_unblocked.expect("its probe") <= Duration::from_secs(5));
+    let probe = within(Duration::from_secs(10), "the probe", async || {
+        queue.reserve(10).await.expect("Redis").reservations.pop()
+    })
+    .await;
+    assert_eq!(queue.reserve(10).await.expect("Redis").reservations, [], "one probe at a time");
+    let again = queue.acknowledge(told(&[probe], failed)).await.expect("Redis");
+    assert!(
+        matches!(again[..], [BreakerChange::Opened { probe_after, .. }] if probe_after == Duration::from_secs(10)),
+        "{again:?}"
+    );
+    let probe = within(Duration::from_secs(15), "the next probe", async || {
+        queue.reserve(10).await.expect("Redis").reservations.pop()
+    })
+    .await;
+    let closed = queue.acknowledge(told(&[probe], Feedback::Succeeded)).await.expect("Redis");
+    assert_eq!(closed, [BreakerChange::Closed { endpoint_id: failing }]);
+    assert_eq!(queue.reserve(10).await.expect("Redis").reservations.len(), 2);
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_breaker_that_redis_has_forgotten_is_opened_by_one_failure_and_closed_by_one_success() {
+    let bed = Bed::new().await;
+    let queue = queue(&bed).await;
+    let limits = Limits { is_breaker_open: true, ..unlimited() };
+    let (bad, good) = (endpoint(), endpoint());
+    push(&queue, bad, limits, &ids(5)).await;
+    push(&queue, good, limits, &ids(5)).await;
+    let reserved = queue.reserve(10).await.expect("ids").reservations;
+    assert_eq!(shares(&reserved), HashMap::from([(bad, 1), (good, 1)]), "one probe each");
+    let done = reserved.into_iter().map(|one| match one.endpoint_id == bad {
+        true => (one, Feedback::Failed(Duration::ZERO)),
+        false => (one, Feedback::Succeeded),
+    });
+    let changes = queue.acknowledge(done).await.expect("Redis");
+    assert_eq!(changes.len(), 2);
+    assert!(changes.contains(&BreakerChange::Closed { endpoint_id: good }), "{changes:?}");
+    bed.finish().await;
+}
+
 /// Random calls, and after each of them every id is where a simple model says: waiting, reserved or gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_id_is_lost_or_doubled_whatever_is_called() {
@@ -362,7 +465,10 @@ struct Model<'a> {
 impl<'a> Model<'a> {
     async fn new(bed: &'a Bed, seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
-        let endpoints = (0..5).map(|_| (endpoint(), random.random_range(1..8))).collect();
+        let mut endpoints = Vec::new();
+        for _ in 0..5 {
+            endpoints.push((known(bed).await, random.random_range(1..8)));
+        }
         Self {
             bed,
             queue: queue(bed).await,
@@ -383,7 +489,9 @@ impl<'a> Model<'a> {
                 6..8 => self.acknowledge().await,
                 8 => self.queue.extend(&self.reserved).await.expect("Redis"),
                 // Twice is as good as once, and late as good as never.
-                _ => self.queue.acknowledge(&self.ended).await.expect("Redis"),
+                _ => {
+                    self.queue.acknowledge(ended(&self.ended)).await.expect("Redis");
+                }
             }
             self.check().await;
         }
@@ -401,7 +509,7 @@ impl<'a> Model<'a> {
             if self.random.random_bool(0.5) {
                 *concurrency = self.random.random_range(1..8);
                 let deliveries = ids(self.random.random_range(0..20));
-                let limits = Limits { concurrency: *concurrency, rate: None };
+                let limits = Limits { concurrency: *concurrency, rate: None, is_breaker_open: false };
                 groups.push(Group { endpoint_id: *endpoint, limits, deliveries });
             }
         }
@@ -429,7 +537,7 @@ impl<'a> Model<'a> {
         let count = self.random.random_range(0..=self.reserved.len());
         let chosen = (0..self.reserved.len()).sample(&mut self.random, count);
         let chosen: Vec<_> = chosen.into_iter().map(|index| self.reserved[index]).collect();
-        self.queue.acknowledge(&chosen).await.expect("Redis");
+        self.queue.acknowledge(ended(&chosen)).await.expect("Redis");
         self.reserved.retain(|reservation| !chosen.contains(reservation));
         self.ended.extend(chosen);
     }
@@ -478,11 +586,30 @@ async fn push(queue: &Queue, endpoint_id: EndpointId, limits: Limits, ids: &[Del
 }
 
 fn unlimited() -> Limits {
-    Limits { concurrency: 1_000, rate: None }
+    Limits { concurrency: 1_000, rate: None, is_breaker_open: false }
 }
 
+/// An endpoint that nothing is known of: it may have one exchange at once, whatever its limits.
 fn endpoint() -> EndpointId {
     EndpointId(Uuid::now_v7())
+}
+
+/// An endpoint that has succeeded so often that its own limit alone counts.
+async fn known(bed: &Bed) -> EndpointId {
+    let endpoint = endpoint();
+    let hash = [key(bed, "e:"), endpoint.0.as_bytes().to_vec()].concat();
+    let mut set = command("HSET", &hash);
+    let _: () = set.arg("window").arg(1_000).query_async(&mut bed.redis().await).await.expect("Redis");
+    endpoint
+}
+
+/// Reservations whose ends tell nothing of their endpoints.
+fn ended(reservations: &[Reservation]) -> Vec<(Reservation, Feedback)> {
+    told(reservations, Feedback::None)
+}
+
+fn told(reservations: &[Reservation], feedback: Feedback) -> Vec<(Reservation, Feedback)> {
+    reservations.iter().map(|reservation| (*reservation, feedback)).collect()
 }
 
 fn ids(count: usize) -> Vec<DeliveryId> {

@@ -4,6 +4,7 @@
 //! The scripts are plain `EVALSHA`, loaded when Redis does not know them, and every key of a shard has the
 //! same hash tag.
 
+mod breaker;
 mod scripts;
 
 use std::time::Duration;
@@ -15,6 +16,7 @@ use uuid::Uuid;
 use crate::config::QueueConfig;
 use crate::ids::{DeliveryId, EndpointId};
 use crate::store::outbox::Limits;
+pub use breaker::{BreakerChange, Feedback};
 use scripts::Scripts;
 
 /// How long Redis may take to answer anything.
@@ -122,6 +124,7 @@ impl Queue {
             push.arg(group.endpoint_id.0.as_bytes())
                 .arg(group.limits.concurrency)
                 .arg(group.limits.rate.unwrap_or(0))
+                .arg(i32::from(group.limits.is_breaker_open))
                 .arg(ids);
         }
         Ok(push.invoke_async(&mut self.connection.clone()).await?)
@@ -153,20 +156,31 @@ impl Queue {
         Ok(reserved)
     }
 
-    /// Ends reservations whose ids have nothing left to do.
+    /// Ends reservations whose ids have nothing left to do, and adapts how many exchanges their endpoints
+    /// may have at once. Answers the breakers that this has opened or closed.
     ///
     /// # Errors
     /// When Redis does not answer; the ids then come back, and are found to have nothing left to do.
-    pub async fn acknowledge(&self, reservations: &[Reservation]) -> Result<(), QueueError> {
-        if reservations.is_empty() {
-            return Ok(());
-        }
+    pub async fn acknowledge(
+        &self,
+        done: impl IntoIterator<Item = (Reservation, Feedback)>,
+    ) -> Result<Vec<BreakerChange>, QueueError> {
         let mut acknowledge = self.scripts.acknowledge.prepare_invoke();
         acknowledge.key(&self.base);
-        for reservation in reservations {
-            acknowledge.arg(reservation.endpoint_id.0.as_bytes()).arg(&reservation.member()[..]);
+        let mut is_empty = true;
+        for (reservation, feedback) in done {
+            is_empty = false;
+            acknowledge
+                .arg(reservation.endpoint_id.0.as_bytes())
+                .arg(&reservation.member()[..])
+                .arg(feedback.code())
+                .arg(milliseconds(feedback.took()));
         }
-        Ok(acknowledge.invoke_async::<()>(&mut self.connection.clone()).await?)
+        if is_empty {
+            return Ok(Vec::new());
+        }
+        let answer: Vec<redis::Value> = acknowledge.invoke_async(&mut self.connection.clone()).await?;
+        breaker::changes(answer)
     }
 
     /// Lets reservations last from now on as if they had just been made.

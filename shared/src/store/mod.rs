@@ -11,6 +11,7 @@ pub mod deliveries;
 pub mod endpoints;
 mod error;
 pub mod events;
+pub mod health;
 pub mod leases;
 pub mod migrate;
 pub mod outbox;

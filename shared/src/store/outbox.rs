@@ -22,6 +22,8 @@ pub struct Limits {
     pub concurrency: i32,
     /// Requests per second; none: no limit.
     pub rate: Option<i32>,
+    /// What PostgreSQL knows of its breaker, for a Redis that does not.
+    pub is_breaker_open: bool,
 }
 
 /// A row that was taken.
@@ -67,14 +69,16 @@ with taken as (
     returning id, delivery_id, endpoint_id
 ),
 endpoint as (
-    select t.endpoint_id, e.concurrency_limit, e.rate_limit,
+    select t.endpoint_id, e.concurrency_limit, e.rate_limit, h.state = 'open' as is_breaker_open,
            -- A deleted endpoint passes: the claim cancels what belongs to it.
            e.id is null or e.deleted_at is not null or e.is_active as is_open,
            exists (select from outbox p where p.parked and p.endpoint_id = t.endpoint_id) as has_parked
     from (select distinct endpoint_id from taken) t
     left join endpoints e on e.id = t.endpoint_id
+    left join endpoint_health h on h.endpoint_id = t.endpoint_id
 )
-select t.delivery_id, t.endpoint_id, e.concurrency_limit, e.rate_limit, e.is_open, e.has_parked
+select t.delivery_id, t.endpoint_id, e.concurrency_limit, e.rate_limit, e.is_breaker_open, e.is_open,
+       e.has_parked
 from taken t join endpoint e using (endpoint_id)
 order by t.id";
 
@@ -94,10 +98,12 @@ with taken as (
     ))
     returning id, delivery_id, endpoint_id
 )
-select t.delivery_id, t.endpoint_id, e.concurrency_limit, e.rate_limit,
+select t.delivery_id, t.endpoint_id, e.concurrency_limit, e.rate_limit, h.state = 'open',
        e.id is null or e.deleted_at is not null or e.is_active as is_open,
        false as has_parked
-from taken t left join endpoints e on e.id = t.endpoint_id
+from taken t
+left join endpoints e on e.id = t.endpoint_id
+left join endpoint_health h on h.endpoint_id = t.endpoint_id
 order by t.delivery_id";
 
 const PARK: &str = "-- outbox.park
@@ -164,16 +170,20 @@ fn due_row(row: &Row) -> DueRow {
         delivery_id: row.get(0),
         endpoint_id: row.get(1),
         limits: limits(row, 2),
-        is_open: row.get(4),
-        has_parked: row.get(5),
+        is_open: row.get(5),
+        has_parked: row.get(6),
     }
 }
 
 /// Reads the limits of an endpoint; one that is gone has the narrowest, for its deliveries are cancelled.
 fn limits(row: &Row, column: usize) -> Limits {
     match row.get(column) {
-        Some(concurrency) => Limits { concurrency, rate: row.get(column + 1) },
-        None => Limits { concurrency: 1, rate: None },
+        Some(concurrency) => Limits {
+            concurrency,
+            rate: row.get(column + 1),
+            is_breaker_open: row.get::<_, Option<bool>>(column + 2).unwrap_or(false),
+        },
+        None => Limits { concurrency: 1, rate: None, is_breaker_open: false },
     }
 }
 

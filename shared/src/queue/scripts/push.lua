@@ -1,5 +1,6 @@
 -- Queues ids and brings the limits of their endpoints along.
--- ARGV: epoch, window, capacity, few, then for each endpoint: endpoint, concurrency, rate (0: none), ids.
+-- ARGV: epoch, window, capacity, few, then for each endpoint: endpoint, concurrency, rate (0: none), whether
+-- its breaker is open (1 or 0), ids.
 -- Answers how many ids of each endpoint fitted, in the same order; the first ones of each do.
 
 if redis.call('GET', base .. ':epoch') ~= ARGV[1] then
@@ -14,11 +15,15 @@ local size = tonumber(redis.call('GET', base .. ':size') or '0')
 local accepted = {}
 local any_eligible = false
 
-for at = 5, #ARGV, 4 do
-    local endpoint, ids = ARGV[at], ARGV[at + 3]
+for at = 5, #ARGV, 5 do
+    local endpoint, ids = ARGV[at], ARGV[at + 4]
     local hash, queue = base .. ':e:' .. endpoint, base .. ':q:' .. endpoint
     redis.call('HSET', hash, 'concurrency', ARGV[at + 1], 'rate', ARGV[at + 2])
     redis.call('PERSIST', hash)
+    if ARGV[at + 3] == '1' then
+        -- Remembered from before Redis lost its memory: the first success closes it, a failure opens it.
+        redis.call('HSETNX', hash, 'opened', 1)
+    end
     local waiting = redis.call('LLEN', queue)
     -- However full the queue is, an endpoint with nothing waiting gets a few ids in.
     local room = math.max(math.min(window - waiting, capacity - size), few - waiting)

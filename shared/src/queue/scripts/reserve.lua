@@ -6,14 +6,7 @@
 local MAX_ENDPOINTS = 64
 local MAX_EXPIRED = 128
 
-local time = redis.call('TIME')
-local now_us = tonumber(time[1]) * 1000000 + tonumber(time[2])
-local now_ms = math.floor(now_us / 1000)
 local wanted, token, lasts_ms = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
-
-local function integer(number)
-    return string.format('%.0f', number)
-end
 
 -- Reservations whose deliverer is gone: their ids come first again.
 local late = redis.call('ZRANGEBYSCORE', base .. ':deadlines', '-inf', now_ms, 'LIMIT', 0, MAX_ENDPOINTS)
@@ -65,8 +58,12 @@ while wanted > 0 and visits < MAX_ENDPOINTS do
     end
     local hash, queue = base .. ':e:' .. endpoint, base .. ':q:' .. endpoint
     local reservations = base .. ':r:' .. endpoint
-    local known = redis.call('HMGET', hash, 'concurrency', 'rate', 'tat')
-    local free = tonumber(known[1] or '1') - redis.call('ZCARD', reservations)
+    local known = redis.call('HMGET', hash, 'concurrency', 'rate', 'tat', 'window', 'probe_at')
+    local probe_at = tonumber(known[5] or '0')
+    local free = slots(known[1], known[4]) - redis.call('ZCARD', reservations)
+    if probe_at > now_ms then
+        free = 0
+    end
     local allowed, interval, tat, burst = allowance(tonumber(known[2] or '0'), tonumber(known[3] or '0'))
     local count = math.min(wanted, share, free, allowed)
     local ids = {}
@@ -88,14 +85,16 @@ while wanted > 0 and visits < MAX_ENDPOINTS do
             redis.call('HSET', hash, 'tat', integer(tat))
         end
     end
-    if redis.call('LLEN', queue) == 0 or free - #ids <= 0 then
+    if probe_at > now_ms then
+        -- Its breaker has opened since it came into the ring.
+        block(endpoint, probe_at * 1000)
+    elseif redis.call('LLEN', queue) == 0 or free - #ids <= 0 then
         -- A push, or an acknowledgement, brings it back.
         redis.call('HDEL', hash, 'state')
     elseif interval and allowed - #ids <= 0 then
         -- Until several are allowed, where the rate is high: fewer, fuller looks.
         local several = math.max(1, math.floor(burst / 8))
-        redis.call('ZADD', base .. ':blocked', integer(tat + (several - burst) * interval), endpoint)
-        redis.call('HSET', hash, 'state', 'blocked')
+        block(endpoint, tat + (several - burst) * interval)
     else
         redis.call('RPUSH', base .. ':ring', endpoint)
     end
