@@ -54,7 +54,7 @@ create table deliveries (
     next_retry_at timestamptz default now(),
     -- The lease under which it is being sent; null: nobody sends it.
     lease_id bigint,
-    -- Order of acceptance, on endpoints that keep it.
+    -- Order of acceptance, on endpoints that kept it then.
     position bigint,
     -- The bulk replay that made it.
     replay_id uuid,
@@ -73,6 +73,9 @@ create index deliveries_by_event on deliveries (event_id);
 create index deliveries_by_application on deliveries (application_id, id);
 -- What is still to be done, after Redis has lost its memory. `completed_at` changes once in a life.
 create index deliveries_open on deliveries (id) where completed_at is null;
+-- What waits its turn on endpoints that keep the order.
+create index deliveries_in_order on deliveries (endpoint_id, position)
+    where position is not null and completed_at is null;
 -- Dead letters, for redrive.
 create index deliveries_dead on deliveries (application_id, dead_at) where dead_at is not null;
 

@@ -70,7 +70,7 @@ impl From<deliveries::Delivery> for Delivery {
             next_retry_at: stored.next_retry_at.map(Into::into),
             last_error: stored.last_error,
             last_response_status: stored.last_response_status.map(Into::into),
-            waiting_for: stored.waits_for_endpoint.then(|| "disabled".to_owned()),
+            waiting_for: stored.waiting_for,
             created_at: stored.created_at.into(),
             completed_at: stored.completed_at.map(Into::into),
         }

@@ -97,7 +97,8 @@ pub(crate) struct CreateEndpointRequest {
     #[oai(validator(minimum(value = "1"), maximum(value = "60")))]
     #[serde(default)]
     timeout_seconds: Option<i32>,
-    /// Keeps the order of acceptance. Not available yet: `true` is refused.
+    /// Keeps the order of acceptance: one delivery at a time, and one that fails holds the rest until it
+    /// succeeds, is a dead letter or is cancelled. Absent or null: false.
     #[serde(default)]
     ordered: Option<bool>,
     /// False: new events do not match it. Absent or null: true.
@@ -145,7 +146,7 @@ impl CreateEndpointRequest {
         let metadata = checks.metadata(self.metadata);
         let event_types = self.event_types.unwrap_or_else(|| vec!["*".to_owned()]);
         check_patterns(&mut checks, &event_types);
-        refuse_what_is_not_obeyed_yet(&mut checks, self.filter.is_some(), self.ordered == Some(true));
+        refuse_what_is_not_obeyed_yet(&mut checks, self.filter.is_some());
         let headers = check_headers(&mut checks, self.headers.unwrap_or_default());
         let sensitive_headers =
             check_sensitive(&mut checks, self.sensitive_headers.unwrap_or_default(), &headers);
@@ -177,6 +178,7 @@ impl CreateEndpointRequest {
             retry_schedule: self.retry_schedule,
             permanent_statuses,
             timeout_seconds,
+            ordered: self.ordered.unwrap_or(false),
         };
         let secret = secret.expect("a secret that cannot be read was refused above");
         Ok(NewEndpoint { settings, is_active: self.is_active.unwrap_or(true), secret })
@@ -233,12 +235,9 @@ fn check_patterns(checks: &mut Checks, patterns: &[String]) {
     }
 }
 
-fn refuse_what_is_not_obeyed_yet(checks: &mut Checks, has_filter: bool, is_ordered: bool) {
+fn refuse_what_is_not_obeyed_yet(checks: &mut Checks, has_filter: bool) {
     if has_filter {
         checks.refuse("not_available_yet", "filter", "is not available yet; leave it out");
-    }
-    if is_ordered {
-        checks.refuse("not_available_yet", "ordered", "is not available yet; leave it out or send false");
     }
 }
 

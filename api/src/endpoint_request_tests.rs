@@ -87,7 +87,7 @@ fn every_mistake_is_told_at_once() {
     let request: CreateEndpointRequest = serde_json::from_str(
         r#"{"url":"x","event_types":[],"max_attempts":0,"timeout_seconds":61,"retry_schedule":[-1],
             "permanent_statuses":[200],"concurrency_limit":1001,"rate_limit":0,"secret":"x","filter":{},
-            "ordered":true,"sensitive_headers":["x"]}"#,
+            "sensitive_headers":["x"]}"#,
     )
     .expect("a request");
     let rules = UrlRules { guard: postrider_shared::address::AddressGuard::default(), https_only: false };
@@ -100,7 +100,6 @@ fn every_mistake_is_told_at_once() {
             "url",
             "event_types",
             "filter",
-            "ordered",
             "sensitive_headers",
             "rate_limit",
             "concurrency_limit",

@@ -114,7 +114,7 @@ impl From<endpoints::Endpoint> for Endpoint {
                 .permanent_statuses
                 .map(|statuses| statuses.into_iter().map(Into::into).collect()),
             timeout_seconds: settings.timeout_seconds.into(),
-            ordered: stored.ordered,
+            ordered: settings.ordered,
             is_active: stored.is_active,
             disabled_reason: stored.disabled_reason,
             created_at: stored.created_at.into(),

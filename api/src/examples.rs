@@ -69,6 +69,12 @@ pub(crate) fn of(schema: &str) -> Option<Value> {
             "max_attempts": 8,
             "timeout_seconds": 10
         }),
+        "EndpointHealth" => json!({
+            "state": "open",
+            "reason": "the receiver answered 500",
+            "failing_since": "2026-01-05T09:30:12.000000Z",
+            "next_probe_at": "2026-01-05T09:31:12.000000Z",
+        }),
         "EndpointSecret" => json!({ "secret": SECRET }),
         "PublishEventRequest" => json!({ "event_type": "invoice.paid", "data": data() }),
         "PublishedEvent" => {

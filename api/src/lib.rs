@@ -17,6 +17,7 @@ mod data;
 mod deliveries;
 mod docs;
 mod edge;
+mod endpoint_health;
 mod endpoint_request;
 mod endpoints;
 mod events;

@@ -10,6 +10,7 @@ use crate::api_keys::ApiKeys;
 use crate::applications::Applications;
 use crate::attempts::Attempts;
 use crate::deliveries::Deliveries;
+use crate::endpoint_health::Healths;
 use crate::endpoints::Endpoints;
 use crate::events::Events;
 use crate::examples;
@@ -22,7 +23,7 @@ taken from the request where it sends one.";
 
 /// All operations.
 pub(crate) fn service() -> OpenApiService<impl OpenApi, ()> {
-    let operations = (Applications, ApiKeys, Endpoints, Events, Deliveries, Attempts);
+    let operations = (Applications, ApiKeys, Endpoints, Healths, Events, Deliveries, Attempts);
     OpenApiService::new(operations, "Postrider", env!("CARGO_PKG_VERSION"))
         .description(DESCRIPTION)
         .license(LicenseObject::new("MIT").url("https://opensource.org/license/mit"))

@@ -4,7 +4,7 @@ use crate::applications::CreateApplicationRequest;
 use crate::endpoint_request::CreateEndpointRequest;
 use crate::publish::PublishEventRequest;
 
-const OPERATIONS: [&str; 19] = [
+const OPERATIONS: [&str; 20] = [
     "cancel_delivery",
     "create_api_key",
     "create_application",
@@ -13,6 +13,7 @@ const OPERATIONS: [&str; 19] = [
     "get_application",
     "get_delivery",
     "get_endpoint",
+    "get_endpoint_health",
     "get_endpoint_secret",
     "get_event",
     "list_api_keys",

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use postrider_shared::failpoint;
 use postrider_shared::ids::{DelivererNumber, DeliveryId};
 use postrider_shared::queue::{Feedback, QueueError, Reservation, Waker};
 use postrider_shared::store::StoreError;
-use postrider_shared::store::claim::{self, Claim, Claimed};
+use postrider_shared::store::claim::{self, Claim, Claimed, Next};
 use postrider_shared::store::record;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -86,16 +87,59 @@ async fn take_in(
     } else {
         for claimed in claim.claimed {
             let Some(reservation) = reservations.remove(&claimed.delivery_id) else { continue };
-            let permit = permits.split(1).expect("no more was reserved than there are permits");
-            let task = exchange::Task { claimed, claimed_at, reservation, permit };
-            deliverer.sending.spawn(exchange::deliver(deliverer.clone(), task));
+            send(deliverer, claimed, claimed_at, reservation, &mut permits);
         }
+        let turns = claim.ordered.iter().filter_map(|id| reservations.remove(id));
+        take_turns(deliverer, number, turns.collect(), &mut permits).await;
     }
     // What could not be looked at comes back when its reservation expires.
     for reservation in reservations.values() {
         deliverer.held.remove(reservation);
     }
     Ok(None)
+}
+
+fn send(
+    deliverer: &Arc<Deliverer>,
+    claimed: Claimed,
+    claimed_at: Instant,
+    reservation: Reservation,
+    permits: &mut OwnedSemaphorePermit,
+) {
+    let permit = permits.split(1).expect("no more was reserved than there are permits");
+    let task = exchange::Task { claimed, claimed_at, reservation, permit };
+    deliverer.sending.spawn(exchange::deliver(deliverer.clone(), task));
+}
+
+/// Sends whatever is next at the endpoints of these reservations, which keep the order of acceptance.
+async fn take_turns(
+    deliverer: &Arc<Deliverer>,
+    number: DelivererNumber,
+    turns: Vec<Reservation>,
+    permits: &mut OwnedSemaphorePermit,
+) {
+    let claims = turns.into_iter().map(async |reservation| {
+        let claimed_at = Instant::now();
+        let next = claim::claim_next(&deliverer.store, number, reservation.endpoint_id).await;
+        (reservation, claimed_at, next)
+    });
+    for (reservation, claimed_at, next) in join_all(claims).await {
+        match next {
+            Ok(Next::Claimed(claimed)) => send(deliverer, *claimed, claimed_at, reservation, permits),
+            Ok(Next::Nothing) => acknowledge(deliverer, vec![reservation]).await,
+            Ok(Next::Unrenderable(head, error)) => {
+                set_apart(deliverer, head, &error).await;
+                acknowledge(deliverer, vec![reservation]).await;
+            }
+            // It comes back when its reservation expires.
+            Err(error) => {
+                if !error.is_contention() {
+                    deliverer.health.down("deliverer_postgresql", error);
+                }
+                deliverer.held.remove(&reservation);
+            }
+        }
+    }
 }
 
 /// Waits for one permit, and takes as many more as are free, up to a batch.
@@ -125,6 +169,7 @@ async fn claim_around_culprits(deliverer: &Deliverer, number: DelivererNumber, i
                 let mut claim = Box::pin(claim_around_culprits(deliverer, number, first)).await;
                 let other = Box::pin(claim_around_culprits(deliverer, number, second)).await;
                 claim.claimed.extend(other.claimed);
+                claim.ordered.extend(other.ordered);
                 claim.settled.extend(other.settled);
                 claim
             }

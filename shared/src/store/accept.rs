@@ -84,7 +84,7 @@ candidate as materialized (
     order by application_id, idempotency_key, ordinal
 ),
 matched as materialized (
-    select c.event_id, e.id as endpoint_id, e.max_attempts
+    select c.event_id, e.id as endpoint_id, e.max_attempts, e.ordered
     from candidate c
     join endpoints e
       on e.application_id = c.application_id and e.deleted_at is null
@@ -105,9 +105,14 @@ stored as (
     from candidate c join keyed using (event_id)
 ),
 delivered as (
-    insert into deliveries (id, application_id, event_id, endpoint_id, event_type, max_attempts)
-    select uuid_v7(), c.application_id, c.event_id, m.endpoint_id, c.event_type, m.max_attempts
-    from candidate c join keyed using (event_id) join matched m using (event_id)
+    insert into deliveries (id, application_id, event_id, endpoint_id, event_type, max_attempts, position)
+    select uuid_v7(), application_id, event_id, endpoint_id, event_type, max_attempts,
+           case when ordered then nextval('delivery_positions') end
+    from (
+        select c.application_id, c.event_id, m.endpoint_id, c.event_type, m.max_attempts, m.ordered
+        from candidate c join keyed using (event_id) join matched m using (event_id)
+        order by c.ordinal
+    ) d
     returning id, endpoint_id
 ),
 queued as (

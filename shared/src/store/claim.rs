@@ -62,11 +62,13 @@ pub struct EndpointSettings {
     pub secrets: Vec<Vec<u8>>,
 }
 
-/// What a claim saw. Every id is in exactly one of the two, or is nowhere: it could not be looked at.
+/// What a claim saw. Every id is in exactly one of the three, or is nowhere: it could not be looked at.
 #[derive(Debug, Default)]
 pub struct Claim {
     /// Leased: to be sent, or given back.
     pub claimed: Vec<Claimed>,
+    /// Ids of endpoints that keep the order: [`claim_next`] tells which delivery is next.
+    pub ordered: Vec<DeliveryId>,
     /// Nothing to do: closed, not due yet, leased by another, parked because its endpoint is disabled,
     /// cancelled because its endpoint is gone, or gone itself. The id can leave Redis.
     pub settled: Vec<DeliveryId>,
@@ -77,7 +79,7 @@ pub struct Claim {
 const CLAIM: &str = "-- deliveries.claim
 with seen as materialized (
     select d.id, d.event_id, d.endpoint_id, d.attempt_count, d.max_attempts,
-           d.next_retry_at, d.lease_id, d.completed_at
+           d.next_retry_at, d.lease_id, d.completed_at, d.position
     from deliveries d
     where d.id = any ($1) and d.id between $4 and $5
     order by d.id
@@ -86,6 +88,9 @@ with seen as materialized (
 judged as materialized (
     select s.id, s.event_id, s.endpoint_id, s.attempt_count, s.max_attempts, e.timeout_seconds,
            case
+               -- Where order is kept, an id says no more than: look at this endpoint.
+               when e.ordered and s.position is not null and e.deleted_at is null and not $6
+                    then case when e.is_active then 'ordered' else 'disabled' end
                when s.completed_at is not null then 'closed'
                when s.lease_id is not null then 'leased'
                when e.id is null or e.deleted_at is not null then 'orphaned'
@@ -134,7 +139,8 @@ select j.id, l.id, (j.attempt_count + 1)::smallint, j.max_attempts, j.endpoint_i
            where s.endpoint_id = e.id and s.algorithm = 'hmac-sha256'
              and (s.expires_at is null or s.expires_at > now())
            order by s.id desc
-       ) end
+       ) end,
+       j.verdict = 'ordered'
 from judged j
 left join lease l on j.verdict = 'claimed'
 left join endpoints e on j.verdict = 'claimed' and e.id = j.endpoint_id
@@ -156,11 +162,12 @@ pub async fn claim(
     let statement = client.prepare_cached(CLAIM).await?;
     let (first, last) = id_bounds(deliveries);
     let margin = LEASE_MARGIN.as_secs_f64();
-    let rows = client.query(&statement, &[&deliveries, &deliverer, &margin, &first, &last]).await?;
+    let rows = client.query(&statement, &[&deliveries, &deliverer, &margin, &first, &last, &false]).await?;
     let mut claim = Claim::default();
     for row in &rows {
         match row.get::<_, Option<LeaseId>>(1) {
             Some(lease_id) => claim.claimed.push(claimed(row, lease_id)),
+            None if row.get(16) => claim.ordered.push(row.get(0)),
             None => claim.settled.push(row.get(0)),
         }
     }
@@ -168,6 +175,61 @@ pub async fn claim(
     let found: std::collections::HashSet<DeliveryId> = rows.iter().map(|row| row.get(0)).collect();
     claim.settled.extend(deliveries.iter().filter(|id| !found.contains(id)));
     Ok(claim)
+}
+
+const LOCK_ENDPOINT: &str = "-- endpoints.lock
+select id from endpoints where id = $1 for no key update";
+
+/// A statement of its own: its snapshot must be younger than the lock, or it would miss what the last
+/// holder has done.
+const NEXT: &str = "-- deliveries.next
+select id
+from deliveries
+where endpoint_id = $1 and position is not null and completed_at is null
+order by position
+limit 1";
+
+/// What [`claim_next`] found.
+#[derive(Debug)]
+pub enum Next {
+    /// The delivery whose turn it is, leased.
+    Claimed(Box<Claimed>),
+    /// Nothing to do now: none is open, or the first one is under way or not due, which brings its own id.
+    Nothing,
+    /// The delivery whose turn it is cannot be rendered.
+    Unrenderable(DeliveryId, StoreError),
+}
+
+/// Takes a lease on the delivery whose turn it is at an endpoint that keeps the order of acceptance: the
+/// first open one, unless it is under way or not due. Whoever comes at the same time waits for the lock on
+/// the endpoint, and sees that one under way.
+///
+/// # Errors
+/// When nothing was claimed; [`StoreError::is_contention`]: the endpoint is locked.
+pub async fn claim_next(
+    store: &Store,
+    deliverer: DelivererNumber,
+    endpoint: EndpointId,
+) -> Result<Next, StoreError> {
+    let mut client = store.relaxed().await?;
+    let transaction = client.transaction().await?;
+    let lock = transaction.prepare_cached(LOCK_ENDPOINT).await?;
+    let next = transaction.prepare_cached(NEXT).await?;
+    let claim = transaction.prepare_cached(CLAIM).await?;
+    transaction.execute(&lock, &[&endpoint]).await?;
+    let Some(row) = transaction.query_opt(&next, &[&endpoint]).await? else { return Ok(Next::Nothing) };
+    let head: DeliveryId = row.get(0);
+    let margin = LEASE_MARGIN.as_secs_f64();
+    let ids = [head];
+    let found = transaction.query(&claim, &[&ids.as_slice(), &deliverer, &margin, &head, &head, &true]).await;
+    let rows = match found.map_err(StoreError::from) {
+        Ok(rows) => rows,
+        Err(error) if error.is_data_error() => return Ok(Next::Unrenderable(head, error)),
+        Err(error) => return Err(error),
+    };
+    let leased = rows.first().and_then(|row| Some(claimed(row, row.get::<_, Option<LeaseId>>(1)?)));
+    transaction.commit().await?;
+    Ok(leased.map_or(Next::Nothing, |claimed| Next::Claimed(Box::new(claimed))))
 }
 
 fn claimed(row: &Row, lease_id: LeaseId) -> Claimed {
@@ -202,7 +264,11 @@ with buried as (
     set status = 'dead_letter', attempt_count = attempt_count + 1, last_error = $2,
         next_retry_at = null, completed_at = now(), dead_at = now()
     where id = $1 and completed_at is null and lease_id is null
-    returning id, attempt_count
+    returning id, endpoint_id, position, attempt_count
+),
+queued as (
+    insert into outbox (delivery_id, endpoint_id)
+    select id, endpoint_id from buried where position is not null
 )
 insert into delivery_attempts (delivery_id, attempt_number, outcome, error_class, error_message)
 select id, attempt_count, 'failed', 'unrenderable', $2 from buried

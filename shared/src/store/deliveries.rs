@@ -31,8 +31,9 @@ pub struct Delivery {
     pub last_error: Option<String>,
     /// What the receiver last answered.
     pub last_response_status: Option<i16>,
-    /// It is open, and its endpoint is not active.
-    pub waits_for_endpoint: bool,
+    /// What keeps it from being sent, beside its time: `disabled` (its endpoint is), `order` (another has to
+    /// end first), `probe` (its endpoint only fails).
+    pub waiting_for: Option<String>,
     /// When it was made.
     pub created_at: DateTime<Utc>,
     /// When it was closed.
@@ -76,7 +77,15 @@ macro_rules! columns {
         "d.id, d.event_id, d.endpoint_id, d.event_type, d.status, d.attempt_count, d.max_attempts,
        case when d.completed_at is null and d.status <> 'in_progress' then d.next_retry_at end,
        d.last_error, d.last_response_status,
-       d.completed_at is null and e.id is not null and not e.is_active,
+       case
+           when d.completed_at is not null or d.status = 'in_progress' then null
+           when not e.is_active then 'disabled'
+           when d.position is not null and exists (
+               select from deliveries b
+               where b.endpoint_id = d.endpoint_id and b.position < d.position and b.completed_at is null
+           ) then 'order'
+           when h.state = 'open' and d.next_retry_at <= now() then 'probe'
+       end,
        d.created_at, d.completed_at"
     };
 }
@@ -88,6 +97,7 @@ select ",
     "
 from deliveries d
 left join endpoints e on e.id = d.endpoint_id
+left join endpoint_health h on h.endpoint_id = d.endpoint_id
 where d.id = $1 and ($2::uuid is null or d.application_id = $2)"
 );
 
@@ -115,7 +125,7 @@ macro_rules! list {
             $name,
             "
 with scanned as materialized (
-    select id, event_id, endpoint_id, event_type, status, attempt_count, max_attempts, next_retry_at,
+    select id, event_id, endpoint_id, event_type, status, attempt_count, max_attempts, next_retry_at, position,
            last_error, last_response_status, created_at, completed_at
     from deliveries
     where ",
@@ -145,6 +155,7 @@ from (
 ) s
 left join matched d on true
 left join endpoints e on e.id = d.endpoint_id
+left join endpoint_health h on h.endpoint_id = d.endpoint_id
 order by d.id desc"
         )
     };
@@ -251,9 +262,15 @@ moved as (
     set status = 'cancelled', next_retry_at = null, lease_id = null, completed_at = now()
     from seen s
     where d.id = s.id and d.completed_at is null
-    returning d.id
+    returning d.id, d.endpoint_id, d.position
+),
+queued as (
+    insert into outbox (delivery_id, endpoint_id)
+    select id, endpoint_id from moved where position is not null
+    returning id
 )
-select s.status, (select count(*) from moved)
+select s.status, (select count(*) from moved),
+       (select count(pg_notify('postrider_outbox', '')) from (select from queued limit 1) n)
 from seen s";
 
 /// Withdraws an open delivery; one that is closed is refused.
@@ -299,7 +316,7 @@ fn parse(row: &Row, first: usize) -> Delivery {
         next_retry_at: row.get(first + 7),
         last_error: row.get(first + 8),
         last_response_status: row.get(first + 9),
-        waits_for_endpoint: row.get(first + 10),
+        waiting_for: row.get(first + 10),
         created_at: row.get(first + 11),
         completed_at: row.get(first + 12),
     }

@@ -38,6 +38,8 @@ pub struct EndpointSettings {
     pub permanent_statuses: Option<Vec<i16>>,
     /// For a whole exchange.
     pub timeout_seconds: i16,
+    /// Keeps the order of acceptance.
+    pub ordered: bool,
 }
 
 /// An endpoint.
@@ -51,8 +53,6 @@ pub struct Endpoint {
     pub settings: EndpointSettings,
     /// A payload filter, as JSON text.
     pub filter: Option<String>,
-    /// Keeps the order of acceptance.
-    pub ordered: bool,
     /// False: new events do not match it, and what is open waits.
     pub is_active: bool,
     /// Why it is not active.
@@ -93,9 +93,9 @@ const CREATE: &str = concat!(
     "-- endpoints.create
 insert into endpoints (
     application_id, url, description, metadata, event_types, headers, sensitive_headers, rate_limit,
-    concurrency_limit, max_attempts, retry_schedule, permanent_statuses, timeout_seconds, is_active
+    concurrency_limit, max_attempts, retry_schedule, permanent_statuses, timeout_seconds, ordered, is_active
 )
-values ($1, $2, $3, $4::text::jsonb, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+values ($1, $2, $3, $4::text::jsonb, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
 returning ",
     columns!()
 );
@@ -144,6 +144,7 @@ pub async fn create(
                 &settings.retry_schedule,
                 &settings.permanent_statuses,
                 &settings.timeout_seconds,
+                &settings.ordered,
                 &is_active,
             ],
         )
@@ -251,9 +252,9 @@ fn parse(row: &Row) -> Endpoint {
             retry_schedule: row.get(11),
             permanent_statuses: row.get(12),
             timeout_seconds: row.get(13),
+            ordered: row.get(15),
         },
         filter: row.get(14),
-        ordered: row.get(15),
         is_active: row.get(16),
         disabled_reason: row.get(17),
         created_at: row.get(18),

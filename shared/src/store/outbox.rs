@@ -69,7 +69,8 @@ with taken as (
     returning id, delivery_id, endpoint_id
 ),
 endpoint as (
-    select t.endpoint_id, e.concurrency_limit, e.rate_limit, h.state = 'open' as is_breaker_open,
+    select t.endpoint_id, case when e.ordered then 1 else e.concurrency_limit end as concurrency_limit,
+           e.rate_limit, h.state = 'open' as is_breaker_open,
            -- A deleted endpoint passes: the claim cancels what belongs to it.
            e.id is null or e.deleted_at is not null or e.is_active as is_open,
            exists (select from outbox p where p.parked and p.endpoint_id = t.endpoint_id) as has_parked
@@ -98,7 +99,8 @@ with taken as (
     ))
     returning id, delivery_id, endpoint_id
 )
-select t.delivery_id, t.endpoint_id, e.concurrency_limit, e.rate_limit, h.state = 'open',
+select t.delivery_id, t.endpoint_id, case when e.ordered then 1 else e.concurrency_limit end, e.rate_limit,
+       h.state = 'open',
        e.id is null or e.deleted_at is not null or e.is_active as is_open,
        false as has_parked
 from taken t

@@ -133,7 +133,7 @@ pub struct Overdue {
 
 const OVERDUE: &str = "-- deliveries.overdue
 with page as materialized (
-    select d.id, d.endpoint_id, d.lease_id, d.next_retry_at
+    select d.id, d.endpoint_id, d.lease_id, d.next_retry_at, d.position
     from deliveries d
     where d.completed_at is null and d.id > $1
     order by d.id
@@ -143,6 +143,11 @@ select p.id, p.endpoint_id,
        p.lease_id is null and p.next_retry_at < now() - interval '60 seconds'
        and not exists (
            select from outbox o where o.parked and o.endpoint_id = p.endpoint_id and o.delivery_id = p.id
+       )
+       -- Where order is kept, only the first of an endpoint is late.
+       and not exists (
+           select from deliveries b
+           where b.endpoint_id = p.endpoint_id and b.position < p.position and b.completed_at is null
        ) as is_overdue
 from page p
 order by p.id";

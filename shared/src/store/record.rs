@@ -130,13 +130,18 @@ moved as (
     join locked l on l.id = r.delivery_id
     where d.id = r.delivery_id and d.id between $15 and $16
       and (l.lease_id = r.lease_id or (l.lease_id is null and l.completed_at is null))
-    returning d.id, d.endpoint_id, d.next_retry_at
+    returning d.id, d.endpoint_id, d.next_retry_at, d.position
 ),
 queued as (
+    -- Where order is kept, each end is the turn of another.
     insert into outbox (delivery_id, endpoint_id, due_at)
-    select id, endpoint_id, next_retry_at from moved where next_retry_at is not null
+    select id, endpoint_id, coalesce(next_retry_at, now()) from moved
+    where next_retry_at is not null or position is not null
+    returning due_at
 )
-select id from moved";
+select id, (select count(pg_notify('postrider_outbox', ''))
+            from (select from queued where due_at <= now() limit 1) n)
+from moved";
 
 /// Writes attempts and moves their deliveries on; a retry gets its outbox row in the same transaction.
 /// Recording the same attempt again is harmless. Answers the deliveries that were moved: the others have
