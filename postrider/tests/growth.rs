@@ -1,0 +1,137 @@
+//! What is stored does not slow down what comes: the same work touches as many pages of PostgreSQL with a
+//! million stored deliveries as with ten thousand; one that read a whole table would touch thousands.
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+use support::producer::{Producer, text};
+use support::receiver::Receiver;
+use support::service::Services;
+use support::{Bed, eventually};
+
+/// Pages that a statement may touch more of with the large history: indexes are a level deeper.
+const MOST: f64 = 1.5;
+/// Below this, a page more or less says nothing.
+const NOISE: f64 = 8.0;
+
+/// Fills six weeks with `count` events, each with a delivery that has succeeded at its first attempt; every
+/// hundredth is still open, but not due. No statistics are gathered: nothing may depend on them.
+async fn fill(bed: &Bed, count: i64) {
+    let sql = bed.sql().await;
+    let weeks = "
+        do $$
+        declare name text;
+        begin
+            for name in select p.name from partitions p loop execute format('drop table %I', name); end loop;
+        end $$;
+        select add_partitions(date_trunc('day', now(), 'UTC') - interval '36 days' + w * interval '7 days')
+        from generate_series(0, 6) w;
+        select add_partitions(date_trunc('day', now(), 'UTC') + interval '15 days');
+        create table history as select i.id, e.id as endpoint_id, e.application_id from (
+            select (left(first_id(now() - interval '35 days' * random())::text, 18)
+                    || right(gen_random_uuid()::text, 18))::uuid as id
+            from generate_series(1, $count)
+        ) i cross join (select id as endpoint_id, application_id from endpoints limit 1) e (id, application_id)
+        order by 1;
+        insert into events (id, application_id, event_type, payload, idempotency_key, created_at)
+        select id, application_id, 'user.created', '{\"id\": 1}', id::text, id_time(id) from history;
+        insert into idempotency_keys
+        select application_id, id::text, id, '', 1 from history;
+        insert into deliveries (id, application_id, event_id, endpoint_id, event_type, max_attempts, status,
+                                attempt_count, next_retry_at, created_at, completed_at)
+        select id, application_id, id, endpoint_id, 'user.created', 5,
+               case when is_open then 'failed' else 'succeeded' end, 1,
+               case when is_open then now() + interval '1 day' end, id_time(id),
+               case when not is_open then now() end
+        from (select h.id, h.application_id, h.endpoint_id, row_number() over () % 100 = 0 as is_open
+              from history h) h;
+        insert into delivery_attempts (delivery_id, attempt_number, outcome, response_status)
+        select id, 1, 'succeeded', 204 from history;
+        insert into outbox (delivery_id, endpoint_id, due_at)
+        select id, endpoint_id, next_retry_at from deliveries where completed_at is null;
+        drop table history;";
+    sql.batch_execute(&weeks.replace("$count", &count.to_string())).await.expect("a history");
+}
+
+/// Pages touched by each call of each statement, by its name.
+async fn work(count: i64) -> BTreeMap<String, f64> {
+    let bed = Bed::new().await;
+    let sql = bed.sql().await;
+    sql.batch_execute("create extension pg_stat_statements").await.expect(
+        "PostgreSQL with shared_preload_libraries=pg_stat_statements, which script/with-services starts",
+    );
+    let mut services = Services::api_alone(&bed, &[]).await;
+    let receiver = Receiver::start(|webhook| if webhook.attempt == 1 { 500 } else { 204 }).await;
+    let producer = Producer::new(services.api).await;
+    let endpoint = producer.endpoint(json!({"url": receiver.url("/"), "retry_schedule": [0]})).await;
+    fill(&bed, count).await;
+    services.relay(&bed, &[]);
+    services.deliverer(&bed, &[]);
+    // Each kind of plan is made before it counts.
+    drive(&bed, &producer, &endpoint, 40).await;
+    sql.batch_execute("select pg_stat_statements_reset()").await.expect("a reset");
+    drive(&bed, &producer, &endpoint, 60).await;
+    let statements = sql
+        .query(
+            "select split_part(split_part(s.query, E'\\n', 1), '-- ', 2),
+                    sum(s.shared_blks_hit + s.shared_blks_read)::float8 / sum(s.calls)::float8
+             from pg_stat_statements s
+             join pg_database d on d.oid = s.dbid and d.datname = current_database()
+             where s.query like '-- %' and s.calls >= 10
+             group by 1",
+            &[],
+        )
+        .await
+        .expect("statistics");
+    services.stop().await;
+    let pages = statements.iter().map(|row| (row.get(0), row.get(1))).collect();
+    bed.finish().await;
+    pages
+}
+
+/// What producers and people do: post, follow, list, with and without filters.
+async fn drive(bed: &Bed, producer: &Producer, endpoint: &serde_json::Value, rounds: i64) {
+    let before =
+        bed.count("select count(*) from deliveries where status = 'succeeded' and attempt_count = 2").await;
+    for number in 0..rounds {
+        let accepted = producer.publish("user.created", json!({"number": number})).await;
+        let event = text(&accepted["event_id"]);
+        producer.get(&format!("/v1/events/{event}")).await;
+        let delivery = producer.deliveries(&event).await.remove(0);
+        producer.attempts(&delivery).await;
+        producer.get(&format!("/v1/deliveries/{}", text(&delivery["id"]))).await;
+        producer.get("/v1/events").await;
+        producer.get("/v1/events?event_type=none.such&data_contains=%7B%22id%22%3A2%7D").await;
+        producer.get("/v1/deliveries").await;
+        let of_endpoint = format!("/v1/deliveries?status=dead_letter&endpoint_id={}", text(&endpoint["id"]));
+        producer.get(&of_endpoint).await;
+        producer.get("/v1/deliveries?created_before=2026-01-01T00:00:00Z").await;
+    }
+    eventually("all of it to be delivered", async || {
+        let done = bed
+            .count("select count(*) from deliveries where status = 'succeeded' and attempt_count = 2")
+            .await;
+        (done == before + rounds).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_million_stored_deliveries_cost_no_more_than_ten_thousand() {
+    let small = work(10_000).await;
+    let large = work(1_000_000).await;
+    for name in ["events.accept", "outbox.take", "deliveries.claim", "deliveries.record", "events.list"] {
+        assert!(large.contains_key(name), "{name} did not run often enough: {large:?}");
+    }
+    let mut grown = Vec::new();
+    for (name, pages) in &large {
+        let before = small.get(name).copied().unwrap_or(*pages);
+        eprintln!("{name}: {before:.1} → {pages:.1} pages");
+        if *pages > (before * MOST).max(NOISE) {
+            grown.push(format!("{name}: {before:.1} → {pages:.1} pages"));
+        }
+    }
+    assert!(grown.is_empty(), "{}", grown.join("\n"));
+}
