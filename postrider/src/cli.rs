@@ -1,5 +1,7 @@
 //! The command line: every setting is a flag and an environment variable, and both are told by `--help`.
 
+mod bench;
+
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use postrider_shared::config::{SETTINGS, Service, Setting, Source};
 
@@ -35,6 +37,7 @@ pub fn command() -> Command {
             ),
             Command::new("openapi").about("Print the OpenAPI specification of the API"),
             receive(),
+            bench::command(),
         ])
 }
 

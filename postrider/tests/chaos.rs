@@ -36,7 +36,7 @@ impl Stack {
 /// Servers of its own, for a test that stops them.
 async fn own_servers() -> (tempfile::TempDir, Embedded) {
     let directory = tempfile::Builder::new().prefix("postrider-chaos").tempdir().expect("a directory");
-    let options = Options { fsync: false, end_on_drop: true };
+    let options = Options { fsync: false, end_on_drop: true, track_statements: false };
     let servers = Embedded::start(&directory.path().join("data"), options).await.expect("servers");
     (directory, servers)
 }

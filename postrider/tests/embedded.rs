@@ -13,7 +13,7 @@ use postrider::embedded::{Embedded, EmbeddedError, Options, Stop};
 use rustix::process::{Pid, getpgid, getpgrp};
 use tempfile::TempDir;
 
-const FAST: Options = Options { fsync: false, end_on_drop: true };
+const FAST: Options = Options { fsync: false, end_on_drop: true, track_statements: false };
 const DATA_DIR: &str = "POSTRIDER_EMBEDDED_TEST_DATA_DIR";
 
 /// A place that the servers' user may enter, and a data directory in it that does not exist yet.

@@ -1,5 +1,6 @@
 //! What each subcommand does.
 
+mod bench;
 mod receive;
 mod serve;
 mod signals;
@@ -49,6 +50,7 @@ async fn dispatch(name: &str, matches: &ArgMatches, source: Source) -> anyhow::R
         "deliverer" => serve::deliverer(&source).await,
         "migrate" => migrate(&source).await,
         "receive" => receive::run(matches).await,
+        "bench" => Box::pin(bench::run(matches)).await,
         other => Err(anyhow!("there is no command `{other}`")),
     }
 }

@@ -29,11 +29,13 @@ pub struct Options {
     /// Whether the servers end at once when the [`Embedded`] is dropped without [`Embedded::stop`], as a
     /// test wants it. Otherwise they go on, and the next start adopts them.
     pub end_on_drop: bool,
+    /// Whether PostgreSQL counts what each statement costs, in `pg_stat_statements`, where that is installed.
+    pub track_statements: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { fsync: true, end_on_drop: false }
+        Self { fsync: true, end_on_drop: false, track_statements: false }
     }
 }
 
@@ -72,7 +74,7 @@ impl Embedded {
         // What is missing is said before a cluster is made in vain.
         programs::redis_server()?;
         let data_dir = DataDir::open(data_dir)?;
-        let mut postgres = Postgres::start(&data_dir, options.fsync).await?;
+        let mut postgres = Postgres::start(&data_dir, options).await?;
         let redis = match Redis::start(&data_dir, postgres.sockets()).await {
             Ok(redis) => redis,
             Err(error) => {
@@ -94,6 +96,12 @@ impl Embedded {
     #[must_use]
     pub fn redis_url(&self) -> &str {
         &self.redis_url
+    }
+
+    /// The numbers of the processes of PostgreSQL and Redis, while they run.
+    #[must_use]
+    pub fn process_ids(&self) -> (Option<u32>, Option<u32>) {
+        (self.postgres.process_id(), self.redis.process_id())
     }
 
     /// Waits until a server ends that should run, and tells which; otherwise never returns. May be

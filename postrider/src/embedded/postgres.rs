@@ -11,7 +11,7 @@ use tokio_postgres::{Client, NoTls};
 use super::data_dir::{DataDir, fits_a_socket};
 use super::process::{Log, POLL, Process, command, is_alive};
 use super::programs::{self, PostgresPrograms};
-use super::{EmbeddedError, Stop};
+use super::{EmbeddedError, Options, Stop};
 
 const SERVER: &str = "PostgreSQL";
 /// The superuser of the cluster and the owner of the database.
@@ -59,7 +59,7 @@ const SETTINGS: &[&str] = &[
 #[derive(Debug)]
 pub(super) struct Postgres {
     sockets: PathBuf,
-    fsync: bool,
+    options: Options,
     process: Option<Process>,
     log: Log,
 }
@@ -75,17 +75,17 @@ enum Answer {
 
 impl Postgres {
     /// Adopts the server of the data directory, or starts it, after creating the cluster where there is none.
-    pub(super) async fn start(data_dir: &DataDir, fsync: bool) -> Result<Self, EmbeddedError> {
+    pub(super) async fn start(data_dir: &DataDir, options: Options) -> Result<Self, EmbeddedError> {
         let log = Log::existing(data_dir.log("postgres"));
         let mut postgres = match find_running(&data_dir.cluster(), &log).await? {
             Some((pid, sockets)) => {
                 tracing::info!(pid = pid.as_raw_nonzero(), "adopting the PostgreSQL that runs already");
-                Self { sockets, fsync, process: Some(Process::Adopted(pid)), log }
+                Self { sockets, options, process: Some(Process::Adopted(pid)), log }
             }
             None => {
-                let mut postgres = Self { sockets: data_dir.sockets()?, fsync, process: None, log };
+                let mut postgres = Self { sockets: data_dir.sockets()?, options, process: None, log };
                 if !data_dir.cluster().exists() {
-                    create_cluster(data_dir, fsync).await?;
+                    create_cluster(data_dir, options.fsync).await?;
                 }
                 postgres.launch(data_dir).await?;
                 postgres
@@ -118,8 +118,11 @@ impl Postgres {
             server.args(SETTINGS.iter().flat_map(|setting| ["-c", setting]));
             server.arg("-c").arg(format!("port={PORT}"));
             server.arg("-c").arg(format!("unix_socket_directories={}", self.sockets.display()));
-            if !self.fsync {
+            if !self.options.fsync {
                 server.args(["-c", "fsync=off", "-c", "full_page_writes=off"]);
+            }
+            if self.options.track_statements {
+                server.args(["-c", "shared_preload_libraries=pg_stat_statements"]);
             }
             let process = Process::spawn(server, &file)
                 .map_err(|source| EmbeddedError::Spawn { program: programs.postgres(), source })?;
@@ -136,6 +139,10 @@ impl Postgres {
             }
             tokio::time::sleep(10 * POLL).await;
         }
+    }
+
+    pub(super) fn process_id(&self) -> Option<u32> {
+        self.process.as_ref()?.pid()?.as_raw_nonzero().get().try_into().ok()
     }
 
     /// Waits until the server ends, if it runs.

@@ -77,6 +77,10 @@ impl Redis {
         Ok(())
     }
 
+    pub(super) fn process_id(&self) -> Option<u32> {
+        self.process.as_ref()?.pid()?.as_raw_nonzero().get().try_into().ok()
+    }
+
     /// Waits until the server ends, if it runs.
     pub(super) async fn failure(&mut self) -> EmbeddedError {
         match &mut self.process {

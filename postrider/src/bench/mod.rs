@@ -1,0 +1,232 @@
+//! `postrider bench`: producers and a receiver in one process and on one clock, against an installation that
+//! was named or a private one.
+
+mod assess;
+mod connection;
+mod faults;
+mod fixture;
+mod installation;
+mod latency;
+mod ledger;
+mod load;
+mod machine;
+mod measure;
+mod options;
+mod payload;
+mod plan;
+mod private;
+mod procfs;
+mod producer;
+mod receiver;
+mod report;
+mod roster;
+mod sampler;
+mod scenario;
+mod service;
+mod statements;
+mod table;
+mod window;
+
+use std::sync::Arc;
+
+use anyhow::bail;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+pub use faults::FaultReport;
+pub use latency::Latency;
+pub use machine::Machine;
+pub use options::{Fault, Given, Options};
+pub use report::{LaneReport, PhaseReport, ProcessReport, RateReport, Report, Settings};
+pub use sampler::Sample;
+pub use scenario::Scenario;
+pub use statements::Statement;
+
+use fixture::Fixture;
+use installation::Installation;
+use ledger::Ledger;
+use measure::Bench;
+use plan::{Load, Phase, Plan};
+use receiver::Receiver;
+use statements::Statements;
+
+/// Where a load has no end of its own, a slot is kept for so many events in a second.
+const MOST_PER_SECOND: u64 = 50_000;
+/// What a rate limit may let through in ten seconds, and what it must on average.
+const RATE_BOUNDS: (f64, f64) = (1.05, 0.95);
+
+/// Runs a scenario until it is over, or until `shutdown`, and removes what it has made.
+///
+/// # Errors
+/// When it could not be run. What was found amiss is in the report.
+pub async fn run(options: &Options, shutdown: CancellationToken) -> anyhow::Result<Report> {
+    check(options)?;
+    let started_at = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+    let mut plan = Plan::of(options);
+    let ledger = Arc::new(ledger_for(&plan));
+    let receiver =
+        Receiver::start(options.receiver_listen, ledger.clone(), options.seed, options.verify_every).await?;
+    let mut installation = tokio::select! {
+        installation = Box::pin(Installation::open(options)) => installation?,
+        () = shutdown.cancelled() => bail!("interrupted before anything was measured"),
+    };
+    let found = Box::pin(run_on(options, &mut plan, &mut installation, &ledger, &receiver, &shutdown)).await;
+    let closed = installation.close().await;
+    let found = found?;
+    closed?;
+    Ok(report(options, started_at, found))
+}
+
+/// What a run brings home.
+struct Found {
+    phases: Vec<PhaseReport>,
+    statements: Option<Vec<Statement>>,
+    left_behind: Vec<String>,
+}
+
+async fn run_on(
+    options: &Options,
+    plan: &mut Plan,
+    installation: &mut Installation,
+    ledger: &Arc<Ledger>,
+    receiver: &Receiver,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Found> {
+    let statements = match (&installation.private, options.statements) {
+        (Some(private), true) => Some(Statements::start(private.database_url()).await?),
+        _ => None,
+    };
+    let url = match &options.receiver_url {
+        Some(url) => url.clone(),
+        None => Url::parse(&format!("http://{}/", receiver.address))?,
+    };
+    let fixture = Fixture::make(installation, options, plan, &url).await?;
+    receiver.expect(&fixture.run, &fixture.endpoints);
+    if let Some(statements) = &statements {
+        statements.reset().await?;
+    }
+    let bench = Bench {
+        options,
+        installation,
+        fixture: &fixture,
+        ledger: ledger.clone(),
+        receiver,
+        shutdown: shutdown.clone(),
+    };
+    let phases = measure_all(bench, plan).await;
+    let statements = match statements {
+        Some(statements) => Some(statements.top().await?),
+        None => None,
+    };
+    let left_behind = match &installation.private {
+        // It goes as a whole.
+        Some(_) => Vec::new(),
+        None => fixture.remove(&installation.client).await,
+    };
+    Ok(Found { phases: phases?, statements, left_behind })
+}
+
+async fn measure_all(mut bench: Bench<'_>, plan: &mut Plan) -> anyhow::Result<Vec<PhaseReport>> {
+    let mut phases: Vec<PhaseReport> = Vec::new();
+    for index in 0..plan.phases.len() {
+        if let Some(before) = phases.last() {
+            plan.set_rate((before.delivered_per_second / 2.0) as u64);
+        }
+        let phase = &plan.phases[index];
+        let measured = bench.measure(plan, phase).await?;
+        let peak_memory = bench.installation.roster.peak_memory();
+        phases.push(assess::assess(&bench.ledger, plan, phase, measured, &peak_memory));
+        if bench.shutdown.is_cancelled() {
+            break;
+        }
+    }
+    Ok(phases)
+}
+
+fn check(options: &Options) -> anyhow::Result<()> {
+    let is_given = options.given.is_some();
+    if is_given && options.scenario == Scenario::G {
+        bail!("scenario g kills services, so it needs its own: leave --api away");
+    }
+    if is_given && options.statements {
+        bail!("--statements looks into a private PostgreSQL: leave --api away");
+    }
+    if options.rate == 0 && matches!(options.scenario, Scenario::Open) {
+        bail!("--rate must be at least 1");
+    }
+    Ok(())
+}
+
+/// A slot for every event that may be posted.
+fn ledger_for(plan: &Plan) -> Ledger {
+    let slots = |phase: &Phase| -> u64 {
+        let seconds = (phase.warm_up + phase.duration).as_secs() + 1;
+        phase.loads.iter().map(|(_, load)| load.events().unwrap_or_else(|| seconds * per_second(*load))).sum()
+    };
+    let fan_out = plan.lanes.iter().map(plan::Lane::fan_out).max().unwrap_or(1);
+    Ledger::new(plan.phases.iter().map(slots).sum(), fan_out)
+}
+
+fn per_second(load: Load) -> u64 {
+    match load {
+        Load::Open { rate: rate @ 1.., .. } => rate + 1,
+        _ => MOST_PER_SECOND,
+    }
+}
+
+fn report(options: &Options, started_at: String, found: Found) -> Report {
+    let Found { phases, statements, left_behind } = found;
+    Report {
+        scenario: options.scenario,
+        version: env!("CARGO_PKG_VERSION"),
+        started_at,
+        machine: Machine::this(),
+        api: options.given.as_ref().map(|given| given.api.to_string()),
+        settings: Settings {
+            connections: options.connections,
+            payload_bytes: options.payload_bytes,
+            endpoints: options.endpoints,
+            rate: (options.rate > 0).then_some(options.rate),
+            seed: options.seed,
+        },
+        failures: phases.iter().flat_map(failures).collect(),
+        phases,
+        statements,
+        left_behind,
+    }
+}
+
+/// What must not be.
+fn failures(phase: &PhaseReport) -> Vec<String> {
+    let mut failures = Vec::new();
+    if let Some(missing @ 1..) = phase.missing {
+        failures.push(format!("{}: {missing} acknowledged deliveries never arrived", phase.name));
+    }
+    if phase.badly_signed > 0 {
+        failures
+            .push(format!("{}: {} webhooks were not signed as they must be", phase.name, phase.badly_signed));
+    }
+    let refused: u64 = phase.refused.values().sum();
+    if refused > 0 {
+        failures.push(format!("{}: {refused} events were refused", phase.name));
+    }
+    if phase.accepted == 0 {
+        failures.push(format!("{}: nothing was accepted", phase.name));
+    }
+    let (most, least) = RATE_BOUNDS;
+    for rate in phase.lanes.iter().filter_map(|lane| lane.rate) {
+        if rate.most_in_ten_seconds > most || rate.average < least {
+            failures.push(format!("{}: the rate limit was not kept", phase.name));
+        }
+    }
+    failures
+}
+
+/// The report as text for people.
+#[must_use]
+pub fn table(report: &Report) -> String {
+    table::render(report)
+}
+
+/// The fewest bytes that `data` can have.
+pub const LEAST_PAYLOAD_BYTES: usize = payload::LEAST_BYTES;

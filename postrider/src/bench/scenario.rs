@@ -1,0 +1,137 @@
+//! The scenarios by name.
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
+use serde::Serialize;
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scenario {
+    /// One connection, one endpoint.
+    A1,
+    /// 64 connections, one endpoint.
+    A64,
+    /// Fan-out to ten endpoints.
+    D,
+    /// Healthy endpoints beside one that never answers.
+    E,
+    /// A fifth of the first attempts fails.
+    F,
+    /// Services are killed and Redis is flushed under load.
+    G,
+    /// A given rate, whatever the service makes of it.
+    Open,
+    /// One event at a time into an idle installation.
+    Idle,
+    /// A thousand endpoints of which four hundred misbehave.
+    Noisy,
+    /// One tenant posts very many events at once; another posts a few.
+    Burst,
+    /// An endpoint's rate limit, under saturation.
+    Rate,
+    /// Half of the maximum for a long time.
+    Soak,
+}
+
+/// What a scenario starts from where no flag says otherwise.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Defaults {
+    pub(super) events: Option<u64>,
+    pub(super) duration: Duration,
+    pub(super) warm_up: Duration,
+    pub(super) connections: usize,
+    pub(super) endpoints: usize,
+    /// Events per second; zero: as fast as answers come.
+    pub(super) rate: u64,
+}
+
+const CLOSED: Defaults = Defaults {
+    events: None,
+    duration: Duration::from_secs(30),
+    warm_up: Duration::from_secs(3),
+    connections: 64,
+    endpoints: 1,
+    rate: 0,
+};
+
+/// Connections that an open loop may need while a moment is slow.
+const OPEN_CONNECTIONS: usize = 256;
+
+impl Scenario {
+    /// What it does, in a line.
+    pub(super) fn about(self) -> &'static str {
+        match self {
+            Self::A1 => "1 connection posts to 1 endpoint: latency",
+            Self::A64 => "64 connections post to 1 endpoint: throughput",
+            Self::D => "64 connections post, every event goes to 10 endpoints",
+            Self::E => {
+                "100 events/s to healthy endpoints, first alone, then beside 100/s to one that never answers"
+            }
+            Self::F => "as a64, and 20 % of the first attempts are answered 500",
+            Self::G => "services are killed and Redis is flushed under load; needs services of its own",
+            Self::Open => "posts at --rate and counts from the time at which each event was to be sent",
+            Self::Idle => "from an idle installation to the first delivery, again and again",
+            Self::Noisy => {
+                "1,000 endpoints of which 100 hang, 100 drip, 100 refuse and 100 answer 429; first without these"
+            }
+            Self::Burst => "one tenant posts 100,000 events at once, another goes on posting a few",
+            Self::Rate => "saturates an endpoint of --rate-limit requests per second",
+            Self::Soak => "10 minutes at half of the maximum, which is measured first unless --rate is set",
+        }
+    }
+
+    pub(super) fn defaults(self) -> Defaults {
+        let seconds = Duration::from_secs;
+        match self {
+            Self::A1 => Defaults { duration: seconds(20), connections: 1, ..CLOSED },
+            Self::A64 => CLOSED,
+            Self::D => Defaults { endpoints: 10, ..CLOSED },
+            Self::F => Defaults { duration: seconds(60), ..CLOSED },
+            Self::E => Defaults {
+                duration: seconds(60),
+                endpoints: 10,
+                rate: 100,
+                connections: OPEN_CONNECTIONS,
+                ..CLOSED
+            },
+            Self::G => {
+                Defaults { warm_up: Duration::ZERO, rate: 200, connections: OPEN_CONNECTIONS, ..CLOSED }
+            }
+            Self::Open => Defaults { rate: 1_000, connections: OPEN_CONNECTIONS, ..CLOSED },
+            Self::Idle => Defaults { events: Some(200), duration: seconds(120), connections: 1, ..CLOSED },
+            Self::Noisy => Defaults {
+                duration: seconds(60),
+                endpoints: 1_000,
+                rate: 1_000,
+                connections: OPEN_CONNECTIONS,
+                ..CLOSED
+            },
+            Self::Burst => Defaults {
+                events: Some(100_000),
+                duration: seconds(30),
+                warm_up: seconds(1),
+                connections: 4,
+                rate: 10,
+                ..CLOSED
+            },
+            Self::Rate => {
+                Defaults { duration: seconds(40), warm_up: Duration::ZERO, connections: 8, ..CLOSED }
+            }
+            Self::Soak => Defaults { duration: seconds(600), connections: OPEN_CONNECTIONS, ..CLOSED },
+        }
+    }
+}
+
+impl ValueEnum for Scenario {
+    fn value_variants<'a>() -> &'a [Self] {
+        use Scenario::{A1, A64, Burst, D, E, F, G, Idle, Noisy, Open, Rate, Soak};
+        &[A1, A64, D, E, F, G, Open, Idle, Noisy, Burst, Rate, Soak]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(format!("{self:?}").to_ascii_lowercase()).help(self.about()))
+    }
+}
