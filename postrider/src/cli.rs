@@ -36,6 +36,7 @@ pub fn command() -> Command {
                 Service::Migrate,
             ),
             Command::new("openapi").about("Print the OpenAPI specification of the API"),
+            health(),
             receive(),
             bench::command(),
         ])
@@ -69,6 +70,24 @@ fn up() -> Command {
                 .value_name("ADDRESS")
                 .default_value(RECEIVER_LISTEN)
                 .help("Where the demo's receiver listens"),
+        )
+}
+
+fn health() -> Command {
+    Command::new("health")
+        .about("Ask a service on this machine whether it is ready; the exit status is 0 where it is")
+        .arg(
+            Arg::new("service")
+                .value_name("SERVICE")
+                .value_parser(["api", "relay", "deliverer"])
+                .default_value("api")
+                .help("Which one, at the address of its POSTRIDER_…_LISTEN"),
+        )
+        .arg(
+            Arg::new("live")
+                .long("live")
+                .action(ArgAction::SetTrue)
+                .help("Ask only whether it runs, not whether what it depends on does"),
         )
 }
 

@@ -6,7 +6,7 @@ mod journey;
 mod report;
 
 use std::io::Write as _;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+use crate::command::reachable;
 use crate::receive::{self, Arrival, FailFirst, ReceiveOptions, Secrets};
 use client::Client;
 use report::Report;
@@ -100,8 +101,7 @@ fn fail_first() -> FailFirst {
 
 /// How a listener is reached from this machine.
 fn url(address: SocketAddr, path: &str) -> anyhow::Result<Url> {
-    let ip = if address.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { address.ip() };
-    Ok(format!("http://{}{path}", SocketAddr::new(ip, address.port())).parse()?)
+    Ok(format!("http://{}{path}", reachable(address)).parse()?)
 }
 
 /// Sends the events and follows each to its receiver. Events that do not arrive are no error: the report

@@ -1,6 +1,7 @@
 //! What each subcommand does.
 
 mod bench;
+mod health;
 mod receive;
 mod serve;
 mod signals;
@@ -13,6 +14,8 @@ use anyhow::{Context as _, anyhow};
 use clap::ArgMatches;
 use postrider_shared::config::{DatabaseConfig, Mistakes, Source};
 use postrider_shared::{failpoint, store, telemetry};
+
+pub(crate) use health::reachable;
 
 use crate::cli;
 
@@ -49,6 +52,7 @@ async fn dispatch(name: &str, matches: &ArgMatches, source: Source) -> anyhow::R
         "relay" => serve::relay(&source).await,
         "deliverer" => serve::deliverer(&source).await,
         "migrate" => migrate(&source).await,
+        "health" => health::run(matches, &source).await,
         "receive" => receive::run(matches).await,
         "bench" => Box::pin(bench::run(matches)).await,
         other => Err(anyhow!("there is no command `{other}`")),

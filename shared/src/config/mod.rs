@@ -200,6 +200,16 @@ impl DelivererConfig {
     }
 }
 
+/// Where a service serves its health, as its own configuration would say.
+pub fn listen_address(reader: &mut Reader<'_>, service: Service) -> SocketAddr {
+    let setting = match service {
+        Service::Relay => &settings::RELAY_LISTEN,
+        Service::Deliverer => &settings::DELIVERER_LISTEN,
+        Service::Api | Service::Up | Service::Migrate => &settings::API_LISTEN,
+    };
+    reader.required_with(setting, read::socket_address)
+}
+
 fn read_guard(reader: &mut Reader<'_>) -> AddressGuard {
     AddressGuard::new(reader.list(&settings::ALLOW_NETWORKS, |text| {
         text.parse().map_err(|_| format!("`{text}` is not a network such as `10.1.0.0/16`"))
