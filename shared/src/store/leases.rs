@@ -59,7 +59,8 @@ abandoned as materialized (
 judged as materialized (
     select a.id, a.attempt_count, a.endpoint_id, d.attempt_count >= d.max_attempts as is_last,
            -- The first time it is due again at once. A delivery that was lost before may be what kills
-           -- its deliverers: it waits for its schedule, apart from those that were lost with it.
+           -- its deliverers: it waits for its schedule, and for up to ten seconds more, so that even on a
+           -- short schedule it comes apart from those that were lost with it, and dies alone.
            case
                when exists (
                    select from delivery_attempts p
@@ -68,7 +69,7 @@ judged as materialized (
                )
                then now() + make_interval(secs =>
                    (0.8 + 0.4 * random())
-                   * s.schedule[least(a.attempt_count::integer, cardinality(s.schedule))])
+                   * s.schedule[least(a.attempt_count::integer, cardinality(s.schedule))] + 10 * random())
                else now()
            end as next_retry_at
     from abandoned a
