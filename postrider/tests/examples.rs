@@ -3,8 +3,10 @@
 mod support;
 
 #[path = "../../docs/examples/verify.rs"]
+#[allow(unreachable_pub, reason = "it is an example")]
 mod verify;
 #[path = "../../docs/examples/verify_by_hand.rs"]
+#[allow(unreachable_pub, reason = "it is an example")]
 mod verify_by_hand;
 
 use std::io::Write as _;

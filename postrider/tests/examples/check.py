@@ -27,4 +27,4 @@ mistakes = [
     for check in (passes_library, passes_by_hand)
     if check(case) != case["is_genuine"]
 ]
-sys.exit("\n".join(mistakes))
+sys.exit("\n".join(mistakes) or None)
