@@ -56,16 +56,16 @@ pub(crate) fn metrics_of(name: &str) -> Vec<(String, String)> {
 /// The error codes that the API makes by the functions for it; and all literals outside of the catalogue and
 /// the examples.
 pub(crate) fn error_codes_and_literals() -> (BTreeSet<String>, BTreeSet<String>) {
-    /// Each takes a code as its first literal.
+    /// Each takes a code as its first argument.
     const MAKERS: [&str; 4] = ["not_found", "refused_field", "refuse", "unavailable"];
     let (mut codes, mut literals) = (BTreeSet::new(), BTreeSet::new());
     for text in sources_of("api") {
         each_window(&text, &mut |tokens| {
-            let arguments = match tokens {
+            let (arguments, position) = match tokens {
                 [TokenTree::Ident(maker), TokenTree::Group(arguments), ..]
                     if MAKERS.iter().any(|known| maker == known) =>
                 {
-                    arguments
+                    (arguments, 0)
                 }
                 [
                     TokenTree::Ident(problem),
@@ -74,19 +74,18 @@ pub(crate) fn error_codes_and_literals() -> (BTreeSet<String>, BTreeSet<String>)
                     TokenTree::Ident(new),
                     TokenTree::Group(arguments),
                     ..,
-                ] if problem == "Problem" && new == "new" => arguments,
+                ] if problem == "Problem" && new == "new" => (arguments, 1),
                 [token, ..] => return literals.extend(text_of(token)),
                 [] => return,
             };
-            codes.extend(arguments.stream().into_iter().find_map(|token| text_of(&token)).filter(|text| is_code(text)));
+            let tokens: Vec<_> = arguments.stream().into_iter().collect();
+            let is_comma = |token: &TokenTree| matches!(token, TokenTree::Punct(mark) if mark.as_char() == ',');
+            if let Some([code]) = tokens.split(is_comma).nth(position) {
+                codes.extend(text_of(code));
+            }
         });
     }
     (codes, literals)
-}
-
-/// The first literal may be a sentence instead, where the code is a variable.
-fn is_code(text: &str) -> bool {
-    text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
 }
 
 /// The source files of a crate but for its tests, the catalogue and the examples of the specification.
