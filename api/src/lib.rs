@@ -12,6 +12,7 @@ mod attempts;
 mod auth;
 mod batch;
 mod body;
+mod catalogue;
 mod check;
 mod data;
 mod deliveries;
@@ -48,6 +49,7 @@ use postrider_shared::store::{Store, StoreError, migrate};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub use catalogue::{ERROR_CODES, ErrorCode};
 pub use operations::operations_routes;
 
 use crate::app::App;

@@ -6,6 +6,8 @@ use poem_openapi::Object;
 use postrider_shared::store::StoreError;
 use serde::Serialize;
 
+use crate::catalogue;
+
 /// The media type of a problem body.
 pub(crate) const CONTENT_TYPE: &str = "application/problem+json";
 
@@ -113,6 +115,12 @@ impl Problem {
 
     /// The body, as it is sent.
     pub(crate) fn body(&self) -> ProblemBody {
+        debug_assert!(
+            catalogue::has(self.code, self.status.as_u16()),
+            "`{}` with status {} is not in api/src/catalogue.rs",
+            self.code,
+            self.status
+        );
         ProblemBody {
             r#type: "about:blank".to_owned(),
             title: self.status.canonical_reason().unwrap_or("Error").to_owned(),

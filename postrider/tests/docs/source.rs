@@ -1,0 +1,139 @@
+//! The source, as far as the documentation is checked against it.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use proc_macro2::{TokenStream, TokenTree};
+
+use super::markdown::root;
+
+/// True where the text has the name as a word of its own.
+pub(crate) fn has_word(text: &str, name: &str) -> bool {
+    text.split(|char: char| !char.is_alphanumeric() && char != '_').any(|word| word == name)
+}
+
+/// The numbers that a constant is made of: the value of a product, a shift or a `Duration`; each of a list.
+/// None where there is no such constant, or it is something else.
+pub(crate) fn numbers_of_constant(text: &str, name: &str) -> Vec<u64> {
+    let Some((_, rest)) = text.split_once(&format!("const {name}: ")) else { return Vec::new() };
+    let Some((_, value)) = rest.split_once(" = ") else { return Vec::new() };
+    let value = value.split(';').next().unwrap_or_default();
+    let plain = value.trim().replace('_', "");
+    match plain.strip_prefix('[').and_then(|list| list.strip_suffix(']')) {
+        Some(list) => list.split(',').filter_map(evaluate).collect(),
+        None => evaluate(&plain).into_iter().collect(),
+    }
+}
+
+fn evaluate(expression: &str) -> Option<u64> {
+    let expression = expression.trim();
+    if let Some(argument) = expression.strip_prefix("Duration::from").and_then(|rest| rest.strip_suffix(')')) {
+        return evaluate(argument.split_once('(')?.1);
+    }
+    if let Some((number, shift)) = expression.split_once("<<") {
+        return Some(evaluate(number)? << evaluate(shift)?);
+    }
+    expression.split('*').try_fold(1, |product, factor| Some(product * factor.trim().parse::<u64>().ok()?))
+}
+
+/// The metrics of a crate, with their kinds.
+pub(crate) fn metrics_of(name: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for text in sources_of(name) {
+        each_window(&text, &mut |tokens| {
+            if let [TokenTree::Ident(kind), TokenTree::Punct(mark), TokenTree::Group(arguments), ..] = tokens
+                && mark.as_char() == '!'
+                && ["counter", "gauge", "histogram"].iter().any(|known| kind == known)
+                && let Some(metric) = arguments.stream().into_iter().find_map(|token| text_of(&token))
+            {
+                found.push((metric, kind.to_string()));
+            }
+        });
+    }
+    found
+}
+
+/// The error codes that the API makes by the functions for it; and all literals outside of the catalogue and
+/// the examples.
+pub(crate) fn error_codes_and_literals() -> (BTreeSet<String>, BTreeSet<String>) {
+    /// Each takes a code as its first argument.
+    const MAKERS: [&str; 4] = ["not_found", "refused_field", "refuse", "unavailable"];
+    let (mut codes, mut literals) = (BTreeSet::new(), BTreeSet::new());
+    for text in sources_of("api") {
+        each_window(&text, &mut |tokens| {
+            let (arguments, position) = match tokens {
+                [TokenTree::Ident(maker), TokenTree::Group(arguments), ..]
+                    if MAKERS.iter().any(|known| maker == known) =>
+                {
+                    (arguments, 0)
+                }
+                [
+                    TokenTree::Ident(problem),
+                    TokenTree::Punct(_),
+                    TokenTree::Punct(_),
+                    TokenTree::Ident(new),
+                    TokenTree::Group(arguments),
+                    ..,
+                ] if problem == "Problem" && new == "new" => (arguments, 1),
+                [token, ..] => return literals.extend(text_of(token)),
+                [] => return,
+            };
+            let tokens: Vec<_> = arguments.stream().into_iter().collect();
+            let is_comma = |token: &TokenTree| matches!(token, TokenTree::Punct(mark) if mark.as_char() == ',');
+            if let Some([code]) = tokens.split(is_comma).nth(position) {
+                codes.extend(text_of(code));
+            }
+        });
+    }
+    (codes, literals)
+}
+
+/// The source files of a crate but for its tests, the catalogue and the examples of the specification.
+fn sources_of(name: &str) -> Vec<String> {
+    let mut paths = Vec::new();
+    collect(&root().join(name).join("src"), &mut paths);
+    paths.retain(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        !name.ends_with("tests.rs") && name != "catalogue.rs" && name != "examples.rs"
+    });
+    assert!(!paths.is_empty(), "{name} has no source");
+    let read = |path: &PathBuf| std::fs::read_to_string(path).expect("a source file");
+    // Tests stand at the end of a file.
+    paths.iter().map(read).map(|text| text.split("#[cfg(test)]").next().unwrap_or_default().to_owned()).collect()
+}
+
+fn collect(directory: &Path, paths: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(directory).expect("a directory of sources") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            collect(&path, paths);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            paths.push(path);
+        }
+    }
+}
+
+/// Calls `look` with the tokens from each one on, at every depth.
+fn each_window(text: &str, look: &mut impl FnMut(&[TokenTree])) {
+    fn walk(tokens: Vec<TokenTree>, look: &mut impl FnMut(&[TokenTree])) {
+        for at in 0..tokens.len() {
+            look(&tokens[at..]);
+            if let TokenTree::Group(group) = &tokens[at] {
+                walk(group.stream().into_iter().collect(), look);
+            }
+        }
+    }
+    walk(text.parse::<TokenStream>().expect("Rust").into_iter().collect(), look);
+}
+
+fn text_of(token: &TokenTree) -> Option<String> {
+    syn::parse_str::<syn::LitStr>(&token.to_string()).ok().map(|text| text.value())
+}
+
+#[test]
+fn constants_are_read_as_they_are_written() {
+    let text = "const A: usize = 16 * 1_024;\nconst B: Duration = Duration::from_secs(24 * 60 * 60);\n\
+                pub(crate) const C: [u16; 2] = [400, 405];\nconst D: usize = 2 << 20;\nconst E: &str = \"x\";";
+    let numbers: Vec<_> = ["A", "B", "C", "D", "E", "F"].iter().map(|name| numbers_of_constant(text, name)).collect();
+    assert_eq!(numbers, [vec![16_384], vec![86_400], vec![400, 405], vec![2 << 20], vec![], vec![]]);
+}
