@@ -87,6 +87,7 @@ fn rename_pages(document: &mut Value) {
 /// may be left out may also be null. What poem-openapi knows is only which are optional in Rust.
 fn correct_schemas(document: &mut Value) {
     let requests = request_schemas(document);
+    let all = schemas(document).clone();
     for (name, schema) in schemas_mut(document) {
         schema.as_object_mut().expect("a schema is an object").remove("title");
         let required: BTreeSet<String> = schema["required"]
@@ -100,15 +101,29 @@ fn correct_schemas(document: &mut Value) {
         for (field, property) in properties.iter_mut() {
             correct_property(property);
             if !required.contains(field) {
+                inline(property, &all);
                 property["nullable"] = json!(true);
             }
         }
-        let all: Vec<_> = properties.keys().cloned().collect();
+        let fields: Vec<_> = properties.keys().cloned().collect();
         if requests.contains(name.as_str()) {
             schema["additionalProperties"] = json!(false);
         } else {
-            schema["required"] = json!(all);
+            schema["required"] = json!(fields);
         }
+    }
+}
+
+/// What may be null cannot be a mere reference: what stands beside `$ref` is ignored in OpenAPI 3.0. (A
+/// reference with a description is an `allOf` to poem-openapi, over which generators stumble.)
+fn inline(property: &mut Value, schemas: &Map<String, Value>) {
+    let parts = property["allOf"].as_array().cloned().unwrap_or_default();
+    let part = |name: &str| parts.iter().find_map(|part| part[name].as_str());
+    let name = part("$ref").and_then(|text| text.rsplit('/').next());
+    if let Some(schema) = name.and_then(|name| schemas.get(name)) {
+        let description = part("description").map(str::to_owned);
+        *property = schema.clone();
+        property["description"] = json!(description);
     }
 }
 

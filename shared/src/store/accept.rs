@@ -5,7 +5,7 @@ use crate::event_type::EventType;
 use crate::ids::{ApplicationId, EventId};
 
 /// Who posts an event.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Producer {
     /// Whoever holds the API key of this SHA-256. It is looked up by the statement itself, so that a
     /// revocation takes effect at once and nothing is cached.
