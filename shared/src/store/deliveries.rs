@@ -146,12 +146,12 @@ matched as materialized (
     order by id desc
     limit $11
 )
-select s.last_id, s.rows, ",
+select s.last_id, s.is_bounded, ",
             columns!(),
             "
 from (
     select (select id from scanned order by id limit 1) as last_id,
-           (select count(*) from scanned) as rows
+           (select count(*) = $12 from scanned) as is_bounded
 ) s
 left join matched d on true
 left join endpoints e on e.id = d.endpoint_id
@@ -163,6 +163,8 @@ order by d.id desc"
 
 const LIST: &str = list!("list", "application_id = $1 and $2::uuid is null");
 const LIST_ALL: &str = list!("list_all", "$1::uuid is null and $2::uuid is null");
+const LIST_DEAD: &str =
+    list!("list_dead", "application_id = $1 and dead_at is not null and $2::uuid is null");
 const LIST_OF_EVENT: &str =
     list!("list_of_event", "event_id = $2 and ($1::uuid is null or application_id = $1)");
 
@@ -180,9 +182,11 @@ pub async fn list(
     if let Some(event) = filter.event_id {
         range = range.not_before(event.0);
     }
+    let only_dead = filter.statuses.as_deref() == Some(&[DeliveryStatus::DeadLetter]);
     let client = store.durable().await?;
     let sql = match (filter.event_id, filter.application_id) {
         (Some(_), _) => LIST_OF_EVENT,
+        (None, Some(_)) if only_dead => LIST_DEAD,
         (None, Some(_)) => LIST,
         (None, None) => LIST_ALL,
     };
