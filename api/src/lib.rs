@@ -35,6 +35,7 @@ mod problem;
 mod publish;
 mod publish_batch;
 mod refused;
+mod replay_event;
 mod server;
 mod spec;
 mod value;

@@ -14,6 +14,7 @@ use crate::endpoint_health::Healths;
 use crate::endpoints::Endpoints;
 use crate::events::Events;
 use crate::examples;
+use crate::replay_event::ReplayEvent;
 
 const DESCRIPTION: &str = "Postrider delivers webhooks. Post an event once; it is stored durably, fanned out to \
 every endpoint that matches its type, signed after [Standard Webhooks](https://www.standardwebhooks.com), sent, \
@@ -23,7 +24,7 @@ taken from the request where it sends one.";
 
 /// All operations.
 pub(crate) fn service() -> OpenApiService<impl OpenApi, ()> {
-    let operations = (Applications, ApiKeys, Endpoints, Healths, Events, Deliveries, Attempts);
+    let operations = (Applications, ApiKeys, Endpoints, Healths, Events, ReplayEvent, Deliveries, Attempts);
     OpenApiService::new(operations, "Postrider", env!("CARGO_PKG_VERSION"))
         .description(DESCRIPTION)
         .license(LicenseObject::new("MIT").url("https://opensource.org/license/mit"))

@@ -4,8 +4,9 @@ use crate::applications::CreateApplicationRequest;
 use crate::endpoint_request::CreateEndpointRequest;
 use crate::publish::PublishEventRequest;
 use crate::publish_batch::PublishEventBatchRequest;
+use crate::replay_event::ReplayEventRequest;
 
-const OPERATIONS: [&str; 20] = [
+const OPERATIONS: [&str; 21] = [
     "cancel_delivery",
     "create_api_key",
     "create_application",
@@ -26,6 +27,7 @@ const OPERATIONS: [&str; 20] = [
     "list_events",
     "publish_event",
     "publish_event_batch",
+    "replay_event",
     "retry_delivery",
 ];
 
@@ -68,7 +70,7 @@ fn fields_of_responses_are_always_there_and_nullable_where_they_may_be_null() {
     assert_eq!(delivery["status"].get("nullable"), None);
     assert_eq!(schemas(&document)["EventPage"]["properties"]["next_cursor"]["nullable"], json!(true));
     assert_eq!(event["properties"]["data"]["additionalProperties"], json!(true));
-    assert_eq!(request_schemas(&mut document).len(), 5);
+    assert_eq!(request_schemas(&mut document).len(), 6);
 }
 
 #[test]
@@ -116,4 +118,5 @@ fn examples_of_requests_are_accepted() {
     parse::<CreateEndpointRequest>("CreateEndpointRequest");
     parse::<PublishEventRequest>("PublishEventRequest");
     parse::<PublishEventBatchRequest>("PublishEventBatchRequest");
+    parse::<ReplayEventRequest>("ReplayEventRequest");
 }

@@ -5,3 +5,4 @@ mod support;
 
 mod batch;
 mod lists;
+mod replay_event;

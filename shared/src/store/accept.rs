@@ -206,7 +206,7 @@ fn index_of(row: &tokio_postgres::Row, column: usize) -> usize {
 }
 
 /// An array literal of all patterns that match; their alphabet needs no quoting.
-fn pattern_array(event_type: &EventType) -> String {
+pub(super) fn pattern_array(event_type: &EventType) -> String {
     let patterns: Vec<_> = event_type.matching_patterns().collect();
     format!("{{{}}}", patterns.join(","))
 }
