@@ -5,4 +5,5 @@ mod support;
 
 mod batch;
 mod lists;
+mod moved;
 mod replay_event;
