@@ -76,8 +76,8 @@ create index deliveries_open on deliveries (id) where completed_at is null;
 -- What waits its turn on endpoints that keep the order.
 create index deliveries_in_order on deliveries (endpoint_id, position)
     where position is not null and completed_at is null;
--- Dead letters, for redrive.
-create index deliveries_dead on deliveries (application_id, dead_at) where dead_at is not null;
+-- Dead letters of an application, newest first: listed, and redriven.
+create index deliveries_dead on deliveries (application_id, id) where dead_at is not null;
 
 -- One row for each HTTP exchange. The request body is not kept: it is derived from the event.
 create table delivery_attempts (

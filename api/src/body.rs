@@ -9,12 +9,13 @@ use poem::{Request, RequestBody};
 use poem_openapi::registry::{MetaMediaType, MetaRequest, MetaSchemaRef, Registry};
 use poem_openapi::types::Type;
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::data;
 use crate::problem::Problem;
 
-/// The largest body of a request.
+/// The largest body of a request, but for a batch of events.
 pub(crate) const MAX_BYTES: usize = 262_144;
 /// How long a body may take to arrive.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -44,7 +45,7 @@ impl<'a, T: Type + DeserializeOwned> ApiExtractor<'a> for JsonBody<T> {
         body: &mut RequestBody,
         _: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
-        let bytes = read(request, body).await?;
+        let bytes = read(request, body, MAX_BYTES).await?;
         Ok(Self(parse(&bytes)?))
     }
 }
@@ -58,23 +59,27 @@ pub(crate) fn request_meta(schema: MetaSchemaRef) -> MetaRequest {
     }
 }
 
-/// Reads the body of a request that says it is JSON.
+/// Reads the body of a request that says it is JSON: `max_bytes` at most.
 ///
 /// # Errors
 /// 415, 413 whatever the headers say, 400 where it breaks off or takes longer than half a minute.
-pub(crate) async fn read(request: &Request, body: &mut RequestBody) -> Result<Bytes, Problem> {
+pub(crate) async fn read(
+    request: &Request,
+    body: &mut RequestBody,
+    max_bytes: usize,
+) -> Result<Bytes, Problem> {
     check_content_type(request)?;
     let body = body.take().map_err(|_| Problem::internal())?;
     let mut stream = body.into_bytes_stream();
     let declared = request.header(header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
-    let mut is_too_large = declared.is_some_and(|length| length > MAX_BYTES as u64);
+    let mut is_too_large = declared.is_some_and(|length| length > max_bytes as u64);
     let mut bytes = BytesMut::new();
     let reading = async {
         while !is_too_large {
             match stream.next().await {
                 None => return Ok(()),
                 Some(Err(_)) => return Err(incomplete()),
-                Some(Ok(chunk)) if bytes.len() + chunk.len() > MAX_BYTES => is_too_large = true,
+                Some(Ok(chunk)) if bytes.len() + chunk.len() > max_bytes => is_too_large = true,
                 Some(Ok(chunk)) => bytes.extend_from_slice(&chunk),
             }
         }
@@ -93,7 +98,7 @@ pub(crate) async fn read(request: &Request, body: &mut RequestBody) -> Result<By
             }
         };
         let _ = tokio::time::timeout(DRAIN_TIMEOUT, draining).await;
-        return Err(too_large());
+        return Err(too_large(max_bytes));
     }
     Ok(bytes.freeze())
 }
@@ -133,16 +138,38 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
 /// # Errors
 /// 400 where it is not UTF-8, 422 where it is nested too deep.
 pub(crate) fn text(bytes: &[u8]) -> Result<&str, Problem> {
-    let json = std::str::from_utf8(bytes).map_err(|_| {
-        Problem::new(StatusCode::BAD_REQUEST, "malformed_json", "The body is not UTF-8. Send JSON in UTF-8.")
-    })?;
+    let json = utf8(bytes)?;
     data::check_depth(json)
         .map_err(|defect| Problem::refused_field(defect.code(), "body", defect.to_string()))?;
     Ok(json)
 }
 
+/// The body as text, of whatever depth.
+///
+/// # Errors
+/// 400 where it is not UTF-8.
+pub(crate) fn utf8(bytes: &[u8]) -> Result<&str, Problem> {
+    std::str::from_utf8(bytes).map_err(|_| {
+        Problem::new(StatusCode::BAD_REQUEST, "malformed_json", "The body is not UTF-8. Send JSON in UTF-8.")
+    })
+}
+
+/// Parses JSON of a bearable depth with what it holds as it is.
+///
+/// # Errors
+/// 400 where it is not JSON, 422 where it is not what was asked for.
+pub(crate) fn parse_raw<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, Problem> {
+    serde_json::from_str(json).map_err(|error| {
+        // A body that is wrong in its first half may be no JSON in its second.
+        match serde_json::from_str::<serde::de::IgnoredAny>(json) {
+            Err(syntax) => malformed(&syntax),
+            Ok(_) => mistake("", &error),
+        }
+    })
+}
+
 /// 400: not JSON.
-pub(crate) fn malformed(error: &serde_json::Error) -> Problem {
+fn malformed(error: &serde_json::Error) -> Problem {
     let detail = if error.is_eof() && error.column() == 0 {
         "The body is empty. Send a JSON object.".to_owned()
     } else {
@@ -152,7 +179,7 @@ pub(crate) fn malformed(error: &serde_json::Error) -> Problem {
 }
 
 /// 422: JSON, but not of the shape that was asked for.
-pub(crate) fn mistake(path: &str, error: &serde_json::Error) -> Problem {
+fn mistake(path: &str, error: &serde_json::Error) -> Problem {
     let text = error.to_string();
     let message = text.rsplit_once(" at line ").map_or(text.as_str(), |(message, _)| message);
     let named = message.strip_prefix("missing field `").or_else(|| message.strip_prefix("unknown field `"));
@@ -171,11 +198,11 @@ pub(crate) fn mistake(path: &str, error: &serde_json::Error) -> Problem {
     Problem::invalid_field(field, message)
 }
 
-fn too_large() -> Problem {
+fn too_large(max_bytes: usize) -> Problem {
     Problem::new(
         StatusCode::PAYLOAD_TOO_LARGE,
         "body_too_large",
-        format!("The body is larger than {MAX_BYTES} bytes. Send less."),
+        format!("The body is larger than {max_bytes} bytes. Send less."),
     )
 }
 

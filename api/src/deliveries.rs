@@ -10,7 +10,7 @@ use postrider_shared::delivery::DeliveryStatus;
 use postrider_shared::event_type::EventType;
 use postrider_shared::ids::{DeliveryId, EndpointId, EventId};
 use postrider_shared::store::applications::ApplicationRef;
-use postrider_shared::store::deliveries::{self, DeliveryFilter, Moved};
+use postrider_shared::store::deliveries::{self, DeliveryFilter, Moved, Refusal};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -156,7 +156,8 @@ impl Deliveries {
     /// Retry a delivery
     ///
     /// One that is open is due now. One that is closed, also one that succeeded, is opened again with one
-    /// attempt more. One that is in progress is refused: wait for its end. Needs the scope `manage`.
+    /// attempt more. One that is in progress is refused: wait for its end; and one whose endpoint was deleted
+    /// or whose event is gone. Where the endpoint is disabled it waits. Needs the scope `manage`.
     #[oai(path = "/deliveries/:delivery_id/retry", method = "post", operation_id = "retry_delivery")]
     async fn retry(
         &self,
@@ -170,11 +171,7 @@ impl Deliveries {
         caller.require(Scope::Manage)?;
         let application = caller.written_application(&app, application_id.0.as_ref()).await?;
         let moved = deliveries::retry(&app.store, Some(application), delivery_id.0).await?;
-        Ok(Accepted::new(answer(
-            moved,
-            "delivery_in_progress",
-            "It is under way. Wait for its end, then try again.",
-        )?))
+        Ok(Accepted::new(answer(moved)?))
     }
 
     /// Cancel a delivery
@@ -194,16 +191,45 @@ impl Deliveries {
         caller.require(Scope::Manage)?;
         let application = caller.written_application(&app, application_id.0.as_ref()).await?;
         let moved = deliveries::cancel(&app.store, Some(application), delivery_id.0).await?;
-        Ok(Accepted::new(answer(moved, "delivery_closed", "It is closed: there is nothing left to cancel.")?))
+        Ok(Accepted::new(answer(moved)?))
     }
 }
 
-fn answer(moved: Moved, code: &'static str, sentence: &str) -> Result<Delivery, Problem> {
+fn answer(moved: Moved) -> Result<Delivery, Problem> {
     match moved {
         Moved::Delivery(delivery) => Ok((*delivery).into()),
-        Moved::Refused(status) => {
-            Err(Problem::new(StatusCode::CONFLICT, code, format!("The delivery is `{status}`. {sentence}")))
-        }
+        Moved::Refused(refusal) => Err(refused(refusal)),
         Moved::Unknown => Err(unknown()),
     }
+}
+
+fn refused(refusal: Refusal) -> Problem {
+    let (code, detail) = match refusal {
+        Refusal::InProgress => (
+            "delivery_in_progress",
+            "The delivery is under way. Wait for its end, then try again.".to_owned(),
+        ),
+        Refusal::Closed(status) => (
+            "delivery_closed",
+            format!("The delivery is `{status}`. It is closed: there is nothing left to cancel."),
+        ),
+        Refusal::EndpointDeleted => {
+            ("endpoint_deleted", "The endpoint was deleted. Replay the event to another one.".to_owned())
+        }
+        Refusal::EventExpunged => return expunged(),
+        Refusal::EventExpired => (
+            "event_expired",
+            "The event is older than the retention: there is nothing left to send.".to_owned(),
+        ),
+    };
+    Problem::new(StatusCode::CONFLICT, code, detail)
+}
+
+/// 409: the payload is gone.
+pub(crate) fn expunged() -> Problem {
+    Problem::new(
+        StatusCode::CONFLICT,
+        "event_expunged",
+        "The payload of the event was removed on request: it can no longer be sent.",
+    )
 }

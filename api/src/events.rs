@@ -23,6 +23,7 @@ use crate::parameter::{AnyOf, InQuery, Path};
 use crate::parameter_values::{Containment, Limit};
 use crate::problem::Problem;
 use crate::publish::{PostedEvent, PublishedEvent, publish};
+use crate::publish_batch::{PostedBatch, PublishedEventBatch, publish_batch};
 use crate::refused::{BODY, CONFLICT, INVALID, NOT_FOUND, Refused};
 use crate::value::{JsonObject, Timestamp};
 
@@ -85,6 +86,23 @@ impl Events {
     ) -> Result<Accepted<PublishedEvent>, Refused<{ BODY | NOT_FOUND | CONFLICT }>> {
         let published = publish(&app, credential, idempotency_key, application_id.0, event).await?;
         Ok(Accepted::new(published))
+    }
+
+    /// Publish a batch of events
+    ///
+    /// Up to 1,000 events in up to 4 MiB. Each is accepted or rejected by itself, and `results` tells so in
+    /// the order of the request: send those again whose `error` has the status 503, and all of them where the
+    /// whole is answered so, under the same keys. Needs the scope `publish`.
+    #[oai(path = "/events/batch", method = "post", operation_id = "publish_event_batch")]
+    async fn publish_batch(
+        &self,
+        credential: Credential,
+        app: Data<&Arc<App>>,
+        /// The id or `uid` of the application: needed with an admin token.
+        application_id: InQuery<ApplicationRef>,
+        batch: PostedBatch,
+    ) -> Result<Accepted<PublishedEventBatch>, Refused<{ BODY | NOT_FOUND }>> {
+        Ok(Accepted::new(publish_batch(&app, credential, application_id.0, batch).await?))
     }
 
     /// List events

@@ -80,6 +80,14 @@ pub(crate) fn of(schema: &str) -> Option<Value> {
         "PublishedEvent" => {
             json!({ "status": "accepted", "event_id": EVENT_ID, "deliveries_queued": 1, "duplicate": false })
         }
+        "PublishEventBatchRequest" => json!({ "events": [batch_event()] }),
+        "BatchEvent" => batch_event(),
+        "PublishedEventBatch" => json!({ "results": [batch_result()] }),
+        "BatchResult" => batch_result(),
+        "ReplayEventRequest" => json!({ "endpoint_ids": [ENDPOINT_ID] }),
+        "ReplayedEvent" => {
+            json!({ "event_id": EVENT_ID, "deliveries_queued": 1, "delivery_ids": [DELIVERY_ID] })
+        }
         "Event" => json!({
             "id": EVENT_ID,
             "application_id": APPLICATION_ID,
@@ -157,6 +165,21 @@ fn data() -> Value {
     json!({ "invoice_id": "in_4711", "amount": 4200, "currency": "EUR" })
 }
 
+fn batch_event() -> Value {
+    json!({ "idempotency_key": "invoice-4711-paid", "event_type": "invoice.paid", "data": data() })
+}
+
+fn batch_result() -> Value {
+    json!({
+        "index": 0,
+        "status": "accepted",
+        "event_id": EVENT_ID,
+        "deliveries_queued": 1,
+        "duplicate": false,
+        "error": null
+    })
+}
+
 fn delivery() -> Value {
     json!({
         "id": DELIVERY_ID,
@@ -221,10 +244,18 @@ fn problem(status: &str, operation: &str) -> Option<Value> {
             "idempotency_key_reused",
             "This Idempotency-Key belongs to a different event. Use a new key for a new event.",
         ),
-        (409, _) => (
-            "delivery_in_progress",
-            "The delivery is `in_progress`. It is under way. Wait for its end, then try again.",
-        ),
+        (409, "cancel_delivery") => {
+            ("delivery_closed", "The delivery is `succeeded`. It is closed: there is nothing left to cancel.")
+        }
+        (409, "retry_delivery") => {
+            ("delivery_in_progress", "The delivery is under way. Wait for its end, then try again.")
+        }
+        (409, _) => {
+            ("event_expunged", "The payload of the event was removed on request: it can no longer be sent.")
+        }
+        (413, "publish_event_batch") => {
+            ("body_too_large", "The body is larger than 4194304 bytes. Send less.")
+        }
         (413, _) => ("body_too_large", "The body is larger than 262144 bytes. Send less."),
         (415, _) => ("unsupported_media_type", "Send JSON with the header `Content-Type: application/json`."),
         (422, _) => return serde_json::to_value(invalid(operation).body()).ok(),
@@ -239,6 +270,8 @@ fn invalid(operation: &str) -> Problem {
         "create_api_key" => ("expires_at", "must lie in the future"),
         "create_endpoint" | "" => ("url", "must be an absolute URL such as `https://example.com/webhooks`"),
         "publish_event" => ("data", "must be a JSON object"),
+        "publish_event_batch" => ("events", "must have 1 to 1000 items"),
+        "replay_event" => ("endpoint_ids[0]", "names no endpoint of the application"),
         "get_event" | "get_delivery" | "retry_delivery" | "cancel_delivery" => {
             ("application_id", "must be 1 to 255 letters, digits and `. _ - : @ + | ~ =`")
         }

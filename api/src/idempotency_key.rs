@@ -43,18 +43,22 @@ impl<'a> ApiExtractor<'a> for IdempotencyKey {
                 "Send the header Idempotency-Key: a key of your own for this event, the same on every try.",
             )),
             (Some(_), Some(_)) => Err(Problem::invalid_field("Idempotency-Key", "may be given once")),
-            (Some(value), None) => check_idempotency_key(value.as_bytes()),
+            (Some(value), None) => check_idempotency_key("Idempotency-Key", value.as_bytes()),
         }))
     }
 }
 
-fn check_idempotency_key(bytes: &[u8]) -> Result<String, Problem> {
+/// Checks a key that stands in `field`.
+///
+/// # Errors
+/// 422.
+pub(crate) fn check_idempotency_key(field: &str, bytes: &[u8]) -> Result<String, Problem> {
     let is_valid = (1..=255).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic);
     match String::from_utf8(bytes.to_vec()) {
         Ok(key) if is_valid => Ok(key),
         _ => Err(Problem::refused_field(
             "idempotency_key_invalid",
-            "Idempotency-Key",
+            field,
             "must have 1 to 255 visible ASCII characters and no spaces",
         )),
     }
@@ -66,9 +70,10 @@ mod tests {
 
     #[test]
     fn idempotency_keys_are_visible_ascii() {
-        assert!(check_idempotency_key(b"a").is_ok() && check_idempotency_key(&[b'x'; 255]).is_ok());
+        let check = |bytes: &[u8]| check_idempotency_key("idempotency_key", bytes);
+        assert!(check(b"a").is_ok() && check(&[b'x'; 255]).is_ok());
         for key in [&b""[..], b"a b", b"\xff", "é".as_bytes(), &[b'x'; 256]] {
-            assert!(check_idempotency_key(key).is_err());
+            assert!(check(key).is_err());
         }
     }
 }

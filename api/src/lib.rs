@@ -4,6 +4,7 @@
 //! An event that is answered 202 is on disk together with its deliveries and their outbox rows: events that
 //! arrive together are stored by one statement (`batch`).
 
+mod accept_queue;
 mod answer;
 mod api_keys;
 mod app;
@@ -23,6 +24,7 @@ mod endpoint_request;
 mod endpoints;
 mod events;
 mod examples;
+mod fanout;
 mod idempotency_key;
 mod key;
 mod key_use;
@@ -32,7 +34,9 @@ mod parameter;
 mod parameter_values;
 mod problem;
 mod publish;
+mod publish_batch;
 mod refused;
+mod replay_event;
 mod server;
 mod spec;
 mod value;

@@ -10,7 +10,7 @@ use poem_openapi::registry::{MetaRequest, Registry};
 use poem_openapi::types::Type;
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions, Object};
 use postrider_shared::event_type::{EventType, RESERVED_PREFIX};
-use postrider_shared::store::accept::{self, NewEvent, Producer};
+use postrider_shared::store::accept::{Accepted, NewEvent, Producer};
 use postrider_shared::store::applications::ApplicationRef;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use crate::app::App;
 use crate::auth::{self, Credential, Scope};
-use crate::batch::Rejection;
+use crate::batch::{Outcome, Rejection};
 use crate::body;
 use crate::data;
 use crate::idempotency_key::IdempotencyKey;
@@ -41,23 +41,25 @@ pub(crate) struct PublishEventRequest {
 #[derive(Debug, Object, Serialize)]
 pub(crate) struct PublishedEvent {
     /// Always `accepted`.
-    status: String,
+    pub(crate) status: String,
     /// The id of the event, and the `webhook-id` of every attempt to deliver it.
-    event_id: Uuid,
+    pub(crate) event_id: Uuid,
     /// How many endpoints it goes to.
-    deliveries_queued: i32,
+    pub(crate) deliveries_queued: i32,
     /// True where it had been published before under the same key: nothing was done again.
-    duplicate: bool,
+    pub(crate) duplicate: bool,
 }
 
 /// The body, or why it is refused: judged after the credential.
 pub(crate) struct PostedEvent(Result<Posted, Problem>);
 
-/// What of a body is stored.
+/// What of an event is stored.
 #[derive(Debug)]
-struct Posted {
-    event_type: EventType,
-    data: Box<str>,
+pub(crate) struct Posted {
+    /// Its type.
+    pub(crate) event_type: EventType,
+    /// Its data, as it was written.
+    pub(crate) data: Box<str>,
 }
 
 impl<'a> ApiExtractor<'a> for PostedEvent {
@@ -78,7 +80,7 @@ impl<'a> ApiExtractor<'a> for PostedEvent {
         body: &mut RequestBody,
         _: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
-        let bytes = body::read(request, body).await;
+        let bytes = body::read(request, body, body::MAX_BYTES).await;
         Ok(Self(bytes.and_then(|bytes| parse(&bytes))))
     }
 }
@@ -93,21 +95,21 @@ fn parse(bytes: &[u8]) -> Result<Posted, Problem> {
         #[serde(borrow)]
         data: &'a RawValue,
     }
-    let json = body::text(bytes)?;
-    let body: Body<'_> = serde_json::from_str(json).map_err(|error| {
-        // A body that is wrong in its first half may be no JSON in its second.
-        match serde_json::from_str::<serde::de::IgnoredAny>(json) {
-            Err(syntax) => body::malformed(&syntax),
-            Ok(_) => body::mistake("", &error),
-        }
-    })?;
-    let event_type = EventType::parse(&body.event_type)
+    let body: Body<'_> = body::parse_raw(body::text(bytes)?)?;
+    check(&body.event_type, body.data.get())
+}
+
+/// Checks all that would keep an event from being stored.
+///
+/// # Errors
+/// 422.
+pub(crate) fn check(event_type: &str, data: &str) -> Result<Posted, Problem> {
+    let event_type = EventType::parse(event_type)
         .map_err(|error| Problem::refused_field("event_type_invalid", "event_type", error.to_string()))?;
     if event_type.is_reserved() {
         let message = format!("must not begin with `{RESERVED_PREFIX}`: these are Postrider's own events");
         return Err(Problem::refused_field("event_type_reserved", "event_type", message));
     }
-    let data = body.data.get();
     if !data.starts_with('{') {
         return Err(Problem::invalid_field("data", "must be a JSON object"));
     }
@@ -133,13 +135,13 @@ pub(crate) async fn publish(
             return Err(problem);
         }
     };
-    let accepted = app.batcher.submit(event).await.map_err(rejected)?;
+    let outcome = app.batcher.submit(event).await;
     if let Credential::Key(hash) = credential
-        && !matches!(accepted, accept::Accepted::UnknownKey | accept::Accepted::UnknownApplication)
+        && !matches!(outcome, Err(_) | Ok(Accepted::UnknownKey | Accepted::UnknownApplication))
     {
         app.key_use.note(hash);
     }
-    answer(&accepted, matches!(credential, Credential::Admin))
+    answer(outcome, matches!(credential, Credential::Admin))
 }
 
 async fn compose(
@@ -166,9 +168,13 @@ async fn compose(
     Ok(NewEvent { producer, idempotency_key, event_type, data })
 }
 
-fn answer(accepted: &accept::Accepted, is_admin: bool) -> Result<PublishedEvent, Problem> {
-    match *accepted {
-        accept::Accepted::Stored { event_id, deliveries_queued, duplicate } => {
+/// What the producer is told.
+///
+/// # Errors
+/// With why it was not stored.
+pub(crate) fn answer(outcome: Outcome, is_admin: bool) -> Result<PublishedEvent, Problem> {
+    match outcome.map_err(rejected)? {
+        Accepted::Stored { event_id, deliveries_queued, duplicate } => {
             let label = if duplicate { "true" } else { "false" };
             metrics::counter!("postrider_events_accepted_total", "duplicate" => label).increment(1);
             Ok(PublishedEvent {
@@ -178,25 +184,26 @@ fn answer(accepted: &accept::Accepted, is_admin: bool) -> Result<PublishedEvent,
                 duplicate,
             })
         }
-        accept::Accepted::KeyReused => Err(Problem::new(
+        Accepted::KeyReused => Err(Problem::new(
             StatusCode::CONFLICT,
             "idempotency_key_reused",
             "This Idempotency-Key belongs to a different event. Use a new key for a new event.",
         )),
-        accept::Accepted::InactiveApplication => Err(Problem::new(
+        Accepted::InactiveApplication => Err(Problem::new(
             StatusCode::FORBIDDEN,
             "application_inactive",
             "The application is not active, so that it may not publish. Activate it first.",
         )),
-        accept::Accepted::Forbidden => Err(auth::scope_required(Scope::Publish.as_str())),
-        accept::Accepted::UnknownApplication if is_admin => {
+        Accepted::Forbidden => Err(auth::scope_required(Scope::Publish.as_str())),
+        Accepted::UnknownApplication if is_admin => {
             Err(Problem::not_found("application_not_found", "application"))
         }
-        accept::Accepted::UnknownApplication | accept::Accepted::UnknownKey => Err(auth::invalid()),
+        Accepted::UnknownApplication | Accepted::UnknownKey => Err(auth::invalid()),
     }
 }
 
-fn rejected(rejection: Rejection) -> Problem {
+/// Why an event was not taken in.
+pub(crate) fn rejected(rejection: Rejection) -> Problem {
     match rejection {
         Rejection::NotStorable => Problem::refused_field(
             "data_not_storable",

@@ -35,7 +35,11 @@ const TABLE: [(u32, StatusCode, &str); 9] = [
     (0, StatusCode::FORBIDDEN, "The credential is known and does not allow this."),
     (NOT_FOUND, StatusCode::NOT_FOUND, "There is no such thing, or it belongs to another application."),
     (CONFLICT, StatusCode::CONFLICT, "The state of what is there does not allow this."),
-    (1 << 3, StatusCode::PAYLOAD_TOO_LARGE, "The body is larger than 262,144 bytes."),
+    (
+        1 << 3,
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "The body is too large: 262,144 bytes are the most, 4 MiB for a batch of events.",
+    ),
     (1 << 3, StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is not `application/json`."),
     (INVALID, StatusCode::UNPROCESSABLE_ENTITY, "Fields or parameters are not valid; `errors` names them."),
     (

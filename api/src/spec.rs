@@ -14,6 +14,7 @@ use crate::endpoint_health::Healths;
 use crate::endpoints::Endpoints;
 use crate::events::Events;
 use crate::examples;
+use crate::replay_event::ReplayEvent;
 
 const DESCRIPTION: &str = "Postrider delivers webhooks. Post an event once; it is stored durably, fanned out to \
 every endpoint that matches its type, signed after [Standard Webhooks](https://www.standardwebhooks.com), sent, \
@@ -23,7 +24,7 @@ taken from the request where it sends one.";
 
 /// All operations.
 pub(crate) fn service() -> OpenApiService<impl OpenApi, ()> {
-    let operations = (Applications, ApiKeys, Endpoints, Healths, Events, Deliveries, Attempts);
+    let operations = (Applications, ApiKeys, Endpoints, Healths, Events, ReplayEvent, Deliveries, Attempts);
     OpenApiService::new(operations, "Postrider", env!("CARGO_PKG_VERSION"))
         .description(DESCRIPTION)
         .license(LicenseObject::new("MIT").url("https://opensource.org/license/mit"))
@@ -87,6 +88,7 @@ fn rename_pages(document: &mut Value) {
 /// may be left out may also be null. What poem-openapi knows is only which are optional in Rust.
 fn correct_schemas(document: &mut Value) {
     let requests = request_schemas(document);
+    let all = schemas(document).clone();
     for (name, schema) in schemas_mut(document) {
         schema.as_object_mut().expect("a schema is an object").remove("title");
         let required: BTreeSet<String> = schema["required"]
@@ -100,15 +102,29 @@ fn correct_schemas(document: &mut Value) {
         for (field, property) in properties.iter_mut() {
             correct_property(property);
             if !required.contains(field) {
+                inline(property, &all);
                 property["nullable"] = json!(true);
             }
         }
-        let all: Vec<_> = properties.keys().cloned().collect();
+        let fields: Vec<_> = properties.keys().cloned().collect();
         if requests.contains(name.as_str()) {
             schema["additionalProperties"] = json!(false);
         } else {
-            schema["required"] = json!(all);
+            schema["required"] = json!(fields);
         }
+    }
+}
+
+/// What may be null cannot be a mere reference: what stands beside `$ref` is ignored in OpenAPI 3.0. (A
+/// reference with a description is an `allOf` to poem-openapi, over which generators stumble.)
+fn inline(property: &mut Value, schemas: &Map<String, Value>) {
+    let parts = property["allOf"].as_array().cloned().unwrap_or_default();
+    let part = |name: &str| parts.iter().find_map(|part| part[name].as_str());
+    let name = part("$ref").and_then(|text| text.rsplit('/').next());
+    if let Some(schema) = name.and_then(|name| schemas.get(name)) {
+        let description = part("description").map(str::to_owned);
+        *property = schema.clone();
+        property["description"] = json!(description);
     }
 }
 

@@ -3,8 +3,10 @@ use crate::api_keys::CreateApiKeyRequest;
 use crate::applications::CreateApplicationRequest;
 use crate::endpoint_request::CreateEndpointRequest;
 use crate::publish::PublishEventRequest;
+use crate::publish_batch::PublishEventBatchRequest;
+use crate::replay_event::ReplayEventRequest;
 
-const OPERATIONS: [&str; 20] = [
+const OPERATIONS: [&str; 21] = [
     "cancel_delivery",
     "create_api_key",
     "create_application",
@@ -24,6 +26,8 @@ const OPERATIONS: [&str; 20] = [
     "list_event_deliveries",
     "list_events",
     "publish_event",
+    "publish_event_batch",
+    "replay_event",
     "retry_delivery",
 ];
 
@@ -66,7 +70,7 @@ fn fields_of_responses_are_always_there_and_nullable_where_they_may_be_null() {
     assert_eq!(delivery["status"].get("nullable"), None);
     assert_eq!(schemas(&document)["EventPage"]["properties"]["next_cursor"]["nullable"], json!(true));
     assert_eq!(event["properties"]["data"]["additionalProperties"], json!(true));
-    assert_eq!(request_schemas(&mut document).len(), 4);
+    assert_eq!(request_schemas(&mut document).len(), 6);
 }
 
 #[test]
@@ -113,4 +117,6 @@ fn examples_of_requests_are_accepted() {
     parse::<CreateApiKeyRequest>("CreateApiKeyRequest");
     parse::<CreateEndpointRequest>("CreateEndpointRequest");
     parse::<PublishEventRequest>("PublishEventRequest");
+    parse::<PublishEventBatchRequest>("PublishEventBatchRequest");
+    parse::<ReplayEventRequest>("ReplayEventRequest");
 }

@@ -51,6 +51,15 @@ impl Producer {
         response.json().await.expect("a JSON body")
     }
 
+    /// Posts what must be refused; answers the status and the problem.
+    pub async fn refused(&self, path: &str, body: &Value) -> (StatusCode, Value) {
+        let response = self.request(Method::POST, path).json(body).send().await.expect("an answer");
+        let status = response.status();
+        assert!(!status.is_success(), "{path}: {}", dump(response).await);
+        assert_eq!(response.headers()["content-type"], "application/problem+json", "{path}");
+        (status, response.json().await.expect("a problem body"))
+    }
+
     /// Creates an endpoint and answers it, with its secret.
     pub async fn endpoint(&self, settings: Value) -> Value {
         self.post(&format!("/v1/applications/{}/endpoints", self.application_id), &settings).await

@@ -162,7 +162,7 @@ impl ApiConfig {
             https_only: reader.required(&settings::HTTPS_ONLY),
             max_endpoints: reader.in_range(&settings::MAX_ENDPOINTS, 1, 100_000) as u32,
             accept_writers: reader.in_range(&settings::ACCEPT_WRITERS, 1, 64) as usize,
-            accept_queue_bytes: reader.in_range(&settings::ACCEPT_QUEUE_BYTES, 1 << 20, 1 << 34) as usize,
+            accept_queue_bytes: reader.in_range(&settings::ACCEPT_QUEUE_BYTES, 16 << 20, 1 << 34) as usize,
         }
     }
 }

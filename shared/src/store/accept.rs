@@ -5,7 +5,7 @@ use crate::event_type::EventType;
 use crate::ids::{ApplicationId, EventId};
 
 /// Who posts an event.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Producer {
     /// Whoever holds the API key of this SHA-256. It is looked up by the statement itself, so that a
     /// revocation takes effect at once and nothing is cached.
@@ -206,7 +206,7 @@ fn index_of(row: &tokio_postgres::Row, column: usize) -> usize {
 }
 
 /// An array literal of all patterns that match; their alphabet needs no quoting.
-fn pattern_array(event_type: &EventType) -> String {
+pub(super) fn pattern_array(event_type: &EventType) -> String {
     let patterns: Vec<_> = event_type.matching_patterns().collect();
     format!("{{{}}}", patterns.join(","))
 }

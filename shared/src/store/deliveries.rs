@@ -66,10 +66,25 @@ pub struct DeliveryFilter {
 pub enum Moved {
     /// It was moved; this is how it stands now.
     Delivery(Box<Delivery>),
-    /// It is in a state from which it cannot be moved so.
-    Refused(DeliveryStatus),
+    /// It cannot be moved so.
+    Refused(Refusal),
     /// There is no such delivery.
     Unknown,
+}
+
+/// Why a delivery cannot be moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It is under way.
+    InProgress,
+    /// It is closed, in this state.
+    Closed(DeliveryStatus),
+    /// Its endpoint was deleted.
+    EndpointDeleted,
+    /// The payload of its event was removed on request.
+    EventExpunged,
+    /// Its event is older than the retention.
+    EventExpired,
 }
 
 macro_rules! columns {
@@ -146,12 +161,12 @@ matched as materialized (
     order by id desc
     limit $11
 )
-select s.last_id, s.rows, ",
+select s.last_id, s.is_bounded, ",
             columns!(),
             "
 from (
     select (select id from scanned order by id limit 1) as last_id,
-           (select count(*) from scanned) as rows
+           (select count(*) = $12 from scanned) as is_bounded
 ) s
 left join matched d on true
 left join endpoints e on e.id = d.endpoint_id
@@ -163,6 +178,8 @@ order by d.id desc"
 
 const LIST: &str = list!("list", "application_id = $1 and $2::uuid is null");
 const LIST_ALL: &str = list!("list_all", "$1::uuid is null and $2::uuid is null");
+const LIST_DEAD: &str =
+    list!("list_dead", "application_id = $1 and dead_at is not null and $2::uuid is null");
 const LIST_OF_EVENT: &str =
     list!("list_of_event", "event_id = $2 and ($1::uuid is null or application_id = $1)");
 
@@ -180,9 +197,11 @@ pub async fn list(
     if let Some(event) = filter.event_id {
         range = range.not_before(event.0);
     }
+    let only_dead = filter.statuses.as_deref() == Some(&[DeliveryStatus::DeadLetter]);
     let client = store.durable().await?;
     let sql = match (filter.event_id, filter.application_id) {
         (Some(_), _) => LIST_OF_EVENT,
+        (None, Some(_)) if only_dead => LIST_DEAD,
         (None, Some(_)) => LIST,
         (None, None) => LIST_ALL,
     };
@@ -211,10 +230,22 @@ pub async fn list(
 
 const RETRY: &str = "-- deliveries.retry
 with seen as materialized (
-    select id, status, endpoint_id
+    select id, status, endpoint_id, event_id
     from deliveries
     where id = $1 and ($2::uuid is null or application_id = $2)
     for no key update
+),
+judged as materialized (
+    select s.id, s.status,
+           case
+               when s.status = 'in_progress' then 'in_progress'
+               when e.id is null or e.deleted_at is not null then 'endpoint_deleted'
+               when v.id is null then 'event_expired'
+               when v.expunged_at is not null then 'event_expunged'
+           end as refusal
+    from seen s
+    left join endpoints e on e.id = s.endpoint_id
+    left join events v on v.id = s.event_id
 ),
 moved as (
     update deliveries d
@@ -223,8 +254,8 @@ moved as (
         max_attempts = case when d.completed_at is null then d.max_attempts else d.attempt_count + 1 end,
         completed_at = null,
         dead_at = null
-    from seen s
-    where d.id = s.id and s.status <> 'in_progress'
+    from judged j
+    where d.id = j.id and j.refusal is null
     returning d.id, d.endpoint_id
 ),
 queued as (
@@ -232,12 +263,11 @@ queued as (
     select id, endpoint_id from moved
     returning id
 )
-select s.status, (select count(*) from moved),
-       (select count(pg_notify('postrider_outbox', '')) from (select from queued limit 1) n)
-from seen s";
+select j.status, j.refusal, (select count(pg_notify('postrider_outbox', '')) from (select from queued limit 1) n)
+from judged j";
 
 /// Makes a delivery due now, by hand: an open one as it is, a closed one with one attempt more. One that is
-/// under way is refused.
+/// under way is refused, and one that can no longer be sent.
 ///
 /// # Errors
 /// When PostgreSQL does not answer.
@@ -252,7 +282,7 @@ pub async fn retry(
 /// Without its lease, what is under way is still recorded as an attempt, and moves nothing.
 const CANCEL: &str = "-- deliveries.cancel
 with seen as materialized (
-    select id, status
+    select id, status, completed_at
     from deliveries
     where id = $1 and ($2::uuid is null or application_id = $2)
     for no key update
@@ -261,7 +291,7 @@ moved as (
     update deliveries d
     set status = 'cancelled', next_retry_at = null, lease_id = null, completed_at = now()
     from seen s
-    where d.id = s.id and d.completed_at is null
+    where d.id = s.id and s.completed_at is null
     returning d.id, d.endpoint_id, d.position
 ),
 queued as (
@@ -269,7 +299,7 @@ queued as (
     select id, endpoint_id from moved where position is not null
     returning id
 )
-select s.status, (select count(*) from moved),
+select s.status, case when s.completed_at is not null then 'closed' end,
        (select count(pg_notify('postrider_outbox', '')) from (select from queued limit 1) n)
 from seen s";
 
@@ -296,8 +326,14 @@ async fn move_by_hand(
     let Some(row) = client.query_opt(&statement, &[&delivery, &application]).await? else {
         return Ok(Moved::Unknown);
     };
-    if row.get::<_, i64>(1) == 0 {
-        return Ok(Moved::Refused(row.get(0)));
+    if let Some(refusal) = row.get(1) {
+        return Ok(Moved::Refused(match refusal {
+            "in_progress" => Refusal::InProgress,
+            "endpoint_deleted" => Refusal::EndpointDeleted,
+            "event_expunged" => Refusal::EventExpunged,
+            "event_expired" => Refusal::EventExpired,
+            _ => Refusal::Closed(row.get(0)),
+        }));
     }
     let get = client.prepare_cached(GET).await?;
     let now = client.query_opt(&get, &[&delivery, &application]).await?;

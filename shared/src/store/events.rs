@@ -11,6 +11,9 @@ use crate::ids::{ApplicationId, EventId};
 /// Bytes of payloads on one page, beyond which it ends early.
 pub const MAX_PAGE_BYTES: i64 = 4 << 20;
 
+/// Bytes of payloads, as they are stored, that one call looks at.
+const MAX_SCANNED_BYTES: i64 = 16 << 20;
+
 /// What a producer posted.
 #[derive(Debug, Clone)]
 pub struct Event {
@@ -80,8 +83,8 @@ pub async fn exists(
     Ok(client.query_one(&statement, &[&event, &application]).await?.get(0))
 }
 
-/// Looks at a bounded number of rows, newest first, and keeps what the filter matches, until the page or
-/// its bytes are full. `$scope` picks the index that is walked.
+/// Looks at a bounded number of rows and bytes, newest first, and keeps what the filter matches, until the
+/// page or its bytes are full. `$scope` picks the index that is walked.
 macro_rules! list {
     ($name:literal, $scope:literal) => {
         concat!(
@@ -89,7 +92,8 @@ macro_rules! list {
             $name,
             "
 with scanned as materialized (
-    select id, application_id, event_type, payload, idempotency_key, created_at
+    select id, application_id, event_type, payload, idempotency_key, created_at,
+           sum(pg_column_size(payload)) over (order by id desc rows unbounded preceding) as stored_bytes
     from events
     where ",
             $scope,
@@ -97,9 +101,14 @@ with scanned as materialized (
     order by id desc
     limit $9
 ),
+seen as materialized (
+    select *
+    from scanned
+    where stored_bytes - pg_column_size(payload) < $11
+),
 matched as materialized (
     select id, application_id, event_type, payload::text as data, idempotency_key, created_at
-    from scanned
+    from seen
     where ($4::text[] is null or event_type = any ($4))
       and ($5::timestamptz is null or created_at >= $5)
       and ($6::timestamptz is null or created_at < $6)
@@ -111,11 +120,12 @@ measured as materialized (
     select id, sum(octet_length(data)) over (order by id desc) - octet_length(data) as bytes_before
     from matched
 )
-select s.last_id, s.rows, m.id, m.application_id, m.event_type, m.data, m.idempotency_key, m.created_at,
+select s.last_id, s.is_bounded, m.id, m.application_id, m.event_type, m.data, m.idempotency_key, m.created_at,
        s.over_id
 from (
-    select (select id from scanned order by id limit 1) as last_id,
-           (select count(*) from scanned) as rows,
+    select (select id from seen order by id limit 1) as last_id,
+           (select count(*) = $9 from scanned) or (select count(*) from seen) < (select count(*) from scanned)
+               as is_bounded,
            (select id from measured where bytes_before > $10 order by id desc limit 1) as over_id
 ) s
 left join matched m on s.over_id is null or m.id > s.over_id
@@ -127,7 +137,7 @@ order by m.id desc"
 const LIST: &str = list!("list", "application_id = $1");
 const LIST_ALL: &str = list!("list_all", "$1::uuid is null");
 
-/// A page of events, newest first. It ends early after [`MAX_SCANNED`] rows looked at, or after
+/// A page of events, newest first. It ends early after [`MAX_SCANNED`] rows or 16 MiB looked at, or after
 /// [`MAX_PAGE_BYTES`] of payloads.
 ///
 /// # Errors
@@ -157,6 +167,7 @@ pub async fn list(
                 &(i64::from(limit) + 1),
                 &MAX_SCANNED,
                 &MAX_PAGE_BYTES,
+                &MAX_SCANNED_BYTES,
             ],
         )
         .await?;

@@ -19,6 +19,7 @@ pub mod page;
 pub mod partitions;
 pub mod reconcile;
 pub mod record;
+pub mod replays;
 pub mod statistics;
 
 pub use connect::{Dedicated, Store, connect_dedicated};

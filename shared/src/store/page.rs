@@ -32,8 +32,8 @@ impl<T> Page<T> {
         Self { items, next }
     }
 
-    /// A page out of rows whose first columns say how the scan went: the last id it looked at, and how
-    /// many rows. The item's columns follow, its id first; null where nothing matched.
+    /// A page out of rows whose first columns say how the scan went: the last id it looked at, and whether it
+    /// ended there because of a bound. The item's columns follow, its id first; null where nothing matched.
     pub(super) fn of_scan(
         rows: &[Row],
         limit: usize,
@@ -44,10 +44,10 @@ impl<T> Page<T> {
             return Self { items: Vec::new(), next: None };
         };
         let last_scanned: Option<Uuid> = first.get(0);
-        let is_full = first.get::<_, i64>(1) >= MAX_SCANNED;
+        let is_bounded: bool = first.get(1);
         let matches = rows.iter().filter(|row| row.get::<_, Option<Uuid>>(2).is_some());
         let page = Self::of_one_more(matches.map(parse).collect(), limit, id);
-        Self { next: page.next.or(last_scanned.filter(|_| is_full)), ..page }
+        Self { next: page.next.or(last_scanned.filter(|_| is_bounded)), ..page }
     }
 }
 

@@ -1,0 +1,9 @@
+//! What can be done with events and their deliveries, through the public API.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod batch;
+mod lists;
+mod moved;
+mod replay_event;
