@@ -6,7 +6,7 @@ use crate::publish::PublishEventRequest;
 use crate::publish_batch::PublishEventBatchRequest;
 use crate::replay_event::ReplayEventRequest;
 
-const OPERATIONS: [&str; 21] = [
+const OPERATIONS: &[&str] = &[
     "cancel_delivery",
     "create_api_key",
     "create_application",
