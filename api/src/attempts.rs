@@ -38,7 +38,7 @@ pub(crate) struct Attempt {
     request_headers: Option<Vec<Header>>,
     /// The status of the answer; null where there was none.
     response_status: Option<i32>,
-    /// The headers of the answer, in order; null where there was none.
+    /// The headers of the answer, in order, up to 16 KiB of them; null where there was none.
     response_headers: Option<Vec<Header>>,
     /// The first 16 KiB of the answer's body; null where there was none.
     response_body: Option<String>,

@@ -135,12 +135,12 @@ pub(crate) fn classify(error: &reqwest::Error) -> (ErrorClass, String) {
     (class, format!("the exchange failed: {root}"))
 }
 
-/// An I/O error hides the error that it carries from `source`.
+/// An I/O error hides the error that it carries from `source`, and may carry another one of its kind.
 fn wraps_tls(error: &(dyn Error + 'static)) -> bool {
     error
         .downcast_ref::<std::io::Error>()
         .and_then(std::io::Error::get_ref)
-        .is_some_and(|inner| inner.is::<rustls::Error>())
+        .is_some_and(|inner| inner.is::<rustls::Error>() || wraps_tls(inner))
 }
 
 #[cfg(test)]

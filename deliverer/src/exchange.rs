@@ -12,7 +12,7 @@ use postrider_shared::retry::{RetrySchedule, parse_retry_after};
 use postrider_shared::store::claim::{Claimed, EndpointSettings, LEASE_MARGIN};
 use postrider_shared::store::record::{self, Exchange, Recorded, Verdict};
 use reqwest::Response;
-use reqwest::header::RETRY_AFTER;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout_at;
 
@@ -21,8 +21,11 @@ use crate::classify::{Ending, Judgement, PERMANENT_STATUSES, Policy, classify};
 use crate::recorder::Finished;
 use crate::request::{self, Outgoing};
 
-/// As much of an answer is read and kept.
+/// As much of an answer's body is read and kept.
 const MAX_RESPONSE_BODY: usize = 16 * 1024;
+
+/// As much of an answer's headers is kept, in names and values.
+const MAX_RESPONSE_HEADERS: usize = 16 * 1024;
 
 /// A claim older than this is given back: sending it could outlast the lease.
 const SEND_WITHIN: Duration = LEASE_MARGIN.checked_sub(Duration::from_secs(5)).expect("the margin is longer");
@@ -101,7 +104,7 @@ async fn send(client: &reqwest::Client, outgoing: Outgoing, timeout: Duration) -
     };
     let status = response.status().as_u16();
     exchange.response_status = Some(status.cast_signed());
-    exchange.response_headers = Some(request::show(response.headers(), &[]));
+    exchange.response_headers = Some(request::show(kept(response.headers()), &[]));
     let retry_after = response
         .headers()
         .get(RETRY_AFTER)
@@ -121,6 +124,14 @@ async fn send(client: &reqwest::Client, outgoing: Outgoing, timeout: Duration) -
     };
     exchange.response_body = Some(body);
     (exchange, ending)
+}
+
+/// The first headers: as many as have room.
+fn kept(headers: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+    headers.iter().scan(MAX_RESPONSE_HEADERS, |room, (name, value)| {
+        *room = room.checked_sub(name.as_str().len() + value.len())?;
+        Some((name, value))
+    })
 }
 
 /// Reads as much as is kept. True: there is more, which is left unread.

@@ -80,9 +80,12 @@ fn own_headers(claimed: &Claimed) -> Result<HeaderMap, String> {
 
 /// Headers as a JSON array, with the values of sensitive ones left out and bytes that are no text
 /// replaced.
-pub(crate) fn show(headers: &HeaderMap, sensitive: &[String]) -> String {
+pub(crate) fn show<'a>(
+    headers: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
+    sensitive: &[String],
+) -> String {
     let shown: Vec<_> = headers
-        .iter()
+        .into_iter()
         .map(|(name, value)| {
             let name = name.as_str();
             let is_sensitive = sensitive.iter().any(|sensitive| sensitive.eq_ignore_ascii_case(name));

@@ -68,11 +68,8 @@ impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let this = self.clone();
         Box::pin(async move {
-            let found = this
-                .resolver
-                .lookup_ip(name.as_str())
-                .await
-                .map_err(|error| Box::new(NameError(error.to_string())))?;
+            let found = this.resolver.lookup_ip(name.as_str()).await;
+            let found = found.map_err(|error| NameError(error.to_string()))?;
             let mut refused: Option<RefusedAddress> = None;
             let mut passed = Vec::new();
             for address in found.iter() {

@@ -157,7 +157,7 @@ async fn a_relay_that_dies_after_the_push_has_its_ids_pushed_twice_and_sent_once
     .await;
     let _deliverer = Process::start(&bed, "deliverer", &[]);
     all_succeeded(&bed, 1).await;
-    eventually("both ids to leave Redis", async || is_queue_empty(&bed).await.then_some(())).await;
+    eventually("both ids to leave Redis", async || bed.is_queue_empty().await.then_some(())).await;
     assert_eq!(receiver.count(), 1);
     bed.finish().await;
 }
@@ -222,7 +222,7 @@ async fn a_flushed_redis_loses_nothing() {
     for number in 0..200 {
         producer.publish("user.created", json!({ "n": number })).await;
     }
-    assert!(!is_queue_empty(&bed).await, "there is something to lose");
+    assert!(!bed.is_queue_empty().await, "there is something to lose");
     let mut redis = bed.redis().await;
     let _: () = redis::cmd("FLUSHALL").query_async(&mut redis).await.expect("flushed");
     all_succeeded(&bed, 200).await;
@@ -279,7 +279,7 @@ async fn a_flush_while_one_relay_holds_a_take_and_another_reconciles_strands_not
     for number in 0..10 {
         producer.publish("user.created", json!({ "n": number })).await;
     }
-    eventually("ids in Redis", async || (!is_queue_empty(&bed).await).then_some(())).await;
+    eventually("ids in Redis", async || (!bed.is_queue_empty().await).then_some(())).await;
     assert!(bed.count("select count(*) from outbox").await > 0, "the take is still open");
     let mut redis = bed.redis().await;
     let _: () = redis::cmd("FLUSHALL").query_async(&mut redis).await.expect("flushed");
@@ -417,7 +417,7 @@ async fn a_stale_duplicate_id_does_not_send_before_the_retry_is_due() {
     // Three seconds, less the jitter.
     assert!(webhooks[1].at - webhooks[0].at > Duration::from_millis(2300));
     all_succeeded(&bed, 1).await;
-    eventually("an empty queue", async || is_queue_empty(&bed).await.then_some(())).await;
+    eventually("an empty queue", async || bed.is_queue_empty().await.then_some(())).await;
     assert_eq!(receiver.count(), 2);
     bed.finish().await;
 }
@@ -470,14 +470,4 @@ async fn a_deliverer_that_is_told_to_stop_finishes_what_it_sends_and_gives_back_
     assert_eq!(receiver.count(), 300, "nothing was sent twice");
     assert_eq!(unknown_attempts(&bed).await, 0);
     bed.finish().await;
-}
-
-/// True when Redis holds no id, neither waiting nor reserved.
-async fn is_queue_empty(bed: &Bed) -> bool {
-    let mut redis = bed.redis().await;
-    let keys: Vec<Vec<u8>> =
-        redis::cmd("KEYS").arg(format!("{{{}:*", bed.name)).query_async(&mut redis).await.expect("keys");
-    let holds_ids =
-        |key: &Vec<u8>| [&b":q:"[..], b":r:"].iter().any(|kind| key.windows(3).any(|part| part == *kind));
-    !keys.iter().any(holds_ids)
 }

@@ -19,6 +19,7 @@ use uuid::Uuid;
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A database and a prefix that no other test uses.
+#[derive(Clone)]
 pub struct Bed {
     pub name: String,
     pub source: Source,
@@ -61,14 +62,23 @@ impl Bed {
         client.get_multiplexed_async_connection().await.expect("Redis")
     }
 
-    /// Removes every key of this test from Redis: what FLUSHALL does to an installation of its own.
+    /// Removes every key of this test from Redis at once: what FLUSHALL does to an installation of its own.
     pub async fn flush(&self) {
+        let script = "for _, key in ipairs(redis.call('KEYS', ARGV[1])) do redis.call('DEL', key) end";
+        let mut redis = self.redis().await;
+        let pattern = format!("{{{}:*", self.name);
+        let flush = redis::cmd("EVAL").arg(script).arg(0).arg(pattern).query_async(&mut redis).await;
+        let () = flush.expect("flushed");
+    }
+
+    /// True when Redis holds no id, neither waiting nor reserved.
+    pub async fn is_queue_empty(&self) -> bool {
         let mut redis = self.redis().await;
         let keys: Vec<Vec<u8>> =
             redis::cmd("KEYS").arg(format!("{{{}:*", self.name)).query_async(&mut redis).await.expect("keys");
-        for key in keys {
-            let _: () = redis::cmd("DEL").arg(key).query_async(&mut redis).await.expect("deleted");
-        }
+        let holds_ids =
+            |key: &Vec<u8>| [&b":q:"[..], b":r:"].iter().any(|kind| key.windows(3).any(|part| part == *kind));
+        !keys.iter().any(holds_ids)
     }
 
     /// One number out of the database.

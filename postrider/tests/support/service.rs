@@ -176,10 +176,11 @@ impl Drop for Process {
     }
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago, and that no outgoing connection is given meanwhile.
 pub fn free_port() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address")
+    let mut candidates = std::iter::repeat_with(|| rand::random_range(20_000..32_000));
+    let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    SocketAddr::from(([127, 0, 0, 1], candidates.find(is_free).expect("it tries for ever")))
 }
 
 /// The environment that shifts a process's wall clock, such as by `+1d`; `None` where the library for it

@@ -1,0 +1,11 @@
+//! Receivers that mean harm, or are broken as if they did: what is recorded of them, that each costs no more
+//! than its timeout, and that a healthy endpoint beside them does not notice.
+
+mod addresses;
+mod answers;
+mod isolation;
+mod name_server;
+mod scene;
+#[path = "../support/mod.rs"]
+mod support;
+mod tls;

@@ -1,0 +1,77 @@
+//! A name server that says what it is told to.
+
+use std::net::{IpAddr, SocketAddr};
+
+use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::{RData, Record, RecordType};
+use tokio::net::UdpSocket;
+use tokio::task::JoinHandle;
+
+/// What is answered to a question.
+pub(crate) enum Reply {
+    /// These addresses, of which those of the wanted kind are given; good for no time at all.
+    Addresses(Vec<IpAddr>),
+    /// There is no such name.
+    Unknown,
+    /// Nothing is ever said.
+    Silence,
+}
+
+/// Answers until it is dropped.
+pub(crate) struct NameServer {
+    pub(crate) address: SocketAddr,
+    answering: JoinHandle<()>,
+}
+
+impl NameServer {
+    /// Answers as `answer` says of a name and of how often its IPv4 addresses were asked for before.
+    pub(crate) async fn start(answer: impl Fn(&str, usize) -> Reply + Send + 'static) -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+        let address = socket.local_addr().expect("an address");
+        let answering = tokio::spawn(async move {
+            let mut looks = std::collections::HashMap::<String, usize>::new();
+            let mut buffer = [0; 1500];
+            loop {
+                let (length, client) = socket.recv_from(&mut buffer).await.expect("a question");
+                let question = Message::from_vec(&buffer[..length]).expect("a question");
+                let query = &question.queries[0];
+                let name = query.name().to_string().trim_end_matches('.').to_owned();
+                let count = looks.entry(name.clone()).or_default();
+                let reply = answer(&name, *count);
+                *count += usize::from(query.query_type() == RecordType::A);
+                if let Some(message) = answer_to(question.clone(), reply) {
+                    socket.send_to(&message.to_vec().expect("a message"), client).await.expect("sent");
+                }
+            }
+        });
+        Self { address, answering }
+    }
+}
+
+fn answer_to(question: Message, reply: Reply) -> Option<Message> {
+    let query = question.queries[0].clone();
+    let mut message = question.into_response();
+    // What the client may do is its own affair.
+    message.edns = None;
+    match reply {
+        Reply::Addresses(addresses) => {
+            let is_wanted = |address: &IpAddr| match query.query_type() {
+                RecordType::A => address.is_ipv4(),
+                RecordType::AAAA => address.is_ipv6(),
+                _ => false,
+            };
+            for address in addresses.into_iter().filter(is_wanted) {
+                message.add_answer(Record::from_rdata(query.name().clone(), 0, RData::from(address)));
+            }
+        }
+        Reply::Unknown => message.metadata.response_code = ResponseCode::NXDomain,
+        Reply::Silence => return None,
+    }
+    Some(message)
+}
+
+impl Drop for NameServer {
+    fn drop(&mut self) {
+        self.answering.abort();
+    }
+}

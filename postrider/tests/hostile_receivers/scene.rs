@@ -1,0 +1,183 @@
+//! A running installation with a healthy endpoint, and receivers on bare sockets.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::support::producer::{Producer, text};
+use crate::support::receiver::Receiver;
+use crate::support::service::Services;
+use crate::support::{Bed, eventually, within};
+
+/// How soon a healthy endpoint has its webhook, whatever goes on beside it: before the shortest timeout of
+/// a hostile one is over.
+const UNDISTURBED: Duration = Duration::from_millis(1_900);
+
+/// One of each service, and an endpoint that is well.
+pub(crate) struct Scene {
+    pub(crate) bed: Bed,
+    pub(crate) producer: Producer,
+    pub(crate) healthy: Receiver,
+    services: Services,
+    deliveries: AtomicUsize,
+}
+
+/// What became of one delivery.
+pub(crate) struct Outcome {
+    pub(crate) delivery: Value,
+    pub(crate) attempts: Vec<Value>,
+}
+
+impl Scene {
+    pub(crate) async fn new() -> Self {
+        Self::with(&[]).await
+    }
+
+    pub(crate) async fn with(settings: &[(&'static str, &str)]) -> Self {
+        let bed = Bed::new().await;
+        let services = Services::start_with(&bed, settings).await;
+        let healthy = Receiver::accepting().await;
+        let producer = Producer::new(services.api).await;
+        producer.endpoint(json!({"url": healthy.url("/")})).await;
+        // Whatever is slow for the first time is so before anything is measured.
+        producer.publish("first", json!({})).await;
+        healthy.wait_for(1).await;
+        Self { bed, producer, healthy, services, deliveries: AtomicUsize::new(0) }
+    }
+
+    /// Sends one event to a hostile endpoint, and to the healthy one, and waits until the first is closed.
+    /// `settings` are over those of an endpoint with a single attempt of two seconds.
+    pub(crate) async fn deliver(&self, url: &str, settings: Value) -> Outcome {
+        let event_type = format!("hostile.number_{}", self.deliveries.fetch_add(1, Ordering::Relaxed));
+        let mut endpoint = json!({
+            "url": url, "event_types": [event_type],
+            "timeout_seconds": 2, "max_attempts": 1, "retry_schedule": [0],
+        });
+        let own = settings.as_object().expect("settings").clone();
+        endpoint.as_object_mut().expect("an object").extend(own);
+        let endpoint_id = text(&self.producer.endpoint(endpoint).await["id"]);
+
+        let published = Instant::now();
+        let event_id = text(&self.producer.publish(&event_type, json!({"n": 1})).await["event_id"]);
+        within(UNDISTURBED, "the webhook of the healthy endpoint", async || {
+            let received = self.healthy.received();
+            received.iter().any(|webhook| webhook.id() == event_id && webhook.at > published).then_some(())
+        })
+        .await;
+        let delivery = eventually("the end of a hostile delivery", async || {
+            let deliveries = self.producer.deliveries(&event_id).await;
+            let hostile = deliveries.into_iter().find(|delivery| delivery["endpoint_id"] == *endpoint_id)?;
+            hostile["completed_at"].is_string().then_some(hostile)
+        })
+        .await;
+        let attempts = self.producer.attempts(&delivery).await;
+        Outcome { delivery, attempts }
+    }
+
+    /// As [`Scene::deliver`], for endpoints with nothing special.
+    pub(crate) async fn deliver_to(&self, url: &str) -> Outcome {
+        self.deliver(url, json!({})).await
+    }
+
+    pub(crate) async fn finish(self) {
+        self.services.stop().await;
+        self.bed.finish().await;
+    }
+}
+
+impl Outcome {
+    /// The only attempt: it failed with this class, and with this status of an answer, if any.
+    pub(crate) fn failed(&self, error_class: &str, response_status: Option<u16>) -> &Value {
+        assert_eq!(self.attempts.len(), 1, "{:?}", self.attempts);
+        let attempt = &self.attempts[0];
+        let told = (&attempt["outcome"], &attempt["error_class"], &attempt["response_status"]);
+        assert_eq!(told, (&json!("failed"), &json!(error_class), &json!(response_status)), "{attempt}");
+        assert_eq!(self.delivery["status"], "dead_letter");
+        assert_eq!(self.delivery["last_error"], attempt["error_message"]);
+        assert_eq!(self.delivery["last_response_status"], json!(response_status));
+        attempt
+    }
+
+    /// The only attempt: it succeeded.
+    pub(crate) fn succeeded(&self) -> &Value {
+        assert_eq!(self.delivery["status"], "succeeded", "{:?}", self.attempts);
+        assert_eq!(self.attempts.len(), 1);
+        &self.attempts[0]
+    }
+}
+
+/// Does as it likes with every connection, until it is dropped.
+pub(crate) struct RawReceiver {
+    pub(crate) address: SocketAddr,
+    connections: std::sync::Arc<AtomicUsize>,
+    accepting: JoinHandle<()>,
+}
+
+impl RawReceiver {
+    /// On a port of its own.
+    pub(crate) async fn start<F, Fut>(behave: F) -> Self
+    where
+        F: Fn(TcpStream) -> Fut + Send + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        Self::at("127.0.0.1:0".parse().expect("an address"), behave).await
+    }
+
+    /// At an address.
+    pub(crate) async fn at<F, Fut>(address: SocketAddr, behave: F) -> Self
+    where
+        F: Fn(TcpStream) -> Fut + Send + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind(address).await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let connections = std::sync::Arc::<AtomicUsize>::default();
+        let counter = connections.clone();
+        let accepting = tokio::spawn(async move {
+            let mut behaving = JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.expect("a connection");
+                counter.fetch_add(1, Ordering::Relaxed);
+                behaving.spawn(behave(stream));
+            }
+        });
+        Self { address, connections, accepting }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}/", self.address)
+    }
+
+    /// How many connections there were.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for RawReceiver {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+/// Reads one request whole.
+pub(crate) async fn read_request(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> String {
+    let mut request = Vec::new();
+    let is_whole = |request: &[u8]| {
+        let text = String::from_utf8_lossy(request);
+        let (head, body) = text.split_once("\r\n\r\n")?;
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "))?;
+        Some(body.len() >= length.parse::<usize>().expect("a number"))
+    };
+    while is_whole(&request) != Some(true) {
+        if stream.read_buf(&mut request).await.expect("a request") == 0 {
+            break;
+        }
+    }
+    String::from_utf8(request).expect("a request in UTF-8")
+}
