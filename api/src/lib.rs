@@ -34,6 +34,7 @@ mod publish;
 mod refused;
 mod server;
 mod spec;
+mod syntax;
 mod value;
 
 use std::io;
