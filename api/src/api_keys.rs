@@ -96,8 +96,8 @@ impl CreateApiKeyRequest {
         };
         let mut scopes = self.scopes.unwrap_or_else(|| own.clone());
         let is_known = |scope: &String| Scope::ALL.iter().any(|known| known.as_str() == scope);
-        if scopes.is_empty() || !scopes.iter().all(is_known) {
-            checks.mistake("scopes", "must be some of `publish`, `read`, `manage`");
+        if !(1..=Scope::ALL.len()).contains(&scopes.len()) || !scopes.iter().all(is_known) {
+            checks.mistake("scopes", "must be some of `publish`, `read`, `manage`, each once");
         }
         let now = Utc::now();
         if self.expires_at.is_some_and(|at| at.0 <= now) {

@@ -59,7 +59,7 @@ pub(crate) struct CreateApplicationRequest {
     #[oai(validator(min_length = 1, max_length = 255))]
     name: String,
     /// Your own name for it, such as your customer's id; unique over the installation. Letters, digits and
-    /// `. _ - : @ + | ~ =`, and not a UUID.
+    /// `. _ - : @ + | ~ =`; no full stop at its beginning, and not a UUID.
     #[oai(validator(min_length = 1, max_length = 255))]
     #[serde(default)]
     uid: Option<String>,

@@ -24,6 +24,7 @@ impl<'a> ApiExtractor<'a> for IdempotencyKey {
         let schema = MetaSchema {
             min_length: Some(1),
             max_length: Some(255),
+            pattern: Some("^[!-~]+$".to_owned()),
             example: Some("invoice-4711-paid".into()),
             ..MetaSchema::new("string")
         };

@@ -39,6 +39,7 @@ mod refused;
 mod replay_event;
 mod server;
 mod spec;
+mod syntax;
 mod value;
 
 use std::io;

@@ -7,8 +7,8 @@ use postrider_shared::event_type::EventType;
 use postrider_shared::ids::{ApiKeyId, ApplicationId, DeliveryId, EndpointId, EventId};
 use postrider_shared::store::applications::ApplicationRef;
 
-use crate::data;
 use crate::parameter::Parameter;
+use crate::{data, syntax};
 
 macro_rules! id_parameters {
     ($($id:ident, $code:literal, $what:literal;)+) => { $(
@@ -44,6 +44,7 @@ impl Parameter for ApplicationRef {
             example: Some("acme".into()),
             min_length: Some(1),
             max_length: Some(255),
+            pattern: Some(syntax::APPLICATION.to_owned()),
             ..MetaSchema::new("string")
         }
     }
@@ -52,18 +53,27 @@ impl Parameter for ApplicationRef {
         if let Ok(id) = text.parse::<ApplicationId>() {
             return Ok(Self::Id(id));
         }
-        check_uid(text).map(|()| Self::Uid(text.to_owned()))
+        check_characters(text).map(|()| Self::Uid(text.to_owned()))
     }
 }
 
-/// The syntax of a uid: it stands in paths, and cannot be taken for an id.
+fn check_characters(uid: &str) -> Result<(), String> {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:@+|~=".contains(&byte);
+    if (1..=255).contains(&uid.len()) && uid.bytes().all(is_allowed) {
+        return Ok(());
+    }
+    Err("must be 1 to 255 letters, digits and `. _ - : @ + | ~ =`".to_owned())
+}
+
+/// The syntax of a uid: it stands in paths, where `.` and `..` would not arrive, and cannot be taken for an
+/// id.
 ///
 /// # Errors
 /// With what it must be.
 pub(crate) fn check_uid(uid: &str) -> Result<(), String> {
-    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:@+|~=".contains(&byte);
-    if !(1..=255).contains(&uid.len()) || !uid.bytes().all(is_allowed) || matches!(uid, "." | "..") {
-        return Err("must be 1 to 255 letters, digits and `. _ - : @ + | ~ =`".to_owned());
+    check_characters(uid)?;
+    if uid.starts_with('.') {
+        return Err("must not begin with a full stop".to_owned());
     }
     if uid.parse::<uuid::Uuid>().is_ok() {
         return Err("must not be a UUID: it could be taken for an id".to_owned());
@@ -120,6 +130,7 @@ impl Parameter for EventType {
         MetaSchema {
             example: Some("invoice.paid".into()),
             max_length: Some(255),
+            pattern: Some(syntax::EVENT_TYPE.to_owned()),
             ..MetaSchema::new("string")
         }
     }
@@ -191,10 +202,12 @@ mod tests {
         let id = "0198f1a2-3b4c-7d5e-8f60-718293a4b5c6";
         assert!(matches!(ApplicationRef::parse(id), Ok(ApplicationRef::Id(_))));
         assert_eq!(ApplicationRef::parse("acme:1"), Ok(ApplicationRef::Uid("acme:1".to_owned())));
-        for text in ["", "a b", "a/b", "..", "é", "\0", &"a".repeat(256)] {
+        for text in ["", "a b", "a/b", "é", "\0", &"a".repeat(256)] {
             assert!(ApplicationRef::parse(text).is_err(), "{text}");
         }
-        assert!(check_uid(id).is_err());
+        for uid in [id, ".", "..", ".a", "a b"] {
+            assert!(check_uid(uid).is_err(), "{uid}");
+        }
     }
 
     #[test]

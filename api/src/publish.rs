@@ -151,6 +151,8 @@ async fn compose(
     application: Option<ApplicationRef>,
     event: PostedEvent,
 ) -> Result<NewEvent, Problem> {
+    let idempotency_key = idempotency_key.0?;
+    let Posted { event_type, data } = event.0?;
     let producer = match (credential, &application) {
         (Credential::Key(hash), None) => Producer::Key(*hash),
         (Credential::Key(hash), Some(_)) => {
@@ -163,8 +165,6 @@ async fn compose(
             Producer::Admin(auth::Caller::Admin.written_application(app, application.as_ref()).await?)
         }
     };
-    let idempotency_key = idempotency_key.0?;
-    let Posted { event_type, data } = event.0?;
     Ok(NewEvent { producer, idempotency_key, event_type, data })
 }
 

@@ -13,8 +13,8 @@ use crate::deliveries::Deliveries;
 use crate::endpoint_health::Healths;
 use crate::endpoints::Endpoints;
 use crate::events::Events;
-use crate::examples;
 use crate::replay_event::ReplayEvent;
+use crate::{examples, syntax};
 
 const DESCRIPTION: &str = "Postrider delivers webhooks. Post an event once; it is stored durably, fanned out to \
 every endpoint that matches its type, signed after [Standard Webhooks](https://www.standardwebhooks.com), sent, \
@@ -38,6 +38,7 @@ pub(crate) fn document() -> Value {
     rename_pages(&mut document);
     correct_schemas(&mut document);
     correct_parameters(&mut document);
+    syntax::add(&mut document);
     add_headers(&mut document);
     examples::add(&mut document);
     document

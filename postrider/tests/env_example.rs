@@ -1,4 +1,5 @@
-//! `.env.example` is complete and current: it names every setting, with its default and its help.
+//! `.env.example` is complete and current: it names every setting, with its default and its help, and what
+//! `compose.yaml` asks for. That passes every setting on.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -7,6 +8,7 @@ use std::fmt::Write as _;
 use postrider_shared::config::SETTINGS;
 
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../.env.example");
+const COMPOSE: &str = include_str!("../../compose.yaml");
 
 const HEADING: &str = "\
 # Every setting of Postrider. Copy this file to .env and uncomment what you change.
@@ -15,6 +17,36 @@ const HEADING: &str = "\
 # read from a file: `DATABASE_URL_FILE=/run/secrets/database-url`. What is commented out shows the default, or
 # nothing where there is none.
 ";
+
+/// What only `compose.yaml` reads.
+const FOOTER: &str = "
+# --- For compose.yaml alone ---------------------------------------------------------------------------------
+
+# The password of the database that it starts: letters and digits. Must be set
+#POSTGRES_PASSWORD=
+
+# Where the API is published; `0.0.0.0:8000` means every interface
+#POSTRIDER_PUBLISH=127.0.0.1:8000
+
+# What is run, where another registry or another build is to be used
+#POSTRIDER_IMAGE=postrider
+#POSTGRES_IMAGE=postgres:17
+#REDIS_IMAGE=redis:7
+
+# What Postrider's own image is built with and upon
+#BUILD_IMAGE=rust:1.95-slim-bookworm
+#RUNTIME_IMAGE=debian:bookworm-slim
+";
+
+/// Settings that containers cannot take from `.env`: addresses and paths inside, and what compose.yaml knows.
+const NOT_PASSED: [&str; 6] = [
+    "POSTRIDER_DATABASE_DIRECT_URL",
+    "POSTRIDER_API_LISTEN",
+    "POSTRIDER_RELAY_LISTEN",
+    "POSTRIDER_DELIVERER_LISTEN",
+    "POSTRIDER_EXTRA_CA_FILE",
+    "POSTRIDER_DATA_DIR",
+];
 
 /// What the file is to be, after the table of settings.
 fn expected() -> String {
@@ -26,7 +58,7 @@ fn expected() -> String {
         }
         writeln!(text, "#{}={}", setting.env, setting.default.unwrap_or_default()).unwrap();
     }
-    text
+    text + FOOTER
 }
 
 fn wrapped(text: &str, width: usize) -> Vec<String> {
@@ -56,4 +88,22 @@ fn every_setting_is_in_it_with_its_help_and_nothing_else_is() {
         found == expected,
         ".env.example is stale, first at {line:?}: run `UPDATE_ENV_EXAMPLE=1 cargo test -p postrider --test env_example`"
     );
+}
+
+#[test]
+fn compose_passes_every_setting_on_and_asks_for_nothing_that_the_example_does_not_name() {
+    let passed = |name: &str| COMPOSE.lines().any(|line| line.trim().starts_with(&format!("{name}:")));
+    for setting in SETTINGS {
+        let is_expected = !NOT_PASSED.contains(&setting.env);
+        assert_eq!(passed(setting.env), is_expected, "{} in compose.yaml", setting.env);
+    }
+    let example = expected();
+    for part in COMPOSE.split("${").skip(1) {
+        let name = part.split([':', '}']).next().unwrap();
+        let default = part
+            .split_once(":-")
+            .and_then(|(before, rest)| (before == name).then(|| rest.split('}').next().unwrap()));
+        let line = format!("\n#{name}={}\n", default.unwrap_or_default());
+        assert!(example.contains(&line), ".env.example has no line {line:?}");
+    }
 }

@@ -1,0 +1,262 @@
+//! No application reaches another's: every operation of the specification is called with the ids of one
+//! application and the key of another, with a wrong key and with none. Driven by the document itself, so that
+//! an operation that is added later is covered, and one that cannot be called from here fails.
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use poem::http::StatusCode;
+use reqwest::Method;
+use serde_json::{Value, json};
+use support::Bed;
+use support::producer::{Producer, text};
+use support::service::Services;
+
+const ADMIN_TOKEN: &str = "the-admin-of-this-test";
+/// Stands in everything that the victim has: nobody else may read it.
+const MARK: &str = "victim";
+
+/// One operation of the specification.
+struct Operation {
+    id: String,
+    method: Method,
+    path: String,
+    /// Names of parameters, by where they are.
+    parameters: Vec<(String, String)>,
+    /// The example of its body.
+    body: Option<Value>,
+}
+
+impl Operation {
+    fn has(&self, place: &str, name: &str) -> bool {
+        self.parameters.iter().any(|(is_in, is_named)| is_in == place && is_named == name)
+    }
+
+    fn named_in(&self, place: &str) -> impl Iterator<Item = &str> {
+        self.parameters.iter().filter(move |(is_in, _)| is_in == place).map(|(_, name)| name.as_str())
+    }
+}
+
+/// All operations, as the specification tells them.
+fn operations() -> Vec<Operation> {
+    let document: Value = serde_json::from_str(&postrider_api::specification()).expect("JSON");
+    let mut operations = Vec::new();
+    for (path, methods) in document["paths"].as_object().expect("paths") {
+        for (method, operation) in methods.as_object().expect("methods") {
+            let parameters = operation["parameters"].as_array().into_iter().flatten();
+            operations.push(Operation {
+                id: text(&operation["operationId"]),
+                method: method.to_uppercase().parse().expect("a method"),
+                path: path.clone(),
+                parameters: parameters.map(|one| (text(&one["in"]), text(&one["name"]))).collect(),
+                body: operation["requestBody"]["content"]["application/json"].get("example").cloned(),
+            });
+        }
+    }
+    assert!(operations.len() >= 20, "the specification has few operations: {}", operations.len());
+    operations
+}
+
+/// An application with one of everything, and what parameters name it by.
+struct Tenant {
+    producer: Producer,
+    ids: BTreeMap<&'static str, String>,
+}
+
+impl Tenant {
+    async fn new(admin: &Producer, uid: &str) -> Self {
+        let created = admin.post("/v1/applications", &json!({"name": uid, "uid": uid})).await;
+        let application_id = text(&created["id"]);
+        let key = Some(text(&created["api_key"]));
+        let producer = Producer { key, application_id: application_id.clone(), ..admin.clone() };
+        let endpoint = producer
+            .endpoint(json!({"url": format!("https://{uid}.example.com"), "metadata": {"of": uid}}))
+            .await;
+        let event = producer.publish(&format!("{uid}.created"), json!({"of": uid})).await;
+        let event_id = text(&event["event_id"]);
+        let delivery = producer.deliveries(&event_id).await.remove(0);
+        let api_keys = format!("/v1/applications/{application_id}/api-keys");
+        let api_key = producer.post(&api_keys, &json!({"name": uid})).await;
+        let ids = BTreeMap::from([
+            ("application_id", application_id),
+            ("endpoint_id", text(&endpoint["id"])),
+            ("event_id", event_id),
+            ("delivery_id", text(&delivery["id"])),
+            ("api_key_id", text(&api_key["id"])),
+        ]);
+        Self { producer, ids }
+    }
+
+    fn id(&self, name: &str) -> &str {
+        self.ids.get(name).unwrap_or_else(|| {
+            panic!("the path parameter `{name}` is new: give the tenants of this test such a thing")
+        })
+    }
+
+    /// Everything that it can read of its own, without the times.
+    async fn everything(&self, operations: &[Operation]) -> BTreeMap<String, Value> {
+        let mut found = BTreeMap::new();
+        for operation in operations.iter().filter(|operation| operation.method == Method::GET) {
+            let (status, mut body) = call(operation, &path_to(operation, self, self), self.key()).await;
+            let is_expected = status == StatusCode::OK
+                // Lists of all applications are the admin's.
+                || status == StatusCode::FORBIDDEN && operation.named_in("path").count() == 0;
+            assert!(is_expected, "{}: the owner is answered {status} {body}", operation.id);
+            forget_times(&mut body);
+            found.insert(operation.id.clone(), body);
+        }
+        found
+    }
+
+    fn key(&self) -> (&Producer, Option<&str>) {
+        (&self.producer, self.producer.key.as_deref())
+    }
+}
+
+/// The path with the ids of `tenant`; `application` stands for the application.
+fn path_to(operation: &Operation, application: &Tenant, tenant: &Tenant) -> String {
+    let mut path = operation.path.clone();
+    for name in operation.named_in("path") {
+        let owner = if name == "application_id" { application } else { tenant };
+        path = path.replace(&format!("{{{name}}}"), owner.id(name));
+    }
+    path
+}
+
+/// Replaces what changes by itself.
+fn forget_times(value: &mut Value) {
+    match value {
+        Value::Object(fields) => fields.values_mut().for_each(forget_times),
+        Value::Array(items) => items.iter_mut().for_each(forget_times),
+        // A key may be noted as used in between.
+        Value::Null => *value = json!("a time or null"),
+        Value::String(text) if chrono::DateTime::parse_from_rfc3339(text).is_ok() => {
+            *value = json!("a time or null");
+        }
+        _ => {}
+    }
+}
+
+async fn call(
+    operation: &Operation,
+    path: &str,
+    (producer, key): (&Producer, Option<&str>),
+) -> (StatusCode, Value) {
+    let caller = Producer { key: key.map(str::to_owned), ..producer.clone() };
+    let mut request = caller.request(operation.method.clone(), path);
+    if operation.has("header", "Idempotency-Key") {
+        request = request.header("idempotency-key", uuid::Uuid::new_v4().to_string());
+    }
+    if let Some(body) = &operation.body {
+        request = request.json(body);
+    }
+    let response = request.send().await.expect("an answer");
+    let status = response.status();
+    let text = response.text().await.expect("a body");
+    (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+}
+
+/// Every way in which an operation names something of the victim's: by ids, by the application's uid, by the
+/// victim's things below one's own application, and in `application_id`.
+fn intrusions(operation: &Operation, victim: &Tenant, intruder: &Tenant) -> Vec<String> {
+    let path = path_to(operation, victim, victim);
+    let mut paths = Vec::new();
+    if operation.named_in("path").count() > 0 {
+        paths.push(path.clone());
+    }
+    if operation.has("path", "application_id") {
+        paths.push(path.replace(victim.id("application_id"), MARK));
+        if operation.named_in("path").count() > 1 {
+            paths.push(path_to(operation, intruder, victim));
+        }
+    }
+    if operation.has("query", "application_id") {
+        paths.push(format!("{path}?application_id={}", victim.id("application_id")));
+        paths.push(format!("{path}?application_id={MARK}"));
+        if operation.named_in("path").count() > 0 {
+            paths.push(format!("{path}?application_id={}", intruder.id("application_id")));
+        }
+    }
+    paths
+}
+
+/// An operation that names nothing in its path, with the victim's ids in those filters that there are.
+fn searches(operation: &Operation, victim: &Tenant) -> Vec<String> {
+    if operation.named_in("path").count() > 0 {
+        return Vec::new();
+    }
+    let filters = operation.named_in("query").filter(|name| *name != "application_id");
+    let filters = filters.filter_map(|name| Some(format!("{name}={}", victim.ids.get(name)?)));
+    let filtered = filters.map(|filter| format!("{}?{filter}", operation.path));
+    std::iter::once(operation.path.clone()).chain(filtered).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_operation_reaches_another_application() {
+    let bed = Bed::new().await;
+    let services = Services::api_alone(&bed, &[("POSTRIDER_ADMIN_TOKEN", ADMIN_TOKEN)]).await;
+    let admin = Producer { key: Some(ADMIN_TOKEN.to_owned()), ..Producer::admin(services.api) };
+    let victim = Tenant::new(&admin, MARK).await;
+    let intruder = Tenant::new(&admin, "intruder").await;
+    let operations = operations();
+    let before = victim.everything(&operations).await;
+
+    for operation in &operations {
+        for path in intrusions(operation, &victim, &intruder) {
+            let (status, body) = call(operation, &path, intruder.key()).await;
+            let what = format!("{} {path} is answered {status} {body}", operation.id);
+            assert!([StatusCode::FORBIDDEN, StatusCode::NOT_FOUND].contains(&status), "{what}");
+            assert_ne!(body["code"], "route_not_found", "{what}");
+        }
+        for path in searches(operation, &victim) {
+            let (status, body) = call(operation, &path, intruder.key()).await;
+            let what = format!("{} {path} is answered {status} {body}", operation.id);
+            assert!(status.is_success() || status == StatusCode::FORBIDDEN, "{what}");
+            let told = body.to_string();
+            let is_told = |secret: &str| told.contains(secret);
+            assert!(!is_told(MARK) && !victim.ids.values().any(|id| is_told(id)), "{what}");
+        }
+    }
+    assert_eq!(victim.everything(&operations).await, before, "something of the victim's was changed");
+
+    services.stop().await;
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_operation_answers_without_a_valid_credential() {
+    let bed = Bed::new().await;
+    let services = Services::api_alone(&bed, &[("POSTRIDER_ADMIN_TOKEN", ADMIN_TOKEN)]).await;
+    let admin = Producer { key: Some(ADMIN_TOKEN.to_owned()), ..Producer::admin(services.api) };
+    let tenant = Tenant::new(&admin, MARK).await;
+    let api_keys = format!("/v1/applications/{}/api-keys", tenant.id("application_id"));
+    let revoked = tenant.producer.post(&api_keys, &json!({"name": "revoked"})).await;
+    let revocation = format!("{api_keys}/{}", text(&revoked["id"]));
+    let response = tenant.producer.request(Method::DELETE, &revocation).send().await.expect("an answer");
+    assert_eq!(response.status(), StatusCode::NO_CONTENT);
+    let operations = operations();
+    let before = tenant.everything(&operations).await;
+
+    let unknown = format!("pr_{}", "x".repeat(43));
+    let revoked = text(&revoked["api_key"]);
+    let credentials = [
+        None,
+        Some("nonsense"),
+        Some(&unknown),
+        Some(&revoked),
+        Some(&ADMIN_TOKEN[1..]),
+        Some(tenant.id("api_key_id")),
+    ];
+    for operation in &operations {
+        for credential in credentials {
+            let path = path_to(operation, &tenant, &tenant);
+            let (status, body) = call(operation, &path, (&tenant.producer, credential)).await;
+            assert_eq!(status, StatusCode::UNAUTHORIZED, "{} with {credential:?}: {body}", operation.id);
+        }
+    }
+    assert_eq!(tenant.everything(&operations).await, before, "something was changed");
+
+    services.stop().await;
+    bed.finish().await;
+}
