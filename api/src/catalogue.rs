@@ -52,13 +52,13 @@ catalogue! {
         "idempotency_key_reused": "The key belongs to a different event. Use a new key for a new event.",
         "delivery_in_progress": "The delivery is being sent. Wait for its end, then retry it.",
         "delivery_closed": "The delivery is closed: there is nothing left to cancel.",
-        "endpoint_deleted": "The endpoint was deleted. Replay the event to another one.",
-        "event_expired": "The event is older than the retention: it can no longer be sent.",
-        "event_expunged": "The payload of the event was removed on request: it can no longer be sent.",
+        "endpoint_deleted": "The endpoint of the delivery was deleted. Replay the event to another one.",
+        "event_expired": "The event is older than the retention: there is nothing left to send.",
+        "event_expunged": "The payload of the event was removed on request: there is nothing left to send.",
     }
     413 {
-        "data_too_large": "The `data` of an event in a batch is larger than 262,144 bytes. Send less.",
         "body_too_large": "The body is larger than this route takes. Send less.",
+        "data_too_large": "The `data` of an event of a batch is larger than 262,144 bytes. Send less.",
     }
     415 {
         "unsupported_media_type": "The body is not `application/json`, or it is compressed. Send plain JSON.",
