@@ -52,13 +52,13 @@ catalogue! {
         "idempotency_key_reused": "The key belongs to a different event. Use a new key for a new event.",
         "delivery_in_progress": "The delivery is being sent. Wait for its end, then retry it.",
         "delivery_closed": "The delivery is closed: there is nothing left to cancel.",
-        "endpoint_deleted": "The endpoint was deleted. Replay the event to another one.",
-        "event_expired": "The event is older than the retention: it can no longer be sent.",
-        "event_expunged": "The payload of the event was removed on request: it can no longer be sent.",
+        "endpoint_deleted": "The endpoint of the delivery was deleted. Replay the event to another one.",
+        "event_expired": "The event is older than the retention: there is nothing left to send.",
+        "event_expunged": "The payload of the event was removed on request: there is nothing left to send.",
     }
     413 {
-        "data_too_large": "The `data` of an event in a batch is larger than 262,144 bytes. Send less.",
         "body_too_large": "The body is larger than this route takes. Send less.",
+        "data_too_large": "The `data` of an event of a batch is larger than 262,144 bytes. Send less.",
     }
     415 {
         "unsupported_media_type": "The body is not `application/json`, or it is compressed. Send plain JSON.",
@@ -97,7 +97,8 @@ catalogue! {
 /// error that a library may raise.
 pub(crate) fn has(code: &str, status: u16) -> bool {
     ERROR_CODES.iter().any(|entry| {
-        entry.code == code && (entry.status == status || (code == "bad_request" && (400..500).contains(&status)))
+        entry.code == code
+            && (entry.status == status || (code == "bad_request" && (400..500).contains(&status)))
     })
 }
 
@@ -109,7 +110,11 @@ mod tests {
     fn codes_are_unique_snake_case_and_explained() {
         let mut codes: Vec<_> = ERROR_CODES.iter().map(|entry| entry.code).collect();
         for entry in ERROR_CODES {
-            assert!(entry.code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{}", entry.code);
+            assert!(
+                entry.code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'),
+                "{}",
+                entry.code
+            );
             assert!(entry.meaning.ends_with('.'), "{} is not explained in a sentence", entry.code);
         }
         codes.sort_unstable();
