@@ -93,7 +93,8 @@ catalogue! {
 /// error that a library may raise.
 pub(crate) fn has(code: &str, status: u16) -> bool {
     ERROR_CODES.iter().any(|entry| {
-        entry.code == code && (entry.status == status || (code == "bad_request" && (400..500).contains(&status)))
+        entry.code == code
+            && (entry.status == status || (code == "bad_request" && (400..500).contains(&status)))
     })
 }
 
@@ -105,7 +106,11 @@ mod tests {
     fn codes_are_unique_snake_case_and_explained() {
         let mut codes: Vec<_> = ERROR_CODES.iter().map(|entry| entry.code).collect();
         for entry in ERROR_CODES {
-            assert!(entry.code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{}", entry.code);
+            assert!(
+                entry.code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'),
+                "{}",
+                entry.code
+            );
             assert!(entry.meaning.ends_with('.'), "{} is not explained in a sentence", entry.code);
         }
         codes.sort_unstable();

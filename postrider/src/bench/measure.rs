@@ -20,7 +20,9 @@ use super::payload::Template;
 use super::plan::{Load, Phase, Plan};
 use super::producer::{Producer, Troubles};
 use super::receiver::{Findings, Receiver};
+use super::roster::Usage;
 use super::sampler::{Sample, Sampler};
+use super::statements::{Statement, Statements};
 
 /// After Ctrl-C, how long answers are waited for.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -36,11 +38,9 @@ pub(super) struct Bench<'a> {
     pub(super) fixture: &'a Fixture,
     pub(super) ledger: Arc<Ledger>,
     pub(super) receiver: &'a Receiver,
+    pub(super) statements: Option<Statements>,
     pub(super) shutdown: CancellationToken,
 }
-
-/// CPU time by process.
-pub(super) type Cpu = Vec<(String, Option<Duration>)>;
 
 /// A phase, as it went.
 pub(super) struct Measured {
@@ -51,8 +51,9 @@ pub(super) struct Measured {
     /// When counting began, and when no more was posted.
     pub(super) begun: Nanos,
     pub(super) produced: Nanos,
-    pub(super) cpu_before: Cpu,
-    pub(super) cpu_after: Cpu,
+    pub(super) before: Vec<Usage>,
+    pub(super) after: Vec<Usage>,
+    pub(super) statements: Option<Vec<Statement>>,
     pub(super) samples: Vec<Sample>,
     pub(super) findings: Findings,
     pub(super) troubles: Arc<Troubles>,
@@ -64,7 +65,7 @@ pub(super) struct Measured {
 struct Mark {
     at: Nanos,
     number: u64,
-    cpu: Cpu,
+    usage: Vec<Usage>,
 }
 
 impl Bench<'_> {
@@ -77,6 +78,9 @@ impl Bench<'_> {
         let mut background = JoinSet::new();
         background.spawn(self.sampler(phase).run(samples.clone()));
 
+        if let Some(statements) = &self.statements {
+            statements.reset().await?;
+        }
         let mut mark = self.mark();
         let mut loads = JoinSet::new();
         for (lane, load) in &phase.loads {
@@ -88,17 +92,22 @@ impl Bench<'_> {
         let produced = self.ledger.now();
         self.finish(loads, &give_up).await;
         self.drain(plan, first).await;
-        let cpu_after = self.installation.roster.cpu();
+        let after = self.installation.roster.usage();
         self.installation.roster.look();
         background.shutdown().await;
+        let statements = match &self.statements {
+            Some(statements) => Some(statements.top().await?),
+            None => None,
+        };
         let samples = std::mem::take(&mut *samples.lock().unwrap_or_else(PoisonError::into_inner));
         Ok(Measured {
             all: first..self.ledger.next(),
             counted: mark.number..self.ledger.next(),
             begun: mark.at,
             produced,
-            cpu_before: mark.cpu,
-            cpu_after,
+            before: mark.usage,
+            after,
+            statements,
             samples,
             findings: self.receiver.findings(),
             troubles,
@@ -197,7 +206,7 @@ impl Bench<'_> {
     }
 
     fn mark(&self) -> Mark {
-        Mark { at: self.ledger.now(), number: self.ledger.next(), cpu: self.installation.roster.cpu() }
+        Mark { at: self.ledger.now(), number: self.ledger.next(), usage: self.installation.roster.usage() }
     }
 
     fn sampler(&self, phase: &Phase) -> Sampler {

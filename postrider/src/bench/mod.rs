@@ -66,10 +66,7 @@ pub async fn run(options: &Options, shutdown: CancellationToken) -> anyhow::Resu
     let ledger = Arc::new(ledger_for(&plan));
     let receiver =
         Receiver::start(options.receiver_listen, ledger.clone(), options.seed, options.verify_every).await?;
-    let mut installation = tokio::select! {
-        installation = Box::pin(Installation::open(options)) => installation?,
-        () = shutdown.cancelled() => bail!("interrupted before anything was measured"),
-    };
+    let mut installation = Box::pin(Installation::open(options)).await?;
     let found = Box::pin(run_on(options, &mut plan, &mut installation, &ledger, &receiver, &shutdown)).await;
     let closed = installation.close().await;
     let found = found?;
@@ -80,7 +77,6 @@ pub async fn run(options: &Options, shutdown: CancellationToken) -> anyhow::Resu
 /// What a run brings home.
 struct Found {
     phases: Vec<PhaseReport>,
-    statements: Option<Vec<Statement>>,
     left_behind: Vec<String>,
 }
 
@@ -100,30 +96,24 @@ async fn run_on(
         Some(url) => url.clone(),
         None => Url::parse(&format!("http://{}/", receiver.address))?,
     };
-    let fixture = Fixture::make(installation, options, plan, &url).await?;
+    let fixture = Fixture::make(installation, options, plan, &url, shutdown).await?;
     receiver.expect(&fixture.run, &fixture.endpoints);
-    if let Some(statements) = &statements {
-        statements.reset().await?;
-    }
     let bench = Bench {
         options,
         installation,
         fixture: &fixture,
         ledger: ledger.clone(),
         receiver,
+        statements,
         shutdown: shutdown.clone(),
     };
     let phases = measure_all(bench, plan).await;
-    let statements = match statements {
-        Some(statements) => Some(statements.top().await?),
-        None => None,
-    };
     let left_behind = match &installation.private {
         // It goes as a whole.
         Some(_) => Vec::new(),
         None => fixture.remove(&installation.client).await,
     };
-    Ok(Found { phases: phases?, statements, left_behind })
+    Ok(Found { phases: phases?, left_behind })
 }
 
 async fn measure_all(mut bench: Bench<'_>, plan: &mut Plan) -> anyhow::Result<Vec<PhaseReport>> {
@@ -175,7 +165,7 @@ fn per_second(load: Load) -> u64 {
 }
 
 fn report(options: &Options, started_at: String, found: Found) -> Report {
-    let Found { phases, statements, left_behind } = found;
+    let Found { phases, left_behind } = found;
     Report {
         scenario: options.scenario,
         version: env!("CARGO_PKG_VERSION"),
@@ -191,7 +181,6 @@ fn report(options: &Options, started_at: String, found: Found) -> Report {
         },
         failures: phases.iter().flat_map(failures).collect(),
         phases,
-        statements,
         left_behind,
     }
 }

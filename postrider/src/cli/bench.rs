@@ -66,12 +66,10 @@ fn installation() -> Vec<Arg> {
             .env("POSTRIDER_API_KEY")
             .hide_env_values(true)
             .value_name("KEY")
-            .requires("application")
             .help("In place of the admin's token: a key of an application without endpoints"),
         Arg::new("application")
             .long("application")
             .value_name("ID")
-            .requires("api-key")
             .help("The application of the key"),
         Arg::new("receiver-listen")
             .long("receiver-listen")

@@ -79,6 +79,10 @@ fn given(matches: &ArgMatches) -> anyhow::Result<Option<Given>> {
             _ => mistakes.push(format!("--process: `{process}` is not of the form `postgresql=1234`")),
         }
     }
+    let (application, api_key) = (text("application"), text("api-key"));
+    if application.is_some() != api_key.is_some() {
+        mistakes.push("--application and --api-key (POSTRIDER_API_KEY): set both or neither".to_owned());
+    }
     if !mistakes.is_empty() {
         return Err(Mistakes(mistakes).into());
     }
@@ -89,7 +93,7 @@ fn given(matches: &ArgMatches) -> anyhow::Result<Option<Given>> {
     Ok(Some(Given {
         api,
         admin_token: text("admin-token"),
-        application: text("application").zip(text("api-key")),
+        application: application.zip(api_key),
         metrics: matches.get_many::<Url>("metrics-url").unwrap_or_default().cloned().collect(),
         processes,
     }))
