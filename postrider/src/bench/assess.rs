@@ -80,6 +80,7 @@ pub(super) fn assess(
         statements: measured.statements,
         processes,
         faults,
+        lists: measured.lists,
         samples: measured.samples,
     }
 }

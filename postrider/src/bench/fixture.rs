@@ -33,7 +33,7 @@ pub(super) struct Fixture {
 }
 
 pub(super) struct Application {
-    id: String,
+    pub(super) id: String,
     pub(super) api_key: String,
     is_ours: bool,
 }
@@ -41,7 +41,7 @@ pub(super) struct Application {
 /// An endpoint, as the receiver sees it.
 #[derive(Clone)]
 pub(super) struct Endpoint {
-    id: String,
+    pub(super) id: String,
     pub(super) secret: Secret,
     pub(super) behaviour: Behaviour,
     /// Which of an event's deliveries comes here.

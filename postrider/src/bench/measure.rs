@@ -5,20 +5,23 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::Target;
 use super::faults::{self, Suffered};
 use super::fixture::{Fixture, event_type};
+use super::grow::{self, Growth};
 use super::installation::Installation;
 use super::ledger::{Ledger, Nanos};
 use super::load;
 use super::options::Options;
 use super::payload::Template;
 use super::plan::{Load, Phase, Plan};
+use super::private::Private;
 use super::producer::{Producer, Troubles};
+use super::reader::{self, ListReport};
 use super::receiver::{Findings, Receiver};
 use super::roster::Usage;
 use super::sampler::{Sample, Sampler};
@@ -58,6 +61,7 @@ pub(super) struct Measured {
     pub(super) findings: Findings,
     pub(super) troubles: Arc<Troubles>,
     pub(super) suffered: Vec<Suffered>,
+    pub(super) lists: Vec<ListReport>,
     pub(super) is_interrupted: bool,
 }
 
@@ -77,6 +81,7 @@ impl Bench<'_> {
         let samples = Arc::new(Mutex::new(Vec::new()));
         let mut background = JoinSet::new();
         background.spawn(self.sampler(phase).run(samples.clone()));
+        let reading = self.reading(phase, &stop);
 
         if let Some(statements) = &self.statements {
             statements.reset().await?;
@@ -92,6 +97,10 @@ impl Bench<'_> {
         let produced = self.ledger.now();
         self.finish(loads, &give_up).await;
         self.drain(plan, first).await;
+        let lists = match reading {
+            Some(reading) => reading.await?,
+            None => Vec::new(),
+        };
         let after = self.installation.roster.usage();
         self.installation.roster.look();
         background.shutdown().await;
@@ -112,8 +121,17 @@ impl Bench<'_> {
             findings: self.receiver.findings(),
             troubles,
             suffered,
+            lists,
             is_interrupted: self.shutdown.is_cancelled(),
         })
+    }
+
+    /// Makes what is to be there before a phase.
+    pub(super) async fn grow(&self, growth: Growth, phase: usize) -> anyhow::Result<()> {
+        let private = self.installation.private.as_ref().map(Private::database_url);
+        let Some(database_url) = private.or(self.options.database_url.as_deref()) else { return Ok(()) };
+        let mark = format!("stock-{}-{phase}", self.fixture.run);
+        grow::grow(database_url, self.options, self.fixture, growth, &mark, &self.shutdown).await
     }
 
     /// Lets the loads run until they have posted all, the time is over, or somebody wants an end.
@@ -207,6 +225,15 @@ impl Bench<'_> {
 
     fn mark(&self) -> Mark {
         Mark { at: self.ledger.now(), number: self.ledger.next(), usage: self.installation.roster.usage() }
+    }
+
+    /// Reads lists, where the installation has grown.
+    fn reading(&self, phase: &Phase, stop: &CancellationToken) -> Option<JoinHandle<Vec<ListReport>>> {
+        phase.growth?;
+        let (client, stop) = (self.installation.client.clone(), stop.clone());
+        let key = self.fixture.applications.first()?.api_key.clone();
+        let backlogged = self.fixture.endpoints.last()?.id.clone();
+        Some(tokio::spawn(async move { reader::read(&client, &key, &backlogged, &stop).await }))
     }
 
     fn sampler(&self, phase: &Phase) -> Sampler {

@@ -5,6 +5,7 @@ mod assess;
 mod connection;
 mod faults;
 mod fixture;
+mod grow;
 mod installation;
 mod latency;
 mod ledger;
@@ -17,6 +18,7 @@ mod plan;
 mod private;
 mod procfs;
 mod producer;
+mod reader;
 mod receiver;
 mod report;
 mod roster;
@@ -37,6 +39,7 @@ pub use faults::FaultReport;
 pub use latency::Latency;
 pub use machine::Machine;
 pub use options::{Fault, Given, Options};
+pub use reader::ListReport;
 pub use report::{LaneReport, PhaseReport, ProcessReport, RateReport, Report, Settings};
 pub use sampler::Sample;
 pub use scenario::Scenario;
@@ -123,6 +126,9 @@ async fn measure_all(mut bench: Bench<'_>, plan: &mut Plan) -> anyhow::Result<Ve
             plan.set_rate((before.delivered_per_second / 2.0) as u64);
         }
         let phase = &plan.phases[index];
+        if let Some(growth) = phase.growth {
+            bench.grow(growth, index).await?;
+        }
         let measured = bench.measure(plan, phase).await?;
         let peak_memory = bench.installation.roster.peak_memory();
         phases.push(assess::assess(&bench.ledger, plan, phase, measured, &peak_memory));
@@ -140,6 +146,9 @@ fn check(options: &Options) -> anyhow::Result<()> {
     }
     if is_given && options.statements {
         bail!("--statements looks into a private PostgreSQL: leave --api away");
+    }
+    if is_given && options.scenario == Scenario::Grow && options.database_url.is_none() {
+        bail!("scenario grow makes rows in SQL: give --database-url of the installation too");
     }
     if options.rate == 0 && matches!(options.scenario, Scenario::Open) {
         bail!("--rate must be at least 1");

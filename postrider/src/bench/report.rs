@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::faults::FaultReport;
 use super::latency::Latency;
 use super::machine::Machine;
+use super::reader::ListReport;
 use super::sampler::Sample;
 use super::scenario::Scenario;
 use super::statements::Statement;
@@ -96,6 +97,8 @@ pub struct PhaseReport {
     pub statements: Option<Vec<Statement>>,
     /// What was done to the services.
     pub faults: Vec<FaultReport>,
+    /// How the API's lists were answered meanwhile.
+    pub lists: Vec<ListReport>,
     /// How it went over time.
     pub samples: Vec<Sample>,
 }

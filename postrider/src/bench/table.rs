@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::latency::Latency;
+use super::reader::ListReport;
 use super::report::{LaneReport, PhaseReport, ProcessReport, Report};
 use super::sampler::Sample;
 use super::statements::Statement;
@@ -74,6 +75,7 @@ fn write_phase(text: &mut String, phase: &PhaseReport, is_one_of_many: bool) {
     write_processes(text, phase);
     write_course(text, &phase.samples);
     write_faults(text, phase);
+    write_lists(text, &phase.lists);
     if let Some(statements) = &phase.statements {
         write_statements(text, statements);
     }
@@ -163,6 +165,27 @@ fn write_faults(text: &mut String, phase: &PhaseReport) {
     for fault in &phase.faults {
         let caught_up = fault.caught_up_seconds.map_or_else(|| "never".to_owned(), |s| format!("{s:.2}"));
         let _ = writeln!(text, "{:<14}{:>10.2}{caught_up:>22}", fault.fault, fault.down_seconds);
+    }
+}
+
+fn write_lists(text: &mut String, lists: &[ListReport]) {
+    if lists.is_empty() {
+        return;
+    }
+    let _ = writeln!(text, "\n{:>10}{:>10}{:>10}{:>10}{:>10}  list, ms", "p50", "p95", "p99", "max", "count");
+    for ListReport { path, latency, failures } in lists {
+        match latency {
+            Some(Latency { count, p50_ms, p95_ms, p99_ms, max_ms }) => {
+                let figures = format!("{p50_ms:>10.2}{p95_ms:>10.2}{p99_ms:>10.2}{max_ms:>10.2}{count:>10}");
+                let _ = writeln!(text, "{figures}  {path}");
+            }
+            None => {
+                let _ = writeln!(text, "{:>50}  {path}", "no answer");
+            }
+        }
+        if *failures > 0 {
+            let _ = writeln!(text, "{:>50}  {failures} times no answer", "");
+        }
     }
 }
 

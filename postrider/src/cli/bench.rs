@@ -38,7 +38,7 @@ pub(super) fn command() -> Command {
             Arg::new("statements")
                 .long("statements")
                 .action(ArgAction::SetTrue)
-                .help("Show what the private PostgreSQL spent its time on"),
+                .help("Show what the private PostgreSQL spent its time on; scenario grow always does"),
             Arg::new("data-dir")
                 .long("data-dir")
                 .value_name("PATH")
@@ -88,6 +88,10 @@ fn installation() -> Vec<Arg> {
             .value_parser(value_parser!(Url))
             .action(ArgAction::Append)
             .help("Where metrics are served: those of the relay tell the depth of the queue [default: /metrics of the API]"),
+        Arg::new("database-url")
+            .long("database-url")
+            .value_name("URL")
+            .help("The database of the installation, for scenario grow alone, which makes rows in it that stay"),
         Arg::new("process")
             .long("process")
             .value_name("NAME=PID")
@@ -118,6 +122,8 @@ fn knobs() -> Vec<Arg> {
             1,
             "How long nothing may arrive until what is open is missing [default: 30]",
         ),
+        number("stored", "COUNT", 1, "Deliveries that scenario grow stores [default: 1000000]"),
+        number("backlog", "COUNT", 0, "Deliveries that scenario grow leaves open [default: 100000]"),
         Arg::new("verify-all")
             .long("verify-all")
             .action(ArgAction::SetTrue)

@@ -63,7 +63,12 @@ fn options(matches: &ArgMatches) -> anyhow::Result<Options> {
     }
     options.fault_interval = seconds("fault-interval", options.fault_interval);
     options.data_dir = matches.get_one::<PathBuf>("data-dir").cloned();
-    options.statements = matches.get_flag("statements");
+    options.stored = number("stored").unwrap_or(options.stored);
+    options.backlog = number("backlog").unwrap_or(options.backlog);
+    options.database_url = matches.get_one::<String>("database-url").cloned();
+    // What a claim costs once much is stored, nothing else shows.
+    let is_of_interest = scenario == Scenario::Grow && options.given.is_none();
+    options.statements = is_of_interest || matches.get_flag("statements");
     Ok(options)
 }
 
