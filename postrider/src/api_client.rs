@@ -16,6 +16,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(50);
 
 /// A client of the public API.
+#[derive(Clone)]
 pub(crate) struct ApiClient {
     http: reqwest::Client,
     api: Url,

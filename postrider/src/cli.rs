@@ -152,10 +152,10 @@ fn argument(setting: &Setting) -> Arg {
 #[must_use]
 pub fn source(matches: &ArgMatches) -> Source {
     let environment = |name: &str| std::env::var(name).ok();
-    let given = |setting: &Setting| match matches.try_get_one::<String>(setting.env) {
-        Ok(value) => value.cloned(),
-        // Not an argument of this subcommand.
-        Err(_) => environment(setting.env),
+    // What is not an argument of this subcommand, clap has not looked for.
+    let given = |setting: &Setting| {
+        let argument = matches.try_get_one::<String>(setting.env).ok().flatten();
+        argument.cloned().or_else(|| environment(setting.env))
     };
     Source::gather(given, environment)
 }

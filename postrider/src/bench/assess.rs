@@ -5,9 +5,10 @@ use std::time::Duration;
 use super::faults::{FaultReport, Suffered};
 use super::latency::Latencies;
 use super::ledger::{Event, Ledger, Nanos};
-use super::measure::{Cpu, Measured};
+use super::measure::Measured;
 use super::plan::{Lane, Phase, Plan};
 use super::report::{LaneReport, PhaseReport, ProcessReport, RateReport};
+use super::roster::{BENCH, Usage};
 use super::window;
 
 /// The window of the promise that rate limits are.
@@ -47,7 +48,8 @@ pub(super) fn assess(
     let sum = |count: fn(&Tally) -> u64| tallies.iter().map(count).sum::<u64>();
     let (expected, missing) = (sum(|tally| tally.expected), sum(|tally| tally.missing));
     let accepted = sum(|tally| tally.accepted);
-    let processes = processes(&measured.cpu_before, &measured.cpu_after, delivered, peak_memory);
+    let processes = processes(&measured.before, &measured.after, delivered, peak_memory);
+    let faults = measured.suffered.iter().map(|fault| catch_up(ledger, plan, fault, &measured)).collect();
     let is_here = |lane: &usize| phase.loads.iter().any(|(loaded, _)| loaded == lane);
     PhaseReport {
         name: phase.name,
@@ -73,9 +75,12 @@ pub(super) fn assess(
             .filter(|(lane, _)| is_here(lane))
             .map(|(lane, tally)| tally.report(&plan.lanes[lane], rate(ledger, plan, lane, &measured)))
             .collect(),
-        cpu_ms_per_delivery: all(processes.iter().map(|process| process.cpu_ms_per_delivery)),
+        cpu_ms_per_delivery: sum_of_cpu(&processes, |_| true),
+        cpu_ms_per_delivery_without_bench: sum_of_cpu(&processes, |name| name != BENCH),
+        statements: measured.statements,
         processes,
-        faults: measured.suffered.iter().map(|fault| catch_up(ledger, plan, fault, &measured)).collect(),
+        faults,
+        lists: measured.lists,
         samples: measured.samples,
     }
 }
@@ -148,30 +153,27 @@ fn taken_since(ledger: &Ledger, plan: &Plan, measured: &Measured) -> Vec<Nanos> 
 }
 
 fn processes(
-    before: &Cpu,
-    after: &Cpu,
+    before: &[Usage],
+    after: &[Usage],
     delivered: u64,
     peak_memory: &[(String, Option<u64>)],
 ) -> Vec<ProcessReport> {
-    let used = |(name, after): &(String, Option<Duration>)| {
-        let (_, before) = before.iter().find(|(other, _)| other == name)?;
-        Some(after.as_ref()?.saturating_sub((*before)?).as_secs_f64())
+    let report = |after: &Usage| {
+        let before = before.iter().find(|before| before.name == after.name);
+        let used = |before: &Usage| Some(after.cpu?.saturating_sub(before.cpu?).as_secs_f64());
+        let cpu_seconds = before.and_then(used);
+        let peak = peak_memory.iter().find(|(name, _)| *name == after.name);
+        ProcessReport {
+            name: after.name.clone(),
+            cpu_seconds,
+            cpu_ms_per_delivery: cpu_seconds
+                .filter(|_| delivered > 0)
+                .map(|seconds| seconds * 1e3 / delivered as f64),
+            memory_bytes: [before.and_then(|before| before.memory), after.memory],
+            peak_memory_bytes: peak.and_then(|(_, bytes)| *bytes),
+        }
     };
-    after
-        .iter()
-        .map(|process| {
-            let cpu_seconds = used(process);
-            let peak = peak_memory.iter().find(|(name, _)| *name == process.0);
-            ProcessReport {
-                name: process.0.clone(),
-                cpu_seconds,
-                cpu_ms_per_delivery: cpu_seconds
-                    .filter(|_| delivered > 0)
-                    .map(|seconds| seconds * 1e3 / delivered as f64),
-                peak_memory_bytes: peak.and_then(|(_, bytes)| *bytes),
-            }
-        })
-        .collect()
+    after.iter().map(report).collect()
 }
 
 /// How the limit of a lane was kept, by the endpoint that departs from it most.
@@ -219,8 +221,10 @@ fn catch_up(ledger: &Ledger, plan: &Plan, fault: &Suffered, measured: &Measured)
     }
 }
 
-fn all(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
-    values.sum()
+/// `None` where one of them is unknown.
+fn sum_of_cpu(processes: &[ProcessReport], counts: impl Fn(&str) -> bool) -> Option<f64> {
+    let counted = processes.iter().filter(|process| counts(&process.name));
+    counted.map(|process| process.cpu_ms_per_delivery).sum()
 }
 
 fn seconds(from: Nanos, to: Nanos) -> f64 {
@@ -246,13 +250,18 @@ mod tests {
 
     #[test]
     fn cpu_time_is_unknown_where_a_process_is() {
-        let cpu = |seconds| Some(Duration::from_secs(seconds));
-        let before = vec![("api".to_owned(), cpu(1)), ("other".to_owned(), None)];
-        let after = vec![("api".to_owned(), cpu(3)), ("other".to_owned(), cpu(1))];
+        let usage = |name: &str, seconds: Option<u64>| Usage {
+            name: name.to_owned(),
+            cpu: seconds.map(Duration::from_secs),
+            memory: Some(1),
+        };
+        let before = [usage("api", Some(1)), usage("other", None)];
+        let after = [usage("api", Some(3)), usage("other", Some(1))];
         let reports = processes(&before, &after, 1_000, &[("api".to_owned(), Some(7))]);
         assert_eq!(reports[0].cpu_ms_per_delivery, Some(2.0));
         assert_eq!(reports[0].peak_memory_bytes, Some(7));
         assert_eq!(reports[1].cpu_seconds, None);
-        assert_eq!(all(reports.iter().map(|report| report.cpu_ms_per_delivery)), None);
+        assert_eq!(sum_of_cpu(&reports, |_| true), None);
+        assert_eq!(sum_of_cpu(&reports, |name| name == "api"), Some(2.0));
     }
 }

@@ -6,6 +6,7 @@ use postrider_shared::signing::Secret;
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::installation::Installation;
@@ -32,7 +33,7 @@ pub(super) struct Fixture {
 }
 
 pub(super) struct Application {
-    id: String,
+    pub(super) id: String,
     pub(super) api_key: String,
     is_ours: bool,
 }
@@ -40,7 +41,7 @@ pub(super) struct Application {
 /// An endpoint, as the receiver sees it.
 #[derive(Clone)]
 pub(super) struct Endpoint {
-    id: String,
+    pub(super) id: String,
     pub(super) secret: Secret,
     pub(super) behaviour: Behaviour,
     /// Which of an event's deliveries comes here.
@@ -80,10 +81,11 @@ impl Fixture {
         options: &Options,
         plan: &Plan,
         receiver: &Url,
+        shutdown: &CancellationToken,
     ) -> anyhow::Result<Self> {
         let run = format!("{:08x}", rand::random::<u32>());
         let mut fixture = Self { run, applications: Vec::new(), endpoints: Vec::new() };
-        match fixture.fill(&installation.client, options, plan, receiver).await {
+        match fixture.fill(&installation.client, options, plan, receiver, shutdown).await {
             Ok(()) => Ok(fixture),
             Err(error) => {
                 let left_behind = fixture.remove(&installation.client).await;
@@ -98,6 +100,7 @@ impl Fixture {
         options: &Options,
         plan: &Plan,
         receiver: &Url,
+        shutdown: &CancellationToken,
     ) -> anyhow::Result<()> {
         let given = options.given.as_ref().and_then(|given| given.application.as_ref());
         if let Some((id, api_key)) = given {
@@ -116,7 +119,9 @@ impl Fixture {
             let first = self.endpoints.len();
             let applications = &self.applications;
             let run = &self.run;
+            // Not cut off in the middle of one, which then could not be removed.
             let made: Vec<_> = stream::iter(0..lane.endpoints)
+                .take_while(|_| std::future::ready(!shutdown.is_cancelled()))
                 .map(|index| async move {
                     let url = endpoint_url(receiver, run, first + index, lane.behaviour)?;
                     let event_type = event_type(run, number, lane.spread, index);
@@ -127,6 +132,9 @@ impl Fixture {
                 .try_collect()
                 .await?;
             self.endpoints.extend(made);
+            if shutdown.is_cancelled() {
+                bail!("interrupted before anything was measured");
+            }
         }
         Ok(())
     }

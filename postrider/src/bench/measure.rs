@@ -5,22 +5,27 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::Target;
 use super::faults::{self, Suffered};
 use super::fixture::{Fixture, event_type};
+use super::grow::{self, Growth};
 use super::installation::Installation;
 use super::ledger::{Ledger, Nanos};
 use super::load;
 use super::options::Options;
 use super::payload::Template;
 use super::plan::{Load, Phase, Plan};
+use super::private::Private;
 use super::producer::{Producer, Troubles};
+use super::reader::{self, ListReport};
 use super::receiver::{Findings, Receiver};
+use super::roster::Usage;
 use super::sampler::{Sample, Sampler};
+use super::statements::{Statement, Statements};
 
 /// After Ctrl-C, how long answers are waited for.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -36,11 +41,9 @@ pub(super) struct Bench<'a> {
     pub(super) fixture: &'a Fixture,
     pub(super) ledger: Arc<Ledger>,
     pub(super) receiver: &'a Receiver,
+    pub(super) statements: Option<Statements>,
     pub(super) shutdown: CancellationToken,
 }
-
-/// CPU time by process.
-pub(super) type Cpu = Vec<(String, Option<Duration>)>;
 
 /// A phase, as it went.
 pub(super) struct Measured {
@@ -51,12 +54,14 @@ pub(super) struct Measured {
     /// When counting began, and when no more was posted.
     pub(super) begun: Nanos,
     pub(super) produced: Nanos,
-    pub(super) cpu_before: Cpu,
-    pub(super) cpu_after: Cpu,
+    pub(super) before: Vec<Usage>,
+    pub(super) after: Vec<Usage>,
+    pub(super) statements: Option<Vec<Statement>>,
     pub(super) samples: Vec<Sample>,
     pub(super) findings: Findings,
     pub(super) troubles: Arc<Troubles>,
     pub(super) suffered: Vec<Suffered>,
+    pub(super) lists: Vec<ListReport>,
     pub(super) is_interrupted: bool,
 }
 
@@ -64,7 +69,7 @@ pub(super) struct Measured {
 struct Mark {
     at: Nanos,
     number: u64,
-    cpu: Cpu,
+    usage: Vec<Usage>,
 }
 
 impl Bench<'_> {
@@ -76,7 +81,11 @@ impl Bench<'_> {
         let samples = Arc::new(Mutex::new(Vec::new()));
         let mut background = JoinSet::new();
         background.spawn(self.sampler(phase).run(samples.clone()));
+        let reading = self.reading(phase, &stop);
 
+        if let Some(statements) = &self.statements {
+            statements.reset().await?;
+        }
         let mut mark = self.mark();
         let mut loads = JoinSet::new();
         for (lane, load) in &phase.loads {
@@ -88,23 +97,41 @@ impl Bench<'_> {
         let produced = self.ledger.now();
         self.finish(loads, &give_up).await;
         self.drain(plan, first).await;
-        let cpu_after = self.installation.roster.cpu();
+        let lists = match reading {
+            Some(reading) => reading.await?,
+            None => Vec::new(),
+        };
+        let after = self.installation.roster.usage();
         self.installation.roster.look();
         background.shutdown().await;
+        let statements = match &self.statements {
+            Some(statements) => Some(statements.top().await?),
+            None => None,
+        };
         let samples = std::mem::take(&mut *samples.lock().unwrap_or_else(PoisonError::into_inner));
         Ok(Measured {
             all: first..self.ledger.next(),
             counted: mark.number..self.ledger.next(),
             begun: mark.at,
             produced,
-            cpu_before: mark.cpu,
-            cpu_after,
+            before: mark.usage,
+            after,
+            statements,
             samples,
             findings: self.receiver.findings(),
             troubles,
             suffered,
+            lists,
             is_interrupted: self.shutdown.is_cancelled(),
         })
+    }
+
+    /// Makes what is to be there before a phase.
+    pub(super) async fn grow(&self, growth: Growth, phase: usize) -> anyhow::Result<()> {
+        let private = self.installation.private.as_ref().map(Private::database_url);
+        let Some(database_url) = private.or(self.options.database_url.as_deref()) else { return Ok(()) };
+        let mark = format!("stock-{}-{phase}", self.fixture.run);
+        grow::grow(database_url, self.options, self.fixture, growth, &mark, &self.shutdown).await
     }
 
     /// Lets the loads run until they have posted all, the time is over, or somebody wants an end.
@@ -197,7 +224,16 @@ impl Bench<'_> {
     }
 
     fn mark(&self) -> Mark {
-        Mark { at: self.ledger.now(), number: self.ledger.next(), cpu: self.installation.roster.cpu() }
+        Mark { at: self.ledger.now(), number: self.ledger.next(), usage: self.installation.roster.usage() }
+    }
+
+    /// Reads lists, where the installation has grown.
+    fn reading(&self, phase: &Phase, stop: &CancellationToken) -> Option<JoinHandle<Vec<ListReport>>> {
+        phase.growth?;
+        let (client, stop) = (self.installation.client.clone(), stop.clone());
+        let key = self.fixture.applications.first()?.api_key.clone();
+        let backlogged = self.fixture.endpoints.last()?.id.clone();
+        Some(tokio::spawn(async move { reader::read(&client, &key, &backlogged, &stop).await }))
     }
 
     fn sampler(&self, phase: &Phase) -> Sampler {

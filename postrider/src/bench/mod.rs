@@ -5,6 +5,7 @@ mod assess;
 mod connection;
 mod faults;
 mod fixture;
+mod grow;
 mod installation;
 mod latency;
 mod ledger;
@@ -17,6 +18,7 @@ mod plan;
 mod private;
 mod procfs;
 mod producer;
+mod reader;
 mod receiver;
 mod report;
 mod roster;
@@ -37,6 +39,7 @@ pub use faults::FaultReport;
 pub use latency::Latency;
 pub use machine::Machine;
 pub use options::{Fault, Given, Options};
+pub use reader::ListReport;
 pub use report::{LaneReport, PhaseReport, ProcessReport, RateReport, Report, Settings};
 pub use sampler::Sample;
 pub use scenario::Scenario;
@@ -66,10 +69,7 @@ pub async fn run(options: &Options, shutdown: CancellationToken) -> anyhow::Resu
     let ledger = Arc::new(ledger_for(&plan));
     let receiver =
         Receiver::start(options.receiver_listen, ledger.clone(), options.seed, options.verify_every).await?;
-    let mut installation = tokio::select! {
-        installation = Box::pin(Installation::open(options)) => installation?,
-        () = shutdown.cancelled() => bail!("interrupted before anything was measured"),
-    };
+    let mut installation = Box::pin(Installation::open(options)).await?;
     let found = Box::pin(run_on(options, &mut plan, &mut installation, &ledger, &receiver, &shutdown)).await;
     let closed = installation.close().await;
     let found = found?;
@@ -80,7 +80,6 @@ pub async fn run(options: &Options, shutdown: CancellationToken) -> anyhow::Resu
 /// What a run brings home.
 struct Found {
     phases: Vec<PhaseReport>,
-    statements: Option<Vec<Statement>>,
     left_behind: Vec<String>,
 }
 
@@ -100,30 +99,24 @@ async fn run_on(
         Some(url) => url.clone(),
         None => Url::parse(&format!("http://{}/", receiver.address))?,
     };
-    let fixture = Fixture::make(installation, options, plan, &url).await?;
+    let fixture = Fixture::make(installation, options, plan, &url, shutdown).await?;
     receiver.expect(&fixture.run, &fixture.endpoints);
-    if let Some(statements) = &statements {
-        statements.reset().await?;
-    }
     let bench = Bench {
         options,
         installation,
         fixture: &fixture,
         ledger: ledger.clone(),
         receiver,
+        statements,
         shutdown: shutdown.clone(),
     };
     let phases = measure_all(bench, plan).await;
-    let statements = match statements {
-        Some(statements) => Some(statements.top().await?),
-        None => None,
-    };
     let left_behind = match &installation.private {
         // It goes as a whole.
         Some(_) => Vec::new(),
         None => fixture.remove(&installation.client).await,
     };
-    Ok(Found { phases: phases?, statements, left_behind })
+    Ok(Found { phases: phases?, left_behind })
 }
 
 async fn measure_all(mut bench: Bench<'_>, plan: &mut Plan) -> anyhow::Result<Vec<PhaseReport>> {
@@ -133,6 +126,9 @@ async fn measure_all(mut bench: Bench<'_>, plan: &mut Plan) -> anyhow::Result<Ve
             plan.set_rate((before.delivered_per_second / 2.0) as u64);
         }
         let phase = &plan.phases[index];
+        if let Some(growth) = phase.growth {
+            bench.grow(growth, index).await?;
+        }
         let measured = bench.measure(plan, phase).await?;
         let peak_memory = bench.installation.roster.peak_memory();
         phases.push(assess::assess(&bench.ledger, plan, phase, measured, &peak_memory));
@@ -150,6 +146,9 @@ fn check(options: &Options) -> anyhow::Result<()> {
     }
     if is_given && options.statements {
         bail!("--statements looks into a private PostgreSQL: leave --api away");
+    }
+    if is_given && options.scenario == Scenario::Grow && options.database_url.is_none() {
+        bail!("scenario grow makes rows in SQL: give --database-url of the installation too");
     }
     if options.rate == 0 && matches!(options.scenario, Scenario::Open) {
         bail!("--rate must be at least 1");
@@ -175,7 +174,7 @@ fn per_second(load: Load) -> u64 {
 }
 
 fn report(options: &Options, started_at: String, found: Found) -> Report {
-    let Found { phases, statements, left_behind } = found;
+    let Found { phases, left_behind } = found;
     Report {
         scenario: options.scenario,
         version: env!("CARGO_PKG_VERSION"),
@@ -191,7 +190,6 @@ fn report(options: &Options, started_at: String, found: Found) -> Report {
         },
         failures: phases.iter().flat_map(failures).collect(),
         phases,
-        statements,
         left_behind,
     }
 }

@@ -41,6 +41,12 @@ pub struct Options {
     pub seed: u64,
     /// One in this many signatures is verified.
     pub verify_every: u64,
+    /// Deliveries that `grow` stores.
+    pub stored: u64,
+    /// Deliveries that `grow` leaves open.
+    pub backlog: u64,
+    /// Where `grow` makes its rows, where the installation is given.
+    pub database_url: Option<String>,
     /// How long nothing may arrive before what is open counts as missing.
     pub patience: Duration,
     /// What `g` does, in this order, again and again.
@@ -75,6 +81,9 @@ impl Options {
             seed: 1,
             verify_every: 100,
             patience: Duration::from_secs(30),
+            stored: 1_000_000,
+            backlog: 100_000,
+            database_url: None,
             faults: vec![Fault::Deliverer, Fault::Flush, Fault::Relay, Fault::Api, Fault::All],
             fault_interval: Duration::from_secs(4),
             data_dir: None,

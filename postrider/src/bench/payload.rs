@@ -60,7 +60,7 @@ impl Template {
 }
 
 /// Letters and digits that do not compress, as few payloads of the field are one letter again and again.
-fn padding(length: usize, seed: u64) -> String {
+pub(super) fn padding(length: usize, seed: u64) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut random = StdRng::seed_from_u64(seed);
     (0..length).map(|_| char::from(LETTERS[(random.next_u32() % 64) as usize])).collect()

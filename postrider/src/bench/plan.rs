@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::grow::Growth;
 use super::options::Options;
 use super::scenario::Scenario;
 
@@ -89,6 +90,8 @@ pub(super) struct Phase {
     pub(super) warm_up: Duration,
     pub(super) duration: Duration,
     pub(super) with_faults: bool,
+    /// What is made before it.
+    pub(super) growth: Option<Growth>,
 }
 
 /// All that a scenario does.
@@ -98,6 +101,8 @@ pub(super) struct Plan {
     pub(super) phases: Vec<Phase>,
 }
 
+/// What there is when next to nothing is there.
+const YOUNG: Growth = Growth { stored: 10_000, backlog: 1_000 };
 /// How long the maximum is measured before a soak.
 const CALIBRATION: Duration = Duration::from_secs(20);
 
@@ -121,6 +126,7 @@ impl Plan {
             Scenario::Noisy => Self::noisy(options),
             Scenario::Burst => Self::burst(options),
             Scenario::Soak => Self::soak(options),
+            Scenario::Grow => Self::grow(options),
         }
     }
 
@@ -210,6 +216,20 @@ impl Plan {
         Self { lanes: vec![lane], phases }
     }
 
+    /// The same load on little and on much. The endpoint with the backlog never answers, so that the backlog
+    /// stays.
+    fn grow(options: &Options) -> Self {
+        let Options { stored, backlog, .. } = *options;
+        let receiving =
+            Lane { spread: Spread::InTurn, ..lane("endpoints", Behaviour::Take, options.endpoints) };
+        let with = |name, growth| Phase {
+            growth: Some(growth),
+            ..phase(options, name, vec![(0, open(options, options.rate))])
+        };
+        let phases = vec![with("young", YOUNG), with("grown", Growth { stored, backlog })];
+        Self { lanes: vec![receiving, lane("backlog", Behaviour::Hang, 1)], phases }
+    }
+
     /// Sets the rate of every open loop that has none.
     pub(super) fn set_rate(&mut self, measured: u64) {
         for (_, load) in self.phases.iter_mut().flat_map(|phase| &mut phase.loads) {
@@ -235,5 +255,5 @@ fn open(options: &Options, rate: u64) -> Load {
 
 fn phase(options: &Options, name: &'static str, loads: Vec<(usize, Load)>) -> Phase {
     let Options { warm_up, duration, .. } = *options;
-    Phase { name, loads, warm_up, duration, with_faults: false }
+    Phase { name, loads, warm_up, duration, with_faults: false, growth: None }
 }

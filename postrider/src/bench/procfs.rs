@@ -14,6 +14,8 @@ struct Ticks {
 struct Memory {
     /// The most that was resident at any time.
     peak: u64,
+    /// What is resident now.
+    resident: u64,
     /// What is its own.
     anonymous: u64,
     /// Shared memory that it has touched.
@@ -37,6 +39,11 @@ pub(super) fn cpu_with_children(pid: u32) -> Option<Duration> {
 /// The most memory that a process has had resident.
 pub(super) fn peak_memory(pid: u32) -> Option<u64> {
     Some(parse_status(&read(pid, "status")?).peak)
+}
+
+/// Memory of a process at this moment.
+pub(super) fn memory(pid: u32) -> Option<u64> {
+    Some(parse_status(&read(pid, "status")?).resident)
 }
 
 /// Memory of a process and its children at this moment; what they share is counted once.
@@ -74,7 +81,12 @@ fn parse_status(text: &str) -> Memory {
         let kilobytes = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
         kilobytes.unwrap_or_default() * 1024
     };
-    Memory { peak: bytes("VmHWM"), anonymous: bytes("RssAnon"), shared: bytes("RssShmem") }
+    Memory {
+        peak: bytes("VmHWM"),
+        resident: bytes("VmRSS"),
+        anonymous: bytes("RssAnon"),
+        shared: bytes("RssShmem"),
+    }
 }
 
 #[cfg(test)]
@@ -92,7 +104,8 @@ mod tests {
     fn memory_is_told_in_kilobytes() {
         let status =
             "Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t 1024 kB\nRssAnon:\t     512 kB\nRssShmem:\t 4 kB\n";
-        assert_eq!(parse_status(status), Memory { peak: 2 << 20, anonymous: 512 << 10, shared: 4 << 10 });
+        let expected = Memory { peak: 2 << 20, resident: 1 << 20, anonymous: 512 << 10, shared: 4 << 10 };
+        assert_eq!(parse_status(status), expected);
         assert_eq!(parse_status("Name:\tgone\n"), Memory::default());
     }
 

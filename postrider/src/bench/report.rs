@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::faults::FaultReport;
 use super::latency::Latency;
 use super::machine::Machine;
+use super::reader::ListReport;
 use super::sampler::Sample;
 use super::scenario::Scenario;
 use super::statements::Statement;
@@ -28,8 +29,6 @@ pub struct Report {
     pub settings: Settings,
     /// One or two parts, each measured by itself.
     pub phases: Vec<PhaseReport>,
-    /// What PostgreSQL spent its time on, where that was asked for.
-    pub statements: Option<Vec<Statement>>,
     /// What is not as it must be. The exit status is 1 where there is anything.
     pub failures: Vec<String>,
     /// What was made and could not be removed.
@@ -92,8 +91,14 @@ pub struct PhaseReport {
     pub processes: Vec<ProcessReport>,
     /// CPU time of all processes for a delivery; null where one of them is unknown.
     pub cpu_ms_per_delivery: Option<f64>,
+    /// The same without the bench.
+    pub cpu_ms_per_delivery_without_bench: Option<f64>,
+    /// What PostgreSQL spent its time on, where that was asked for.
+    pub statements: Option<Vec<Statement>>,
     /// What was done to the services.
     pub faults: Vec<FaultReport>,
+    /// How the API's lists were answered meanwhile.
+    pub lists: Vec<ListReport>,
     /// How it went over time.
     pub samples: Vec<Sample>,
 }
@@ -139,6 +144,8 @@ pub struct ProcessReport {
     pub cpu_seconds: Option<f64>,
     /// The same for each delivery.
     pub cpu_ms_per_delivery: Option<f64>,
+    /// Resident memory after the warm-up and at the end of the phase.
+    pub memory_bytes: [Option<u64>; 2],
     /// The most memory since it started.
     pub peak_memory_bytes: Option<u64>,
 }

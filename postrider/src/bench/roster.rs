@@ -16,6 +16,16 @@ pub(super) const BENCH: &str = "bench";
 #[derive(Default)]
 pub(super) struct Roster(Mutex<Vec<Member>>);
 
+/// What the processes of one name have used until some moment.
+#[derive(Debug, Clone)]
+pub(super) struct Usage {
+    pub(super) name: String,
+    /// CPU time since the first of them started.
+    pub(super) cpu: Option<Duration>,
+    /// Resident memory, in bytes.
+    pub(super) memory: Option<u64>,
+}
+
 struct Member {
     name: String,
     pid: Option<u32>,
@@ -50,9 +60,14 @@ impl Roster {
         }
     }
 
-    /// CPU time of each since it started.
-    pub(super) fn cpu(&self) -> Vec<(String, Option<Duration>)> {
-        self.lock().iter().map(|member| (member.name.clone(), member.cpu())).collect()
+    /// What each has used until now.
+    pub(super) fn usage(&self) -> Vec<Usage> {
+        let usage = |member: &Member| Usage {
+            name: member.name.clone(),
+            cpu: member.cpu(),
+            memory: member.pid.and_then(|pid| member.memory(pid)),
+        };
+        self.lock().iter().map(usage).collect()
     }
 
     /// Looks at the memory of each, for [`peak_memory`](Self::peak_memory).
@@ -81,10 +96,13 @@ impl Member {
         Some(self.past + cpu?)
     }
 
+    fn memory(&self, pid: u32) -> Option<u64> {
+        if self.name == POSTGRES { procfs::memory_with_children(pid) } else { procfs::memory(pid) }
+    }
+
     fn look(&mut self) {
         let Some(pid) = self.pid else { return };
-        let memory =
-            if self.name == POSTGRES { procfs::memory_with_children(pid) } else { procfs::peak_memory(pid) };
+        let memory = if self.name == POSTGRES { self.memory(pid) } else { procfs::peak_memory(pid) };
         self.peak_memory = self.peak_memory.max(memory);
     }
 }

@@ -34,6 +34,8 @@ pub enum Scenario {
     Rate,
     /// Half of the maximum for a long time.
     Soak,
+    /// Many stored deliveries and a backlog.
+    Grow,
 }
 
 /// What a scenario starts from where no flag says otherwise.
@@ -79,6 +81,9 @@ impl Scenario {
             }
             Self::Burst => "one tenant posts 100,000 events at once, another goes on posting a few",
             Self::Rate => "saturates an endpoint of --rate-limit requests per second",
+            Self::Grow => {
+                "accept, deliver and list with 10 thousand stored deliveries, then with --stored and a --backlog"
+            }
             Self::Soak => "10 minutes at half of the maximum, which is measured first unless --rate is set",
         }
     }
@@ -120,6 +125,7 @@ impl Scenario {
             Self::Rate => {
                 Defaults { duration: seconds(40), warm_up: Duration::ZERO, connections: 8, ..CLOSED }
             }
+            Self::Grow => Defaults { endpoints: 10, rate: 500, connections: OPEN_CONNECTIONS, ..CLOSED },
             Self::Soak => Defaults { duration: seconds(600), connections: OPEN_CONNECTIONS, ..CLOSED },
         }
     }
@@ -127,8 +133,8 @@ impl Scenario {
 
 impl ValueEnum for Scenario {
     fn value_variants<'a>() -> &'a [Self] {
-        use Scenario::{A1, A64, Burst, D, E, F, G, Idle, Noisy, Open, Rate, Soak};
-        &[A1, A64, D, E, F, G, Open, Idle, Noisy, Burst, Rate, Soak]
+        use Scenario::{A1, A64, Burst, D, E, F, G, Grow, Idle, Noisy, Open, Rate, Soak};
+        &[A1, A64, D, E, F, G, Open, Idle, Noisy, Burst, Rate, Soak, Grow]
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::latency::Latency;
+use super::reader::ListReport;
 use super::report::{LaneReport, PhaseReport, ProcessReport, Report};
 use super::sampler::Sample;
 use super::statements::Statement;
@@ -37,9 +38,6 @@ pub(super) fn render(report: &Report) -> String {
     );
     for phase in &report.phases {
         write_phase(&mut text, phase, report.phases.len() > 1);
-    }
-    if let Some(statements) = &report.statements {
-        write_statements(&mut text, statements);
     }
     for left_behind in &report.left_behind {
         line(&mut text, "left behind", left_behind);
@@ -77,6 +75,10 @@ fn write_phase(text: &mut String, phase: &PhaseReport, is_one_of_many: bool) {
     write_processes(text, phase);
     write_course(text, &phase.samples);
     write_faults(text, phase);
+    write_lists(text, &phase.lists);
+    if let Some(statements) = &phase.statements {
+        write_statements(text, statements);
+    }
 }
 
 fn write_latencies(text: &mut String, lanes: &[LaneReport]) {
@@ -110,20 +112,34 @@ fn write_latencies(text: &mut String, lanes: &[LaneReport]) {
 }
 
 fn write_processes(text: &mut String, phase: &PhaseReport) {
-    let _ =
-        writeln!(text, "\n{:<18}{:>14}{:>18}{:>16}", "process", "CPU s", "CPU ms/delivery", "peak memory MB");
+    let _ = writeln!(
+        text,
+        "\n{:<18}{:>12}{:>18}{:>12}{:>12}{:>12}",
+        "process", "CPU s", "CPU ms/delivery", "MB before", "MB after", "MB at most"
+    );
+    let megabytes = |bytes: &Option<u64>| or_unknown(bytes.map(|bytes| format!("{:.1}", bytes as f64 / 1e6)));
+    let ms = |ms: &Option<f64>| or_unknown(ms.map(|ms| format!("{ms:.4}")));
     for process in &phase.processes {
-        let ProcessReport { name, cpu_seconds, cpu_ms_per_delivery, peak_memory_bytes } = process;
+        let ProcessReport { name, cpu_seconds, cpu_ms_per_delivery, memory_bytes, peak_memory_bytes } =
+            process;
+        let [before, after] = memory_bytes;
         let _ = writeln!(
             text,
-            "{name:<18}{:>14}{:>18}{:>16}",
+            "{name:<18}{:>12}{:>18}{:>12}{:>12}{:>12}",
             or_unknown(cpu_seconds.map(|seconds| format!("{seconds:.2}"))),
-            or_unknown(cpu_ms_per_delivery.map(|ms| format!("{ms:.4}"))),
-            or_unknown(peak_memory_bytes.map(|bytes| format!("{:.1}", bytes as f64 / 1e6))),
+            ms(cpu_ms_per_delivery),
+            megabytes(before),
+            megabytes(after),
+            megabytes(peak_memory_bytes),
         );
     }
-    let total = or_unknown(phase.cpu_ms_per_delivery.map(|ms| format!("{ms:.4}")));
-    let _ = writeln!(text, "{:<18}{:>14}{total:>18}", "all", "");
+    let sums = [
+        ("all", &phase.cpu_ms_per_delivery),
+        ("without the bench", &phase.cpu_ms_per_delivery_without_bench),
+    ];
+    for (name, sum) in sums {
+        let _ = writeln!(text, "{name:<18}{:>12}{:>18}", "", ms(sum));
+    }
 }
 
 /// Some moments of many.
@@ -149,6 +165,27 @@ fn write_faults(text: &mut String, phase: &PhaseReport) {
     for fault in &phase.faults {
         let caught_up = fault.caught_up_seconds.map_or_else(|| "never".to_owned(), |s| format!("{s:.2}"));
         let _ = writeln!(text, "{:<14}{:>10.2}{caught_up:>22}", fault.fault, fault.down_seconds);
+    }
+}
+
+fn write_lists(text: &mut String, lists: &[ListReport]) {
+    if lists.is_empty() {
+        return;
+    }
+    let _ = writeln!(text, "\n{:>10}{:>10}{:>10}{:>10}{:>10}  list, ms", "p50", "p95", "p99", "max", "count");
+    for ListReport { path, latency, failures } in lists {
+        match latency {
+            Some(Latency { count, p50_ms, p95_ms, p99_ms, max_ms }) => {
+                let figures = format!("{p50_ms:>10.2}{p95_ms:>10.2}{p99_ms:>10.2}{max_ms:>10.2}{count:>10}");
+                let _ = writeln!(text, "{figures}  {path}");
+            }
+            None => {
+                let _ = writeln!(text, "{:>50}  {path}", "no answer");
+            }
+        }
+        if *failures > 0 {
+            let _ = writeln!(text, "{:>50}  {failures} times no answer", "");
+        }
     }
 }
 

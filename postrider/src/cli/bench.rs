@@ -38,7 +38,7 @@ pub(super) fn command() -> Command {
             Arg::new("statements")
                 .long("statements")
                 .action(ArgAction::SetTrue)
-                .help("Show what the private PostgreSQL spent its time on"),
+                .help("Show what the private PostgreSQL spent its time on; scenario grow always does"),
             Arg::new("data-dir")
                 .long("data-dir")
                 .value_name("PATH")
@@ -66,12 +66,10 @@ fn installation() -> Vec<Arg> {
             .env("POSTRIDER_API_KEY")
             .hide_env_values(true)
             .value_name("KEY")
-            .requires("application")
             .help("In place of the admin's token: a key of an application without endpoints"),
         Arg::new("application")
             .long("application")
             .value_name("ID")
-            .requires("api-key")
             .help("The application of the key"),
         Arg::new("receiver-listen")
             .long("receiver-listen")
@@ -90,6 +88,10 @@ fn installation() -> Vec<Arg> {
             .value_parser(value_parser!(Url))
             .action(ArgAction::Append)
             .help("Where metrics are served: those of the relay tell the depth of the queue [default: /metrics of the API]"),
+        Arg::new("database-url")
+            .long("database-url")
+            .value_name("URL")
+            .help("The database of the installation, for scenario grow alone, which makes rows in it that stay"),
         Arg::new("process")
             .long("process")
             .value_name("NAME=PID")
@@ -120,6 +122,8 @@ fn knobs() -> Vec<Arg> {
             1,
             "How long nothing may arrive until what is open is missing [default: 30]",
         ),
+        number("stored", "COUNT", 1, "Deliveries that scenario grow stores [default: 1000000]"),
+        number("backlog", "COUNT", 0, "Deliveries that scenario grow leaves open [default: 100000]"),
         Arg::new("verify-all")
             .long("verify-all")
             .action(ArgAction::SetTrue)

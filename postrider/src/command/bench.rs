@@ -63,7 +63,12 @@ fn options(matches: &ArgMatches) -> anyhow::Result<Options> {
     }
     options.fault_interval = seconds("fault-interval", options.fault_interval);
     options.data_dir = matches.get_one::<PathBuf>("data-dir").cloned();
-    options.statements = matches.get_flag("statements");
+    options.stored = number("stored").unwrap_or(options.stored);
+    options.backlog = number("backlog").unwrap_or(options.backlog);
+    options.database_url = matches.get_one::<String>("database-url").cloned();
+    // What a claim costs once much is stored, nothing else shows.
+    let is_of_interest = scenario == Scenario::Grow && options.given.is_none();
+    options.statements = is_of_interest || matches.get_flag("statements");
     Ok(options)
 }
 
@@ -79,6 +84,10 @@ fn given(matches: &ArgMatches) -> anyhow::Result<Option<Given>> {
             _ => mistakes.push(format!("--process: `{process}` is not of the form `postgresql=1234`")),
         }
     }
+    let (application, api_key) = (text("application"), text("api-key"));
+    if application.is_some() != api_key.is_some() {
+        mistakes.push("--application and --api-key (POSTRIDER_API_KEY): set both or neither".to_owned());
+    }
     if !mistakes.is_empty() {
         return Err(Mistakes(mistakes).into());
     }
@@ -89,7 +98,7 @@ fn given(matches: &ArgMatches) -> anyhow::Result<Option<Given>> {
     Ok(Some(Given {
         api,
         admin_token: text("admin-token"),
-        application: text("application").zip(text("api-key")),
+        application: application.zip(api_key),
         metrics: matches.get_many::<Url>("metrics-url").unwrap_or_default().cloned().collect(),
         processes,
     }))

@@ -21,6 +21,7 @@ pub mod reconcile;
 pub mod record;
 pub mod replays;
 pub mod statistics;
+pub mod synthetic;
 
 pub use connect::{Dedicated, Store, connect_dedicated};
 pub use error::StoreError;
