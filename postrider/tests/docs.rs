@@ -65,13 +65,18 @@ fn what_is_quoted_or_generated_is_current() {
             }
         }
     }
-    assert!(stale.is_empty(), "{stale:?}: run `UPDATE_DOCS=1 cargo test -p postrider --test docs`, which renews it");
+    assert!(
+        stale.is_empty(),
+        "{stale:?}: run `UPDATE_DOCS=1 cargo test -p postrider --test docs`, which renews it"
+    );
 }
 
 #[test]
 fn every_metric_is_explained_and_nothing_else_is() {
-    let in_code: BTreeMap<String, String> =
-        ["api", "relay", "deliverer", "shared", "postrider"].iter().flat_map(|name| source::metrics_of(name)).collect();
+    let in_code: BTreeMap<String, String> = ["api", "relay", "deliverer", "shared", "postrider"]
+        .iter()
+        .flat_map(|name| source::metrics_of(name))
+        .collect();
     assert!(in_code.len() > 20, "only {} metrics were found", in_code.len());
     let rows = Document::named("docs/operations.md").rows_that_begin_with("`postrider_");
     let explained: BTreeMap<String, String> =
@@ -97,7 +102,8 @@ fn every_setting_that_is_named_exists() {
     for document in Document::all() {
         for name in document.words_that_begin_with("POSTRIDER_") {
             let setting = name.strip_suffix("_FILE").unwrap_or(&name);
-            let is_of_a_tool = ["POSTRIDER_TEST_", "POSTRIDER_RECEIVER_"].iter().any(|tool| name.starts_with(tool));
+            let is_of_a_tool =
+                ["POSTRIDER_TEST_", "POSTRIDER_RECEIVER_"].iter().any(|tool| name.starts_with(tool));
             if !is_of_a_tool && !known.contains(name.as_str()) && !known.contains(setting) {
                 mistakes.push(format!("{}: {name}", document.name));
             }

@@ -35,7 +35,8 @@ struct Case {
 }
 
 fn cases() -> Vec<Case> {
-    const BODY: &str = r#"{"type":"user.created","timestamp":"2026-01-31T12:00:00.123456Z","data":{"name":"Zoë"}}"#;
+    const BODY: &str =
+        r#"{"type":"user.created","timestamp":"2026-01-31T12:00:00.123456Z","data":{"name":"Zoë"}}"#;
     const ID: &str = "0198f1a4-6e7f-7081-9293-a4b5c6d7e8f9";
     let (secret, old, now) = (Secret::generate(), Secret::generate(), Utc::now().timestamp());
     let case = |name, is_genuine, signers: &[&Secret], timestamp: i64| {
@@ -55,7 +56,12 @@ fn cases() -> Vec<Case> {
         case("six minutes old", false, &[&secret], now - 360),
         case("six minutes early", false, &[&secret], now + 360),
         Case { name: "another body", is_genuine: false, body: r#"{"type":"user.deleted"}"#, ..genuine() },
-        Case { name: "no signature", is_genuine: false, headers: genuine().headers[..2].to_vec(), ..genuine() },
+        Case {
+            name: "no signature",
+            is_genuine: false,
+            headers: genuine().headers[..2].to_vec(),
+            ..genuine()
+        },
         Case { name: "no headers", is_genuine: false, headers: Vec::new(), ..genuine() },
     ]
 }
@@ -69,7 +75,11 @@ fn the_rust_examples_tell_genuine_webhooks_from_others() {
         };
         let headers: HeaderMap = headers.into_iter().map(header).collect();
         assert_eq!(verify::check(&secret, &headers, body).is_ok(), is_genuine, "{name}");
-        assert_eq!(verify_by_hand::is_genuine(&secret, &headers, body).unwrap_or(false), is_genuine, "{name}");
+        assert_eq!(
+            verify_by_hand::is_genuine(&secret, &headers, body).unwrap_or(false),
+            is_genuine,
+            "{name}"
+        );
     }
 }
 
@@ -94,7 +104,8 @@ fn the_python_examples_tell_genuine_webhooks_from_others() {
 fn the_typescript_examples_tell_genuine_webhooks_from_others() {
     let place = place("node");
     std::fs::write(place.join("package.json"), r#"{"type": "module", "private": true}"#).expect("a file");
-    let files = ["docs/examples/verify.ts", "docs/examples/verify_by_hand.ts", "postrider/tests/examples/check.ts"];
+    let files =
+        ["docs/examples/verify.ts", "docs/examples/verify_by_hand.ts", "postrider/tests/examples/check.ts"];
     for file in files {
         let name = Path::new(file).file_name().expect("a name");
         std::fs::copy(beside(file), place.join(name)).expect("a copy");
@@ -119,7 +130,9 @@ async fn a_webhook_that_comes_twice_is_found_out_by_the_example() {
     let example = std::fs::read_to_string(beside("docs/examples/deduplicate.sql")).expect("the example");
     let (create, insert) = example.split_once("\n\n").expect("two statements");
     sql.batch_execute(create).await.expect("a table");
-    let rows = async |id: &str| sql.query(insert.trim_end().trim_end_matches(';'), &[&id]).await.expect("rows").len();
+    let rows = async |id: &str| {
+        sql.query(insert.trim_end().trim_end_matches(';'), &[&id]).await.expect("rows").len()
+    };
     assert_eq!([rows("one").await, rows("one").await, rows("two").await], [1, 0, 1]);
     bed.finish().await;
 }

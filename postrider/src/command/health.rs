@@ -47,11 +47,9 @@ mod tests {
 
     #[test]
     fn a_service_is_asked_where_it_listens() {
-        for (listen, asked) in [
-            ("0.0.0.0:8001", "127.0.0.1:8001"),
-            ("[::]:8001", "[::1]:8001"),
-            ("10.1.2.3:80", "10.1.2.3:80"),
-        ] {
+        for (listen, asked) in
+            [("0.0.0.0:8001", "127.0.0.1:8001"), ("[::]:8001", "[::1]:8001"), ("10.1.2.3:80", "10.1.2.3:80")]
+        {
             let asked: SocketAddr = asked.parse().expect("an address");
             assert_eq!(reachable(listen.parse().expect("an address")), asked);
         }

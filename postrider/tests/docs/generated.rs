@@ -36,7 +36,8 @@ fn made_from(source: &str) -> String {
         "the settings" => settings(),
         "the retry schedule" => retry_schedule(),
         path => {
-            let text = std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+            let text =
+                std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
             let language = match path.rsplit('.').next().unwrap_or_default() {
                 "py" => "python",
                 "rs" => "rust",
@@ -66,9 +67,13 @@ fn settings() -> String {
     ];
     let mut table = "| setting | default | read by | what it does |\n|---|---|---|---|\n".to_owned();
     for setting in SETTINGS {
-        let default = setting.default.map_or_else(String::new, |text| format!("`{}`", text.replace(',', ", ")));
-        let services: Vec<_> =
-            NAMES.iter().filter(|(service, _)| setting.services.contains(service)).map(|(_, name)| *name).collect();
+        let default =
+            setting.default.map_or_else(String::new, |text| format!("`{}`", text.replace(',', ", ")));
+        let services: Vec<_> = NAMES
+            .iter()
+            .filter(|(service, _)| setting.services.contains(service))
+            .map(|(_, name)| *name)
+            .collect();
         let services = if services.len() == NAMES.len() { "all".to_owned() } else { services.join(", ") };
         writeln!(table, "| `{}` | {default} | {services} | {} |", setting.env, setting.help).expect("text");
     }
@@ -80,10 +85,17 @@ fn retry_schedule() -> String {
     let mut elapsed = 0;
     for (index, seconds) in DEFAULT_SCHEDULE.into_iter().enumerate() {
         elapsed += seconds;
-        let jitter = [1.0 - JITTER, 1.0 + JITTER].map(|factor| duration((seconds as f64 * factor).round() as u64));
+        let jitter =
+            [1.0 - JITTER, 1.0 + JITTER].map(|factor| duration((seconds as f64 * factor).round() as u64));
         let [least, most] = jitter;
-        writeln!(table, "| {} | {} | {least} – {most} | {} |", index + 1, duration(seconds), duration(elapsed))
-            .expect("text");
+        writeln!(
+            table,
+            "| {} | {} | {least} – {most} | {} |",
+            index + 1,
+            duration(seconds),
+            duration(elapsed)
+        )
+        .expect("text");
     }
     table
 }
@@ -91,6 +103,7 @@ fn retry_schedule() -> String {
 /// `9305` → `2 h 35 min 5 s`.
 fn duration(seconds: u64) -> String {
     let parts = [(seconds / 3_600, "h"), (seconds / 60 % 60, "min"), (seconds % 60, "s")];
-    let named = parts.iter().filter(|(number, _)| *number > 0).map(|(number, unit)| format!("{number} {unit}"));
+    let named =
+        parts.iter().filter(|(number, _)| *number > 0).map(|(number, unit)| format!("{number} {unit}"));
     named.collect::<Vec<_>>().join(" ")
 }

@@ -48,7 +48,8 @@ impl Document {
     }
 
     fn read(path: PathBuf) -> Self {
-        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let text =
+            std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let name = path.strip_prefix(root()).expect("it is in the project").to_string_lossy().into_owned();
         let (mut links, mut anchors) = (Vec::new(), BTreeSet::new());
         let (mut heading, mut link): (Option<String>, Option<Link>) = (None, None);
@@ -57,7 +58,8 @@ impl Document {
                 Event::Start(Tag::Heading { .. }) => heading = Some(String::new()),
                 Event::End(TagEnd::Heading(_)) => {
                     let anchor = anchor(&heading.take().unwrap_or_default());
-                    let count = (1..).find(|&count| !anchors.contains(&numbered(&anchor, count))).expect("endless");
+                    let count =
+                        (1..).find(|&count| !anchors.contains(&numbered(&anchor, count))).expect("endless");
                     anchors.insert(numbered(&anchor, count));
                 }
                 Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. }) => {
@@ -94,7 +96,10 @@ impl Document {
     pub(crate) fn words_that_begin_with(&self, beginning: &str) -> BTreeSet<String> {
         let is_part = |char: char| char.is_ascii_uppercase() || char.is_ascii_digit() || char == '_';
         let words = self.text.split(|char| !is_part(char));
-        words.filter(|word| word.len() > beginning.len() && word.starts_with(beginning)).map(str::to_owned).collect()
+        words
+            .filter(|word| word.len() > beginning.len() && word.starts_with(beginning))
+            .map(str::to_owned)
+            .collect()
     }
 }
 
@@ -131,7 +136,11 @@ impl Link {
     /// True for a link such as [`name`](src/file.rs), not for [`src/file.rs`](src/file.rs).
     pub(crate) fn names_something_in_a_source_file(&self) -> bool {
         let is_source = [".rs", ".lua", ".sql"].iter().any(|extension| self.target.ends_with(extension));
-        is_source && self.code.as_ref().is_some_and(|code| !code.contains('/') && !self.target.ends_with(code.as_str()))
+        is_source
+            && self
+                .code
+                .as_ref()
+                .is_some_and(|code| !code.contains('/') && !self.target.ends_with(code.as_str()))
     }
 
     /// The name, without what it is a part of.
@@ -149,7 +158,13 @@ pub(crate) fn has_number(line: &str, number: u64) -> bool {
 /// What GitHub makes of a heading.
 fn anchor(heading: &str) -> String {
     let is_kept = |char: &char| char.is_alphanumeric() || matches!(char, ' ' | '-' | '_');
-    heading.trim().to_lowercase().chars().filter(is_kept).map(|char| if char == ' ' { '-' } else { char }).collect()
+    heading
+        .trim()
+        .to_lowercase()
+        .chars()
+        .filter(is_kept)
+        .map(|char| if char == ' ' { '-' } else { char })
+        .collect()
 }
 
 fn numbered(anchor: &str, count: usize) -> String {

@@ -27,7 +27,8 @@ pub(crate) fn numbers_of_constant(text: &str, name: &str) -> Vec<u64> {
 
 fn evaluate(expression: &str) -> Option<u64> {
     let expression = expression.trim();
-    if let Some(argument) = expression.strip_prefix("Duration::from").and_then(|rest| rest.strip_suffix(')')) {
+    if let Some(argument) = expression.strip_prefix("Duration::from").and_then(|rest| rest.strip_suffix(')'))
+    {
         return evaluate(argument.split_once('(')?.1);
     }
     if let Some((number, shift)) = expression.split_once("<<") {
@@ -79,7 +80,8 @@ pub(crate) fn error_codes_and_literals() -> (BTreeSet<String>, BTreeSet<String>)
                 [] => return,
             };
             let tokens: Vec<_> = arguments.stream().into_iter().collect();
-            let is_comma = |token: &TokenTree| matches!(token, TokenTree::Punct(mark) if mark.as_char() == ',');
+            let is_comma =
+                |token: &TokenTree| matches!(token, TokenTree::Punct(mark) if mark.as_char() == ',');
             if let Some([code]) = tokens.split(is_comma).nth(position) {
                 codes.extend(text_of(code));
             }
@@ -99,7 +101,11 @@ fn sources_of(name: &str) -> Vec<String> {
     assert!(!paths.is_empty(), "{name} has no source");
     let read = |path: &PathBuf| std::fs::read_to_string(path).expect("a source file");
     // Tests stand at the end of a file.
-    paths.iter().map(read).map(|text| text.split("#[cfg(test)]").next().unwrap_or_default().to_owned()).collect()
+    paths
+        .iter()
+        .map(read)
+        .map(|text| text.split("#[cfg(test)]").next().unwrap_or_default().to_owned())
+        .collect()
 }
 
 fn collect(directory: &Path, paths: &mut Vec<PathBuf>) {
@@ -134,6 +140,7 @@ fn text_of(token: &TokenTree) -> Option<String> {
 fn constants_are_read_as_they_are_written() {
     let text = "const A: usize = 16 * 1_024;\nconst B: Duration = Duration::from_secs(24 * 60 * 60);\n\
                 pub(crate) const C: [u16; 2] = [400, 405];\nconst D: usize = 2 << 20;\nconst E: &str = \"x\";";
-    let numbers: Vec<_> = ["A", "B", "C", "D", "E", "F"].iter().map(|name| numbers_of_constant(text, name)).collect();
+    let numbers: Vec<_> =
+        ["A", "B", "C", "D", "E", "F"].iter().map(|name| numbers_of_constant(text, name)).collect();
     assert_eq!(numbers, [vec![16_384], vec![86_400], vec![400, 405], vec![2 << 20], vec![], vec![]]);
 }
