@@ -70,8 +70,12 @@ create table event_types (
     description text not null default '',
     example jsonb,
     json_schema jsonb,
+    -- SHA-256 of the schema: what an event was checked against is compared with it when it is stored.
+    schema_hash bytea,
+    -- Counts as not in the catalogue.
     is_archived boolean not null default false,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
-    primary key (application_id, name)
+    primary key (application_id, name),
+    check ((json_schema is null) = (schema_hash is null))
 );

@@ -40,15 +40,15 @@ pub(crate) struct Waiting {
 /// Who waits for an answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    sender: oneshot::Sender<Outcome>,
+    sender: oneshot::Sender<(NewEvent, Outcome)>,
     _room: OwnedSemaphorePermit,
 }
 
 impl Answer {
-    /// Answers, and gives the room back.
-    pub(crate) fn send(self, outcome: Outcome) {
+    /// Answers what became of an event, and gives its room back.
+    pub(crate) fn send(self, event: NewEvent, outcome: Outcome) {
         // A producer that has gone is not told.
-        let _ = self.sender.send(outcome);
+        let _ = self.sender.send((event, outcome));
     }
 }
 
@@ -95,7 +95,7 @@ impl AcceptQueue {
     pub(crate) fn push(
         &self,
         events: Vec<(NewEvent, usize)>,
-    ) -> Result<Vec<oneshot::Receiver<Outcome>>, Rejection> {
+    ) -> Result<Vec<oneshot::Receiver<(NewEvent, Outcome)>>, Rejection> {
         let Some((first, _)) = events.first() else { return Ok(Vec::new()) };
         let producer = first.producer.clone();
         let bytes: usize = events.iter().map(|(event, _)| size(event)).sum();

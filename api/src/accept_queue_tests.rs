@@ -1,5 +1,6 @@
 use postrider_shared::event_type::EventType;
 use postrider_shared::ids::ApplicationId;
+use postrider_shared::store::accept::SchemaCheck;
 use uuid::Uuid;
 
 use super::*;
@@ -10,6 +11,7 @@ fn event(producer: u128, key: &str) -> NewEvent {
         idempotency_key: key.to_owned(),
         event_type: EventType::parse("user.created").expect("a type"),
         data: "{}".into(),
+        schema: SchemaCheck::Unchecked,
     }
 }
 
@@ -75,10 +77,11 @@ async fn bytes_are_given_back_with_the_answer() {
     let big = || NewEvent { data: "x".repeat(MIN_BYTES / 2 - OVERHEAD_BYTES).into(), ..event(1, "a") };
     let mut receivers = queue.push(vec![(big(), 1)]).expect("room");
     assert_eq!(queue.push(vec![(big(), 1)]).err(), Some(Rejection::Overloaded));
-    let waiting = queue.take().await.expect("a batch").remove(0);
+    let Waiting { event, answer, .. } = queue.take().await.expect("a batch").remove(0);
     assert_eq!(queue.room.available_permits(), MIN_BYTES / 2);
-    waiting.answer.send(Err(Rejection::KeyBusy));
-    assert_eq!(receivers.remove(0).await, Ok(Err(Rejection::KeyBusy)));
+    answer.send(event, Err(Rejection::KeyBusy));
+    let (event, outcome) = receivers.remove(0).await.expect("an answer");
+    assert_eq!((event.idempotency_key.as_str(), outcome), ("a", Err(Rejection::KeyBusy)));
     assert_eq!(queue.room.available_permits(), MIN_BYTES);
 }
 

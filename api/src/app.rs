@@ -8,6 +8,7 @@ use postrider_shared::store::Store;
 use crate::batch::Batcher;
 use crate::endpoint_request::UrlRules;
 use crate::key_use::KeyUse;
+use crate::known_schemas::KnownSchemas;
 
 /// The state of the API.
 pub(crate) struct App {
@@ -15,6 +16,8 @@ pub(crate) struct App {
     pub(crate) store: Store,
     /// Where events wait to be accepted.
     pub(crate) batcher: Batcher,
+    /// What events of each type must satisfy.
+    pub(crate) schemas: KnownSchemas,
     /// When keys were last used.
     pub(crate) key_use: Arc<KeyUse>,
     /// SHA-256 of each admin token; none: see [`crate::auth`].
@@ -37,6 +40,9 @@ pub(crate) enum Tag {
     Endpoints,
     /// What producers post, once.
     Events,
+    /// Which events there are, and what they look like.
+    #[oai(rename = "Event types")]
+    EventTypes,
     /// One event on its way to one endpoint, and its attempts.
     Deliveries,
 }

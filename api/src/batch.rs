@@ -65,24 +65,16 @@ impl Batcher {
         (batcher.clone(), Writers { tasks, batcher })
     }
 
-    /// Stores an event and everything that follows from it. Dropping the future does not take it back.
-    ///
-    /// # Errors
-    /// When it was not stored, or it is not known that it was.
-    pub(crate) async fn submit(&self, event: NewEvent) -> Outcome {
-        let mut outcomes = self.submit_all(vec![event])?.await;
-        outcomes.pop().unwrap_or(Err(Rejection::Unavailable))
-    }
-
-    /// Takes in events of one producer, all or none of them, and stores each by itself: one outcome for each,
-    /// in the same order.
+    /// Takes in events of one producer, all or none of them, and stores each, and everything that follows from
+    /// it, by itself: one outcome for each, in the same order, with the event; `None` where this program
+    /// failed. Dropping the future does not take them back.
     ///
     /// # Errors
     /// When none was taken in.
     pub(crate) fn submit_all(
         &self,
         events: Vec<NewEvent>,
-    ) -> Result<impl Future<Output = Vec<Outcome>> + use<>, Rejection> {
+    ) -> Result<impl Future<Output = Vec<Option<(NewEvent, Outcome)>>> + use<>, Rejection> {
         let expected = |event: NewEvent| {
             let deliveries = self.0.fanout.expect(&event);
             (event, deliveries)
@@ -91,7 +83,7 @@ impl Batcher {
         Ok(async {
             let mut outcomes = Vec::with_capacity(answers.len());
             for answer in answers {
-                outcomes.push(answer.await.unwrap_or(Err(Rejection::Unavailable)));
+                outcomes.push(answer.await.ok());
             }
             outcomes
         })
@@ -128,11 +120,11 @@ async fn store_all(shared: Arc<Shared>, batch: Vec<Waiting>) {
     while let Some((mut events, mut answers)) = parts.pop() {
         match store_part(&shared.store, &events).await {
             Ok(accepted) => {
-                for ((event, answer), accepted) in events.iter().zip(answers).zip(accepted) {
+                for ((event, answer), accepted) in events.into_iter().zip(answers).zip(accepted) {
                     if let Accepted::Stored { deliveries_queued, duplicate: false, .. } = accepted {
-                        shared.fanout.learn(event, deliveries_queued);
+                        shared.fanout.learn(&event, deliveries_queued);
                     }
-                    answer.send(Ok(accepted));
+                    answer.send(event, Ok(accepted));
                 }
             }
             Err(error) if events.len() > 1 && (error.is_data_error() || error.is_contention()) => {
@@ -146,8 +138,8 @@ async fn store_all(shared: Arc<Shared>, batch: Vec<Waiting>) {
                 if rejection == Rejection::Unavailable {
                     tracing::warn!(%error, events = events.len(), "events were not stored");
                 }
-                for answer in answers {
-                    answer.send(Err(rejection));
+                for (event, answer) in events.into_iter().zip(answers) {
+                    answer.send(event, Err(rejection));
                 }
             }
         }

@@ -42,6 +42,7 @@ catalogue! {
         "endpoint_not_found": "The application has no such endpoint.",
         "event_not_found": "There is no such event, it is not the caller's, or it is older than the retention.",
         "delivery_not_found": "There is no such delivery, it is not the caller's, or it is older than the retention.",
+        "event_type_not_found": "There is no such event type in the catalogue, or it is not the caller's.",
     }
     405 {
         "method_not_allowed": "The path exists, the method does not. `Allow` lists those that do.",
@@ -53,12 +54,13 @@ catalogue! {
         "delivery_in_progress": "The delivery is being sent. Wait for its end, then retry it.",
         "delivery_closed": "The delivery is closed: there is nothing left to cancel.",
         "endpoint_deleted": "The endpoint of the delivery was deleted. Replay the event to another one.",
+        "event_expunged": "The payload of the event was removed on request: it can no longer be sent.",
         "event_expired": "The event is older than the retention: there is nothing left to send.",
-        "event_expunged": "The payload of the event was removed on request: there is nothing left to send.",
+        "event_type_exists": "The catalogue has an event type of this name. Change that one, or choose another name.",
     }
     413 {
         "body_too_large": "The body is larger than this route takes. Send less.",
-        "data_too_large": "The `data` of an event of a batch is larger than 262,144 bytes. Send less.",
+        "data_too_large": "The `data` of one event of a batch is larger than 262,144 bytes.",
     }
     415 {
         "unsupported_media_type": "The body is not `application/json`, or it is compressed. Send plain JSON.",
@@ -69,6 +71,10 @@ catalogue! {
         "idempotency_key_invalid": "The key has not 1 to 255 visible ASCII characters.",
         "event_type_invalid": "The type is not made of parts of letters, digits and `_`, joined by full stops.",
         "event_type_reserved": "Types that begin with `postrider.` are Postrider's own.",
+        "unknown_event_type": "The application takes only types of its catalogue, and this is none. Add it there first.",
+        "schema_violation": "`data` (or the example of a type) violates the JSON Schema of its type. `errors` says where.",
+        "schema_too_costly": "The schema of the type is so large that `data` of this size is not checked against it.",
+        "json_schema_invalid": "The JSON Schema cannot be used. `errors` has the path in it, and the reason.",
         "json_too_deep": "The JSON is nested deeper than 64 levels.",
         "json_duplicate_key": "An object has a key twice, so that nobody can tell which value is meant.",
         "json_nul": "A text contains the character NUL, which PostgreSQL cannot hold.",
@@ -88,6 +94,7 @@ catalogue! {
         "unavailable": "PostgreSQL does not answer. Try again after `Retry-After`, an event with the same key.",
         "busy": "Another request works on the same thing. Try again after `Retry-After`.",
         "idempotency_key_busy": "Another request with this key is under way. Try again with the same key.",
+        "schema_changing": "The schema of the type was changed again and again meanwhile. Try again with the same key.",
         "overloaded": "More events arrive than can be stored. Try again with the same key, more slowly.",
         "stopping": "This server is being stopped. Try again with the same key; another server may answer.",
     }

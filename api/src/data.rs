@@ -10,6 +10,7 @@ use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 /// How deep a request body may be nested; the body itself is the first level.
@@ -125,6 +126,31 @@ fn measure(json: &str) -> Result<usize, Defect> {
     }
 }
 
+/// Well-formed JSON as values for looking at: a number that no float holds is the nearest one.
+pub(crate) fn approximate(json: &str) -> Value {
+    // Nearly always.
+    serde_json::from_str(json).unwrap_or_else(|_| approximate_parts(json.trim()))
+}
+
+fn approximate_parts(json: &str) -> Value {
+    let of = |raw: &RawValue| approximate_parts(raw.get());
+    match json.as_bytes().first() {
+        Some(b'{') => {
+            let Entries(entries) = parse(json).unwrap_or_default();
+            entries.into_iter().map(|(Text(key), value)| (key.into_owned(), of(value))).collect()
+        }
+        Some(b'[') => {
+            let Items(items) = parse(json).unwrap_or_default();
+            items.into_iter().map(of).collect()
+        }
+        _ => serde_json::from_str(json).unwrap_or_else(|_| {
+            // Only too large a number is left.
+            let largest = if json.starts_with('-') { f64::MIN } else { f64::MAX };
+            largest.into()
+        }),
+    }
+}
+
 /// The JSON is well-formed, so that the one thing that can still be wrong is an escape that means no
 /// character.
 fn parse<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, Defect> {
@@ -163,9 +189,11 @@ fn measure_number(number: &str) -> Option<usize> {
 struct Text<'a>(Cow<'a, str>);
 
 /// An object's entries, twice the same key included.
+#[derive(Default)]
 struct Entries<'a>(Vec<(Text<'a>, &'a RawValue)>);
 
 /// An array's items.
+#[derive(Default)]
 struct Items<'a>(Vec<&'a RawValue>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {

@@ -13,6 +13,7 @@ use postrider_shared::store::events::{self, EventFilter};
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::accept::PublishedEvent;
 use crate::answer::{Accepted, Found};
 use crate::app::{App, Tag};
 use crate::auth::{Caller, Credential, Scope};
@@ -22,7 +23,7 @@ use crate::page::{Cursor, Page, limit};
 use crate::parameter::{AnyOf, InQuery, Path};
 use crate::parameter_values::{Containment, Limit};
 use crate::problem::Problem;
-use crate::publish::{PostedEvent, PublishedEvent, publish};
+use crate::publish::{PostedEvent, publish};
 use crate::publish_batch::{PostedBatch, PublishedEventBatch, publish_batch};
 use crate::refused::{BODY, CONFLICT, INVALID, NOT_FOUND, Refused};
 use crate::value::{JsonObject, Timestamp};

@@ -84,6 +84,14 @@ pub(crate) fn of(schema: &str) -> Option<Value> {
         "BatchEvent" => batch_event(),
         "PublishedEventBatch" => json!({ "results": [batch_result()] }),
         "BatchResult" => batch_result(),
+        "EventType" => event_type(),
+        "CreateEventTypeRequest" => json!({
+            "name": "invoice.paid",
+            "description": "An invoice was paid in full.",
+            "example": data(),
+            "json_schema": json_schema()
+        }),
+        "UpdateEventTypeRequest" => json!({ "description": "An invoice was paid.", "json_schema": null }),
         "ReplayEventRequest" => json!({ "endpoint_ids": [ENDPOINT_ID] }),
         "ReplayedEvent" => {
             json!({ "event_id": EVENT_ID, "deliveries_queued": 1, "delivery_ids": [DELIVERY_ID] })
@@ -165,6 +173,27 @@ fn data() -> Value {
     json!({ "invoice_id": "in_4711", "amount": 4200, "currency": "EUR" })
 }
 
+fn event_type() -> Value {
+    json!({
+        "application_id": APPLICATION_ID,
+        "name": "invoice.paid",
+        "description": "An invoice was paid in full.",
+        "example": data(),
+        "json_schema": json_schema(),
+        "is_archived": false,
+        "created_at": "2026-01-31T11:00:00.000000Z",
+        "updated_at": "2026-01-31T11:00:00.000000Z"
+    })
+}
+
+fn json_schema() -> Value {
+    json!({
+        "type": "object",
+        "required": ["invoice_id", "amount"],
+        "properties": { "amount": { "type": "integer", "minimum": 1 } }
+    })
+}
+
 fn batch_event() -> Value {
     json!({ "idempotency_key": "invoice-4711-paid", "event_type": "invoice.paid", "data": data() })
 }
@@ -240,6 +269,10 @@ fn problem(status: &str, operation: &str) -> Option<Value> {
         (409, "create_endpoint") => {
             ("too_many_endpoints", "The application has 1000 endpoints, as many as it may have.")
         }
+        (409, "create_event_type") => (
+            "event_type_exists",
+            "The catalogue has an event type of this name. Change that one, or choose another name.",
+        ),
         (409, "publish_event") => (
             "idempotency_key_reused",
             "This Idempotency-Key belongs to a different event. Use a new key for a new event.",
@@ -271,6 +304,9 @@ fn invalid(operation: &str) -> Problem {
         "create_endpoint" | "" => ("url", "must be an absolute URL such as `https://example.com/webhooks`"),
         "publish_event" => ("data", "must be a JSON object"),
         "publish_event_batch" => ("events", "must have 1 to 1000 items"),
+        "create_event_type" | "update_event_type" => {
+            ("json_schema.properties.amount.minimum", "it is not of type \"number\"")
+        }
         "replay_event" => ("endpoint_ids[0]", "names no endpoint of the application"),
         "get_event" | "get_delivery" | "retry_delivery" | "cancel_delivery" => {
             ("application_id", "must be 1 to 255 letters, digits and `. _ - : @ + | ~ =`")

@@ -4,6 +4,7 @@
 //! An event that is answered 202 is on disk together with its deliveries and their outbox rows: events that
 //! arrive together are stored by one statement (`batch`).
 
+mod accept;
 mod accept_queue;
 mod answer;
 mod api_keys;
@@ -22,12 +23,15 @@ mod edge;
 mod endpoint_health;
 mod endpoint_request;
 mod endpoints;
+mod event_type_request;
+mod event_types;
 mod events;
 mod examples;
 mod fanout;
 mod idempotency_key;
 mod key;
 mod key_use;
+mod known_schemas;
 mod operations;
 mod page;
 mod parameter;
@@ -37,6 +41,7 @@ mod publish;
 mod publish_batch;
 mod refused;
 mod replay_event;
+mod schema;
 mod server;
 mod spec;
 mod syntax;
@@ -61,6 +66,7 @@ use crate::app::App;
 use crate::batch::Batcher;
 use crate::endpoint_request::UrlRules;
 use crate::key_use::KeyUse;
+use crate::known_schemas::KnownSchemas;
 
 /// How long storing what was taken in may last after the last connection is closed.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -103,6 +109,7 @@ pub async fn run(
     let app = Arc::new(App {
         store: store.clone(),
         batcher,
+        schemas: KnownSchemas::new(store.clone()),
         key_use,
         admin_tokens: config.admin_tokens.iter().map(|token| key::hash(token.as_bytes())).collect(),
         url_rules: UrlRules { guard: config.guard, https_only: config.https_only },

@@ -52,6 +52,33 @@ impl Parameter for Cursor {
     }
 }
 
+/// Where a page of a list in the order of names begins: the last name of the page before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NameCursor(pub(crate) String);
+
+impl std::fmt::Display for NameCursor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&URL_SAFE_NO_PAD.encode(&self.0))
+    }
+}
+
+impl Parameter for NameCursor {
+    fn schema() -> MetaSchema {
+        MetaSchema { example: Some("aW52b2ljZS5wYWlk".into()), ..MetaSchema::new("string") }
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok();
+        let name = bytes.and_then(|bytes| String::from_utf8(bytes).ok()).filter(|name| is_name(name));
+        name.map(Self).ok_or_else(|| "must be the `next_cursor` of the page before".to_owned())
+    }
+}
+
+/// The names of event types are ASCII without NUL, which PostgreSQL could not compare with.
+fn is_name(text: &str) -> bool {
+    (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 /// The `limit` that was asked for, or the default.
 pub(crate) fn limit(limit: &InQuery<Limit>) -> u32 {
     limit.0.map_or(Limit::DEFAULT, |limit| limit.0)
@@ -67,6 +94,11 @@ mod tests {
         assert_eq!(Cursor::parse(&cursor.to_string()), Ok(cursor));
         for text in ["", "x", "AZjxoju0fV6PYHGCk6S1", "\0"] {
             assert!(Cursor::parse(text).is_err(), "{text}");
+        }
+        let cursor = NameCursor("invoice.paid".to_owned());
+        assert_eq!(NameCursor::parse(&cursor.to_string()), Ok(cursor));
+        for text in ["", "=", "AA", "/w", &URL_SAFE_NO_PAD.encode("a".repeat(256))] {
+            assert!(NameCursor::parse(text).is_err(), "{text}");
         }
     }
 }

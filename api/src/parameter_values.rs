@@ -125,7 +125,19 @@ impl Parameter for DateTime<Utc> {
     }
 }
 
+impl Parameter for bool {
+    fn schema() -> MetaSchema {
+        MetaSchema { default: Some(false.into()), ..MetaSchema::new("boolean") }
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| "must be `true` or `false`".to_owned())
+    }
+}
+
 impl Parameter for EventType {
+    const THING: (&'static str, &'static str) = ("event_type_not_found", "event type");
+
     fn schema() -> MetaSchema {
         MetaSchema {
             example: Some("invoice.paid".into()),

@@ -10,15 +10,14 @@ use poem_openapi::registry::{MetaRequest, Registry};
 use poem_openapi::types::Type;
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions, Object};
 use postrider_shared::event_type::{EventType, RESERVED_PREFIX};
-use postrider_shared::store::accept::{Accepted, NewEvent, Producer};
+use postrider_shared::store::accept::{NewEvent, Producer, SchemaCheck};
 use postrider_shared::store::applications::ApplicationRef;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use uuid::Uuid;
 
+use crate::accept::{PublishedEvent, accept};
 use crate::app::App;
 use crate::auth::{self, Credential, Scope};
-use crate::batch::{Outcome, Rejection};
 use crate::body;
 use crate::data;
 use crate::idempotency_key::IdempotencyKey;
@@ -35,19 +34,6 @@ pub(crate) struct PublishEventRequest {
     /// Any JSON object. It reaches receivers with every digit and character; the order of its keys and
     /// white space are not kept.
     data: JsonObject,
-}
-
-/// The answer to an event that is safely stored.
-#[derive(Debug, Object, Serialize)]
-pub(crate) struct PublishedEvent {
-    /// Always `accepted`.
-    pub(crate) status: String,
-    /// The id of the event, and the `webhook-id` of every attempt to deliver it.
-    pub(crate) event_id: Uuid,
-    /// How many endpoints it goes to.
-    pub(crate) deliveries_queued: i32,
-    /// True where it had been published before under the same key: nothing was done again.
-    pub(crate) duplicate: bool,
 }
 
 /// The body, or why it is refused: judged after the credential.
@@ -135,13 +121,13 @@ pub(crate) async fn publish(
             return Err(problem);
         }
     };
-    let outcome = app.batcher.submit(event).await;
+    let answer = accept(app, event).await;
     if let Credential::Key(hash) = credential
-        && !matches!(outcome, Err(_) | Ok(Accepted::UnknownKey | Accepted::UnknownApplication))
+        && answer.as_ref().err().is_none_or(|problem| problem.status != StatusCode::UNAUTHORIZED)
     {
         app.key_use.note(hash);
     }
-    answer(outcome, matches!(credential, Credential::Admin))
+    answer
 }
 
 async fn compose(
@@ -165,64 +151,7 @@ async fn compose(
             Producer::Admin(auth::Caller::Admin.written_application(app, application.as_ref()).await?)
         }
     };
-    Ok(NewEvent { producer, idempotency_key, event_type, data })
-}
-
-/// What the producer is told.
-///
-/// # Errors
-/// With why it was not stored.
-pub(crate) fn answer(outcome: Outcome, is_admin: bool) -> Result<PublishedEvent, Problem> {
-    match outcome.map_err(rejected)? {
-        Accepted::Stored { event_id, deliveries_queued, duplicate } => {
-            let label = if duplicate { "true" } else { "false" };
-            metrics::counter!("postrider_events_accepted_total", "duplicate" => label).increment(1);
-            Ok(PublishedEvent {
-                status: "accepted".to_owned(),
-                event_id: event_id.0,
-                deliveries_queued,
-                duplicate,
-            })
-        }
-        Accepted::KeyReused => Err(Problem::new(
-            StatusCode::CONFLICT,
-            "idempotency_key_reused",
-            "This Idempotency-Key belongs to a different event. Use a new key for a new event.",
-        )),
-        Accepted::InactiveApplication => Err(Problem::new(
-            StatusCode::FORBIDDEN,
-            "application_inactive",
-            "The application is not active, so that it may not publish. Activate it first.",
-        )),
-        Accepted::Forbidden => Err(auth::scope_required(Scope::Publish.as_str())),
-        Accepted::UnknownApplication if is_admin => {
-            Err(Problem::not_found("application_not_found", "application"))
-        }
-        Accepted::UnknownApplication | Accepted::UnknownKey => Err(auth::invalid()),
-    }
-}
-
-/// Why an event was not taken in.
-pub(crate) fn rejected(rejection: Rejection) -> Problem {
-    match rejection {
-        Rejection::NotStorable => Problem::refused_field(
-            "data_not_storable",
-            "data",
-            "cannot be held by the database; look for unusual numbers or characters",
-        ),
-        Rejection::KeyBusy => Problem::unavailable(
-            "idempotency_key_busy",
-            "Another request with this Idempotency-Key is under way. Try again with the same key.",
-        ),
-        Rejection::Unavailable => Problem::database_unavailable(),
-        Rejection::Overloaded => Problem::unavailable(
-            "overloaded",
-            "More events arrive than can be stored. Try again with the same key, more slowly.",
-        ),
-        Rejection::Stopping => {
-            Problem::unavailable("stopping", "This server is being stopped. Try again with the same key.")
-        }
-    }
+    Ok(NewEvent { producer, idempotency_key, event_type, data, schema: SchemaCheck::Unchecked })
 }
 
 #[cfg(test)]

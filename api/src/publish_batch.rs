@@ -8,20 +8,21 @@ use poem::{Request, RequestBody};
 use poem_openapi::registry::{MetaRequest, Registry};
 use poem_openapi::types::Type;
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions, Object};
-use postrider_shared::store::accept::{NewEvent, Producer};
+use postrider_shared::store::accept::{NewEvent, Producer, SchemaCheck};
 use postrider_shared::store::applications::ApplicationRef;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize as DeriveDeserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use crate::accept::{Answer, accept_all};
 use crate::app::App;
 use crate::auth::{Credential, Scope};
 use crate::body;
 use crate::data;
 use crate::idempotency_key::check_idempotency_key;
 use crate::problem::{Problem, ProblemBody};
-use crate::publish::{self, Posted, PublishedEvent};
+use crate::publish::{self, Posted};
 use crate::value::JsonObject;
 
 /// Events in one request.
@@ -126,20 +127,19 @@ pub(crate) async fn publish_batch(
     let caller = credential.identify(app).await?;
     caller.require(Scope::Publish)?;
     let application = caller.written_application(app, application.as_ref()).await?;
-    let (producer, is_admin) = match credential {
-        Credential::Key(hash) => (Producer::Key(hash), false),
-        Credential::Admin => (Producer::Admin(application), true),
+    let producer = match credential {
+        Credential::Key(hash) => Producer::Key(hash),
+        Credential::Admin => Producer::Admin(application),
     };
     let mut events = Vec::new();
     let mut refusals = Vec::new();
     for item in batch.0? {
         refusals.push(item.map(|item| events.push(item.by(producer.clone()))).err());
     }
-    let outcomes = app.batcher.submit_all(events).map_err(publish::rejected)?.await;
-    let mut outcomes = outcomes.into_iter();
+    let mut answers = accept_all(app, events).await?.into_iter();
     let results = refusals.into_iter().filter_map(|refusal| match refusal {
         Some(problem) => Some(Err(problem)),
-        None => outcomes.next().map(|outcome| publish::answer(outcome, is_admin)),
+        None => answers.next(),
     });
     summarise(results.collect())
 }
@@ -147,12 +147,18 @@ pub(crate) async fn publish_batch(
 impl Item {
     fn by(self, producer: Producer) -> NewEvent {
         let Posted { event_type, data } = self.event;
-        NewEvent { producer, idempotency_key: self.idempotency_key, event_type, data }
+        NewEvent {
+            producer,
+            idempotency_key: self.idempotency_key,
+            event_type,
+            data,
+            schema: SchemaCheck::Unchecked,
+        }
     }
 }
 
 /// Where nothing was accepted and another try may help, the whole of it is answered so.
-fn summarise(results: Vec<Result<PublishedEvent, Problem>>) -> Result<PublishedEventBatch, Problem> {
+fn summarise(results: Vec<Answer>) -> Result<PublishedEventBatch, Problem> {
     if results.iter().all(Result::is_err)
         && let Some(problem) = results
             .iter()
@@ -165,7 +171,7 @@ fn summarise(results: Vec<Result<PublishedEvent, Problem>>) -> Result<PublishedE
     Ok(PublishedEventBatch { results })
 }
 
-fn result_of(index: i32, result: Result<PublishedEvent, Problem>) -> BatchResult {
+fn result_of(index: i32, result: Answer) -> BatchResult {
     let (published, error) = match result {
         Ok(published) => (Some(published), None),
         Err(problem) => (None, Some(problem.body())),
@@ -260,6 +266,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Events<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::accept::PublishedEvent;
 
     fn codes(json: &str) -> Result<Vec<&'static str>, &'static str> {
         match parse(json.as_bytes()) {

@@ -12,6 +12,7 @@ use crate::attempts::Attempts;
 use crate::deliveries::Deliveries;
 use crate::endpoint_health::Healths;
 use crate::endpoints::Endpoints;
+use crate::event_types::EventTypes;
 use crate::events::Events;
 use crate::replay_event::ReplayEvent;
 use crate::{examples, syntax};
@@ -24,7 +25,8 @@ taken from the request where it sends one.";
 
 /// All operations.
 pub(crate) fn service() -> OpenApiService<impl OpenApi, ()> {
-    let operations = (Applications, ApiKeys, Endpoints, Healths, Events, ReplayEvent, Deliveries, Attempts);
+    let operations =
+        (Applications, ApiKeys, Endpoints, Healths, Events, ReplayEvent, EventTypes, Deliveries, Attempts);
     OpenApiService::new(operations, "Postrider", env!("CARGO_PKG_VERSION"))
         .description(DESCRIPTION)
         .license(LicenseObject::new("MIT").url("https://opensource.org/license/mit"))

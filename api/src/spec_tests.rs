@@ -2,6 +2,7 @@ use super::*;
 use crate::api_keys::CreateApiKeyRequest;
 use crate::applications::CreateApplicationRequest;
 use crate::endpoint_request::CreateEndpointRequest;
+use crate::event_type_request::{CreateEventTypeRequest, UpdateEventTypeRequest};
 use crate::publish::PublishEventRequest;
 use crate::publish_batch::PublishEventBatchRequest;
 use crate::replay_event::ReplayEventRequest;
@@ -11,24 +12,29 @@ const OPERATIONS: &[&str] = &[
     "create_api_key",
     "create_application",
     "create_endpoint",
+    "create_event_type",
     "delete_api_key",
+    "delete_event_type",
     "get_application",
     "get_delivery",
     "get_endpoint",
     "get_endpoint_health",
     "get_endpoint_secret",
     "get_event",
+    "get_event_type",
     "list_api_keys",
     "list_applications",
     "list_deliveries",
     "list_delivery_attempts",
     "list_endpoints",
     "list_event_deliveries",
+    "list_event_types",
     "list_events",
     "publish_event",
     "publish_event_batch",
     "replay_event",
     "retry_delivery",
+    "update_event_type",
 ];
 
 #[test]
@@ -70,7 +76,7 @@ fn fields_of_responses_are_always_there_and_nullable_where_they_may_be_null() {
     assert_eq!(delivery["status"].get("nullable"), None);
     assert_eq!(schemas(&document)["EventPage"]["properties"]["next_cursor"]["nullable"], json!(true));
     assert_eq!(event["properties"]["data"]["additionalProperties"], json!(true));
-    assert_eq!(request_schemas(&mut document).len(), 6);
+    assert_eq!(request_schemas(&mut document).len(), 8);
 }
 
 #[test]
@@ -119,4 +125,6 @@ fn examples_of_requests_are_accepted() {
     parse::<PublishEventRequest>("PublishEventRequest");
     parse::<PublishEventBatchRequest>("PublishEventBatchRequest");
     parse::<ReplayEventRequest>("ReplayEventRequest");
+    parse::<CreateEventTypeRequest>("CreateEventTypeRequest");
+    parse::<UpdateEventTypeRequest>("UpdateEventTypeRequest");
 }

@@ -4,6 +4,7 @@
 mod support;
 
 mod batch;
+mod event_types;
 mod lists;
 mod moved;
 mod replay_event;

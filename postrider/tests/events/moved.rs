@@ -91,7 +91,6 @@ async fn a_closed_delivery_is_opened_with_one_attempt_more() {
         if attempts < 3 {
             let opened = producer.post(&path(&delivery, "retry"), &json!({})).await;
             assert_eq!(opened["max_attempts"], attempts + 1);
-            assert!(opened["completed_at"].is_null());
         }
     }
     let webhooks = receiver.received();

@@ -14,6 +14,26 @@ pub enum Producer {
     Admin(ApplicationId),
 }
 
+/// What is known of an event's data and the schema of its type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SchemaCheck {
+    /// It was checked against none.
+    Unchecked,
+    /// It satisfies the schema of this hash.
+    Satisfies([u8; 32]),
+    /// It violates the schema of this hash.
+    Violates([u8; 32]),
+}
+
+impl SchemaCheck {
+    fn hash(&self) -> Option<&[u8]> {
+        match self {
+            Self::Unchecked => None,
+            Self::Satisfies(hash) | Self::Violates(hash) => Some(hash),
+        }
+    }
+}
+
 /// An event that was validated and is to be stored.
 #[derive(Debug, Clone)]
 pub struct NewEvent {
@@ -25,6 +45,9 @@ pub struct NewEvent {
     pub event_type: EventType,
     /// A JSON object that PostgreSQL can hold, as text.
     pub data: Box<str>,
+    /// Whether the data was checked against the schema of its type. The statement that stores the event
+    /// compares it with the schema of that moment, so that nothing is stored by an outdated one.
+    pub schema: SchemaCheck,
 }
 
 /// What became of one event.
@@ -49,6 +72,12 @@ pub enum Accepted {
     InactiveApplication,
     /// The idempotency key belongs to a different event.
     KeyReused,
+    /// The application knows its event types, and this is none of them.
+    UnknownEventType,
+    /// The type has another schema than the one that the data was checked against, or none any more.
+    SchemaChanged(ApplicationId),
+    /// The data violates the schema of its type.
+    SchemaViolation,
 }
 
 /// The SQL that stores a batch. Equal keys are collapsed to the first of them, and keys are inserted in
@@ -64,12 +93,17 @@ with input as materialized (
                when a.id is null or a.deleted_at is not null then 'unknown_application'
                when k.id is not null and not 'publish' = any(k.scopes) then 'forbidden'
                when not a.is_active then 'inactive_application'
+               when t.name is null and a.strict_event_types then 'unknown_event_type'
+               when t.schema_hash is distinct from i.schema_hash then 'schema_changed'
+               when i.is_violated then 'schema_violation'
            end as refusal
-    from unnest($1::bytea[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[])
+    from unnest($1::bytea[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::boolean[])
          with ordinality
-         as i (key_hash, application_id, idempotency_key, event_type, patterns, data, ordinal)
+         as i (key_hash, application_id, idempotency_key, event_type, patterns, data, schema_hash, is_violated,
+               ordinal)
     left join api_keys k on k.key_hash = i.key_hash
     left join applications a on a.id = coalesce(k.application_id, i.application_id)
+    left join event_types t on t.application_id = a.id and t.name = i.event_type and not t.is_archived
 ),
 hashed as materialized (
     select ordinal, application_id, idempotency_key, event_type, patterns, payload, event_id, refusal,
@@ -159,14 +193,23 @@ pub async fn accept(store: &Store, events: &[NewEvent]) -> Result<Vec<Accepted>,
     let types: Vec<&str> = events.iter().map(|event| event.event_type.as_str()).collect();
     let patterns: Vec<String> = events.iter().map(|event| pattern_array(&event.event_type)).collect();
     let data: Vec<&str> = events.iter().map(|event| &*event.data).collect();
-    let rows = client.query(&insert, &[&key_hashes, &applications, &keys, &types, &patterns, &data]).await?;
+    let hashes: Vec<Option<&[u8]>> = events.iter().map(|event| event.schema.hash()).collect();
+    let violated: Vec<bool> =
+        events.iter().map(|event| matches!(event.schema, SchemaCheck::Violates(_))).collect();
+    let rows = client
+        .query(&insert, &[&key_hashes, &applications, &keys, &types, &patterns, &data, &hashes, &violated])
+        .await?;
 
     let mut answers: Vec<Option<Accepted>> = vec![None; events.len()];
     let mut losers = Vec::new();
     for row in rows {
         let index = index_of(&row, 0);
         if let Some(refusal) = row.get::<_, Option<&str>>(1) {
-            answers[index] = Some(refused(refusal));
+            answers[index] = Some(refused(refusal, &row));
+            // What was accepted once is so for ever, whatever the catalogue says by now.
+            if matches!(refusal, "unknown_event_type" | "schema_violation") {
+                losers.push(Loser { index, application_id: row.get(2), event_hash: row.get(3) });
+            }
         } else if let Some(event_id) = row.get(4) {
             let deliveries_queued = row.get(5);
             answers[index] = Some(Accepted::Stored { event_id, deliveries_queued, duplicate: false });
@@ -194,7 +237,7 @@ pub async fn accept(store: &Store, events: &[NewEvent]) -> Result<Vec<Accepted>,
     })
 }
 
-/// An event that was not inserted because its key was taken.
+/// An event that was not inserted: its key may have been taken by the same event before.
 struct Loser {
     index: usize,
     application_id: ApplicationId,
@@ -211,8 +254,11 @@ pub(super) fn pattern_array(event_type: &EventType) -> String {
     format!("{{{}}}", patterns.join(","))
 }
 
-fn refused(reason: &str) -> Accepted {
+fn refused(reason: &str, row: &tokio_postgres::Row) -> Accepted {
     match reason {
+        "unknown_event_type" => Accepted::UnknownEventType,
+        "schema_changed" => Accepted::SchemaChanged(row.get(2)),
+        "schema_violation" => Accepted::SchemaViolation,
         "unknown_key" => Accepted::UnknownKey,
         "forbidden" => Accepted::Forbidden,
         "inactive_application" => Accepted::InactiveApplication,

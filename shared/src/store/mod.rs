@@ -10,6 +10,7 @@ mod connect;
 pub mod deliveries;
 pub mod endpoints;
 mod error;
+pub mod event_types;
 pub mod events;
 pub mod health;
 pub mod leases;

@@ -1,0 +1,180 @@
+//! Events are accepted: checked against the schemas of their types, stored, and answered for.
+
+use http::StatusCode;
+use poem_openapi::Object;
+use postrider_shared::store::accept::{Accepted, NewEvent, Producer};
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::app::App;
+use crate::auth::{self, Scope};
+use crate::batch::{Outcome, Rejection};
+use crate::problem::{FieldError, Problem};
+
+/// How often an event is checked again because the schema of its type has changed meanwhile.
+const ROUNDS: usize = 5;
+
+/// The answer to an event that is safely stored.
+#[derive(Debug, Object, Serialize)]
+pub(crate) struct PublishedEvent {
+    /// Always `accepted`.
+    pub(crate) status: String,
+    /// The id of the event, and the `webhook-id` of every attempt to deliver it.
+    pub(crate) event_id: Uuid,
+    /// How many endpoints it goes to.
+    pub(crate) deliveries_queued: i32,
+    /// True where it had been published before under the same key: nothing was done again.
+    pub(crate) duplicate: bool,
+}
+
+/// What became of one event.
+pub(crate) type Answer = Result<PublishedEvent, Problem>;
+
+/// An event that has no answer yet, and what its schema says of it.
+struct Open {
+    index: usize,
+    event: NewEvent,
+    violations: Vec<FieldError>,
+}
+
+/// Stores one event.
+///
+/// # Errors
+/// With why it was not stored.
+pub(crate) async fn accept(app: &App, event: NewEvent) -> Answer {
+    accept_all(app, vec![event]).await?.pop().unwrap_or_else(|| Err(Problem::internal()))
+}
+
+/// Stores events of one producer, each by itself: one answer for each, in the same order.
+///
+/// # Errors
+/// When none was taken in.
+pub(crate) async fn accept_all(app: &App, events: Vec<NewEvent>) -> Result<Vec<Answer>, Problem> {
+    let mut answers: Vec<Option<Answer>> = events.iter().map(|_| None).collect();
+    let mut open: Vec<Open> =
+        (0..).zip(events).map(|(index, event)| Open { index, event, violations: Vec::new() }).collect();
+    for round in 0..ROUNDS {
+        let checked = check(app, std::mem::take(&mut open), &mut answers).await;
+        let (events, marks): (Vec<_>, Vec<_>) =
+            checked.into_iter().map(|Open { index, event, violations }| (event, (index, violations))).unzip();
+        let indices: Vec<usize> = marks.iter().map(|(index, _)| *index).collect();
+        let submitted = match app.batcher.submit_all(events) {
+            Ok(submitted) => submitted.await,
+            Err(rejection) if round == 0 => return Err(rejected(rejection)),
+            Err(rejection) => {
+                for index in indices {
+                    answers[index] = Some(Err(rejected(rejection)));
+                }
+                break;
+            }
+        };
+        let mut learned = Vec::new();
+        for ((index, violations), submitted) in marks.into_iter().zip(submitted) {
+            let Some((event, outcome)) = submitted else {
+                answers[index] = Some(Err(Problem::database_unavailable()));
+                continue;
+            };
+            if let Ok(Accepted::SchemaChanged(application)) = outcome {
+                if !learned.contains(&event.event_type) {
+                    learned.push(event.event_type.clone());
+                    if let Err(problem) = app.schemas.learn(&event, application).await {
+                        answers[index] = Some(Err(problem));
+                        continue;
+                    }
+                }
+                open.push(Open { index, event, violations: Vec::new() });
+            } else {
+                answers[index] = Some(answer(&event.producer, outcome, violations));
+            }
+        }
+        if open.is_empty() {
+            break;
+        }
+    }
+    Ok(answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(changing()))).collect())
+}
+
+/// Checks what is open; what cannot be checked is answered.
+async fn check(app: &App, open: Vec<Open>, answers: &mut [Option<Answer>]) -> Vec<Open> {
+    let mut checked = Vec::with_capacity(open.len());
+    let is_alone = open.len() == 1;
+    for mut item in open {
+        match app.schemas.check(&mut item.event).await {
+            Ok(violations) => checked.push(Open { violations, ..item }),
+            Err(problem) => answers[item.index] = Some(Err(problem)),
+        }
+        if !is_alone {
+            // A thousand of them are not checked in one go.
+            tokio::task::yield_now().await;
+        }
+    }
+    checked
+}
+
+fn answer(producer: &Producer, outcome: Outcome, violations: Vec<FieldError>) -> Answer {
+    match outcome.map_err(rejected)? {
+        Accepted::Stored { event_id, deliveries_queued, duplicate } => {
+            let label = if duplicate { "true" } else { "false" };
+            metrics::counter!("postrider_events_accepted_total", "duplicate" => label).increment(1);
+            Ok(PublishedEvent {
+                status: "accepted".to_owned(),
+                event_id: event_id.0,
+                deliveries_queued,
+                duplicate,
+            })
+        }
+        Accepted::KeyReused => Err(Problem::new(
+            StatusCode::CONFLICT,
+            "idempotency_key_reused",
+            "This Idempotency-Key belongs to a different event. Use a new key for a new event.",
+        )),
+        Accepted::SchemaViolation => {
+            Err(Problem { code: "schema_violation", ..Problem::invalid(violations) })
+        }
+        Accepted::SchemaChanged(_) => Err(changing()),
+        Accepted::UnknownEventType => Err(Problem::refused_field(
+            "unknown_event_type",
+            "event_type",
+            "is not in the catalogue of the application, which takes no other; add it there first",
+        )),
+        Accepted::InactiveApplication => Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "application_inactive",
+            "The application is not active, so that it may not publish. Activate it first.",
+        )),
+        Accepted::Forbidden => Err(auth::scope_required(Scope::Publish.as_str())),
+        Accepted::UnknownApplication if matches!(producer, Producer::Admin(_)) => {
+            Err(Problem::not_found("application_not_found", "application"))
+        }
+        Accepted::UnknownApplication | Accepted::UnknownKey => Err(auth::invalid()),
+    }
+}
+
+fn changing() -> Problem {
+    Problem::unavailable(
+        "schema_changing",
+        "The schema of this event type is being changed. Try again with the same key.",
+    )
+}
+
+fn rejected(rejection: Rejection) -> Problem {
+    match rejection {
+        Rejection::NotStorable => Problem::refused_field(
+            "data_not_storable",
+            "data",
+            "cannot be held by the database; look for unusual numbers or characters",
+        ),
+        Rejection::KeyBusy => Problem::unavailable(
+            "idempotency_key_busy",
+            "Another request with this Idempotency-Key is under way. Try again with the same key.",
+        ),
+        Rejection::Unavailable => Problem::database_unavailable(),
+        Rejection::Overloaded => Problem::unavailable(
+            "overloaded",
+            "More events arrive than can be stored. Try again with the same key, more slowly.",
+        ),
+        Rejection::Stopping => {
+            Problem::unavailable("stopping", "This server is being stopped. Try again with the same key.")
+        }
+    }
+}

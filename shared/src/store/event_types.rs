@@ -1,0 +1,240 @@
+//! The catalogue of event types.
+
+use chrono::{DateTime, Utc};
+use tokio_postgres::Row;
+
+use super::{Store, StoreError};
+use crate::ids::ApplicationId;
+
+/// What an application says of one of its event types.
+#[derive(Debug, Clone)]
+pub struct EventTypeEntry {
+    /// Whose it is.
+    pub application_id: ApplicationId,
+    /// The type.
+    pub name: String,
+    /// For people.
+    pub description: String,
+    /// What `data` may look like, as JSON text.
+    pub example: Option<String>,
+    /// What `data` must satisfy, as JSON text.
+    pub json_schema: Option<String>,
+    /// It counts as not in the catalogue: its schema is not asked for, and strict applications refuse it.
+    pub is_archived: bool,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When it was last changed.
+    pub updated_at: DateTime<Utc>,
+}
+
+/// What can be set of an event type.
+#[derive(Debug, Clone)]
+pub struct EventTypeSettings {
+    /// For people.
+    pub description: String,
+    /// What `data` may look like, as JSON text.
+    pub example: Option<String>,
+    /// What `data` must satisfy, as JSON text.
+    pub json_schema: Option<String>,
+    /// It counts as not in the catalogue.
+    pub is_archived: bool,
+}
+
+/// Event types, by name, and the last name where others follow.
+#[derive(Debug, Clone)]
+pub struct EventTypePage {
+    /// The entries.
+    pub items: Vec<EventTypeEntry>,
+    /// Where the next page begins; `None`: this was the last one.
+    pub next: Option<String>,
+}
+
+macro_rules! columns {
+    () => {
+        "application_id, name, description, example::text, json_schema::text, is_archived, created_at, updated_at"
+    };
+}
+
+const CREATE: &str = concat!(
+    "-- event_types.create
+insert into event_types (application_id, name, description, example, json_schema, schema_hash, is_archived)
+select $1, $2, $3, $4::text::jsonb, s.json, sha256(convert_to(s.json::text, 'UTF8')), $6
+from (select $5::text::jsonb) s (json)
+returning ",
+    columns!()
+);
+
+/// Adds an event type.
+///
+/// # Errors
+/// [`StoreError::is_unique_violation`] where it is there already; when PostgreSQL does not answer.
+pub async fn create(
+    store: &Store,
+    application: ApplicationId,
+    name: &str,
+    settings: &EventTypeSettings,
+) -> Result<EventTypeEntry, StoreError> {
+    let client = store.durable().await?;
+    let statement = client.prepare_cached(CREATE).await?;
+    let EventTypeSettings { description, example, json_schema, is_archived } = settings;
+    let row = client
+        .query_one(&statement, &[&application, &name, description, example, json_schema, is_archived])
+        .await?;
+    Ok(parse(&row))
+}
+
+const GET: &str = concat!(
+    "-- event_types.get
+select ",
+    columns!(),
+    "
+from event_types
+where application_id = $1 and name = $2"
+);
+
+/// One event type.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn get(
+    store: &Store,
+    application: ApplicationId,
+    name: &str,
+) -> Result<Option<EventTypeEntry>, StoreError> {
+    let client = store.durable().await?;
+    let statement = client.prepare_cached(GET).await?;
+    Ok(client.query_opt(&statement, &[&application, &name]).await?.as_ref().map(parse))
+}
+
+const LIST: &str = concat!(
+    "-- event_types.list
+select ",
+    columns!(),
+    "
+from event_types
+where application_id = $1 and name > $2 and ($3 or not is_archived)
+order by name
+limit $4"
+);
+
+/// The event types of an application after the name `after`, in the order of their names, `limit` at most.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn list(
+    store: &Store,
+    application: ApplicationId,
+    after: Option<&str>,
+    with_archived: bool,
+    limit: u32,
+) -> Result<EventTypePage, StoreError> {
+    let client = store.durable().await?;
+    let statement = client.prepare_cached(LIST).await?;
+    let after = after.unwrap_or_default();
+    let rows =
+        client.query(&statement, &[&application, &after, &with_archived, &(i64::from(limit) + 1)]).await?;
+    let mut items: Vec<_> = rows.iter().map(parse).collect();
+    let has_more = items.len() > limit as usize;
+    items.truncate(limit as usize);
+    let next = items.last().filter(|_| has_more).map(|last| last.name.clone());
+    Ok(EventTypePage { items, next })
+}
+
+const UPDATE: &str = concat!(
+    "-- event_types.update
+update event_types
+set description = $3, example = $4::text::jsonb, json_schema = s.json,
+    schema_hash = sha256(convert_to(s.json::text, 'UTF8')), is_archived = $6, updated_at = now()
+from (select $5::text::jsonb) s (json)
+where application_id = $1 and name = $2 and updated_at = $7
+returning ",
+    columns!()
+);
+
+/// Changes an event type that is still as it was at `seen`; `None`: it is not.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn update(
+    store: &Store,
+    seen: &EventTypeEntry,
+    settings: &EventTypeSettings,
+) -> Result<Option<EventTypeEntry>, StoreError> {
+    let client = store.durable().await?;
+    let statement = client.prepare_cached(UPDATE).await?;
+    let EventTypeSettings { description, example, json_schema, is_archived } = settings;
+    let row = client
+        .query_opt(
+            &statement,
+            &[
+                &seen.application_id,
+                &seen.name,
+                description,
+                example,
+                json_schema,
+                is_archived,
+                &seen.updated_at,
+            ],
+        )
+        .await?;
+    Ok(row.as_ref().map(parse))
+}
+
+const DELETE: &str = "-- event_types.delete
+delete from event_types where application_id = $1 and name = $2";
+
+/// Removes an event type from the catalogue; false: it was not there.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn delete(store: &Store, application: ApplicationId, name: &str) -> Result<bool, StoreError> {
+    let client = store.durable().await?;
+    let statement = client.prepare_cached(DELETE).await?;
+    Ok(client.execute(&statement, &[&application, &name]).await? > 0)
+}
+
+/// A JSON Schema, and the hash by which it is known.
+#[derive(Debug, Clone)]
+pub struct StoredSchema {
+    /// SHA-256 of the text.
+    pub hash: [u8; 32],
+    /// The schema, as JSON text.
+    pub json: String,
+}
+
+const GET_SCHEMA: &str = "-- event_types.get_schema
+select schema_hash, json_schema::text
+from event_types
+where application_id = $1 and name = $2 and not is_archived and json_schema is not null";
+
+/// The schema that events of a type must satisfy now.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn get_schema(
+    store: &Store,
+    application: ApplicationId,
+    name: &str,
+) -> Result<Option<StoredSchema>, StoreError> {
+    let client = store.durable().await?;
+    let statement = client.prepare_cached(GET_SCHEMA).await?;
+    let Some(row) = client.query_opt(&statement, &[&application, &name]).await? else { return Ok(None) };
+    let hash = row
+        .get::<_, &[u8]>(0)
+        .try_into()
+        .map_err(|_| StoreError::Schema(format!("the schema of {name} has a hash that is none")))?;
+    Ok(Some(StoredSchema { hash, json: row.get(1) }))
+}
+
+fn parse(row: &Row) -> EventTypeEntry {
+    EventTypeEntry {
+        application_id: row.get(0),
+        name: row.get(1),
+        description: row.get(2),
+        example: row.get(3),
+        json_schema: row.get(4),
+        is_archived: row.get(5),
+        created_at: row.get(6),
+        updated_at: row.get(7),
+    }
+}
