@@ -78,7 +78,10 @@ impl Tenant {
         let delivery = producer.deliveries(&event_id).await.remove(0);
         let api_keys = format!("/v1/applications/{application_id}/api-keys");
         let api_key = producer.post(&api_keys, &json!({"name": uid})).await;
+        let event_type = format!("{uid}.catalogued");
+        producer.post("/v1/event-types", &json!({"name": event_type, "description": uid})).await;
         let ids = BTreeMap::from([
+            ("event_type", event_type),
             ("application_id", application_id),
             ("endpoint_id", text(&endpoint["id"])),
             ("event_id", event_id),

@@ -144,10 +144,10 @@ impl Ledger {
         Some(attempt)
     }
 
-    /// An attempt that arrived at `at` is answered 2xx. `counts`: it is one that is expected.
-    pub(super) fn taken(&self, number: u64, position: usize, at: Nanos, counts: bool) {
+    /// An attempt that arrived at `at` is answered 2xx.
+    pub(super) fn taken(&self, number: u64, position: usize, at: Nanos) {
         let Some(slot) = self.delivery_slot(number, position) else { return };
-        if slot.taken.compare_exchange(0, at, Relaxed, Relaxed).is_ok() && counts {
+        if slot.taken.compare_exchange(0, at, Relaxed, Relaxed).is_ok() {
             self.delivered.fetch_add(1, Relaxed);
         }
     }
@@ -220,9 +220,9 @@ mod tests {
         ledger.accepted(number, 2);
         assert_eq!(ledger.arrived(number, 1, 20), Some(1));
         assert_eq!(ledger.arrived(number, 1, 30), Some(2));
-        ledger.taken(number, 1, 30, true);
+        ledger.taken(number, 1, 30);
         assert_eq!(ledger.arrived(number, 1, 40), Some(3));
-        ledger.taken(number, 1, 40, true);
+        ledger.taken(number, 1, 40);
 
         let events: Vec<_> = ledger.events(0..ledger.next()).collect();
         assert_eq!((events.len(), events[0].lane, events[0].intended), (1, 3, 7));

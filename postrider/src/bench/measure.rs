@@ -149,7 +149,7 @@ impl Bench<'_> {
             () = shutdown.cancelled() => return Ok(Vec::new()),
             // A load that is over before its warm-up is: all of it counts.
             () = &mut all_posted => return Ok(Vec::new()),
-            () = sleep(phase.warm_up) => *mark = self.mark(),
+            () = sleep(phase.warm_up), if !phase.warm_up.is_zero() => *mark = self.mark(),
         }
         let producing = async {
             tokio::select! {

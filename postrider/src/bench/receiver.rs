@@ -126,30 +126,28 @@ async fn receive(shared: &Shared, request: Request<Incoming>) -> Result<Answer, 
     let Ok(body) = body.collect().await else { return Ok(answer(StatusCode::BAD_REQUEST)) };
     let at = shared.ledger.now();
     let body = body.to_bytes();
-    let (Some(endpoint), Some(number)) = (shared.endpoint(head.uri.path()), payload::number(&body)) else {
-        shared.seen.strays.fetch_add(1, Relaxed);
-        return Ok(answer(StatusCode::NOT_FOUND));
-    };
-    let Some(attempt) = shared.ledger.arrived(number, endpoint.position, at) else {
-        shared.seen.strays.fetch_add(1, Relaxed);
-        return Ok(answer(StatusCode::NOT_FOUND));
-    };
-    if number % shared.verify_every == 0 {
-        let is_good = is_signed(endpoint, &head.headers, &body);
-        let count = if is_good { &shared.seen.verified } else { &shared.seen.badly_signed };
-        count.fetch_add(1, Relaxed);
-    }
-    match endpoint.behaviour {
-        Behaviour::FailFirst(percent) if attempt == 1 && fails(shared.seed, number, percent) => {
-            return Ok(answer(StatusCode::INTERNAL_SERVER_ERROR));
+    let Some(endpoint) = shared.endpoint(head.uri.path()) else { return Ok(shared.stray()) };
+    let number = payload::number(&body);
+    let attempt = number.and_then(|number| shared.ledger.arrived(number, endpoint.position, at));
+    let fails = |number, percent| attempt == Some(1) && fails(shared.seed, number, percent);
+    match (endpoint.behaviour, number) {
+        (Behaviour::Hang | Behaviour::Refuse, _) => std::future::pending().await,
+        (Behaviour::TooMany, _) => Ok(answer(StatusCode::TOO_MANY_REQUESTS)),
+        (Behaviour::Drip, _) => Ok(Response::new(Either::Right(Drip(tokio::time::interval(DRIP))))),
+        (Behaviour::Take | Behaviour::FailFirst(_), Some(number)) if attempt.is_some() => {
+            if number % shared.verify_every == 0 {
+                shared.verify(endpoint, &head.headers, &body);
+            }
+            if let Behaviour::FailFirst(percent) = endpoint.behaviour
+                && fails(number, percent)
+            {
+                return Ok(answer(StatusCode::INTERNAL_SERVER_ERROR));
+            }
+            shared.ledger.taken(number, endpoint.position, at);
+            Ok(answer(StatusCode::OK))
         }
-        Behaviour::Hang | Behaviour::Refuse => std::future::pending().await,
-        Behaviour::TooMany => return Ok(answer(StatusCode::TOO_MANY_REQUESTS)),
-        Behaviour::Drip => return Ok(Response::new(Either::Right(Drip(tokio::time::interval(DRIP))))),
-        Behaviour::Take | Behaviour::FailFirst(_) => {}
+        (Behaviour::Take | Behaviour::FailFirst(_), _) => Ok(shared.stray()),
     }
-    shared.ledger.taken(number, endpoint.position, at, true);
-    Ok(answer(StatusCode::OK))
 }
 
 impl Shared {
@@ -159,6 +157,17 @@ impl Shared {
         let (rest, number) = path.rsplit_once('/')?;
         let is_ours = rest.rsplit('/').next() == Some(run);
         if is_ours { endpoints.get(number.parse::<usize>().ok()?) } else { None }
+    }
+
+    fn verify(&self, endpoint: &Endpoint, headers: &HeaderMap, body: &[u8]) {
+        let is_good = is_signed(endpoint, headers, body);
+        let count = if is_good { &self.seen.verified } else { &self.seen.badly_signed };
+        count.fetch_add(1, Relaxed);
+    }
+
+    fn stray(&self) -> Answer {
+        self.seen.strays.fetch_add(1, Relaxed);
+        answer(StatusCode::NOT_FOUND)
     }
 }
 

@@ -23,8 +23,9 @@ async fn an_endpoint_that_hangs_holds_up_no_other() {
     for number in 0..200 {
         scene.producer.publish("hang.now", json!({ "n": number })).await;
     }
+    // One that has never answered may have one exchange at once, whatever its limit.
     within(Duration::from_secs(10), "as many to hang as may", async || {
-        (hanging.connections() == 50).then_some(())
+        (hanging.connections() == 1).then_some(())
     })
     .await;
     // It gets every event too, and is not behind.
@@ -40,7 +41,7 @@ async fn an_endpoint_that_hangs_holds_up_no_other() {
         assert!(took < Duration::from_secs(2), "number {number} took {took:?}");
     }
     assert_eq!(scene.bed.count(closed).await, 0, "all of that went on beside it");
-    assert_eq!(hanging.connections(), 50);
+    assert_eq!(hanging.connections(), 1);
     drop(hanging);
     scene.finish().await;
 }

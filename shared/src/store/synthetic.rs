@@ -42,7 +42,7 @@ with numbered as materialized (
     from generate_series($10::bigint, $10 + $11 - 1) n
 ),
 made as materialized (
-    select n, at, $2::uuid[][1 + n % cardinality($2::uuid[])] as endpoint_id,
+    select n, at, ($2::uuid[])[1 + n % cardinality($2::uuid[])] as endpoint_id,
            (left(replace(first_id(at)::text, '-', ''), 12)
             || '7' || left(event_hash, 3) || '8' || right(event_hash, 15))::uuid as event_id,
            (left(replace(first_id(at)::text, '-', ''), 12)
