@@ -68,7 +68,7 @@ pub async fn run(
     };
     let mut text = Vec::new();
     report.write_journeys(&mut text)?;
-    report.write_next_steps(&mut text)?;
+    report.write_next_steps(&mut text, once)?;
     std::io::stdout().lock().write_all(&text).context("standard output cannot be written to")?;
     if once {
         if !report.is_complete() {

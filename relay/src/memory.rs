@@ -16,22 +16,24 @@ const STEP: i64 = 5_000;
 /// Watches for ever.
 pub(crate) async fn run(relay: &Relay) {
     let mut has_warned = false;
+    let mut is_first = true;
     loop {
-        let result = check(relay).await;
-        if relay.settle(result).await.is_some() && !has_warned {
-            has_warned = warn_of_eviction(relay).await;
+        let result = check(relay, is_first).await;
+        if relay.settle(result).await.is_some() {
+            is_first = false;
+            has_warned = has_warned || warn_of_eviction(relay).await;
         }
         let _ = timeout(CHECK_EVERY, relay.epoch_changed.notified()).await;
     }
 }
 
-async fn check(relay: &Relay) -> Result<(), RelayError> {
+async fn check(relay: &Relay, is_first: bool) -> Result<(), RelayError> {
     let believed = reconcile::read_epoch(&relay.store).await?;
     let (number, run_id) = relay.queue.memory().await?;
     relay.health.up("relay_redis");
     let is_same = number == Some(believed.number) && run_id == believed.redis_run_id;
     if !is_same {
-        begin(relay, &believed, &run_id).await?;
+        begin(relay, &believed, &run_id, is_first).await?;
     }
     if !is_same || believed.is_reconciling {
         reconcile(relay).await?;
@@ -41,9 +43,20 @@ async fn check(relay: &Relay) -> Result<(), RelayError> {
 
 /// A killed Redis comes back with an old snapshot that holds the epoch but not the ids, which is why the
 /// run counts too.
-async fn begin(relay: &Relay, believed: &Epoch, run_id: &str) -> Result<(), RelayError> {
+async fn begin(relay: &Relay, believed: &Epoch, run_id: &str, is_first: bool) -> Result<(), RelayError> {
     if believed.number > 0 {
-        tracing::warn!(epoch = believed.number, "Redis has lost its memory: putting open deliveries back");
+        if is_first {
+            // Who starts Redis anew together with the relay, as `up` does, need not be warned.
+            tracing::info!(
+                epoch = believed.number,
+                "Redis is another than before: putting open deliveries back"
+            );
+        } else {
+            tracing::warn!(
+                epoch = believed.number,
+                "Redis has lost its memory: putting open deliveries back"
+            );
+        }
         metrics::counter!("postrider_relay_reconciliations_total").increment(1);
     }
     reconcile::begin_epoch(&relay.store, believed, run_id, async |epoch| {

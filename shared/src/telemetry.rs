@@ -1,5 +1,7 @@
 //! Logs and metrics.
 
+use std::io::IsTerminal as _;
+
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 
@@ -21,7 +23,11 @@ pub fn start_logging(source: &Source) -> Result<(), String> {
     // What libraries say below a warning is not about webhooks.
     let filter = EnvFilter::try_new(format!("warn,{}", widen(filter)))
         .map_err(|error| format!("POSTRIDER_LOG (--log): {error}"))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let is_for_people = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(is_for_people)
+        .with_writer(std::io::stderr);
     let result = match source.get("POSTRIDER_LOG_FORMAT").unwrap_or("text") {
         "text" => builder.try_init(),
         "json" => builder.json().flatten_event(true).try_init(),

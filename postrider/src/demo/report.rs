@@ -83,8 +83,8 @@ impl Report {
         Ok(())
     }
 
-    /// The key, lines to paste, and where to look further.
-    pub(super) fn write_next_steps(&self, out: &mut impl Write) -> io::Result<()> {
+    /// The key, lines to paste, and where to look further; with `once`, for the next time.
+    pub(super) fn write_next_steps(&self, out: &mut impl Write, once: bool) -> io::Result<()> {
         let (api, api_key) = (self.api.as_str().trim_end_matches('/'), &self.api_key);
         write!(
             out,
@@ -108,7 +108,15 @@ List deliveries:
 
 "#,
             webhook = self.webhook,
-        )
+        )?;
+        if once {
+            writeln!(
+                out,
+                "This was the end of it: start it without --once, and it stays for you to try these.\n"
+            )
+        } else {
+            writeln!(out, "Ctrl-C stops it. The next start finds everything again, and makes a new key.\n")
+        }
     }
 }
 
@@ -156,7 +164,7 @@ mod tests {
         };
         let mut out = Vec::new();
         report.write_journeys(&mut out).expect("memory");
-        report.write_next_steps(&mut out).expect("memory");
+        report.write_next_steps(&mut out, false).expect("memory");
         (report.is_complete(), String::from_utf8(out).expect("text"))
     }
 

@@ -56,7 +56,7 @@ pub enum EmbeddedError {
     )]
     NoUser,
     /// A file operation failed.
-    #[error("cannot {what} {path}: {source}; check its permissions, or choose another place with --data-dir or POSTRIDER_DATA_DIR", path = .path.display())]
+    #[error("cannot {what} {path}; check its permissions, or choose another place with --data-dir or POSTRIDER_DATA_DIR", path = .path.display())]
     File {
         /// What was tried.
         what: &'static str,
@@ -115,7 +115,7 @@ pub enum EmbeddedError {
         output: String,
     },
     /// A program could not be started at all.
-    #[error("cannot start {program}: {source}; is it a working installation?", program = .program.display())]
+    #[error("cannot start {program}; is it a working installation?", program = .program.display())]
     Spawn {
         /// The program.
         program: PathBuf,
@@ -164,7 +164,7 @@ pub enum EmbeddedError {
     },
     /// The database could not be created.
     #[error(
-        "cannot create the database in the private PostgreSQL: {0}; look at postgres.log in the data directory"
+        "cannot create the database in the private PostgreSQL; look at postgres.log in the data directory"
     )]
     Database(#[source] tokio_postgres::Error),
     /// No Redis is installed.
