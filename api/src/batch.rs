@@ -121,8 +121,8 @@ async fn store_all(shared: Arc<Shared>, batch: Vec<Waiting>) {
         match store_part(&shared.store, &events).await {
             Ok(accepted) => {
                 for ((event, answer), accepted) in events.into_iter().zip(answers).zip(accepted) {
-                    if let Accepted::Stored { deliveries_queued, duplicate: false, .. } = accepted {
-                        shared.fanout.learn(&event, deliveries_queued);
+                    if let Accepted::Stored { endpoints, duplicate: false, .. } = accepted {
+                        shared.fanout.learn(&event, endpoints);
                     }
                     answer.send(event, Ok(accepted));
                 }

@@ -84,8 +84,8 @@ catalogue! {
         "data_not_storable": "PostgreSQL refused a value for another reason than those above.",
         "refused_address": "The URL names an address that webhooks are not sent to. Use a public one, or have its network allowed.",
         "https_required": "This installation sends to `https` only.",
+        "filter_invalid": "The payload filter cannot be used. `errors` has the path in it, and what is expected there.",
         "reserved_header": "Postrider sets this header itself. Leave it out.",
-        "not_available_yet": "The field is part of the API, but this version does not obey it yet, and so refuses it.",
     }
     500 {
         "internal": "A defect of the server. Report it with the `X-Request-Id` of the response.",

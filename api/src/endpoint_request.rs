@@ -6,6 +6,7 @@ use http::{HeaderName, HeaderValue};
 use poem_openapi::Object;
 use postrider_shared::address::AddressGuard;
 use postrider_shared::event_type::Pattern;
+use postrider_shared::filter::{Filter, Mistake};
 use postrider_shared::signing::Secret;
 use postrider_shared::store::endpoints::EndpointSettings;
 use serde::{Deserialize, Serialize};
@@ -62,7 +63,8 @@ pub(crate) struct CreateEndpointRequest {
     #[oai(validator(min_items = 1, max_items = 100))]
     #[serde(default)]
     event_types: Option<Vec<String>>,
-    /// A payload filter. Not available yet: anything but null is refused.
+    /// Which payloads it gets: conditions on paths of `data`, all of which must hold, such as
+    /// `{"data.amount": {"gt": 1000}, "data.currency": {"in": ["EUR", "USD"]}}`. Absent or null: all.
     #[serde(default)]
     filter: Option<JsonObject>,
     /// Headers of your own, sent with every webhook; at most 20.
@@ -146,7 +148,7 @@ impl CreateEndpointRequest {
         let metadata = checks.metadata(self.metadata);
         let event_types = self.event_types.unwrap_or_else(|| vec!["*".to_owned()]);
         check_patterns(&mut checks, &event_types);
-        refuse_what_is_not_obeyed_yet(&mut checks, self.filter.is_some());
+        let filter = self.filter.and_then(|filter| check_filter(&mut checks, &filter));
         let headers = check_headers(&mut checks, self.headers.unwrap_or_default());
         let sensitive_headers =
             check_sensitive(&mut checks, self.sensitive_headers.unwrap_or_default(), &headers);
@@ -178,6 +180,7 @@ impl CreateEndpointRequest {
             retry_schedule: self.retry_schedule,
             permanent_statuses,
             timeout_seconds,
+            filter,
             ordered: self.ordered.unwrap_or(false),
         };
         let secret = secret.expect("a secret that cannot be read was refused above");
@@ -235,9 +238,17 @@ fn check_patterns(checks: &mut Checks, patterns: &[String]) {
     }
 }
 
-fn refuse_what_is_not_obeyed_yet(checks: &mut Checks, has_filter: bool) {
-    if has_filter {
-        checks.refuse("not_available_yet", "filter", "is not available yet; leave it out");
+/// Notes what is wrong with a filter.
+pub(crate) fn check_filter(checks: &mut Checks, filter: &JsonObject) -> Option<Filter> {
+    match Filter::parse(filter.as_str()) {
+        Ok(filter) => Some(filter),
+        Err(mistakes) => {
+            for Mistake { at, message } in mistakes {
+                let separator = if at.is_empty() { "" } else { "." };
+                checks.refuse("filter_invalid", format!("filter{separator}{at}"), message);
+            }
+            None
+        }
     }
 }
 

@@ -92,7 +92,7 @@ fn every_mistake_is_told_at_once() {
     .expect("a request");
     let rules = UrlRules { guard: postrider_shared::address::AddressGuard::default(), https_only: false };
     let problem = request.check(&rules).err().expect("a problem");
-    assert_eq!((problem.status.as_u16(), problem.code), (422, "not_available_yet"));
+    assert_eq!((problem.status.as_u16(), problem.code), (422, "filter_invalid"));
     let fields: Vec<_> = problem.errors.iter().map(|error| error.field.as_str()).collect();
     assert_eq!(
         fields,

@@ -42,7 +42,7 @@ pub(crate) struct Endpoint {
     metadata: JsonObject,
     /// Which events it gets: exact types, `prefix.*`, or `*`.
     event_types: Vec<String>,
-    /// A payload filter; null: none.
+    /// Which payloads it gets; null: all.
     filter: Option<JsonObject>,
     /// Headers of your own, by name; sensitive values are shown as `***`.
     headers: BTreeMap<String, String>,
@@ -103,7 +103,7 @@ impl From<endpoints::Endpoint> for Endpoint {
             description: settings.description,
             metadata: JsonObject::rendered(settings.metadata),
             event_types: settings.event_types,
-            filter: stored.filter.map(JsonObject::rendered),
+            filter: settings.filter.map(|filter| JsonObject::rendered(filter.json)),
             headers,
             sensitive_headers: settings.sensitive_headers,
             rate_limit: settings.rate_limit,

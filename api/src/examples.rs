@@ -64,6 +64,7 @@ pub(crate) fn of(schema: &str) -> Option<Value> {
             "url": "https://example.com/webhooks",
             "description": "Acme's billing",
             "event_types": ["invoice.*"],
+            "filter": filter(),
             "headers": { "x-team": "billing" },
             "rate_limit": 100,
             "max_attempts": 8,
@@ -84,6 +85,9 @@ pub(crate) fn of(schema: &str) -> Option<Value> {
         "BatchEvent" => batch_event(),
         "PublishedEventBatch" => json!({ "results": [batch_result()] }),
         "BatchResult" => batch_result(),
+        "TestFilterRequest" => json!({ "filter": filter(), "data": data() }),
+        "TestEndpointFilterRequest" => json!({ "event_id": EVENT_ID }),
+        "FilterTest" => json!({ "matched": true }),
         "EventType" => event_type(),
         "CreateEventTypeRequest" => json!({
             "name": "invoice.paid",
@@ -152,7 +156,7 @@ fn endpoint() -> Value {
         "description": "Acme's billing",
         "metadata": {},
         "event_types": ["invoice.*"],
-        "filter": null,
+        "filter": filter(),
         "headers": { "x-team": "billing" },
         "sensitive_headers": [],
         "rate_limit": 100,
@@ -171,6 +175,10 @@ fn endpoint() -> Value {
 
 fn data() -> Value {
     json!({ "invoice_id": "in_4711", "amount": 4200, "currency": "EUR" })
+}
+
+fn filter() -> Value {
+    json!({ "data.amount": { "gt": 1000 }, "data.currency": { "in": ["EUR", "USD"] } })
 }
 
 fn event_type() -> Value {
@@ -307,6 +315,8 @@ fn invalid(operation: &str) -> Problem {
         "create_event_type" | "update_event_type" => {
             ("json_schema.properties.amount.minimum", "it is not of type \"number\"")
         }
+        "test_filter" => ("filter.data.amount.gt", "must be a number or a text"),
+        "test_endpoint_filter" => ("data", "must be given, or `event_id`"),
         "replay_event" => ("endpoint_ids[0]", "names no endpoint of the application"),
         "get_event" | "get_delivery" | "retry_delivery" | "cancel_delivery" => {
             ("application_id", "must be 1 to 255 letters, digits and `. _ - : @ + | ~ =`")

@@ -1,5 +1,6 @@
-//! How many deliveries an event is likely to make. A guess that only sizes statements: as many as the last
-//! one of the same producer and type.
+//! How many deliveries an event may make. A guess that only sizes statements: as many as there were endpoints
+//! that subscribed to the last one of the same producer and type. (Those whose filters do not match it cost
+//! their evaluation.)
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -27,13 +28,13 @@ impl Fanout {
         seen.get(&self.key(event)).map_or(UNKNOWN, |&count| count as usize)
     }
 
-    /// Notes how many there were.
-    pub(crate) fn learn(&self, event: &NewEvent, deliveries: i32) {
+    /// Notes how many endpoints there were.
+    pub(crate) fn learn(&self, event: &NewEvent, endpoints: i32) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.len() >= MAX_KNOWN {
             seen.clear();
         }
-        seen.insert(self.key(event), deliveries.unsigned_abs());
+        seen.insert(self.key(event), endpoints.unsigned_abs());
     }
 
     fn key(&self, event: &NewEvent) -> u64 {

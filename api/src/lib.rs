@@ -28,6 +28,7 @@ mod event_types;
 mod events;
 mod examples;
 mod fanout;
+mod filter_test;
 mod idempotency_key;
 mod key;
 mod key_use;

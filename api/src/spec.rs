@@ -14,6 +14,7 @@ use crate::endpoint_health::Healths;
 use crate::endpoints::Endpoints;
 use crate::event_types::EventTypes;
 use crate::events::Events;
+use crate::filter_test::FilterTests;
 use crate::replay_event::ReplayEvent;
 use crate::{examples, syntax};
 
@@ -25,8 +26,9 @@ taken from the request where it sends one.";
 
 /// All operations.
 pub(crate) fn service() -> OpenApiService<impl OpenApi, ()> {
-    let operations =
-        (Applications, ApiKeys, Endpoints, Healths, Events, ReplayEvent, EventTypes, Deliveries, Attempts);
+    let endpoints = (Endpoints, Healths, FilterTests);
+    let events = (Events, ReplayEvent, EventTypes);
+    let operations = (Applications, ApiKeys, endpoints, events, Deliveries, Attempts);
     OpenApiService::new(operations, "Postrider", env!("CARGO_PKG_VERSION"))
         .description(DESCRIPTION)
         .license(LicenseObject::new("MIT").url("https://opensource.org/license/mit"))

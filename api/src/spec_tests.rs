@@ -3,6 +3,7 @@ use crate::api_keys::CreateApiKeyRequest;
 use crate::applications::CreateApplicationRequest;
 use crate::endpoint_request::CreateEndpointRequest;
 use crate::event_type_request::{CreateEventTypeRequest, UpdateEventTypeRequest};
+use crate::filter_test::{TestEndpointFilterRequest, TestFilterRequest};
 use crate::publish::PublishEventRequest;
 use crate::publish_batch::PublishEventBatchRequest;
 use crate::replay_event::ReplayEventRequest;
@@ -34,6 +35,8 @@ const OPERATIONS: &[&str] = &[
     "publish_event_batch",
     "replay_event",
     "retry_delivery",
+    "test_endpoint_filter",
+    "test_filter",
     "update_event_type",
 ];
 
@@ -76,7 +79,7 @@ fn fields_of_responses_are_always_there_and_nullable_where_they_may_be_null() {
     assert_eq!(delivery["status"].get("nullable"), None);
     assert_eq!(schemas(&document)["EventPage"]["properties"]["next_cursor"]["nullable"], json!(true));
     assert_eq!(event["properties"]["data"]["additionalProperties"], json!(true));
-    assert_eq!(request_schemas(&mut document).len(), 8);
+    assert_eq!(request_schemas(&mut document).len(), 10);
 }
 
 #[test]
@@ -125,6 +128,8 @@ fn examples_of_requests_are_accepted() {
     parse::<PublishEventRequest>("PublishEventRequest");
     parse::<PublishEventBatchRequest>("PublishEventBatchRequest");
     parse::<ReplayEventRequest>("ReplayEventRequest");
+    parse::<TestFilterRequest>("TestFilterRequest");
+    parse::<TestEndpointFilterRequest>("TestEndpointFilterRequest");
     parse::<CreateEventTypeRequest>("CreateEventTypeRequest");
     parse::<UpdateEventTypeRequest>("UpdateEventTypeRequest");
 }

@@ -8,6 +8,7 @@ pub mod config;
 pub mod delivery;
 pub mod event_type;
 pub mod failpoint;
+pub mod filter;
 pub mod health;
 pub mod ids;
 pub mod queue;

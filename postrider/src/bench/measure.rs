@@ -145,11 +145,13 @@ impl Bench<'_> {
         let shutdown = self.shutdown.clone();
         let all_posted = async { while loads.join_next().await.is_some() {} };
         tokio::pin!(all_posted);
-        tokio::select! {
-            () = shutdown.cancelled() => return Ok(Vec::new()),
-            // A load that is over before its warm-up is: all of it counts.
-            () = &mut all_posted => return Ok(Vec::new()),
-            () = sleep(phase.warm_up), if !phase.warm_up.is_zero() => *mark = self.mark(),
+        if !phase.warm_up.is_zero() {
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(Vec::new()),
+                // A load that is over before its warm-up is: all of it counts.
+                () = &mut all_posted => return Ok(Vec::new()),
+                () = sleep(phase.warm_up) => *mark = self.mark(),
+            }
         }
         let producing = async {
             tokio::select! {

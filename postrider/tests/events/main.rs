@@ -5,6 +5,7 @@ mod support;
 
 mod batch;
 mod event_types;
+mod filters;
 mod lists;
 mod moved;
 mod replay_event;

@@ -61,6 +61,8 @@ pub enum Accepted {
         deliveries_queued: i32,
         /// True when it had been stored before; nothing was done again.
         duplicate: bool,
+        /// Endpoints that subscribe to its type, whose filters were asked.
+        endpoints: i32,
     },
     /// The key is unknown, expired or revoked.
     UnknownKey,
@@ -117,18 +119,24 @@ candidate as materialized (
     where refusal is null
     order by application_id, idempotency_key, ordinal
 ),
-matched as materialized (
-    select c.event_id, e.id as endpoint_id, e.max_attempts, e.ordered
+subscribed as materialized (
+    select c.event_id, e.id as endpoint_id, e.max_attempts, e.ordered,
+           e.filter_path is null or c.payload @@ e.filter_path as is_matched
     from candidate c
     join endpoints e
       on e.application_id = c.application_id and e.deleted_at is null
      and e.is_active and e.event_types && c.patterns
 ),
+fanout as materialized (
+    select event_id, count(*) as endpoints, count(*) filter (where is_matched) as deliveries
+    from subscribed
+    group by event_id
+),
 keyed as (
     insert into idempotency_keys (application_id, idempotency_key, event_id, event_hash, deliveries_queued)
-    select c.application_id, c.idempotency_key, c.event_id, c.event_hash,
-           (select count(*) from matched m where m.event_id = c.event_id)
+    select c.application_id, c.idempotency_key, c.event_id, c.event_hash, coalesce(f.deliveries, 0)
     from candidate c
+    left join fanout f using (event_id)
     order by c.application_id, c.idempotency_key
     on conflict do nothing
     returning event_id, deliveries_queued
@@ -143,8 +151,9 @@ delivered as (
     select uuid_v7(), application_id, event_id, endpoint_id, event_type, max_attempts,
            case when ordered then nextval('delivery_positions') end
     from (
-        select c.application_id, c.event_id, m.endpoint_id, c.event_type, m.max_attempts, m.ordered
-        from candidate c join keyed using (event_id) join matched m using (event_id)
+        select c.application_id, c.event_id, s.endpoint_id, c.event_type, s.max_attempts, s.ordered
+        from candidate c join keyed using (event_id) join subscribed s using (event_id)
+        where s.is_matched
         order by c.ordinal
     ) d
     returning id, endpoint_id
@@ -158,9 +167,10 @@ notified as (
     select pg_notify('postrider_outbox', '') from queued limit 1
 )
 select h.ordinal, h.refusal, h.application_id, h.event_hash, k.event_id, k.deliveries_queued,
-       (select count(*) from notified) as notifications
+       coalesce(f.endpoints, 0)::integer, (select count(*) from notified) as notifications
 from hashed h
-left join keyed k using (event_id)";
+left join keyed k using (event_id)
+left join fanout f using (event_id)";
 
 /// What was stored earlier under a key. A statement of its own: the snapshot of the other one may be
 /// older than the commit that won the key.
@@ -212,7 +222,9 @@ pub async fn accept(store: &Store, events: &[NewEvent]) -> Result<Vec<Accepted>,
             }
         } else if let Some(event_id) = row.get(4) {
             let deliveries_queued = row.get(5);
-            answers[index] = Some(Accepted::Stored { event_id, deliveries_queued, duplicate: false });
+            let endpoints = row.get(6);
+            answers[index] =
+                Some(Accepted::Stored { event_id, deliveries_queued, duplicate: false, endpoints });
         } else {
             losers.push(Loser { index, application_id: row.get(2), event_hash: row.get(3) });
         }
@@ -225,7 +237,12 @@ pub async fn accept(store: &Store, events: &[NewEvent]) -> Result<Vec<Accepted>,
             let loser = &losers[index_of(&row, 0)];
             let is_same = row.get::<_, &[u8]>(2) == loser.event_hash;
             answers[loser.index] = Some(if is_same {
-                Accepted::Stored { event_id: row.get(1), deliveries_queued: row.get(3), duplicate: true }
+                Accepted::Stored {
+                    event_id: row.get(1),
+                    deliveries_queued: row.get(3),
+                    duplicate: true,
+                    endpoints: 0,
+                }
             } else {
                 Accepted::KeyReused
             });

@@ -8,6 +8,7 @@ use tokio_postgres::Row;
 
 use super::page::Page;
 use super::{Store, StoreError};
+use crate::filter::Filter;
 use crate::ids::{ApplicationId, EndpointId};
 use crate::signing::Secret;
 
@@ -38,6 +39,8 @@ pub struct EndpointSettings {
     pub permanent_statuses: Option<Vec<i16>>,
     /// For a whole exchange.
     pub timeout_seconds: i16,
+    /// Which payloads it gets; `None`: all.
+    pub filter: Option<Filter>,
     /// Keeps the order of acceptance.
     pub ordered: bool,
 }
@@ -51,8 +54,6 @@ pub struct Endpoint {
     pub application_id: ApplicationId,
     /// What its application chose.
     pub settings: EndpointSettings,
-    /// A payload filter, as JSON text.
-    pub filter: Option<String>,
     /// False: new events do not match it, and what is open waits.
     pub is_active: bool,
     /// Why it is not active.
@@ -78,7 +79,7 @@ macro_rules! columns {
     () => {
         "id, application_id, url, description, metadata::text, event_types, headers, sensitive_headers, \
          rate_limit, concurrency_limit, max_attempts, retry_schedule, permanent_statuses, timeout_seconds, \
-         filter::text, ordered, is_active, disabled_reason, created_at, updated_at"
+         filter::text, filter_path::text, ordered, is_active, disabled_reason, created_at, updated_at"
     };
 }
 
@@ -93,9 +94,11 @@ const CREATE: &str = concat!(
     "-- endpoints.create
 insert into endpoints (
     application_id, url, description, metadata, event_types, headers, sensitive_headers, rate_limit,
-    concurrency_limit, max_attempts, retry_schedule, permanent_statuses, timeout_seconds, ordered, is_active
+    concurrency_limit, max_attempts, retry_schedule, permanent_statuses, timeout_seconds, ordered, is_active,
+    filter, filter_path
 )
-values ($1, $2, $3, $4::text::jsonb, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+values ($1, $2, $3, $4::text::jsonb, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16::text::jsonb,
+        $17::text::jsonpath)
 returning ",
     columns!()
 );
@@ -146,6 +149,8 @@ pub async fn create(
                 &settings.timeout_seconds,
                 &settings.ordered,
                 &is_active,
+                &settings.filter.as_ref().map(|filter| &filter.json),
+                &settings.filter.as_ref().map(|filter| &filter.path),
             ],
         )
         .await?;
@@ -252,12 +257,12 @@ fn parse(row: &Row) -> Endpoint {
             retry_schedule: row.get(11),
             permanent_statuses: row.get(12),
             timeout_seconds: row.get(13),
-            ordered: row.get(15),
+            filter: row.get::<_, Option<_>>(14).map(|json| Filter { json, path: row.get(15) }),
+            ordered: row.get(16),
         },
-        filter: row.get(14),
-        is_active: row.get(16),
-        disabled_reason: row.get(17),
-        created_at: row.get(18),
-        updated_at: row.get(19),
+        is_active: row.get(17),
+        disabled_reason: row.get(18),
+        created_at: row.get(19),
+        updated_at: row.get(20),
     }
 }

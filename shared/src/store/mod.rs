@@ -12,6 +12,7 @@ pub mod endpoints;
 mod error;
 pub mod event_types;
 pub mod events;
+pub mod filters;
 pub mod health;
 pub mod leases;
 pub mod migrate;

@@ -42,7 +42,9 @@ matched as materialized (
     join unnest($1, $5::text[]) as i (id, patterns) on i.id = v.id
     join endpoints e on e.application_id = v.application_id and e.deleted_at is null
     where case
-        when $6::uuid[] is null then e.is_active and e.event_types && i.patterns::text[]
+        when $6::uuid[] is null
+        then e.is_active and e.event_types && i.patterns::text[]
+             and (e.filter_path is null or v.payload @@ e.filter_path)
         else e.id = any ($6)
     end
 ),

@@ -1,0 +1,103 @@
+//! Good events that are stored by the same statements as bad ones.
+
+use std::time::Duration;
+
+use futures_util::future::{join, join_all};
+use serde_json::json;
+
+use crate::scene::{Scene, problem_in};
+use crate::support::producer::{Producer, text};
+use crate::support::within;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn good_events_are_stored_though_bad_ones_arrive_with_them() {
+    let scene = Scene::new().await;
+    let owner = &scene.producer;
+    let path = format!("/v1/applications/{}/api-keys", owner.application_id);
+    let reading = owner.post(&path, &json!({"name": "reader", "scopes": ["read"]})).await;
+    let reader = Producer { key: Some(text(&reading["api_key"])), ..owner.clone() };
+    let known = owner.key.clone().expect("a key");
+    let unknown = Producer { key: Some(format!("{}AAAA", &known[..known.len() - 4])), ..owner.clone() };
+    owner.try_publish("taken", "user.created", &json!({})).await.expect("an answer");
+    let before = scene.stored().await;
+
+    let bad = async |number: usize| {
+        let data = json!({ "n": number });
+        let (key, raw) =
+            (format!("bad-{number}"), |data: &str| format!(r#"{{"event_type":"a","data":{data}}}"#));
+        let posted = match number % 6 {
+            0 => reader.try_publish(&key, "user.created", &data).await,
+            1 => unknown.try_publish(&key, "user.created", &data).await,
+            2 => owner.try_publish("taken", "user.created", &data).await,
+            3 => scene.event().body(raw(r#"{"a":"\u0000"}"#)).send().await,
+            4 => scene.event().body(raw(r#"{"a":1e131071}"#)).send().await,
+            _ => scene.event().body("{").send().await,
+        };
+        let response = posted.expect("an answer");
+        let expected = [403, 401, 409, 422, 422, 400][number % 6];
+        assert_eq!(response.status(), expected, "{number}");
+        problem_in(response, "a bad event").await;
+    };
+    let good = async |number: usize| {
+        let data = json!({ "n": number });
+        let response = owner.try_publish(&format!("good-{number}"), "user.created", &data).await;
+        assert_eq!(response.expect("an answer").status(), 202, "{number}");
+    };
+    join(join_all((0..300).map(bad)), join_all((0..300).map(good))).await;
+
+    assert_eq!(scene.stored().await, before + 600, "three hundred events with their keys, and nothing else");
+    let good = "select count(*) from events where idempotency_key like 'good-%'";
+    assert_eq!(scene.bed.count(good).await, 300);
+    scene.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idempotency_key_that_another_transaction_holds_costs_its_own_event_alone() {
+    let scene = Scene::new().await;
+    let owner = &scene.producer;
+    // The same key, under way elsewhere, and stuck there.
+    let mut sql = scene.bed.sql().await;
+    let held = sql.transaction().await.expect("a transaction");
+    let hold = "insert into idempotency_keys values ($1::text::uuid, 'stuck', gen_random_uuid(), '', 0)";
+    held.execute(hold, &[&owner.application_id]).await.expect("a key");
+
+    let data = json!({});
+    let stuck = owner.try_publish("stuck", "user.created", &data);
+    let free = join_all((0..50).map(async |number: usize| {
+        let response = owner.try_publish(&format!("free-{number}"), "user.created", &json!({})).await;
+        response.expect("an answer").status()
+    }));
+    let (stuck, free) = join(stuck, free).await;
+    assert!(free.iter().all(|status| *status == 202), "{free:?}");
+    let stuck = stuck.expect("an answer");
+    assert_eq!(stuck.status(), 503);
+    assert_eq!(problem_in(stuck, "the key that is held").await["code"], "idempotency_key_busy");
+    held.rollback().await.expect("let go");
+    within(Duration::from_secs(5), "the key to be free", async || {
+        let response = owner.try_publish("stuck", "user.created", &json!({})).await.expect("an answer");
+        (response.status() == 202).then_some(())
+    })
+    .await;
+    scene.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_than_the_queue_holds_is_a_503_and_what_is_taken_is_stored() {
+    // Room for one large event, or a few small ones.
+    let token = ("POSTRIDER_ADMIN_TOKEN", crate::scene::ADMIN_TOKEN);
+    let scene = Scene::with(&[token, ("POSTRIDER_ACCEPT_QUEUE_BYTES", "1048576")]).await;
+    let data = json!({"a": "x".repeat(200_000)});
+    let posts = join_all((0..40).map(async |number: usize| {
+        let response = scene.producer.try_publish(&number.to_string(), "user.created", &data).await;
+        let response = response.expect("an answer");
+        if response.status() == 202 {
+            return true;
+        }
+        assert_eq!(problem_in(response, "one too many").await["code"], "overloaded");
+        false
+    }));
+    let taken = posts.await.into_iter().filter(|taken| *taken).count();
+    assert!((1..40).contains(&taken), "{taken} were taken");
+    assert_eq!(scene.bed.count("select count(*) from events").await, taken as i64);
+    scene.finish().await;
+}

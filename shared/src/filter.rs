@@ -1,0 +1,457 @@
+//! Payload filters: a small language that fits JSON, compiled to a predicate that PostgreSQL evaluates where
+//! an event is accepted.
+//!
+//! `{"data.amount": {"gt": 1000}, "data.currency": {"in": ["EUR", "USD"]}}`: paths with conditions, all of
+//! which must hold. A condition holds where some value at its path satisfies all of its operators. The
+//! predicate is a `jsonpath` in strict mode that never raises an error and is never unknown: a path that
+//! leads nowhere has no value. Nothing of the filter's text gets into it but as a literal, and what one
+//! evaluation may cost is bounded.
+
+use std::collections::BTreeMap;
+
+use serde_json::value::RawValue;
+
+/// Bytes of a filter, at most.
+pub const MAX_BYTES: usize = 4_096;
+/// Values that it compares with, at most.
+pub const MAX_VALUES: usize = 100;
+/// Of these, on paths that look into an array.
+pub const MAX_VALUES_IN_ARRAYS: usize = 10;
+/// Elements of an array that are looked at.
+pub const MAX_ELEMENTS: usize = 100;
+/// How deep `and`, `or` and `not` may be nested.
+const MAX_DEPTH: usize = 8;
+/// Keys of a path.
+const MAX_KEYS: usize = 16;
+
+/// A filter that can be evaluated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filter {
+    /// As its author wrote it: JSON.
+    pub json: String,
+    /// As PostgreSQL evaluates it on the `data` of an event: a `jsonpath`.
+    pub path: String,
+}
+
+/// What is wrong with a filter, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// Keys and indices that lead to it, such as `or[1].data.amount.gt`; empty: the filter itself.
+    pub at: String,
+    /// What is expected there.
+    pub message: String,
+}
+
+impl Filter {
+    /// One that every payload passes.
+    #[must_use]
+    pub fn any() -> Self {
+        Self { json: "{}".to_owned(), path: "strict (exists($))".to_owned() }
+    }
+
+    /// Reads a filter from well-formed JSON.
+    ///
+    /// # Errors
+    /// With every mistake.
+    pub fn parse(json: &str) -> Result<Self, Vec<Mistake>> {
+        let mut compiler = Compiler::default();
+        if json.len() > MAX_BYTES {
+            compiler.mistake("", format!("must have at most {MAX_BYTES} bytes"));
+            return Err(compiler.mistakes);
+        }
+        let predicate = compiler.filter(json, "", 0);
+        compiler.check_size();
+        if compiler.mistakes.is_empty() {
+            Ok(Self { json: json.to_owned(), path: format!("strict {predicate}") })
+        } else {
+            Err(compiler.mistakes)
+        }
+    }
+}
+
+#[derive(Default)]
+struct Compiler {
+    mistakes: Vec<Mistake>,
+    values: usize,
+    values_in_arrays: usize,
+}
+
+impl Compiler {
+    /// A predicate, in parentheses.
+    fn filter(&mut self, json: &str, at: &str, depth: usize) -> String {
+        if depth > MAX_DEPTH {
+            self.mistake(at, format!("must not be nested deeper than {MAX_DEPTH} levels"));
+            return String::new();
+        }
+        let Some(entries) = object(json).filter(|entries| !entries.is_empty()) else {
+            self.mistake(at, "must be an object with at least one condition, such as `{\"data.amount\": 5}`");
+            return String::new();
+        };
+        let parts: Vec<_> = entries
+            .iter()
+            .map(|(key, value)| {
+                let (value, at) = (value.get(), join(at, key));
+                match key.as_str() {
+                    "and" => self.list(value, &at, depth, " && "),
+                    "or" => self.list(value, &at, depth, " || "),
+                    "not" => format!("!{}", self.filter(value, &at, depth + 1)),
+                    path => self.condition(path, value, &at),
+                }
+            })
+            .collect();
+        format!("({})", parts.join(" && "))
+    }
+
+    fn list(&mut self, json: &str, at: &str, depth: usize, operator: &str) -> String {
+        let Some(filters) = array(json).filter(|filters| !filters.is_empty()) else {
+            self.mistake(at, "must be a list of at least one filter");
+            return String::new();
+        };
+        let parts: Vec<_> = filters
+            .iter()
+            .enumerate()
+            .map(|(index, filter)| self.filter(filter.get(), &format!("{at}[{index}]"), depth + 1))
+            .collect();
+        format!("({})", parts.join(operator))
+    }
+
+    fn condition(&mut self, path: &str, json: &str, at: &str) -> String {
+        let path = match Path::parse(path) {
+            Ok(path) => path,
+            Err(message) => {
+                self.mistake(at, message);
+                return String::new();
+            }
+        };
+        let before = self.values;
+        let compiled = match json.as_bytes().first() {
+            Some(b'{') => self.operators(&path, json, at),
+            _ => self.scalar(json, at).map(|value| path.some(&format!("@ == {value}"))),
+        };
+        if path.elements_of.is_some() {
+            self.values_in_arrays += self.values - before;
+        }
+        compiled.unwrap_or_default()
+    }
+
+    fn operators(&mut self, path: &Path, json: &str, at: &str) -> Option<String> {
+        let entries = object(json).unwrap_or_default();
+        if entries.is_empty() {
+            self.mistake(at, "must have at least one operator");
+        }
+        let mut predicates = Vec::new();
+        let mut is_absent = false;
+        for (operator, operand) in &entries {
+            let (operand, at) = (operand.get(), join(at, operator));
+            if operator != "exists" {
+                predicates.extend(self.predicate(operator, operand, &at));
+                continue;
+            }
+            self.values += 1;
+            match operand {
+                "true" => {}
+                "false" if entries.len() == 1 => is_absent = true,
+                "false" => {
+                    self.mistake(&at, "must stand alone where it is false: there is no value to compare")
+                }
+                _ => self.mistake(&at, "must be true or false"),
+            }
+        }
+        Some(match predicates.join(" && ") {
+            _ if is_absent => format!("!({})", path.exists()),
+            all if all.is_empty() => path.exists(),
+            all => path.some(&all),
+        })
+    }
+
+    /// What an operator says of a value `@`.
+    fn predicate(&mut self, operator: &str, operand: &str, at: &str) -> Option<String> {
+        let comparison = match operator {
+            "eq" => return self.scalar(operand, at).map(|value| format!("@ == {value}")),
+            "ne" => return self.scalar(operand, at).map(|value| unlike(&format!("@ == {value}"))),
+            "in" => return self.any_of(operand, at),
+            "not_in" => return self.any_of(operand, at).map(|any| unlike(&any)),
+            "starts_with" => return self.prefix(operand, at),
+            "gt" => ">",
+            "gte" => ">=",
+            "lt" => "<",
+            "lte" => "<=",
+            _ => {
+                let known = "eq, ne, gt, gte, lt, lte, in, not_in, starts_with, exists";
+                self.mistake(at, format!("is no operator; there are {known}"));
+                return None;
+            }
+        };
+        if !matches!(operand.as_bytes().first(), Some(b'"' | b'-' | b'0'..=b'9')) {
+            self.mistake(at, "must be a number or a text");
+            return None;
+        }
+        self.scalar(operand, at).map(|value| format!("@ {comparison} {value}"))
+    }
+
+    fn any_of(&mut self, operand: &str, at: &str) -> Option<String> {
+        let Some(values) = array(operand).filter(|values| !values.is_empty()) else {
+            self.mistake(at, "must be a list of at least one value");
+            return None;
+        };
+        let equalities = values.iter().enumerate().filter_map(|(index, value)| {
+            self.scalar(value.get(), &format!("{at}[{index}]")).map(|value| format!("@ == {value}"))
+        });
+        Some(format!("({})", equalities.collect::<Vec<_>>().join(" || ")))
+    }
+
+    fn prefix(&mut self, operand: &str, at: &str) -> Option<String> {
+        if !operand.starts_with('"') {
+            self.mistake(at, "must be a text");
+            return None;
+        }
+        self.scalar(operand, at).map(|value| format!("@ starts with {value}"))
+    }
+
+    /// A literal. That of a number is the same in JSON and in jsonpath, digit by digit.
+    fn scalar(&mut self, json: &str, at: &str) -> Option<String> {
+        self.values += 1;
+        match json.as_bytes().first() {
+            Some(b'"') => match serde_json::from_str::<String>(json) {
+                Ok(text) => Some(literal(&text)),
+                Err(_) => {
+                    self.mistake(at, "must consist of whole characters");
+                    None
+                }
+            },
+            Some(b'{' | b'[') | None => {
+                self.mistake(at, "must be a number, a text, true, false or null");
+                None
+            }
+            Some(_) => Some(json.to_owned()),
+        }
+    }
+
+    fn check_size(&mut self) {
+        if self.values > MAX_VALUES {
+            self.mistake("", format!("must not compare with more than {MAX_VALUES} values"));
+        }
+        if self.values_in_arrays > MAX_VALUES_IN_ARRAYS {
+            let message =
+                format!("must not compare with more than {MAX_VALUES_IN_ARRAYS} values on paths with `[*]`");
+            self.mistake("", message);
+        }
+    }
+
+    fn mistake(&mut self, at: &str, message: impl Into<String>) {
+        self.mistakes.push(Mistake { at: at.to_owned(), message: message.into() });
+    }
+}
+
+/// Where a value is, below `data`.
+#[derive(Debug, PartialEq, Eq)]
+struct Path {
+    keys: Vec<String>,
+    /// After so many keys there is an array, and any of its elements is meant.
+    elements_of: Option<usize>,
+}
+
+impl Path {
+    /// Reads `data.customer.name`, `data.items[*].sku` or `data."a.b"`.
+    fn parse(text: &str) -> Result<Self, String> {
+        let syntax = || {
+            "must be `and`, `or`, `not`, or a path such as `data.customer.name`, `data.items[*].sku` or \
+             `data.\"a.b\"`"
+                .to_owned()
+        };
+        let mut rest = text.strip_prefix("data").ok_or_else(syntax)?;
+        let mut path = Self { keys: Vec::new(), elements_of: None };
+        while !rest.is_empty() {
+            if let Some(after) = rest.strip_prefix("[*]") {
+                if path.keys.is_empty() || path.elements_of.is_some() {
+                    return Err("may have `[*]` once, after a key".to_owned());
+                }
+                path.elements_of = Some(path.keys.len());
+                rest = after;
+                continue;
+            }
+            let key = rest.strip_prefix('.').ok_or_else(syntax)?;
+            let (key, after) =
+                if key.starts_with('"') { quoted(key) } else { bare(key) }.ok_or_else(syntax)?;
+            path.keys.push(key);
+            rest = after;
+        }
+        match path.keys.len() {
+            0 => Err(syntax()),
+            1..=MAX_KEYS => Ok(path),
+            _ => Err(format!("must have at most {MAX_KEYS} keys")),
+        }
+    }
+
+    /// True where there is anything.
+    fn exists(&self) -> String {
+        self.compile("")
+    }
+
+    /// True where there is a value for which the predicate holds.
+    fn some(&self, predicate: &str) -> String {
+        self.compile(&format!(" ? ({predicate})"))
+    }
+
+    fn compile(&self, filter: &str) -> String {
+        let step = |key: &String| {
+            let key = literal(key);
+            // What is not there would be an error, and not nothing.
+            format!(" ? (exists(@.{key})).{key}")
+        };
+        let steps: Vec<String> = self.keys.iter().map(step).collect();
+        let Some(at) = self.elements_of else {
+            return format!("exists(${}{filter})", steps.concat());
+        };
+        let (array, rest) = (steps[..at].concat(), steps[at..].concat());
+        let last = MAX_ELEMENTS - 1;
+        format!(
+            "(exists(${array} ? (@.size() <= {MAX_ELEMENTS})[*]{rest}{filter}) \
+             || exists(${array} ? (@.size() > {MAX_ELEMENTS})[0 to {last}]{rest}{filter}))"
+        )
+    }
+}
+
+/// A key in quotation marks, and what follows.
+fn quoted(text: &str) -> Option<(String, &str)> {
+    let mut stream = serde_json::Deserializer::from_str(text).into_iter::<String>();
+    let key = stream.next()?.ok()?;
+    Some((key, &text[stream.byte_offset()..]))
+}
+
+/// A key as it is, and what follows.
+fn bare(text: &str) -> Option<(String, &str)> {
+    let end = text.find(['.', '[', ']', '"']).unwrap_or(text.len());
+    let (key, rest) = text.split_at(end);
+    (!key.is_empty()).then(|| (key.to_owned(), rest))
+}
+
+/// True where the predicate is not: for values of another kind it is unknown.
+fn unlike(predicate: &str) -> String {
+    format!("(!({predicate}) || ({predicate}) is unknown)")
+}
+
+/// A text as a literal: jsonpath has the escapes of JSON.
+fn literal(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn object(json: &str) -> Option<BTreeMap<String, &RawValue>> {
+    serde_json::from_str(json).ok()
+}
+
+fn array(json: &str) -> Option<Vec<&RawValue>> {
+    serde_json::from_str(json).ok()
+}
+
+fn join(at: &str, key: &str) -> String {
+    let key: String = key.chars().take(100).collect();
+    if at.is_empty() { key } else { format!("{at}.{key}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(json: &str) -> String {
+        Filter::parse(json).unwrap_or_else(|mistakes| panic!("{json}: {mistakes:?}")).path
+    }
+
+    #[test]
+    fn a_filter_is_compiled_to_a_predicate() {
+        assert_eq!(path(r#"{"data.a":1.50}"#), r#"strict (exists($ ? (exists(@."a"))."a" ? (@ == 1.50)))"#);
+        assert_eq!(
+            path(r#"{"data.a.b":{"gt":-1e3,"lte":10}}"#),
+            r#"strict (exists($ ? (exists(@."a"))."a" ? (exists(@."b"))."b" ? (@ > -1e3 && @ <= 10)))"#
+        );
+        assert_eq!(
+            path(r#"{"or":[{"data.a":null},{"not":{"data.b":{"exists":true}}}]}"#),
+            r#"strict (((exists($ ? (exists(@."a"))."a" ? (@ == null))) || (!(exists($ ? (exists(@."b"))."b")))))"#
+        );
+        assert_eq!(
+            path(r#"{"data.t[*].x":{"in":["a"]}}"#),
+            r#"strict ((exists($ ? (exists(@."t"))."t" ? (@.size() <= 100)[*] ? (exists(@."x"))."x" ? ((@ == "a"))) || exists($ ? (exists(@."t"))."t" ? (@.size() > 100)[0 to 99] ? (exists(@."x"))."x" ? ((@ == "a")))))"#
+        );
+    }
+
+    #[test]
+    fn a_path_has_keys_of_any_kind() {
+        for (text, keys, elements_of) in [
+            ("data.a", &["a"][..], None),
+            ("data.a-b.c d", &["a-b", "c d"], None),
+            (r#"data."a.b".c"#, &["a.b", "c"], None),
+            (r#"data."\"[*]\u00e9""#, &["\"[*]é"], None),
+            ("data.a[*]", &["a"], Some(1)),
+            ("data.a.b[*].c", &["a", "b", "c"], Some(2)),
+        ] {
+            let path = Path::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(
+                (path.keys, path.elements_of),
+                (keys.iter().map(|&k| k.to_owned()).collect(), elements_of)
+            );
+        }
+        for text in [
+            "",
+            "a",
+            "data",
+            "data.",
+            "data..a",
+            "data[*]",
+            "data.a[0]",
+            "data.a[*]b",
+            "data.a[*][*]",
+            "data.a[*].b[*]",
+            "data.\"a",
+            "data.\"a\"b",
+            "data.a]",
+            "database.a",
+            "type",
+            "$or",
+        ] {
+            assert!(Path::parse(text).is_err(), "{text}");
+        }
+        assert!(Path::parse(&format!("data{}", ".a".repeat(17))).is_err());
+    }
+
+    #[test]
+    fn every_mistake_is_told_with_its_place() {
+        for (json, at) in [
+            ("[]", &[""][..]),
+            ("{}", &[""]),
+            (r#"{"amount":1}"#, &["amount"]),
+            (r#"{"data.a":[1]}"#, &["data.a"]),
+            (r#"{"data.a":{}}"#, &["data.a"]),
+            (r#"{"data.a":{"like":"x"}}"#, &["data.a.like"]),
+            (r#"{"data.a":{"gt":true},"data.b":{"lt":null}}"#, &["data.a.gt", "data.b.lt"]),
+            (r#"{"data.a":{"in":[]}}"#, &["data.a.in"]),
+            (r#"{"data.a":{"in":[1,[2]]}}"#, &["data.a.in[1]"]),
+            (r#"{"data.a":{"eq":{}}}"#, &["data.a.eq"]),
+            (r#"{"data.a":{"starts_with":1}}"#, &["data.a.starts_with"]),
+            (r#"{"data.a":{"exists":1}}"#, &["data.a.exists"]),
+            (r#"{"data.a":{"exists":false,"eq":1}}"#, &["data.a.exists"]),
+            (r#"{"or":{}}"#, &["or"]),
+            (r#"{"or":[]}"#, &["or"]),
+            (r#"{"or":[{"data.a":1},{"x":1}],"not":{}}"#, &["not", "or[1].x"]),
+            (r#"{"data.a":"\ud800"}"#, &["data.a"]),
+        ] {
+            let mistakes = Filter::parse(json).expect_err(json);
+            assert_eq!(mistakes.iter().map(|mistake| mistake.at.as_str()).collect::<Vec<_>>(), at, "{json}");
+        }
+    }
+
+    #[test]
+    fn what_an_evaluation_costs_is_bounded() {
+        let values = |path: &str, count: usize| {
+            let list = vec!["1"; count].join(",");
+            Filter::parse(&format!(r#"{{"{path}":{{"in":[{list}]}}}}"#)).is_ok()
+        };
+        assert!(values("data.a", MAX_VALUES) && !values("data.a", MAX_VALUES + 1));
+        assert!(values("data.a[*]", MAX_VALUES_IN_ARRAYS) && !values("data.a[*]", MAX_VALUES_IN_ARRAYS + 1));
+        let nested = |depth: usize| {
+            let json = format!("{}{{\"data.a\":1}}{}", "{\"not\":".repeat(depth), "}".repeat(depth));
+            Filter::parse(&json).is_ok()
+        };
+        assert!(nested(MAX_DEPTH) && !nested(MAX_DEPTH + 1));
+        assert!(Filter::parse(&format!(r#"{{"data.a":"{}"}}"#, "x".repeat(MAX_BYTES))).is_err());
+    }
+}

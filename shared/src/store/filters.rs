@@ -1,0 +1,39 @@
+//! Payload filters, tried out.
+
+use super::{Store, StoreError};
+use crate::filter::Filter;
+use crate::ids::{ApplicationId, EventId};
+
+const TEST_SAMPLE: &str = "-- filters.test_sample
+select coalesce($1::text::jsonb @@ $2::text::jsonpath, false)";
+
+/// Whether a payload matches, as it would where an event is accepted. `data` is JSON as text.
+///
+/// # Errors
+/// [`StoreError::is_data_error`] where PostgreSQL cannot hold the payload; when it does not answer.
+pub async fn matches_sample(store: &Store, filter: &Filter, data: &str) -> Result<bool, StoreError> {
+    let client = store.durable().await?;
+    let statement = client.prepare_cached(TEST_SAMPLE).await?;
+    Ok(client.query_one(&statement, &[&data, &filter.path]).await?.get(0))
+}
+
+const TEST_EVENT: &str = "-- filters.test_event
+select coalesce(payload @@ $3::text::jsonpath, false)
+from events
+where id = $1 and application_id = $2";
+
+/// Whether a stored event matches; `None`: there is no such event.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn matches_event(
+    store: &Store,
+    filter: &Filter,
+    application: ApplicationId,
+    event: EventId,
+) -> Result<Option<bool>, StoreError> {
+    let client = store.durable().await?;
+    let statement = client.prepare_cached(TEST_EVENT).await?;
+    let row = client.query_opt(&statement, &[&event, &application, &filter.path]).await?;
+    Ok(row.map(|row| row.get(0)))
+}
