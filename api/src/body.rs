@@ -126,6 +126,10 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let parsed = serde_path_to_error::deserialize(&mut deserializer);
     // Syntax first, over the whole of it: a broken body is a 400, whatever its first half means.
     serde_json::from_str::<serde::de::IgnoredAny>(json).map_err(|error| malformed(&error))?;
+    // A list would do for serde, its items taken for the fields in their order.
+    if !json.trim_ascii_start().starts_with('{') {
+        return Err(Problem::invalid_field("body", "must be a JSON object"));
+    }
     data::check(json).map_err(|defect| Problem::refused_field(defect.code(), "body", defect.to_string()))?;
     parsed.map_err(|error| {
         let path = error.path().to_string();
@@ -252,6 +256,8 @@ mod tests {
         }
         for (json, code, field) in [
             ("[]", "validation_failed", "body"),
+            (r#"["a",null,null]"#, "validation_failed", "body"),
+            ("null", "validation_failed", "body"),
             ("{}", "validation_failed", "name"),
             (r#"{"name":1}"#, "validation_failed", "name"),
             (r#"{"name":"a","nam":1}"#, "validation_failed", "nam"),
