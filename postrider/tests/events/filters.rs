@@ -340,8 +340,12 @@ async fn what_postgresql_evaluates_is_what_the_filter_says() {
     let mut matched = 0;
     for _ in 0..10_000 {
         let (filter, data) = (filter(&mut random, 2), object(&mut random, 3));
-        let compiled =
-            Filter::parse(&filter.to_string()).unwrap_or_else(|error| panic!("{filter}: {error:?}"));
+        let compiled = match Filter::parse(&filter.to_string()) {
+            Ok(compiled) => compiled,
+            // Now and then one is larger than may be.
+            Err(mistakes) if mistakes.iter().all(|mistake| mistake.message.contains("more than")) => continue,
+            Err(mistakes) => panic!("{filter}: {mistakes:?}"),
+        };
         let row = sql.query_one(&statement, &[&data.to_string(), &compiled.path]).await;
         let is_matched: Option<bool> = row.unwrap_or_else(|error| panic!("{filter} {data}: {error}")).get(0);
         assert_eq!(is_matched, Some(matches(&filter, &data)), "{filter} {data}\n{}", compiled.path);
