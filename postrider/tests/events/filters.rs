@@ -159,7 +159,7 @@ async fn a_filter_is_tried_on_samples_and_on_stored_events() {
 fn random() -> StdRng {
     let seed = std::env::var("POSTRIDER_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| rand::rng().random());
-    println!("POSTRIDER_TEST_SEED={seed}");
+    eprintln!("POSTRIDER_TEST_SEED={seed}");
     StdRng::seed_from_u64(seed)
 }
 
