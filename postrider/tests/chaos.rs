@@ -5,54 +5,13 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use postrider::embedded::{Embedded, Options, Stop};
+use postrider::embedded::Stop;
 use serde_json::{Value, json};
 use support::producer::{Producer, text};
 use support::receiver::{Receiver, Reply};
 use support::service::Process;
+use support::stack::{Stack, own_servers};
 use support::{Bed, eventually, within};
-
-/// One of each service, as processes.
-struct Stack {
-    api: Process,
-    relay: Process,
-    deliverer: Process,
-}
-
-impl Stack {
-    async fn start(bed: &Bed) -> Self {
-        let stack = Self {
-            api: Process::start(bed, "api", &[]),
-            relay: Process::start(bed, "relay", &[]),
-            deliverer: Process::start(bed, "deliverer", &[]),
-        };
-        for process in [&stack.api, &stack.relay, &stack.deliverer] {
-            process.ready().await;
-        }
-        stack
-    }
-}
-
-/// Servers of its own, for a test that stops them.
-async fn own_servers() -> (tempfile::TempDir, Embedded) {
-    let directory = tempfile::Builder::new().prefix("postrider-chaos").tempdir().expect("a directory");
-    let options = Options { fsync: false, end_on_drop: true, track_statements: false };
-    let servers = Embedded::start(&directory.path().join("data"), options).await.expect("servers");
-    (directory, servers)
-}
-
-/// Waits until all deliveries have succeeded.
-async fn all_succeeded(bed: &Bed, count: i64) {
-    eventually(&format!("{count} deliveries to succeed"), async || {
-        let succeeded = bed.count("select count(*) from deliveries where status = 'succeeded'").await;
-        (succeeded == count).then_some(())
-    })
-    .await;
-}
-
-async fn unknown_attempts(bed: &Bed) -> i64 {
-    bed.count("select count(*) from delivery_attempts where outcome = 'unknown'").await
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_api_that_dies_before_the_commit_leaves_nothing_and_the_producer_retries() {
@@ -74,7 +33,7 @@ async fn an_api_that_dies_before_the_commit_leaves_nothing_and_the_producer_retr
     let (_relay, _deliverer) = (Process::start(&bed, "relay", &[]), Process::start(&bed, "deliverer", &[]));
     let accepted = producer.publish_until_accepted("a-key", "user.created", &json!({})).await;
     assert_eq!(accepted["duplicate"], false);
-    all_succeeded(&bed, 1).await;
+    bed.all_succeeded(1).await;
     assert_eq!(receiver.count(), 1);
     bed.finish().await;
 }
@@ -95,7 +54,7 @@ async fn an_api_that_dies_after_the_commit_has_accepted_and_says_so_to_the_retry
     assert!(producer.try_publish("a-key", "user.created", &json!({})).await.is_err(), "no answer");
     dying.died().await;
     let (_relay, _deliverer) = (Process::start(&bed, "relay", &[]), Process::start(&bed, "deliverer", &[]));
-    all_succeeded(&bed, 1).await;
+    bed.all_succeeded(1).await;
     let _api = Process::start_at(&bed, "api", api.listen, &[]);
     let again = producer.publish_until_accepted("a-key", "user.created", &json!({})).await;
     assert_eq!(again["duplicate"], true);
@@ -112,7 +71,7 @@ async fn a_lost_notification_costs_a_second_and_a_cut_listener_comes_back() {
     let producer = Producer::new(stack.api.listen).await;
     producer.endpoint(json!({"url": receiver.url("/")})).await;
     producer.publish("user.created", json!({})).await;
-    all_succeeded(&bed, 1).await;
+    bed.all_succeeded(1).await;
 
     // Nobody notifies of this row.
     let sql = bed.sql().await;
@@ -156,7 +115,7 @@ async fn a_relay_that_dies_after_the_push_has_its_ids_pushed_twice_and_sent_once
     })
     .await;
     let _deliverer = Process::start(&bed, "deliverer", &[]);
-    all_succeeded(&bed, 1).await;
+    bed.all_succeeded(1).await;
     eventually("both ids to leave Redis", async || bed.is_queue_empty().await.then_some(())).await;
     assert_eq!(receiver.count(), 1);
     bed.finish().await;
@@ -177,9 +136,9 @@ async fn a_deliverer_that_dies_before_the_claim_loses_its_reservation() {
     producer.publish("user.created", json!({})).await;
     dying.died().await;
     let _deliverer = Process::start(&bed, "deliverer", &[]);
-    all_succeeded(&bed, 1).await;
+    bed.all_succeeded(1).await;
     assert_eq!(receiver.count(), 1);
-    assert_eq!(unknown_attempts(&bed).await, 0, "nothing had been claimed");
+    assert_eq!(bed.unknown_attempts().await, 0, "nothing had been claimed");
     bed.finish().await;
 }
 
@@ -225,8 +184,8 @@ async fn a_flushed_redis_loses_nothing() {
     assert!(!bed.is_queue_empty().await, "there is something to lose");
     let mut redis = bed.redis().await;
     let _: () = redis::cmd("FLUSHALL").query_async(&mut redis).await.expect("flushed");
-    all_succeeded(&bed, 200).await;
-    assert_eq!(unknown_attempts(&bed).await, 0);
+    bed.all_succeeded(200).await;
+    assert_eq!(bed.unknown_attempts().await, 0);
     assert_eq!(receiver.count(), 200, "nothing was sent twice");
     bed.finish().await;
     servers.stop().await.expect("stopped");
@@ -258,9 +217,9 @@ async fn a_redis_that_comes_back_with_an_old_snapshot_or_was_away_loses_nothing(
         producer.publish("user.created", json!({ "away": number })).await;
     }
     servers.start_redis().await.expect("started");
-    all_succeeded(&bed, 81).await;
+    bed.all_succeeded(81).await;
     let sent_twice = i64::try_from(receiver.count()).expect("few") - 81;
-    assert!(sent_twice <= unknown_attempts(&bed).await, "{sent_twice} were sent twice");
+    assert!(sent_twice <= bed.unknown_attempts().await, "{sent_twice} were sent twice");
     bed.finish().await;
     servers.stop().await.expect("stopped");
 }
@@ -284,7 +243,7 @@ async fn a_flush_while_one_relay_holds_a_take_and_another_reconciles_strands_not
     let mut redis = bed.redis().await;
     let _: () = redis::cmd("FLUSHALL").query_async(&mut redis).await.expect("flushed");
     let (_other, _deliverer) = (Process::start(&bed, "relay", &[]), Process::start(&bed, "deliverer", &[]));
-    all_succeeded(&bed, 10).await;
+    bed.all_succeeded(10).await;
     assert_eq!(receiver.count(), 10);
     bed.finish().await;
     servers.stop().await.expect("stopped");
@@ -325,7 +284,7 @@ async fn a_postgresql_that_was_away_for_longer_than_a_lease_is_answered_503_and_
         (open == 0).then_some(())
     })
     .await;
-    assert_eq!(unknown_attempts(&bed).await, 0, "the records had waited");
+    assert_eq!(bed.unknown_attempts().await, 0, "the records had waited");
     assert_eq!(receiver.count(), 51);
     bed.finish().await;
     servers.stop().await.expect("stopped");
@@ -354,7 +313,7 @@ async fn an_event_that_cannot_be_rendered_is_a_dead_letter_and_harms_no_other() 
 
     let (_relay, _deliverer) = (Process::start(&bed, "relay", &[]), Process::start(&bed, "deliverer", &[]));
     let dead = producer.delivery_in(&text(&bomb["event_id"]), "dead_letter").await;
-    all_succeeded(&bed, 3).await;
+    bed.all_succeeded(3).await;
     let attempts = producer.attempts(&dead).await;
     assert_eq!(attempts[0]["error_class"], "unrenderable");
     assert_eq!(receiver.count(), 3);
@@ -391,7 +350,7 @@ async fn an_event_that_kills_its_deliverers_is_a_dead_letter_after_its_attempts_
     })
     .await;
     assert_eq!(deaths, 4);
-    all_succeeded(&bed, 10).await;
+    bed.all_succeeded(10).await;
     let outcomes: Vec<_> = producer.attempts(&dead).await.iter().map(|a| text(&a["outcome"])).collect();
     assert_eq!(outcomes, ["unknown"; 4]);
     bed.finish().await;
@@ -416,7 +375,7 @@ async fn a_stale_duplicate_id_does_not_send_before_the_retry_is_due() {
     let webhooks = receiver.wait_for(2).await;
     // Three seconds, less the jitter.
     assert!(webhooks[1].at - webhooks[0].at > Duration::from_millis(2300));
-    all_succeeded(&bed, 1).await;
+    bed.all_succeeded(1).await;
     eventually("an empty queue", async || bed.is_queue_empty().await.then_some(())).await;
     assert_eq!(receiver.count(), 2);
     bed.finish().await;
@@ -466,8 +425,8 @@ async fn a_deliverer_that_is_told_to_stop_finishes_what_it_sends_and_gives_back_
     assert!(first.terminate().await, "it exits 0");
     assert_eq!(bed.count("select count(*) from deliveries where status = 'in_progress'").await, 0);
     let _second = Process::start(&bed, "deliverer", &[]);
-    all_succeeded(&bed, 300).await;
+    bed.all_succeeded(300).await;
     assert_eq!(receiver.count(), 300, "nothing was sent twice");
-    assert_eq!(unknown_attempts(&bed).await, 0);
+    assert_eq!(bed.unknown_attempts().await, 0);
     bed.finish().await;
 }

@@ -8,6 +8,7 @@
 pub mod producer;
 pub mod receiver;
 pub mod service;
+pub mod stack;
 
 use std::time::{Duration, Instant};
 
@@ -79,6 +80,21 @@ impl Bed {
         let holds_ids =
             |key: &Vec<u8>| [&b":q:"[..], b":r:"].iter().any(|kind| key.windows(3).any(|part| part == *kind));
         !keys.iter().any(holds_ids)
+    }
+
+    /// Waits until all deliveries have succeeded: sooner than what is stranded would be found by the audit,
+    /// after a minute.
+    pub async fn all_succeeded(&self, count: i64) {
+        within(Duration::from_secs(45), &format!("{count} deliveries to succeed"), async || {
+            let succeeded = self.count("select count(*) from deliveries where status = 'succeeded'").await;
+            (succeeded == count).then_some(())
+        })
+        .await;
+    }
+
+    /// Attempts of which nobody knows what came.
+    pub async fn unknown_attempts(&self) -> i64 {
+        self.count("select count(*) from delivery_attempts where outcome = 'unknown'").await
     }
 
     /// One number out of the database.
