@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use postrider::embedded::Stop;
 use serde_json::{Value, json};
 use support::producer::{Producer, text};
-use support::receiver::{Receiver, Reply};
-use support::service::Process;
+use support::receiver::{Received, Receiver, Reply};
+use support::service::{Clock, Process};
 use support::stack::{Stack, own_servers};
 use support::{Bed, eventually, within};
 
@@ -387,24 +387,28 @@ async fn clocks_that_are_a_day_off_change_no_schedule() {
     let api = Process::start(&bed, "api", &[]);
     api.ready().await;
     // The relay lives a day ahead, the deliverer a day behind.
-    let Some(ahead) = support::service::faketime("+1d") else {
+    let (Some(ahead), Some(behind)) = (Clock::new("+1d"), Clock::new("-1d")) else {
         eprintln!("libfaketime is not installed (script/bootstrap --test installs it): nothing was tested");
         return;
     };
-    let behind = support::service::faketime("-1d").expect("as before");
-    let _relay =
-        Process::start(&bed, "relay", &ahead.each_ref().map(|(name, value)| (*name, value.as_str())));
-    let _deliverer =
-        Process::start(&bed, "deliverer", &behind.each_ref().map(|(name, value)| (*name, value.as_str())));
-    let receiver = Receiver::start(|webhook| if webhook.attempt < 3 { 500 } else { 200 }).await;
+    let _relay = Process::start(&bed, "relay", &ahead.environment());
+    let _deliverer = Process::start(&bed, "deliverer", &behind.environment());
+    let receiver = Receiver::start(|webhook| if webhook.attempt < 4 { 500 } else { 200 }).await;
     let producer = Producer::new(api.listen).await;
     producer.endpoint(json!({"url": receiver.url("/"), "retry_schedule": [2]})).await;
     producer.publish("user.created", json!({})).await;
-    let webhooks = receiver.wait_for(3).await;
+    receiver.wait_for(2).await;
+    // Somebody sets them right, and too far.
+    ahead.set("-1d");
+    behind.set("+1d");
+    let webhooks = receiver.wait_for(4).await;
     for pair in webhooks.windows(2) {
         let pause = pair[1].at - pair[0].at;
         assert!(pause > Duration::from_millis(1500) && pause < Duration::from_secs(8), "{pause:?}");
     }
+    // The clocks were what they should be: a receiver is told the deliverer's time.
+    let told = |webhook: &Received| webhook.header("webhook-timestamp").parse::<i64>().expect("seconds");
+    assert!(told(&webhooks[3]) - told(&webhooks[0]) > 170_000, "the deliverer's clock has stepped two days");
     bed.finish().await;
 }
 
@@ -428,5 +432,33 @@ async fn a_deliverer_that_is_told_to_stop_finishes_what_it_sends_and_gives_back_
     bed.all_succeeded(300).await;
     assert_eq!(receiver.count(), 300, "nothing was sent twice");
     assert_eq!(bed.unknown_attempts().await, 0);
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deliverer_that_is_told_to_stop_before_it_sends_leaves_no_trace_of_its_claim() {
+    let bed = Bed::new().await;
+    let (api, relay) = (Process::start(&bed, "api", &[]), Process::start(&bed, "relay", &[]));
+    api.ready().await;
+    relay.ready().await;
+    let receiver = Receiver::accepting().await;
+    let producer = Producer::new(api.listen).await;
+    producer.endpoint(json!({"url": receiver.url("/"), "max_attempts": 1})).await;
+    let stalls = [("FAILPOINTS", "deliverer.after_reserve=1*sleep(2000)")];
+    let stalling = Process::start(&bed, "deliverer", &stalls);
+    stalling.ready().await;
+    let accepted = producer.publish("user.created", json!({})).await;
+    eventually("a reservation", async || bed.queue_holds(b":r:").await.then_some(())).await;
+    // It claims when it was told to stop already, and gives the claim back.
+    assert!(stalling.terminate().await, "it exits 0");
+    assert_eq!(bed.count("select nextval('leases_id_seq')").await, 2, "there was a claim");
+    assert_eq!(receiver.count(), 0);
+    let delivery = producer.deliveries(&text(&accepted["event_id"])).await.remove(0);
+    assert_eq!((&delivery["status"], &delivery["attempt_count"]), (&json!("pending"), &json!(0)));
+
+    let _deliverer = Process::start(&bed, "deliverer", &[]);
+    bed.all_succeeded(1).await;
+    let outcomes: Vec<_> = producer.attempts(&delivery).await.iter().map(|a| text(&a["outcome"])).collect();
+    assert_eq!(outcomes, ["succeeded"]);
     bed.finish().await;
 }
