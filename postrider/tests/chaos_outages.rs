@@ -14,11 +14,8 @@ use support::producer::{Producer, text};
 use support::receiver::{Receiver, Reply};
 use support::service::Process;
 use support::stack::{Stack, own_servers};
+use support::wire::Wire;
 use support::{Bed, within};
-use tokio::net::{TcpListener, TcpStream, UnixStream};
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
-use tokio_postgres::config::Host;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listener_that_is_cut_without_a_word_is_missed_and_replaced() {
@@ -191,66 +188,4 @@ async fn is_ready(process: &Process) -> bool {
     let client = reqwest::Client::builder().no_proxy().build().expect("a client");
     let url = format!("http://{}/health/ready", process.listen);
     client.get(url).send().await.expect("an answer").status().is_success()
-}
-
-/// A way to PostgreSQL that can be cut so that neither end is told.
-struct Wire {
-    url: String,
-    cut: watch::Sender<()>,
-    accepting: JoinHandle<()>,
-}
-
-impl Wire {
-    async fn to(bed: &Bed) -> Self {
-        let config: tokio_postgres::Config =
-            bed.source.get("DATABASE_URL").expect("it was set").parse().expect("a URL");
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let (user, name) = (config.get_user().expect("a user"), config.get_dbname().expect("a database"));
-        let password = config.get_password().map(|password| String::from_utf8_lossy(password).into_owned());
-        let password = password.map(|password| format!(" password='{password}'")).unwrap_or_default();
-        let url = format!("host=127.0.0.1 port={} user={user} dbname={name}{password}", address.port());
-        let cut = watch::Sender::new(());
-        let cuts = cut.clone();
-        let accepting = tokio::spawn(async move {
-            loop {
-                let (client, _) = listener.accept().await.expect("a connection");
-                tokio::spawn(carry(client, config.clone(), cuts.subscribe()));
-            }
-        });
-        Self { url, cut, accepting }
-    }
-
-    /// From now on nothing is carried over the connections that there are.
-    fn cut(&self) {
-        self.cut.send_replace(());
-    }
-}
-
-impl Drop for Wire {
-    fn drop(&mut self) {
-        self.accepting.abort();
-    }
-}
-
-/// Carries until it is cut; then both ends stay open, and nothing moves.
-async fn carry(mut client: TcpStream, config: tokio_postgres::Config, mut cut: watch::Receiver<()>) {
-    let port = config.get_ports().first().copied().unwrap_or(5432);
-    match &config.get_hosts()[0] {
-        Host::Unix(directory) => {
-            let path = directory.join(format!(".s.PGSQL.{port}"));
-            let mut server = UnixStream::connect(path).await.expect("PostgreSQL");
-            tokio::select! {
-                _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
-                _ = cut.changed() => std::future::pending().await,
-            }
-        }
-        Host::Tcp(host) => {
-            let mut server = TcpStream::connect((host.as_str(), port)).await.expect("PostgreSQL");
-            tokio::select! {
-                _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
-                _ = cut.changed() => std::future::pending().await,
-            }
-        }
-    }
 }

@@ -9,6 +9,7 @@ pub mod producer;
 pub mod receiver;
 pub mod service;
 pub mod stack;
+pub mod wire;
 
 use std::time::{Duration, Instant};
 
