@@ -179,5 +179,31 @@ mod tests {
                 prop_assert!(verifier.verify(body.as_bytes(), &headers).is_ok());
             }
         }
+
+        /// Nothing that is signed can be changed unnoticed, not by one bit, nor by moving a full stop.
+        #[test]
+        fn what_was_changed_is_noticed(
+            key in proptest::collection::vec(any::<u8>(), 24..=64),
+            id in "[a-z0-9-]{1,40}",
+            timestamp in 0..4_000_000_000_i64,
+            body in proptest::collection::vec(any::<u8>(), 1..200),
+            at: proptest::sample::Index,
+            bit in 0..8_u32,
+        ) {
+            let secret = Secret::from_bytes(key.clone()).expect("24..=64");
+            let signature = secret.sign(&id, timestamp, &body);
+            prop_assert!(secret.verifies(&signature, &id, timestamp, &body));
+            let flip = |bytes: &[u8]| {
+                let mut changed = bytes.to_vec();
+                changed[at.index(bytes.len())] ^= 1 << bit;
+                changed
+            };
+            prop_assert!(!secret.verifies(&signature, &id, timestamp, &flip(&body)));
+            prop_assert!(!secret.verifies(&signature, &id, timestamp + 1, &body));
+            let moved = [id.as_str(), &timestamp.to_string()].join(".");
+            prop_assert!(!secret.verifies(&signature, &moved, timestamp, &body));
+            let other = Secret::from_bytes(flip(&key)).expect("24..=64");
+            prop_assert!(!other.verifies(&signature, &id, timestamp, &body));
+        }
     }
 }
