@@ -53,6 +53,9 @@ fn write_phase(text: &mut String, phase: &PhaseReport, is_one_of_many: bool) {
         let _ = writeln!(text, "\n— {} —", phase.name);
     }
     let _ = writeln!(text);
+    if phase.is_interrupted {
+        let _ = writeln!(text, "interrupted: of what had not arrived by then, nothing is known");
+    }
     let rate =
         |count: u64, per_second: f64, seconds: f64| format!("{per_second:.0}/s  ({count} in {seconds:.1} s)");
     line(text, "accepted", &rate(phase.accepted, phase.accepted_per_second, phase.posting_seconds));
