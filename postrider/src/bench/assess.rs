@@ -53,6 +53,7 @@ pub(super) fn assess(
     let is_here = |lane: &usize| phase.loads.iter().any(|(loaded, _)| loaded == lane);
     PhaseReport {
         name: phase.name,
+        is_interrupted: measured.is_interrupted,
         posting_seconds,
         delivering_seconds,
         accepted,

@@ -257,3 +257,51 @@ fn phase(options: &Options, name: &'static str, loads: Vec<(usize, Load)>) -> Ph
     let Options { warm_up, duration, .. } = *options;
     Phase { name, loads, warm_up, duration, with_faults: false, growth: None }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(scenario: Scenario) -> Plan {
+        Plan::of(&Options::of(scenario))
+    }
+
+    #[test]
+    fn the_noisy_are_a_tenth_each_and_the_healthy_have_the_same_load_without_them() {
+        let plan = plan(Scenario::Noisy);
+        let counts: Vec<_> = plan.lanes.iter().map(|lane| lane.endpoints).collect();
+        assert_eq!(counts, [600, 100, 100, 100, 100]);
+        assert!(plan.lanes.iter().all(|lane| lane.fan_out() == 1));
+        let [alone, beside] = &plan.phases[..] else { panic!("two phases") };
+        assert_eq!(alone.loads, beside.loads[..1]);
+        assert!(matches!(alone.loads[0], (0, Load::Open { rate: 600, .. })));
+    }
+
+    #[test]
+    fn a_limited_endpoint_never_runs_dry_before_the_time_is_over() {
+        let options = Options::of(Scenario::Rate);
+        let Load::Closed { events: Some(events), .. } = Plan::of(&options).phases[0].loads[0].1 else {
+            panic!("a number of events");
+        };
+        assert!(events > options.duration.as_secs() * u64::from(options.rate_limit));
+    }
+
+    #[test]
+    fn a_soak_takes_half_of_what_was_measured_unless_it_is_told() {
+        let mut measured = plan(Scenario::Soak);
+        assert_eq!(measured.phases.len(), 2);
+        measured.set_rate(1_234);
+        assert!(matches!(measured.phases[1].loads[0].1, Load::Open { rate: 1_234, .. }));
+        let mut told = Plan::of(&Options { rate: 50, ..Options::of(Scenario::Soak) });
+        told.set_rate(1_234);
+        assert_eq!(told.phases.len(), 1);
+        assert!(matches!(told.phases[0].loads[0].1, Load::Open { rate: 50, .. }));
+    }
+
+    #[test]
+    fn every_event_goes_to_every_endpoint_of_a_fan_out_and_tenants_have_applications_of_their_own() {
+        assert_eq!(plan(Scenario::D).lanes[0].fan_out(), 10);
+        assert_eq!(plan(Scenario::Burst).applications(), 2);
+        assert_eq!(plan(Scenario::E).applications(), 1);
+    }
+}

@@ -55,6 +55,8 @@ pub struct Settings {
 pub struct PhaseReport {
     /// What it is called.
     pub name: &'static str,
+    /// True where somebody ended it before its time; whether anything is missing is then unknown.
+    pub is_interrupted: bool,
     /// From the end of the warm-up until no more was posted.
     pub posting_seconds: f64,
     /// From the end of the warm-up until the last delivery.

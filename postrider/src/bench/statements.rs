@@ -9,10 +9,11 @@ const SHOWN: i64 = 20;
 
 const TOP: &str = "-- bench.statements
 select
-    query, calls, total_exec_time, mean_exec_time, rows, shared_blks_hit + shared_blks_read, wal_bytes::float8
+    query, calls, total_exec_time, mean_exec_time, rows, shared_blks_hit + shared_blks_read, wal_bytes::float8,
+    plans, total_plan_time
 from pg_stat_statements
 where dbid = (select oid from pg_database where datname = current_database()) and query not like '-- bench.%'
-order by total_exec_time desc
+order by total_exec_time + total_plan_time desc
 limit $1";
 
 /// One of the most expensive.
@@ -22,10 +23,14 @@ pub struct Statement {
     pub name: String,
     /// How often it ran.
     pub calls: i64,
-    /// All of these together.
+    /// All of these together, without planning.
     pub total_ms: f64,
     /// One of these.
     pub mean_ms: f64,
+    /// How often it was planned: once or a few times for each session, or every time.
+    pub plans: i64,
+    /// All planning together.
+    pub planning_ms: f64,
     /// Rows that it answered or changed, each time.
     pub rows_per_call: f64,
     /// Pages that it looked at, each time.
@@ -68,6 +73,8 @@ impl Statements {
                 rows_per_call: per_call(row.get::<_, i64>(4) as f64, calls),
                 pages_per_call: per_call(row.get::<_, i64>(5) as f64, calls),
                 wal_bytes_per_call: per_call(row.get(6), calls),
+                plans: row.get(7),
+                planning_ms: row.get(8),
             }
         };
         Ok(rows.iter().map(statement).collect())
@@ -76,7 +83,7 @@ impl Statements {
 
 /// The name that a statement bears in its first line, or the beginning of the statement.
 fn name(query: &str) -> String {
-    const LONGEST: usize = 40;
+    const LONGEST: usize = 32;
     let first = query.trim_start().lines().next().unwrap_or_default();
     first.strip_prefix("-- ").unwrap_or(first).trim().chars().take(LONGEST).collect()
 }
@@ -87,6 +94,6 @@ mod tests {
     fn a_statement_is_known_by_its_first_line() {
         assert_eq!(super::name("-- outbox.take\nwith taken as (…)"), "outbox.take");
         assert_eq!(super::name("\n  COMMIT"), "COMMIT");
-        assert_eq!(super::name(&"x".repeat(100)).len(), 40);
+        assert_eq!(super::name(&"x".repeat(100)).len(), 32);
     }
 }

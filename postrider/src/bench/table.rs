@@ -53,6 +53,9 @@ fn write_phase(text: &mut String, phase: &PhaseReport, is_one_of_many: bool) {
         let _ = writeln!(text, "\n— {} —", phase.name);
     }
     let _ = writeln!(text);
+    if phase.is_interrupted {
+        let _ = writeln!(text, "interrupted: of what had not arrived by then, nothing is known");
+    }
     let rate =
         |count: u64, per_second: f64, seconds: f64| format!("{per_second:.0}/s  ({count} in {seconds:.1} s)");
     line(text, "accepted", &rate(phase.accepted, phase.accepted_per_second, phase.posting_seconds));
@@ -192,16 +195,16 @@ fn write_lists(text: &mut String, lists: &[ListReport]) {
 fn write_statements(text: &mut String, statements: &[Statement]) {
     let _ = writeln!(
         text,
-        "\n{:<42}{:>10}{:>12}{:>10}{:>8}{:>8}{:>10}",
-        "statement", "calls", "total ms", "mean ms", "rows", "pages", "WAL bytes"
+        "\n{:<34}{:>9}{:>10}{:>9}{:>9}{:>9}{:>8}{:>8}{:>10}",
+        "statement", "calls", "total ms", "mean ms", "plans", "plan ms", "rows", "pages", "WAL bytes"
     );
     for statement in statements {
-        let Statement { name, calls, total_ms, mean_ms, rows_per_call, pages_per_call, wal_bytes_per_call } =
-            statement;
+        let Statement { name, calls, total_ms, mean_ms, plans, planning_ms, .. } = statement;
+        let Statement { rows_per_call, pages_per_call, wal_bytes_per_call, .. } = statement;
         let _ = writeln!(
             text,
-            "{name:<42}{calls:>10}{total_ms:>12.0}{mean_ms:>10.3}{rows_per_call:>8.1}{pages_per_call:>8.0}\
-             {wal_bytes_per_call:>10.0}"
+            "{name:<34}{calls:>9}{total_ms:>10.0}{mean_ms:>9.3}{plans:>9}{planning_ms:>9.0}\
+             {rows_per_call:>8.1}{pages_per_call:>8.0}{wal_bytes_per_call:>10.0}"
         );
     }
 }

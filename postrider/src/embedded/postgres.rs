@@ -123,6 +123,7 @@ impl Postgres {
             }
             if self.options.track_statements {
                 server.args(["-c", "shared_preload_libraries=pg_stat_statements"]);
+                server.args(["-c", "pg_stat_statements.track_planning=on"]);
             }
             let process = Process::spawn(server, &file)
                 .map_err(|source| EmbeddedError::Spawn { program: programs.postgres(), source })?;
