@@ -40,8 +40,8 @@ $$;
 
 create table applications (
     id uuid primary key default uuid_v7(),
-    -- The producer's own name for it, unique over the installation; accepted where an id is.
-    uid text collate "C" unique,
+    -- The producer's own name for it, accepted where an id is.
+    uid text collate "C",
     name text not null,
     metadata jsonb not null default '{}',
     is_active boolean not null default true,
@@ -54,6 +54,9 @@ create table applications (
     -- Deletion marks the row and takes effect at once; what belongs to it is purged in bounded steps.
     deleted_at timestamptz
 );
+
+-- A uid is unique over the installation, and free again once its application is deleted.
+create unique index applications_by_uid on applications (uid) where deleted_at is null;
 
 create table api_keys (
     id uuid primary key default uuid_v7(),

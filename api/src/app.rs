@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use poem_openapi::Tags;
+use postrider_shared::keyring::Keyring;
 use postrider_shared::store::Store;
 
 use crate::batch::Batcher;
-use crate::endpoint_request::UrlRules;
+use crate::endpoint_check::UrlRules;
 use crate::key_use::KeyUse;
 use crate::known_schemas::KnownSchemas;
 
@@ -22,6 +23,8 @@ pub(crate) struct App {
     pub(crate) key_use: Arc<KeyUse>,
     /// SHA-256 of each admin token; none: see [`crate::auth`].
     pub(crate) admin_tokens: Vec<[u8; 32]>,
+    /// Encrypts what endpoints keep secret.
+    pub(crate) keyring: Keyring,
     /// Where endpoints may be.
     pub(crate) url_rules: UrlRules,
     /// Endpoints an application may have.
@@ -45,4 +48,7 @@ pub(crate) enum Tag {
     EventTypes,
     /// One event on its way to one endpoint, and its attempts.
     Deliveries,
+    /// Who changed what.
+    #[oai(rename = "Audit log")]
+    AuditLog,
 }

@@ -50,6 +50,38 @@ impl<'a, T: Type + DeserializeOwned> ApiExtractor<'a> for JsonBody<T> {
     }
 }
 
+/// The same where everything may be left out, the body too.
+pub(crate) struct OptionalJsonBody<T>(pub(crate) T);
+
+impl<'a, T: Type + DeserializeOwned + Default> ApiExtractor<'a> for OptionalJsonBody<T> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        Some(MetaRequest { required: false, ..request_meta(T::schema_ref()) })
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        options: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        let headers = request.headers();
+        let is_empty = headers.get(header::CONTENT_LENGTH).is_none_or(|length| length == "0")
+            && !headers.contains_key(header::TRANSFER_ENCODING);
+        if is_empty {
+            return Ok(Self(T::default()));
+        }
+        let JsonBody(parsed) = JsonBody::from_request(request, body, options).await?;
+        Ok(Self(parsed))
+    }
+}
+
 /// How the specification shows a body.
 pub(crate) fn request_meta(schema: MetaSchemaRef) -> MetaRequest {
     MetaRequest {

@@ -59,7 +59,11 @@ pub(crate) fn of(schema: &str) -> Option<Value> {
             json!({ "name": "billing service", "scopes": ["publish"], "expires_at": "2036-01-31T12:00:00Z" })
         }
         "Endpoint" => endpoint(),
-        "CreatedEndpoint" => with(endpoint(), "secret", SECRET),
+        "CreatedEndpoint" => {
+            let mut created = with(endpoint(), "secret", SECRET);
+            created["public_key"] = Value::Null;
+            created
+        }
         "CreateEndpointRequest" => json!({
             "url": "https://example.com/webhooks",
             "description": "Acme's billing",
@@ -76,7 +80,60 @@ pub(crate) fn of(schema: &str) -> Option<Value> {
             "failing_since": "2026-01-05T09:30:12.000000Z",
             "next_probe_at": "2026-01-05T09:31:12.000000Z",
         }),
-        "EndpointSecret" => json!({ "secret": SECRET }),
+        "UpdateApplicationRequest" => json!({ "name": "Acme Ltd", "metadata": { "plan": "free" } }),
+        "UpdateEndpointRequest" => json!({
+            "event_types": ["invoice.*", "refund.*"],
+            "retry_schedule": null,
+            "is_active": false,
+            "disabled_reason": "maintenance until Monday",
+            "open_deliveries": "keep"
+        }),
+        "EndpointSecret" => json!({
+            "algorithm": "hmac-sha256",
+            "secret": SECRET,
+            "public_key": null,
+            "created_at": "2026-01-31T12:00:00.000000Z",
+            "previous": [of("PreviousSecret")?]
+        }),
+        "PreviousSecret" => json!({
+            "algorithm": "ed25519",
+            "secret": null,
+            "public_key": "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=",
+            "created_at": "2026-01-31T11:30:00.000000Z",
+            "expires_at": "2026-02-01T12:00:00.000000Z"
+        }),
+        "RotateSecretRequest" => json!({ "algorithm": "hmac-sha256", "overlap_seconds": 3600 }),
+        "SentTest" => json!({ "event_id": EVENT_ID, "delivery_id": DELIVERY_ID }),
+        "EndpointStats" => json!({
+            "endpoint_id": ENDPOINT_ID,
+            "from": "2026-01-30T12:00:00.000000Z",
+            "to": "2026-01-31T12:00:00.000000Z",
+            "is_complete": true,
+            "deliveries": of("DeliveryCounts")?,
+            "success_rate": 0.995,
+            "attempts": of("AttemptCounts")?,
+            "attempt_duration_ms": of("Percentiles")?,
+            "success_latency_ms": { "p50": 31.5, "p95": 220.0, "p99": 5300.4 }
+        }),
+        "DeliveryCounts" => json!({
+            "total": 1003, "pending": 1, "in_progress": 1, "succeeded": 995, "failed": 1, "dead_letter": 5,
+            "cancelled": 0
+        }),
+        "AttemptCounts" => json!({ "succeeded": 995, "failed": 38, "unknown": 0 }),
+        "Percentiles" => json!({ "p50": 24.0, "p95": 180.5, "p99": 410.9 }),
+        "AuditEntry" => json!({
+            "id": "0198f1a5-7f80-7192-a3a4-b5c6d7e8f90b",
+            "application_id": APPLICATION_ID,
+            "actor": "api_key",
+            "api_key_id": API_KEY_ID,
+            "api_key_prefix": &API_KEY[..11],
+            "action": "endpoint.update",
+            "resource_type": "endpoint",
+            "resource_id": ENDPOINT_ID,
+            "before": { "max_attempts": 5 },
+            "after": { "max_attempts": 8 },
+            "created_at": "2026-01-31T12:00:00.000000Z"
+        }),
         "PublishEventRequest" => json!({ "event_type": "invoice.paid", "data": data() }),
         "PublishedEvent" => {
             json!({ "status": "accepted", "event_id": EVENT_ID, "deliveries_queued": 1, "duplicate": false })
@@ -266,12 +323,12 @@ fn problem(status: &str, operation: &str) -> Option<Value> {
             "credentials_invalid",
             "This credential is unknown, expired or revoked. Use another API key or admin token.",
         ),
-        (403, "create_application" | "list_applications") => {
+        (403, "create_application" | "list_applications" | "delete_application") => {
             ("admin_required", "Only the admin token may do this.")
         }
         (403, _) => ("scope_required", "This API key has not the scope `manage`. Use one that has."),
         (404, _) => ("application_not_found", "There is no such application."),
-        (409, "create_application") => {
+        (409, "create_application" | "update_application") => {
             ("uid_taken", "Another application has this `uid`. Choose another one, or use that application.")
         }
         (409, "create_endpoint") => {
@@ -280,6 +337,15 @@ fn problem(status: &str, operation: &str) -> Option<Value> {
         (409, "create_event_type") => (
             "event_type_exists",
             "The catalogue has an event type of this name. Change that one, or choose another name.",
+        ),
+        (409, "rotate_endpoint_secret") => (
+            "too_many_secrets",
+            "10 secrets sign already, as many as may. Wait until some of them end, or rotate with a shorter \
+             `overlap_seconds`, which ends them earlier.",
+        ),
+        (409, "test_endpoint") => (
+            "endpoint_inactive",
+            "The endpoint is not active, so that nothing is sent to it. Activate it first.",
         ),
         (409, "publish_event") => (
             "idempotency_key_reused",
@@ -307,9 +373,15 @@ fn problem(status: &str, operation: &str) -> Option<Value> {
 
 fn invalid(operation: &str) -> Problem {
     let (field, message) = match operation {
-        "create_application" => ("name", "must have 1 to 255 characters, not only spaces"),
+        "create_application" | "update_application" => {
+            ("name", "must have 1 to 255 characters, not only spaces")
+        }
         "create_api_key" => ("expires_at", "must lie in the future"),
-        "create_endpoint" | "" => ("url", "must be an absolute URL such as `https://example.com/webhooks`"),
+        "rotate_endpoint_secret" => ("overlap_seconds", "must be from 0 to 2592000"),
+        "get_endpoint_stats" => ("window_seconds", "must be a whole number of seconds from 60 to 2592000"),
+        "create_endpoint" | "update_endpoint" | "" => {
+            ("url", "must be an absolute URL such as `https://example.com/webhooks`")
+        }
         "publish_event" => ("data", "must be a JSON object"),
         "publish_event_batch" => ("events", "must have 1 to 1000 items"),
         "create_event_type" | "update_event_type" => {

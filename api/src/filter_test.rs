@@ -16,7 +16,7 @@ use crate::app::{App, Tag};
 use crate::auth::{Caller, Scope};
 use crate::body::JsonBody;
 use crate::check::Checks;
-use crate::endpoint_request::check_filter;
+use crate::endpoint_check::check_filter;
 use crate::parameter::Path;
 use crate::problem::Problem;
 use crate::refused::{BODY, NOT_FOUND, Refused};

@@ -11,6 +11,7 @@ mod api_keys;
 mod app;
 mod applications;
 mod attempts;
+mod audit_log;
 mod auth;
 mod batch;
 mod body;
@@ -20,8 +21,13 @@ mod data;
 mod deliveries;
 mod docs;
 mod edge;
+mod endpoint_check;
+mod endpoint_fields;
 mod endpoint_health;
 mod endpoint_request;
+mod endpoint_secrets;
+mod endpoint_stats;
+mod endpoint_test;
 mod endpoints;
 mod event_type_request;
 mod event_types;
@@ -56,7 +62,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use poem::{Endpoint, EndpointExt, Route};
 use postrider_shared::config::ApiConfig;
 use postrider_shared::health::Health;
-use postrider_shared::store::{Store, StoreError, migrate};
+use postrider_shared::store::{Store, StoreError, migrate, rekey};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -65,7 +71,7 @@ pub use operations::operations_routes;
 
 use crate::app::App;
 use crate::batch::Batcher;
-use crate::endpoint_request::UrlRules;
+use crate::endpoint_check::UrlRules;
 use crate::key_use::KeyUse;
 use crate::known_schemas::KnownSchemas;
 
@@ -99,6 +105,7 @@ pub async fn run(
 ) -> Result<(), ApiError> {
     let store = Store::new(&config.database)?;
     migrate::check_schema(&store).await?;
+    rekey::check_keyring(&store, &config.keyring).await?;
     health.up("postgres");
 
     let (batcher, writers) = Batcher::start(&store, config.accept_writers, config.accept_queue_bytes);
@@ -113,6 +120,7 @@ pub async fn run(
         schemas: KnownSchemas::new(store.clone()),
         key_use,
         admin_tokens: config.admin_tokens.iter().map(|token| key::hash(token.as_bytes())).collect(),
+        keyring: config.keyring,
         url_rules: UrlRules { guard: config.guard, https_only: config.https_only },
         max_endpoints: config.max_endpoints,
     });

@@ -36,6 +36,20 @@ id_parameters! {
     DeliveryId, "delivery_not_found", "delivery";
 }
 
+/// The id of anything.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AnyId(pub(crate) uuid::Uuid);
+
+impl Parameter for AnyId {
+    fn schema() -> MetaSchema {
+        <EndpointId as Parameter>::schema()
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        <EndpointId as Parameter>::parse(text).map(|id| Self(id.0))
+    }
+}
+
 impl Parameter for ApplicationRef {
     const THING: (&'static str, &'static str) = ("application_not_found", "application");
 

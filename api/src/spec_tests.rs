@@ -1,7 +1,8 @@
 use super::*;
 use crate::api_keys::CreateApiKeyRequest;
-use crate::applications::CreateApplicationRequest;
-use crate::endpoint_request::CreateEndpointRequest;
+use crate::applications::{CreateApplicationRequest, UpdateApplicationRequest};
+use crate::endpoint_request::{CreateEndpointRequest, UpdateEndpointRequest};
+use crate::endpoint_secrets::RotateSecretRequest;
 use crate::event_type_request::{CreateEventTypeRequest, UpdateEventTypeRequest};
 use crate::filter_test::{TestEndpointFilterRequest, TestFilterRequest};
 use crate::publish::PublishEventRequest;
@@ -15,16 +16,21 @@ const OPERATIONS: &[&str] = &[
     "create_endpoint",
     "create_event_type",
     "delete_api_key",
+    "delete_application",
+    "delete_endpoint",
     "delete_event_type",
+    "get_api_key",
     "get_application",
     "get_delivery",
     "get_endpoint",
     "get_endpoint_health",
     "get_endpoint_secret",
+    "get_endpoint_stats",
     "get_event",
     "get_event_type",
     "list_api_keys",
     "list_applications",
+    "list_audit_log",
     "list_deliveries",
     "list_delivery_attempts",
     "list_endpoints",
@@ -35,8 +41,12 @@ const OPERATIONS: &[&str] = &[
     "publish_event_batch",
     "replay_event",
     "retry_delivery",
+    "rotate_endpoint_secret",
+    "test_endpoint",
     "test_endpoint_filter",
     "test_filter",
+    "update_application",
+    "update_endpoint",
     "update_event_type",
 ];
 
@@ -79,7 +89,7 @@ fn fields_of_responses_are_always_there_and_nullable_where_they_may_be_null() {
     assert_eq!(delivery["status"].get("nullable"), None);
     assert_eq!(schemas(&document)["EventPage"]["properties"]["next_cursor"]["nullable"], json!(true));
     assert_eq!(event["properties"]["data"]["additionalProperties"], json!(true));
-    assert_eq!(request_schemas(&mut document).len(), 10);
+    assert_eq!(request_schemas(&mut document).len(), 13);
 }
 
 #[test]
@@ -132,4 +142,7 @@ fn examples_of_requests_are_accepted() {
     parse::<TestEndpointFilterRequest>("TestEndpointFilterRequest");
     parse::<CreateEventTypeRequest>("CreateEventTypeRequest");
     parse::<UpdateEventTypeRequest>("UpdateEventTypeRequest");
+    parse::<RotateSecretRequest>("RotateSecretRequest");
+    parse::<UpdateApplicationRequest>("UpdateApplicationRequest");
+    parse::<UpdateEndpointRequest>("UpdateEndpointRequest");
 }

@@ -3,6 +3,7 @@
 //! of relays run side by side.
 
 mod audit;
+mod cleanup;
 mod listener;
 mod memory;
 mod partitions;
@@ -80,6 +81,7 @@ pub async fn run(config: RelayConfig, health: Health, shutdown: CancellationToke
             () = memory::run(&relay) => {}
             () = sweep::run(&relay) => {}
             () = audit::run(&relay) => {}
+            () = cleanup::run(&relay) => {}
             () = statistics::run(&relay) => {}
             () = partitions::run(&relay) => {}
         }

@@ -5,6 +5,7 @@
 
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "every test uses a part of it")]
 
+pub mod manage;
 pub mod producer;
 pub mod receiver;
 pub mod service;

@@ -1,4 +1,7 @@
 //! What is known of the receivers: whether an endpoint's circuit breaker is open, and since when it fails.
+//! Written only where something has changed, and never with a delivery.
+
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
@@ -13,7 +16,7 @@ pub struct EndpointHealth {
     pub is_open: bool,
     /// How it failed last.
     pub reason: Option<String>,
-    /// Since when everything fails.
+    /// Since when everything fails; `None`: the last attempts did not.
     pub failing_since: Option<DateTime<Utc>>,
     /// When it is probed next.
     pub next_probe_at: Option<DateTime<Utc>>,
@@ -75,6 +78,67 @@ pub async fn note(store: &Store, changes: &[(BreakerChange, Option<String>)]) ->
     Ok(())
 }
 
+const SUCCEEDED: &str = "-- endpoint_health.succeeded
+with recovered as materialized (
+    select endpoint_id
+    from endpoint_health
+    where endpoint_id = any ($1) and failing_since is not null
+    order by endpoint_id
+    for no key update
+)
+update endpoint_health h
+set failing_since = null, last_succeeded_at = now(), updated_at = now()
+from recovered r
+where h.endpoint_id = r.endpoint_id";
+
+/// A day without an attempt is no day of failure: the count begins anew.
+const FAILED: &str = "-- endpoint_health.failed
+with noted as (
+    insert into endpoint_health as h (endpoint_id, failing_since, last_failed_at)
+    select e.id, now(), now()
+    from endpoints e
+    where e.id = any ($1) and e.deleted_at is null and e.is_active
+    order by e.id
+    on conflict (endpoint_id) do update
+    set failing_since = case
+            when coalesce(h.last_failed_at, h.failing_since) > now() - interval '1 day'
+            then coalesce(h.failing_since, now())
+            else now()
+        end,
+        last_failed_at = now(),
+        updated_at = now()
+    where h.failing_since is null or h.last_failed_at is null
+       or h.last_failed_at < now() - interval '1 hour'
+)
+select endpoint_id
+from endpoint_health
+where endpoint_id = any ($1) and last_failed_at > now() - interval '1 day'
+  and failing_since <= now() - make_interval(secs => $2)";
+
+/// Notes endpoints of which an attempt has succeeded lately, and others of which all have failed. Answers those
+/// of the latter that have done nothing but fail for as long as `limit`, with at least one attempt a day.
+///
+/// # Errors
+/// When PostgreSQL does not answer. What was not noted is noted by later attempts.
+pub async fn note_attempts(
+    store: &Store,
+    succeeded: &[EndpointId],
+    failed: &[EndpointId],
+    limit: Duration,
+) -> Result<Vec<EndpointId>, StoreError> {
+    let client = store.relaxed().await?;
+    if !succeeded.is_empty() {
+        let statement = client.prepare_cached(SUCCEEDED).await?;
+        client.execute(&statement, &[&succeeded]).await?;
+    }
+    if failed.is_empty() {
+        return Ok(Vec::new());
+    }
+    let statement = client.prepare_cached(FAILED).await?;
+    let rows = client.query(&statement, &[&failed, &limit.as_secs_f64()]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
 const GET: &str = "-- endpoint_health.get
 select state = 'open', reason, failing_since, next_probe_at from endpoint_health where endpoint_id = $1";
 
@@ -94,6 +158,6 @@ pub async fn get(store: &Store, endpoint: EndpointId) -> Result<EndpointHealth, 
     }))
 }
 
-fn milliseconds(duration: std::time::Duration) -> i64 {
+fn milliseconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
