@@ -50,6 +50,8 @@ catalogue! {
     409 {
         "uid_taken": "Another application has this `uid`. Choose another one, or use that application.",
         "too_many_endpoints": "The application has as many endpoints as it may have.",
+        "too_many_secrets": "As many secrets of the endpoint sign as may. Wait until some end, or rotate with a shorter overlap.",
+        "endpoint_inactive": "The endpoint is not active, so that nothing is sent to it. Activate it first.",
         "idempotency_key_reused": "The key belongs to a different event. Use a new key for a new event.",
         "delivery_in_progress": "The delivery is being sent. Wait for its end, then retry it.",
         "delivery_closed": "The delivery is closed: there is nothing left to cancel.",
