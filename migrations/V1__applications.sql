@@ -45,7 +45,7 @@ create table applications (
     name text not null,
     metadata jsonb not null default '{}',
     is_active boolean not null default true,
-    -- Accepted events per second; null: no limit.
+    -- Events per second that it may publish; null: no limit.
     ingest_rate_limit integer check (ingest_rate_limit > 0),
     -- True: an event of a type that is not in `event_types` is refused.
     strict_event_types boolean not null default false,
@@ -57,6 +57,13 @@ create table applications (
 
 -- A uid is unique over the installation, and free again once its application is deleted.
 create unique index applications_by_uid on applications (uid) where deleted_at is null;
+
+-- Whose publishing is limited: until when events are drawn already, by whichever API. Drawn in advance for a
+-- tenth of a second, so that these rows are written to a few times a second and never with an event.
+create table ingest_budgets (
+    application_id uuid primary key references applications (id) on delete cascade,
+    drawn_until timestamptz not null default now()
+) with (fillfactor = 50);
 
 create table api_keys (
     id uuid primary key default uuid_v7(),

@@ -11,7 +11,8 @@ use crate::auth::{self, Scope};
 use crate::batch::{Outcome, Rejection};
 use crate::problem::{FieldError, Problem};
 
-/// How often an event is checked again because the schema of its type has changed meanwhile.
+/// How often an event is checked again because the schema of its type, or the limit of its application, was not
+/// what it was thought to be.
 const ROUNDS: usize = 5;
 
 /// The answer to an event that is safely stored.
@@ -74,7 +75,10 @@ pub(crate) async fn accept_all(app: &App, events: Vec<NewEvent>) -> Result<Vec<A
                 answers[index] = Some(Err(Problem::database_unavailable()));
                 continue;
             };
-            if let Ok(Accepted::SchemaChanged(application)) = outcome {
+            if let Ok(Accepted::NotAdmitted(application)) = outcome {
+                app.ingest_limits.learn(event.producer.clone(), application);
+                open.push(Open { index, event, violations: Vec::new() });
+            } else if let Ok(Accepted::SchemaChanged(application)) = outcome {
                 if !learned.contains(&event.event_type) {
                     learned.push(event.event_type.clone());
                     if let Err(problem) = app.schemas.learn(&event, application).await {
@@ -84,6 +88,9 @@ pub(crate) async fn accept_all(app: &App, events: Vec<NewEvent>) -> Result<Vec<A
                 }
                 open.push(Open { index, event, violations: Vec::new() });
             } else {
+                if outcome == Ok(Accepted::UnknownKey) {
+                    app.ingest_limits.forget(&event.producer);
+                }
                 answers[index] = Some(answer(&event.producer, outcome, violations));
             }
         }
@@ -94,12 +101,17 @@ pub(crate) async fn accept_all(app: &App, events: Vec<NewEvent>) -> Result<Vec<A
     Ok(answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(changing()))).collect())
 }
 
-/// Checks what is open; what cannot be checked is answered.
+/// Asks the budget of the application for what is open, and checks it; what is refused is answered.
 async fn check(app: &App, open: Vec<Open>, answers: &mut [Option<Answer>]) -> Vec<Open> {
     let mut checked = Vec::with_capacity(open.len());
     let is_alone = open.len() == 1;
     for mut item in open {
-        match app.schemas.check(&mut item.event).await {
+        let admitted = app.ingest_limits.admit(&mut item.event).await;
+        let violations = match admitted {
+            Ok(()) => app.schemas.check(&mut item.event).await,
+            Err(problem) => Err(problem),
+        };
+        match violations {
             Ok(violations) => checked.push(Open { violations, ..item }),
             Err(problem) => answers[item.index] = Some(Err(problem)),
         }
@@ -131,7 +143,8 @@ fn answer(producer: &Producer, outcome: Outcome, violations: Vec<FieldError>) ->
         Accepted::SchemaViolation => {
             Err(Problem { code: "schema_violation", ..Problem::invalid(violations) })
         }
-        Accepted::SchemaChanged(_) => Err(changing()),
+        // The rounds are over, and neither the schema nor the limit has stayed what it was.
+        Accepted::SchemaChanged(_) | Accepted::NotAdmitted(_) => Err(changing()),
         Accepted::UnknownEventType => Err(Problem::refused_field(
             "unknown_event_type",
             "event_type",

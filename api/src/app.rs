@@ -8,6 +8,7 @@ use postrider_shared::store::Store;
 
 use crate::batch::Batcher;
 use crate::endpoint_check::UrlRules;
+use crate::ingest_limit::IngestLimits;
 use crate::key_use::KeyUse;
 use crate::known_schemas::KnownSchemas;
 
@@ -19,6 +20,8 @@ pub(crate) struct App {
     pub(crate) batcher: Batcher,
     /// What events of each type must satisfy.
     pub(crate) schemas: KnownSchemas,
+    /// What applications may publish, where that is limited.
+    pub(crate) ingest_limits: IngestLimits,
     /// When keys were last used.
     pub(crate) key_use: Arc<KeyUse>,
     /// SHA-256 of each admin token; none: see [`crate::auth`].

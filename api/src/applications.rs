@@ -37,6 +37,10 @@ pub(crate) struct Application {
     metadata: JsonObject,
     /// False: it may not publish.
     is_active: bool,
+    /// Events per second that it may publish; null: no limit.
+    ingest_rate_limit: Option<i32>,
+    /// True: events of types that are not in its catalogue are refused.
+    strict_event_types: bool,
     /// When it was created.
     created_at: Timestamp,
     /// When it was last changed.
@@ -68,6 +72,14 @@ pub(crate) struct CreateApplicationRequest {
     /// A JSON object of your own, up to 16 KiB.
     #[serde(default)]
     metadata: Option<JsonObject>,
+    /// Events per second that it may publish, 1 to 1,000,000; what exceeds that is answered 429. Absent or null: no
+    /// limit.
+    #[oai(validator(minimum(value = "1"), maximum(value = "1000000")))]
+    #[serde(default)]
+    ingest_rate_limit: Option<i32>,
+    /// True: events of types that are not in its catalogue are refused. Absent or null: false.
+    #[serde(default)]
+    strict_event_types: Option<bool>,
 }
 
 /// A change of an application: what is absent stays as it is.
@@ -89,6 +101,14 @@ pub(crate) struct UpdateApplicationRequest {
     /// admin.
     #[serde(default)]
     is_active: MaybeUndefined<bool>,
+    /// Events per second that it may publish, 1 to 1,000,000; what exceeds that is answered 429. Null: no limit. For
+    /// the admin.
+    #[oai(validator(minimum(value = "1"), maximum(value = "1000000")))]
+    #[serde(default)]
+    ingest_rate_limit: MaybeUndefined<i32>,
+    /// True: events of types that are not in its catalogue are refused. Null: false.
+    #[serde(default)]
+    strict_event_types: MaybeUndefined<bool>,
 }
 
 impl From<applications::Application> for Application {
@@ -99,6 +119,8 @@ impl From<applications::Application> for Application {
             name: stored.name,
             metadata: JsonObject::rendered(stored.metadata),
             is_active: stored.is_active,
+            ingest_rate_limit: stored.ingest_rate_limit,
+            strict_event_types: stored.strict_event_types,
             created_at: stored.created_at.into(),
             updated_at: stored.updated_at.into(),
         }
@@ -113,8 +135,17 @@ impl CreateApplicationRequest {
             checks.text("uid", check_uid(uid));
         }
         let metadata = checks.metadata(self.metadata);
+        if let Some(rate) = self.ingest_rate_limit {
+            check_rate(&mut checks, rate);
+        }
         checks.done()?;
-        Ok(NewApplication { uid: self.uid, name: self.name, metadata, ingest_rate_limit: None })
+        Ok(NewApplication {
+            uid: self.uid,
+            name: self.name,
+            metadata,
+            ingest_rate_limit: self.ingest_rate_limit,
+            strict_event_types: self.strict_event_types.unwrap_or(false),
+        })
     }
 }
 
@@ -155,14 +186,33 @@ impl UpdateApplicationRequest {
             }
             Value(is_active) => is_active,
         };
-        if matches!(caller, Caller::Application(_)) && (&uid, is_active) != (&current.uid, current.is_active)
-        {
-            return Err(auth::admin_required("Only the admin token may change `uid` and `is_active`."));
+        let ingest_rate_limit = match self.ingest_rate_limit {
+            Undefined => current.ingest_rate_limit,
+            Null => None,
+            Value(rate) => {
+                check_rate(&mut checks, rate);
+                Some(rate)
+            }
+        };
+        let strict_event_types = match self.strict_event_types {
+            Undefined => current.strict_event_types,
+            Null => false,
+            Value(is_strict) => is_strict,
+        };
+        let is_same = (&uid, is_active, ingest_rate_limit)
+            == (&current.uid, current.is_active, current.ingest_rate_limit);
+        if matches!(caller, Caller::Application(_)) && !is_same {
+            return Err(auth::admin_required(
+                "Only the admin token may change `uid`, `is_active` and `ingest_rate_limit`.",
+            ));
         }
         checks.done()?;
-        let ingest_rate_limit = current.ingest_rate_limit;
-        Ok(Update { uid, name, metadata, is_active, ingest_rate_limit })
+        Ok(Update { uid, name, metadata, is_active, ingest_rate_limit, strict_event_types })
     }
+}
+
+fn check_rate(checks: &mut Checks, rate: i32) {
+    checks.in_range("ingest_rate_limit", rate.into(), 1, 1_000_000);
 }
 
 fn unknown() -> Problem {
@@ -265,7 +315,7 @@ impl Applications {
     /// Change an application
     ///
     /// What is absent stays as it is. For the admin, and for the application's own keys with the scope `manage`,
-    /// which may change `name` and `metadata`.
+    /// which may change `name`, `metadata` and `strict_event_types`.
     #[oai(path = "/applications/:application_id", method = "patch", operation_id = "update_application")]
     async fn update(
         &self,

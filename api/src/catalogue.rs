@@ -92,6 +92,9 @@ catalogue! {
     500 {
         "internal": "A defect of the server. Report it with the `X-Request-Id` of the response.",
     }
+    429 {
+        "ingest_rate_limited": "The application publishes more events per second than it may. Try again after `Retry-After`.",
+    }
     503 {
         "unavailable": "PostgreSQL does not answer. Try again after `Retry-After`, an event with the same key.",
         "busy": "Another request works on the same thing. Try again after `Retry-After`.",

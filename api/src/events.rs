@@ -25,7 +25,7 @@ use crate::parameter_values::{Containment, Limit};
 use crate::problem::Problem;
 use crate::publish::{PostedEvent, publish};
 use crate::publish_batch::{PostedBatch, PublishedEventBatch, publish_batch};
-use crate::refused::{BODY, CONFLICT, INVALID, NOT_FOUND, Refused};
+use crate::refused::{BODY, CONFLICT, INVALID, LIMITED, NOT_FOUND, Refused};
 use crate::value::{JsonObject, Timestamp};
 
 /// What a producer published, once.
@@ -84,7 +84,7 @@ impl Events {
         /// The id or `uid` of the application: needed with an admin token.
         application_id: InQuery<ApplicationRef>,
         event: PostedEvent,
-    ) -> Result<Accepted<PublishedEvent>, Refused<{ BODY | NOT_FOUND | CONFLICT }>> {
+    ) -> Result<Accepted<PublishedEvent>, Refused<{ BODY | NOT_FOUND | CONFLICT | LIMITED }>> {
         let published = publish(&app, credential, idempotency_key, application_id.0, event).await?;
         Ok(Accepted::new(published))
     }
@@ -102,7 +102,7 @@ impl Events {
         /// The id or `uid` of the application: needed with an admin token.
         application_id: InQuery<ApplicationRef>,
         batch: PostedBatch,
-    ) -> Result<Accepted<PublishedEventBatch>, Refused<{ BODY | NOT_FOUND }>> {
+    ) -> Result<Accepted<PublishedEventBatch>, Refused<{ BODY | NOT_FOUND | LIMITED }>> {
         Ok(Accepted::new(publish_batch(&app, credential, application_id.0, batch).await?))
     }
 

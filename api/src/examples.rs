@@ -188,6 +188,8 @@ fn application() -> Value {
         "name": "Acme",
         "metadata": { "plan": "pro" },
         "is_active": true,
+        "ingest_rate_limit": null,
+        "strict_event_types": false,
         "created_at": "2026-01-31T11:00:00.000000Z",
         "updated_at": "2026-01-31T11:00:00.000000Z"
     })
@@ -365,6 +367,10 @@ fn problem(status: &str, operation: &str) -> Option<Value> {
         }
         (413, _) => ("body_too_large", "The body is larger than 262144 bytes. Send less."),
         (415, _) => ("unsupported_media_type", "Send JSON with the header `Content-Type: application/json`."),
+        (429, _) => (
+            "ingest_rate_limited",
+            "The application publishes more events per second than it may. Try again with the same key, more slowly.",
+        ),
         (422, _) => return serde_json::to_value(invalid(operation).body()).ok(),
         _ => ("unavailable", "The database cannot be reached. Try again in a moment."),
     };

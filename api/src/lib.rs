@@ -36,6 +36,7 @@ mod examples;
 mod fanout;
 mod filter_test;
 mod idempotency_key;
+mod ingest_limit;
 mod key;
 mod key_use;
 mod known_schemas;
@@ -72,6 +73,7 @@ pub use operations::operations_routes;
 use crate::app::App;
 use crate::batch::Batcher;
 use crate::endpoint_check::UrlRules;
+use crate::ingest_limit::IngestLimits;
 use crate::key_use::KeyUse;
 use crate::known_schemas::KnownSchemas;
 
@@ -118,6 +120,7 @@ pub async fn run(
         store: store.clone(),
         batcher,
         schemas: KnownSchemas::new(store.clone()),
+        ingest_limits: IngestLimits::new(store.clone()),
         key_use,
         admin_tokens: config.admin_tokens.iter().map(|token| key::hash(token.as_bytes())).collect(),
         keyring: config.keyring,

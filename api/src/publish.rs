@@ -151,7 +151,14 @@ async fn compose(
             Producer::Admin(auth::Caller::Admin.written_application(app, application.as_ref()).await?)
         }
     };
-    Ok(NewEvent { producer, idempotency_key, event_type, data, schema: SchemaCheck::Unchecked })
+    Ok(NewEvent {
+        producer,
+        idempotency_key,
+        event_type,
+        data,
+        schema: SchemaCheck::Unchecked,
+        is_admitted: false,
+    })
 }
 
 #[cfg(test)]

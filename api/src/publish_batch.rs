@@ -153,6 +153,7 @@ impl Item {
             event_type,
             data,
             schema: SchemaCheck::Unchecked,
+            is_admitted: false,
         }
     }
 }
@@ -160,10 +161,9 @@ impl Item {
 /// Where nothing was accepted and another try may help, the whole of it is answered so.
 fn summarise(results: Vec<Answer>) -> Result<PublishedEventBatch, Problem> {
     if results.iter().all(Result::is_err)
-        && let Some(problem) = results
-            .iter()
-            .filter_map(|result| result.as_ref().err())
-            .find(|problem| problem.status == StatusCode::SERVICE_UNAVAILABLE)
+        && let Some(problem) = results.iter().filter_map(|result| result.as_ref().err()).find(|problem| {
+            matches!(problem.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS)
+        })
     {
         return Err(problem.clone());
     }

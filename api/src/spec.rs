@@ -192,7 +192,7 @@ fn add_headers(document: &mut Value) {
             let own = match status.as_str() {
                 "201" => Some("Location"),
                 "401" => Some("WWW-Authenticate"),
-                "503" => Some("Retry-After"),
+                "429" | "503" => Some("Retry-After"),
                 _ => None,
             };
             let headers = own.into_iter().chain(["X-Request-Id"]);

@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 use super::api_keys::{self, ApiKey, NewApiKey};
 use super::audit::{self, Actor, Change};
 use super::page::Page;
-use super::{Store, StoreError, cleanups};
+use super::{Store, StoreError, cleanups, ingest};
 use crate::ids::ApplicationId;
 
 /// A tenant. It serialises to what the audit log keeps of it.
@@ -27,6 +27,8 @@ pub struct Application {
     pub is_active: bool,
     /// Events per second that it may publish; `None`: no limit.
     pub ingest_rate_limit: Option<i32>,
+    /// Events of types that are not in its catalogue are refused.
+    pub strict_event_types: bool,
     /// When it was made.
     #[serde(skip)]
     pub created_at: DateTime<Utc>,
@@ -46,6 +48,8 @@ pub struct NewApplication {
     pub metadata: String,
     /// Events per second that it may publish; `None`: no limit.
     pub ingest_rate_limit: Option<i32>,
+    /// Events of types that are not in its catalogue are refused.
+    pub strict_event_types: bool,
 }
 
 /// What an application is to be from now on.
@@ -61,6 +65,8 @@ pub struct Update {
     pub is_active: bool,
     /// Events per second that it may publish; `None`: no limit.
     pub ingest_rate_limit: Option<i32>,
+    /// Events of types that are not in its catalogue are refused.
+    pub strict_event_types: bool,
 }
 
 /// What names an application in a path or a query.
@@ -73,9 +79,9 @@ pub enum ApplicationRef {
 }
 
 const CREATE: &str = "-- applications.create
-insert into applications (uid, name, metadata, ingest_rate_limit)
-values ($1, $2, $3::text::jsonb, $4)
-returning id, uid, name, metadata::text, is_active, ingest_rate_limit, created_at, updated_at";
+insert into applications (uid, name, metadata, ingest_rate_limit, strict_event_types)
+values ($1, $2, $3::text::jsonb, $4, $5)
+returning id, uid, name, metadata::text, is_active, ingest_rate_limit, strict_event_types, created_at, updated_at";
 
 /// Makes an application and its first API key, both or neither.
 ///
@@ -93,10 +99,19 @@ pub async fn create(
     let row = transaction
         .query_one(
             &statement,
-            &[&application.uid, &application.name, &application.metadata, &application.ingest_rate_limit],
+            &[
+                &application.uid,
+                &application.name,
+                &application.metadata,
+                &application.ingest_rate_limit,
+                &application.strict_event_types,
+            ],
         )
         .await?;
     let created = parse(&row);
+    if created.ingest_rate_limit.is_some() {
+        ingest::open(&transaction, created.id).await?;
+    }
     let change = Change::of("application.create", created.id.0, None, Some(&created));
     audit::note(&transaction, created.id, actor, change).await?;
     let key = api_keys::insert(&transaction, actor, created.id, key).await?;
@@ -105,7 +120,7 @@ pub async fn create(
 }
 
 const FIND: &str = "-- applications.find
-select id, uid, name, metadata::text, is_active, ingest_rate_limit, created_at, updated_at
+select id, uid, name, metadata::text, is_active, ingest_rate_limit, strict_event_types, created_at, updated_at
 from applications
 where (id = $1 or uid = $2) and deleted_at is null";
 
@@ -125,7 +140,7 @@ pub async fn find(store: &Store, reference: &ApplicationRef) -> Result<Option<Ap
 }
 
 const LIST: &str = "-- applications.list
-select id, uid, name, metadata::text, is_active, ingest_rate_limit, created_at, updated_at
+select id, uid, name, metadata::text, is_active, ingest_rate_limit, strict_event_types, created_at, updated_at
 from applications
 where id < $1 and deleted_at is null
 order by id desc
@@ -148,7 +163,7 @@ pub async fn list(
 }
 
 const LOCK: &str = "-- applications.lock_to_change
-select id, uid, name, metadata::text, is_active, ingest_rate_limit, created_at, updated_at
+select id, uid, name, metadata::text, is_active, ingest_rate_limit, strict_event_types, created_at, updated_at
 from applications
 where id = $1 and deleted_at is null
 for no key update";
@@ -156,9 +171,9 @@ for no key update";
 const UPDATE: &str = "-- applications.update
 update applications
 set uid = $2, name = $3, metadata = $4::text::jsonb, is_active = $5, ingest_rate_limit = $6,
-    updated_at = now()
+    strict_event_types = $7, updated_at = now()
 where id = $1
-returning id, uid, name, metadata::text, is_active, ingest_rate_limit, created_at, updated_at";
+returning id, uid, name, metadata::text, is_active, ingest_rate_limit, strict_event_types, created_at, updated_at";
 
 /// Changes an application to what `change` makes of it; `None`: there is none.
 ///
@@ -178,13 +193,19 @@ pub async fn update<E: From<StoreError>>(
         return Ok(None);
     };
     let before = parse(&row);
-    let Update { uid, name, metadata, is_active, ingest_rate_limit } = change(&before)?;
+    let Update { uid, name, metadata, is_active, ingest_rate_limit, strict_event_types } = change(&before)?;
     let write = async {
         let update = transaction.prepare_cached(UPDATE).await?;
         let row = transaction
-            .query_one(&update, &[&application, &uid, &name, &metadata, &is_active, &ingest_rate_limit])
+            .query_one(
+                &update,
+                &[&application, &uid, &name, &metadata, &is_active, &ingest_rate_limit, &strict_event_types],
+            )
             .await?;
         let after = parse(&row);
+        if after.ingest_rate_limit.is_some() {
+            ingest::open(&transaction, application).await?;
+        }
         let change = Change::of("application.update", application.0, Some(&before), Some(&after));
         audit::note(&transaction, application, actor, change).await?;
         Ok::<_, StoreError>(after)
@@ -232,7 +253,8 @@ fn parse(row: &Row) -> Application {
         metadata: row.get(3),
         is_active: row.get(4),
         ingest_rate_limit: row.get(5),
-        created_at: row.get(6),
-        updated_at: row.get(7),
+        strict_event_types: row.get(6),
+        created_at: row.get(7),
+        updated_at: row.get(8),
     }
 }

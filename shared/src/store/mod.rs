@@ -19,6 +19,7 @@ pub mod events;
 pub mod filters;
 pub mod headers;
 pub mod health;
+pub mod ingest;
 pub mod leases;
 pub mod migrate;
 pub mod operational;
