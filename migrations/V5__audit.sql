@@ -12,7 +12,8 @@ create table audit_log (
     -- What was done, such as `endpoint.update`.
     action text not null,
     resource_type text not null,
-    resource_id uuid not null,
+    -- Its id, or its name where that is what it goes by.
+    resource_id text collate "C" not null,
     -- The fields that were changed, as they were and as they are; null: it was not there, or is no more.
     -- Secrets are left out.
     before jsonb,

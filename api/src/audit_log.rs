@@ -15,7 +15,7 @@ use crate::app::{App, Tag};
 use crate::auth::{Caller, Scope};
 use crate::page::{Cursor, Page, limit};
 use crate::parameter::InQuery;
-use crate::parameter_values::{AnyId, Limit};
+use crate::parameter_values::{Limit, ResourceId};
 use crate::refused::{INVALID, NOT_FOUND, Refused};
 use crate::value::{JsonObject, Timestamp};
 
@@ -36,8 +36,8 @@ pub(crate) struct AuditEntry {
     action: String,
     /// What kind of resource it is: `application`, `api_key`, `endpoint` and others.
     resource_type: String,
-    /// The id of the resource.
-    resource_id: Uuid,
+    /// The id of the resource, or its name where that is what it goes by.
+    resource_id: String,
     /// The fields that were changed, as they were, without secrets; null: it was not there.
     before: Option<JsonObject>,
     /// The fields that were changed, as they are, without secrets; null: it is no more.
@@ -80,8 +80,8 @@ impl AuditLog {
         &self,
         caller: Caller,
         app: Data<&Arc<App>>,
-        /// The id of a resource.
-        resource_id: InQuery<AnyId>,
+        /// The id of a resource, or its name where that is what it goes by.
+        resource_id: InQuery<ResourceId>,
         /// Noted at this time or later.
         created_after: InQuery<DateTime<Utc>>,
         /// Noted before this time.

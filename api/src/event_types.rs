@@ -87,7 +87,7 @@ impl EventTypes {
         caller.require(Scope::Manage)?;
         let application = caller.written_application(&app, application_id.0.as_ref()).await?;
         let (name, settings) = body.0.check().await?;
-        match event_types::create(&app.store, application, name.as_str(), &settings).await {
+        match event_types::create(&app.store, &caller.actor(), application, name.as_str(), &settings).await {
             Ok(entry) => Ok(Created::at(format!("/v1/event-types/{name}"), entry)),
             Err(error) if error.is_unique_violation() => Err(Problem::new(
                 http::StatusCode::CONFLICT,
@@ -169,7 +169,7 @@ impl EventTypes {
             let seen = event_types::get(&app.store, application, event_type.0.as_str()).await?;
             let seen = seen.ok_or_else(unknown)?;
             let settings = body.0.apply(&seen).await?;
-            if let Some(changed) = event_types::update(&app.store, &seen, &settings).await? {
+            if let Some(changed) = event_types::update(&app.store, &caller.actor(), &seen, &settings).await? {
                 return Ok(Found::new(changed));
             }
         }
@@ -192,7 +192,7 @@ impl EventTypes {
     ) -> Result<Done, Refused<{ NOT_FOUND | INVALID }>> {
         caller.require(Scope::Manage)?;
         let application = caller.written_application(&app, application_id.0.as_ref()).await?;
-        if event_types::delete(&app.store, application, event_type.0.as_str()).await? {
+        if event_types::delete(&app.store, &caller.actor(), application, event_type.0.as_str()).await? {
             Ok(Done)
         } else {
             Err(unknown().into())

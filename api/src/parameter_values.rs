@@ -36,17 +36,28 @@ id_parameters! {
     DeliveryId, "delivery_not_found", "delivery";
 }
 
-/// The id of anything.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct AnyId(pub(crate) uuid::Uuid);
+/// The id or the name of anything.
+#[derive(Debug, Clone)]
+pub(crate) struct ResourceId(pub(crate) String);
 
-impl Parameter for AnyId {
+impl Parameter for ResourceId {
     fn schema() -> MetaSchema {
-        <EndpointId as Parameter>::schema()
+        MetaSchema {
+            example: Some("0198f1a3-5d6e-7f70-8182-93a4b5c6d7e8".into()),
+            min_length: Some(1),
+            max_length: Some(255),
+            pattern: Some("^[A-Za-z0-9._-]{1,255}$".to_owned()),
+            ..MetaSchema::new("string")
+        }
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        <EndpointId as Parameter>::parse(text).map(|id| Self(id.0))
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if (1..=255).contains(&text.len()) && text.bytes().all(is_allowed) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("must be a UUID, or the name of an event type".to_owned())
+        }
     }
 }
 

@@ -95,6 +95,48 @@ async fn every_change_is_noted_with_who_made_it_from_what_to_what() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_done_to_deliveries_and_event_types_is_noted_too() {
+    let bed = Bed::new().await;
+    let services = Services::api_alone(&bed, &[]).await;
+    let producer = Producer::new(services.api).await;
+    producer.endpoint(json!({"url": "https://example.com"})).await;
+    let event = text(&producer.publish("a", json!({})).await["event_id"]);
+    let delivery = text(&producer.deliveries(&event).await[0]["id"]);
+    producer.post(&format!("/v1/deliveries/{delivery}/retry"), &json!({})).await;
+    producer.post(&format!("/v1/deliveries/{delivery}/cancel"), &json!({})).await;
+    producer
+        .post("/v1/event-types", &json!({"name": "a.b", "example": {"n": 12345678901234567890u64}}))
+        .await;
+    producer.patch("/v1/event-types/a.b", &json!({"description": "b"})).await;
+    producer.delete("/v1/event-types/a.b").await;
+
+    let of = async |resource: &str| {
+        let page = producer.get(&format!("/v1/audit-log?resource_id={resource}")).await;
+        let entries = page["data"].as_array().expect("a page").clone();
+        entries
+            .iter()
+            .map(|entry| (text(&entry["action"]), entry["before"].clone(), entry["after"].clone()))
+            .collect::<Vec<_>>()
+    };
+    let of_delivery = of(&delivery).await;
+    let cancelled = (json!({"status": "pending"}), json!({"status": "cancelled"}));
+    assert_eq!((of_delivery[0].1.clone(), of_delivery[0].2.clone()), cancelled);
+    assert_eq!((of_delivery[0].0.as_str(), of_delivery[1].0.as_str()), ("delivery.cancel", "delivery.retry"));
+    assert!(of_delivery[1].2["next_retry_at"].is_string());
+    let of_type = of("a.b").await;
+    let actions: Vec<_> = of_type.iter().map(|(action, ..)| action.as_str()).collect();
+    assert_eq!(actions, ["event_type.delete", "event_type.update", "event_type.create"]);
+    assert_eq!(of_type[1].2, json!({"description": "b"}));
+    assert_eq!(of_type[2].2["example"].to_string(), r#"{"n":12345678901234567890}"#);
+    for resource in ["a%20b", "", "a/b"] {
+        let path = format!("/v1/audit-log?resource_id={resource}");
+        assert_eq!(producer.refusal(Method::GET, &path, None, 422).await, "validation_failed");
+    }
+    services.stop().await;
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_key_reads_its_own_log_and_the_admin_reads_all() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[("POSTRIDER_ADMIN_TOKEN", TOKEN)]).await;

@@ -139,6 +139,36 @@ async fn what_waits_for_a_disabled_endpoint_is_delivered_when_it_is_enabled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_waited_its_turn_goes_when_the_order_is_no_longer_kept() {
+    let bed = Bed::new().await;
+    let services = Services::start(&bed).await;
+    let receiver = Receiver::start(|webhook| if webhook.json()["data"]["n"] == 0 { 500 } else { 204 }).await;
+    let producer = Producer::new(services.api).await;
+    let settings = json!({"url": receiver.url("/"), "ordered": true, "retry_schedule": [600]});
+    let endpoint = producer.endpoint(settings).await;
+    let mut events = Vec::new();
+    for number in 0..5 {
+        events.push(text(&producer.publish("a", json!({"n": number})).await["event_id"]));
+    }
+    producer.delivery_in(&events[0], "failed").await;
+    assert_eq!(producer.delivery_in(&events[4], "pending").await["waiting_for"], "order");
+    eventually("that nobody looks at the endpoint", async || {
+        let queued = bed.count("select count(*) from outbox where due_at <= now()").await;
+        (queued == 0 && bed.is_queue_empty().await).then_some(())
+    })
+    .await;
+
+    producer.patch(&producer.endpoint_path(&endpoint, ""), &json!({"ordered": false})).await;
+    for event in &events[1..] {
+        producer.delivery_in(event, "succeeded").await;
+    }
+    assert_eq!(producer.delivery_in(&events[0], "failed").await["waiting_for"], Value::Null);
+    services.stop().await;
+    assert_eq!(receiver.count(), 5);
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_open_is_cancelled_where_it_is_asked_for() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;

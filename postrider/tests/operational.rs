@@ -3,6 +3,8 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -169,5 +171,55 @@ async fn an_endpoint_that_does_nothing_but_fail_for_five_days_is_disabled() {
     assert_eq!(bed.count(log).await, 1);
     assert_eq!(producer.refusal(Method::GET, "/v1/events?limit=0", None, 422).await, "validation_failed");
     services.stop().await;
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_breaker_that_opens_and_closes_is_told_once_each() {
+    let bed = Bed::new().await;
+    let services = Services::start(&bed).await;
+    let is_up = Arc::new(AtomicBool::new(false));
+    let up = is_up.clone();
+    let receiver =
+        Receiver::start(
+            move |webhook| {
+                if webhook.path == "/operations" || up.load(Ordering::Relaxed) { 204 } else { 500 }
+            },
+        )
+        .await;
+    let producer = Producer::new(services.api).await;
+    producer
+        .endpoint(json!({"url": receiver.url("/operations"), "event_types": ["postrider.endpoint.*"]}))
+        .await;
+    let settings = json!({
+        "url": receiver.url("/"), "event_types": ["a"], "retry_schedule": [3], "max_attempts": 20,
+    });
+    let endpoint = producer.endpoint(settings).await;
+    producer.publish("a", json!({"n": 1})).await;
+    producer.publish("a", json!({"n": 2})).await;
+    let opened = wait_for(&receiver, "/operations", "postrider.endpoint.breaker_opened").await;
+    assert_eq!(opened["data"]["endpoint_id"], endpoint["id"]);
+    assert_eq!(opened["data"]["reason"], "the receiver answered 500");
+    let health = producer.get(&producer.endpoint_path(&endpoint, "/health")).await;
+    assert_ne!(health["state"], "closed");
+    // A probe that fails opens it again, and is nothing new.
+    eventually("a probe that has failed", async || {
+        let next = "select count(*) from endpoint_health where updated_at > (select min(created_at) from events where event_type = 'postrider.endpoint.breaker_opened')";
+        (bed.count(next).await > 0).then_some(())
+    })
+    .await;
+    is_up.store(true, Ordering::Relaxed);
+    let closed = wait_for(&receiver, "/operations", "postrider.endpoint.breaker_closed").await;
+    assert_eq!(closed["data"]["endpoint_id"], endpoint["id"]);
+    services.stop().await;
+    let told: Vec<_> =
+        told(&receiver, "/operations").into_iter().map(|(name, all)| (name, all.len())).collect();
+    assert_eq!(
+        told,
+        [
+            ("postrider.endpoint.breaker_closed".to_owned(), 1),
+            ("postrider.endpoint.breaker_opened".to_owned(), 1),
+        ]
+    );
     bed.finish().await;
 }

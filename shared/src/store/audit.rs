@@ -31,8 +31,8 @@ pub enum Actor {
 pub(super) struct Change {
     /// What was done: `endpoint.update` changes an `endpoint`.
     pub(super) action: &'static str,
-    /// The resource.
-    pub(super) resource_id: Uuid,
+    /// The resource: its id, or its name.
+    pub(super) resource_id: String,
     /// As it was; `None`: it was not there.
     pub(super) before: Option<String>,
     /// As it is; `None`: it is no more.
@@ -43,20 +43,36 @@ impl Change {
     /// Of a resource that serialises to what may be shown of it.
     pub(super) fn of<T: Serialize>(
         action: &'static str,
-        resource_id: Uuid,
+        resource_id: impl ToString,
         before: Option<&T>,
         after: Option<&T>,
     ) -> Self {
         let json = |resource: &T| serde_json::to_string(resource).expect("a resource is plain data");
-        Self { action, resource_id, before: before.map(json), after: after.map(json) }
+        Self {
+            action,
+            resource_id: resource_id.to_string(),
+            before: before.map(json),
+            after: after.map(json),
+        }
     }
 }
 
-/// Writes metadata as the JSON that it is, and not as a text.
+/// Writes JSON as what it is, and not as a text.
 pub(super) fn raw<S: serde::Serializer>(json: &str, serializer: S) -> Result<S::Ok, S::Error> {
     let raw: &serde_json::value::RawValue =
         serde_json::from_str(json).expect("PostgreSQL renders valid JSON");
     raw.serialize(serializer)
+}
+
+/// The same where there may be none.
+pub(super) fn raw_or_null<S: serde::Serializer>(
+    json: &Option<String>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match json {
+        Some(json) => raw(json, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 const NOTE: &str = "-- audit_log.note
@@ -64,14 +80,14 @@ insert into audit_log (
     application_id, actor, api_key_id, api_key_prefix, action, resource_type, resource_id, before, after
 )
 select $1, $2, $3, $4, $5, split_part($5, '.', 1), $6,
-       (
+       case when c.before is not null then coalesce((
            select jsonb_object_agg(b.key, b.value) from jsonb_each(c.before) b
            where c.after is null or b.value is distinct from c.after -> b.key
-       ),
-       (
+       ), '{}') end,
+       case when c.after is not null then coalesce((
            select jsonb_object_agg(a.key, a.value) from jsonb_each(c.after) a
            where c.before is null or a.value is distinct from c.before -> a.key
-       )
+       ), '{}') end
 from (select $7::text::jsonb as before, $8::text::jsonb as after) c
 where c.before is distinct from c.after";
 
@@ -112,8 +128,8 @@ pub struct Entry {
     pub action: String,
     /// What kind of resource it is.
     pub resource_type: String,
-    /// The resource.
-    pub resource_id: Uuid,
+    /// The resource: its id, or its name.
+    pub resource_id: String,
     /// The fields that were changed, as they were: a JSON object.
     pub before: Option<String>,
     /// The fields that were changed, as they are: a JSON object.
@@ -128,7 +144,7 @@ pub struct EntryFilter {
     /// Whose; `None`: everyone's.
     pub application_id: Option<ApplicationId>,
     /// Of this resource.
-    pub resource_id: Option<Uuid>,
+    pub resource_id: Option<String>,
     /// At or after.
     pub created_after: Option<DateTime<Utc>>,
     /// Before.
@@ -156,7 +172,7 @@ with scanned as materialized (
 matched as materialized (
     select *
     from scanned
-    where ($4::uuid is null or resource_id = $4)
+    where ($4::text is null or resource_id = $4)
       and ($5::timestamptz is null or created_at >= $5)
       and ($6::timestamptz is null or created_at < $6)
     order by id desc

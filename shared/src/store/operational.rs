@@ -13,6 +13,10 @@ use crate::ids::{ApplicationId, DeliveryId, EndpointId, EventId};
 pub const ENDPOINT_DISABLED: &str = "postrider.endpoint.disabled";
 /// An endpoint was enabled again.
 pub const ENDPOINT_ENABLED: &str = "postrider.endpoint.enabled";
+/// An endpoint only fails: it is probed, and what is due waits.
+pub const BREAKER_OPENED: &str = "postrider.endpoint.breaker_opened";
+/// An endpoint has succeeded again.
+pub const BREAKER_CLOSED: &str = "postrider.endpoint.breaker_closed";
 /// A delivery is a dead letter.
 pub const DEAD_LETTER: &str = "postrider.delivery.dead_letter";
 /// What a test sends.
