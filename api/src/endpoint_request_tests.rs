@@ -189,8 +189,7 @@ fn a_field_that_is_not_given_is_not_judged() {
     old.settings.url = "http://example.com".to_owned();
     let update = |json| serde_json::from_str::<UpdateEndpointRequest>(json).expect("a request");
     assert!(update(r#"{"description":"b"}"#).apply(&old, &https_only).is_ok());
-    let problem =
-        update(r#"{"url":"http://example.com"}"#).apply(&old, &https_only).err().expect("a problem");
+    let problem = update(r#"{"url":"http://example.com"}"#).apply(&old, &https_only).expect_err("a problem");
     assert_eq!(problem.code, "https_required");
 }
 
