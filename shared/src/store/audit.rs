@@ -151,10 +151,11 @@ pub struct EntryFilter {
     pub created_before: Option<DateTime<Utc>>,
 }
 
-/// Looks at a bounded number of rows, newest first, and keeps what the filter matches. `$scope` picks the
-/// index that is walked.
+/// Looks at a bounded number of rows, newest first, and keeps what the filter matches. `$scope` and
+/// `$order` pick the index that is walked: rows are compared as a whole, or the planner might look for a small
+/// application's entries among those of all.
 macro_rules! list {
-    ($name:literal, $scope:literal) => {
+    ($name:literal, $scope:literal, $order:literal) => {
         concat!(
             "-- audit_log.",
             $name,
@@ -165,8 +166,10 @@ with scanned as materialized (
     from audit_log
     where ",
             $scope,
-            " and id > $2 and id < $3
-    order by id desc
+            "
+    order by ",
+            $order,
+            "
     limit $8
 ),
 matched as materialized (
@@ -191,8 +194,12 @@ order by m.id desc"
     };
 }
 
-const LIST: &str = list!("list", "application_id = $1");
-const LIST_ALL: &str = list!("list_all", "$1::uuid is null");
+const LIST: &str = list!(
+    "list",
+    "(application_id, id) > ($1, $2) and (application_id, id) < ($1, $3)",
+    "application_id desc, id desc"
+);
+const LIST_ALL: &str = list!("list_all", "$1::uuid is null and id > $2 and id < $3", "id desc");
 
 /// A page of entries, newest first. It ends early after [`MAX_SCANNED`] rows looked at.
 ///

@@ -76,6 +76,9 @@ enum Phase {
 
 use Phase::{Cancel, Do, Once, Wait};
 
+// Rows are compared as a whole with what is an application's, so that its own index is walked whatever the planner
+// knows of it.
+
 fn phases(kind: &str) -> &'static [Phase] {
     match kind {
         "cancel" => &[Cancel(CANCEL)],
@@ -163,8 +166,9 @@ const DELIVERIES: &str = "-- deliveries.remove
 with page as materialized (
     select id
     from deliveries
-    where application_id = $1 and id > coalesce($2::text::uuid, '00000000-0000-0000-0000-000000000000')
-    order by id
+    where (application_id, id) > ($1, coalesce($2::text::uuid, '00000000-0000-0000-0000-000000000000'))
+      and application_id <= $1
+    order by application_id, id
     limit $3
     for update
 ),
@@ -180,8 +184,9 @@ const EVENTS: &str = "-- events.remove
 with page as materialized (
     select id
     from events
-    where application_id = $1 and id > coalesce($2::text::uuid, '00000000-0000-0000-0000-000000000000')
-    order by id
+    where (application_id, id) > ($1, coalesce($2::text::uuid, '00000000-0000-0000-0000-000000000000'))
+      and application_id <= $1
+    order by application_id, id
     limit $3
 ),
 removed as (
@@ -240,14 +245,16 @@ with page as materialized (
     from ",
             $table,
             "
-    where application_id = $1 and ",
+    where (application_id, ",
             $key,
-            " > coalesce($2::text, '",
+            ") > ($1, coalesce($2::text, '",
             $least,
             "')::",
             $type,
+            ") and application_id <= $1
+    order by application_id, ",
+            $key,
             "
-    order by key
     limit $3
 ),
 removed as (
