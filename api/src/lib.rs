@@ -42,6 +42,8 @@ mod publish;
 mod publish_batch;
 mod refused;
 mod replay_event;
+mod replay_request;
+mod replays;
 mod schema;
 mod server;
 mod spec;

@@ -16,6 +16,7 @@ use crate::event_types::EventTypes;
 use crate::events::Events;
 use crate::filter_test::FilterTests;
 use crate::replay_event::ReplayEvent;
+use crate::replays::Replays;
 use crate::{examples, syntax};
 
 const DESCRIPTION: &str = "Postrider delivers webhooks. Post an event once; it is stored durably, fanned out to \
@@ -28,7 +29,7 @@ taken from the request where it sends one.";
 pub(crate) fn service() -> OpenApiService<impl OpenApi, ()> {
     let endpoints = (Endpoints, Healths, FilterTests);
     let events = (Events, ReplayEvent, EventTypes);
-    let operations = (Applications, ApiKeys, endpoints, events, Deliveries, Attempts);
+    let operations = (Applications, ApiKeys, endpoints, events, Deliveries, Attempts, Replays);
     OpenApiService::new(operations, "Postrider", env!("CARGO_PKG_VERSION"))
         .description(DESCRIPTION)
         .license(LicenseObject::new("MIT").url("https://opensource.org/license/mit"))

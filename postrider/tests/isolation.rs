@@ -87,7 +87,10 @@ impl Tenant {
         let api_key = producer.post(&api_keys, &json!({"name": uid})).await;
         let event_type = format!("{uid}.catalogued");
         producer.post("/v1/event-types", &json!({"name": event_type, "description": uid})).await;
+        let replay = json!({"mode": "replay", "event_types": [event_type]});
+        let replay = producer.post("/v1/replays", &replay).await;
         let ids = BTreeMap::from([
+            ("replay_id", text(&replay["id"])),
             ("event_type", event_type),
             ("application_id", application_id),
             ("endpoint_id", text(&endpoint["id"])),

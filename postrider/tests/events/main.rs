@@ -9,3 +9,4 @@ mod filters;
 mod lists;
 mod moved;
 mod replay_event;
+mod replays;

@@ -21,6 +21,8 @@ pub mod page;
 pub mod partitions;
 pub mod reconcile;
 pub mod record;
+pub mod replay_event;
+pub mod replay_steps;
 pub mod replays;
 pub mod statistics;
 pub mod synthetic;
