@@ -44,6 +44,7 @@ catalogue! {
         "delivery_not_found": "There is no such delivery, it is not the caller's, or it is older than the retention.",
         "event_type_not_found": "There is no such event type in the catalogue, or it is not the caller's.",
         "replay_not_found": "There is no such replay, or it is not the caller's.",
+        "emit_rejection_not_found": "There is no such rejection, it is not the caller's, or it is older than the retention.",
     }
     405 {
         "method_not_allowed": "The path exists, the method does not. `Allow` lists those that do.",

@@ -12,6 +12,7 @@ const ENDPOINT_ID: &str = "0198f1a3-5d6e-7f70-8182-93a4b5c6d7e8";
 const EVENT_ID: &str = "0198f1a4-6e7f-7081-9293-a4b5c6d7e8f9";
 const DELIVERY_ID: &str = "0198f1a4-6e80-7192-a3a4-b5c6d7e8f90a";
 const REPLAY_ID: &str = "0198f1a5-7f91-7283-a4b5-c6d7e8f90a1b";
+const EMIT_REJECTION_ID: &str = "0198f1a6-80a2-7394-b5c6-d7e8f90a1b2c";
 const API_KEY: &str = "pr_u3Zk0Qw9Tn5bJxVd2LrYh8Cf6Ga1Ms4Pe7Ki-Oq_WvE";
 const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
@@ -96,6 +97,8 @@ pub(crate) fn of(schema: &str) -> Option<Value> {
             "dry_run": true
         }),
         "Replay" => replay(),
+        "EmitRejection" => emit_rejection(),
+        "EmitRejectionWithData" => with(emit_rejection(), "data", "{\"amount\": 4200}"),
         "EventType" => event_type(),
         "CreateEventTypeRequest" => json!({
             "name": "invoice.paid",
@@ -183,6 +186,21 @@ fn endpoint() -> Value {
 
 fn data() -> Value {
     json!({ "invoice_id": "in_4711", "amount": 4200, "currency": "EUR" })
+}
+
+fn emit_rejection() -> Value {
+    json!({
+        "id": EMIT_REJECTION_ID,
+        "application_id": APPLICATION_ID,
+        "application": "acme",
+        "event_type": "invoice.paid",
+        "idempotency_key": "invoice-4711-paid",
+        "code": "idempotency_key_reused",
+        "detail": "This Idempotency-Key belongs to a different event. Use a new key for a new event.",
+        "errors": [],
+        "emitted_at": "2026-01-31T12:00:00.000000Z",
+        "created_at": "2026-01-31T12:00:00.020000Z"
+    })
 }
 
 fn replay() -> Value {

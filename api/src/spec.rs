@@ -10,6 +10,7 @@ use crate::api_keys::ApiKeys;
 use crate::applications::Applications;
 use crate::attempts::Attempts;
 use crate::deliveries::Deliveries;
+use crate::emit_rejections::EmitRejections;
 use crate::endpoint_health::Healths;
 use crate::endpoints::Endpoints;
 use crate::event_types::EventTypes;
@@ -28,7 +29,7 @@ taken from the request where it sends one.";
 /// All operations.
 pub(crate) fn service() -> OpenApiService<impl OpenApi, ()> {
     let endpoints = (Endpoints, Healths, FilterTests);
-    let events = (Events, ReplayEvent, EventTypes);
+    let events = (Events, ReplayEvent, EventTypes, EmitRejections);
     let operations = (Applications, ApiKeys, endpoints, events, Deliveries, Attempts, Replays);
     OpenApiService::new(operations, "Postrider", env!("CARGO_PKG_VERSION"))
         .description(DESCRIPTION)

@@ -59,6 +59,11 @@ id!(
     ReplayId
 );
 
+id!(
+    /// What was emitted and could not be accepted.
+    EmitRejectionId
+);
+
 /// A batch of deliveries that one deliverer has claimed. The token that guards every later write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromSql, ToSql)]
 #[postgres(transparent)]

@@ -4,6 +4,7 @@
 mod support;
 
 mod batch;
+mod emit;
 mod event_types;
 mod filters;
 mod lists;

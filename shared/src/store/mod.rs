@@ -14,6 +14,7 @@ pub mod event_types;
 pub mod events;
 pub mod filters;
 pub mod health;
+pub mod inbox;
 pub mod leases;
 pub mod migrate;
 pub mod outbox;
