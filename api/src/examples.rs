@@ -117,7 +117,8 @@ pub(crate) fn of(schema: &str) -> Option<Value> {
             "event_type": "invoice.paid",
             "data": data(),
             "idempotency_key": "invoice-4711-paid",
-            "created_at": "2026-01-31T12:00:00.123456Z"
+            "created_at": "2026-01-31T12:00:00.123456Z",
+            "expunged_at": null
         }),
         "Delivery" => delivery(),
         "Attempt" => attempt(),

@@ -19,6 +19,7 @@ const OPERATIONS: &[&str] = &[
     "create_replay",
     "delete_api_key",
     "delete_event_type",
+    "expunge_event",
     "get_application",
     "get_delivery",
     "get_emit_rejection",

@@ -6,6 +6,7 @@ mod support;
 mod batch;
 mod emit;
 mod event_types;
+mod expunge;
 mod filters;
 mod lists;
 mod moved;

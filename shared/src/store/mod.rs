@@ -12,6 +12,7 @@ pub mod endpoints;
 mod error;
 pub mod event_types;
 pub mod events;
+pub mod expunge;
 pub mod filters;
 pub mod health;
 pub mod inbox;
