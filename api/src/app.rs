@@ -45,4 +45,6 @@ pub(crate) enum Tag {
     EventTypes,
     /// One event on its way to one endpoint, and its attempts.
     Deliveries,
+    /// Many events sent again, or many deliveries opened again.
+    Replays,
 }

@@ -10,12 +10,14 @@ use crate::api_keys::ApiKeys;
 use crate::applications::Applications;
 use crate::attempts::Attempts;
 use crate::deliveries::Deliveries;
+use crate::emit_rejections::EmitRejections;
 use crate::endpoint_health::Healths;
 use crate::endpoints::Endpoints;
 use crate::event_types::EventTypes;
 use crate::events::Events;
 use crate::filter_test::FilterTests;
 use crate::replay_event::ReplayEvent;
+use crate::replays::Replays;
 use crate::{examples, syntax};
 
 const DESCRIPTION: &str = "Postrider delivers webhooks. Post an event once; it is stored durably, fanned out to \
@@ -27,8 +29,8 @@ taken from the request where it sends one.";
 /// All operations.
 pub(crate) fn service() -> OpenApiService<impl OpenApi, ()> {
     let endpoints = (Endpoints, Healths, FilterTests);
-    let events = (Events, ReplayEvent, EventTypes);
-    let operations = (Applications, ApiKeys, endpoints, events, Deliveries, Attempts);
+    let events = (Events, ReplayEvent, EventTypes, EmitRejections);
+    let operations = (Applications, ApiKeys, endpoints, events, Deliveries, Attempts, Replays);
     OpenApiService::new(operations, "Postrider", env!("CARGO_PKG_VERSION"))
         .description(DESCRIPTION)
         .license(LicenseObject::new("MIT").url("https://opensource.org/license/mit"))

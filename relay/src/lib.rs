@@ -8,6 +8,7 @@ mod memory;
 mod partitions;
 mod pump;
 mod refill;
+mod replay;
 mod statistics;
 mod sweep;
 
@@ -78,6 +79,7 @@ pub async fn run(config: RelayConfig, health: Health, shutdown: CancellationToke
             () = pump::run(&relay) => {}
             () = refill::run(&relay) => {}
             () = memory::run(&relay) => {}
+            () = replay::run(&relay) => {}
             () = sweep::run(&relay) => {}
             () = audit::run(&relay) => {}
             () = statistics::run(&relay) => {}

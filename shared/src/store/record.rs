@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::page::id_bounds;
-use super::{Store, StoreError};
+use super::{Store, StoreError, expunge};
 use crate::delivery::{AttemptOutcome, DeliveryStatus, ErrorClass};
 use crate::ids::{DeliveryId, EndpointId, LeaseId};
 
@@ -93,7 +93,7 @@ with result as materialized (
     )
 ),
 locked as materialized (
-    select d.id, d.lease_id, d.completed_at
+    select d.id, d.event_id, d.lease_id, d.completed_at, d.last_error
     from deliveries d
     where d.id = any ($1) and d.id between $15 and $16
     order by d.id
@@ -105,7 +105,15 @@ attempted as (
         response_status, response_headers, response_body, response_body_truncated, duration_ms, created_at
     )
     select r.delivery_id, r.attempt_number, r.outcome, r.error_class, r.error_message,
-           r.request_headers::jsonb, r.response_status, r.response_headers::jsonb, r.response_body,
+           r.request_headers::jsonb, r.response_status, r.response_headers::jsonb,
+           -- Of an event whose payload was removed meanwhile no answer is kept.
+           case
+               when l.completed_at is not null
+                    and (l.last_error = $17
+                         or exists (select from events v where v.id = l.event_id and v.expunged_at is not null))
+               then null
+               else r.response_body
+           end,
            r.response_body_truncated, r.duration_ms, now() - r.duration_ms * interval '1 millisecond'
     from result r
     join locked l on l.id = r.delivery_id
@@ -177,6 +185,7 @@ pub async fn record(store: &Store, results: &[Recorded]) -> Result<Vec<DeliveryI
                 &column(results, |r| r.verdict.retry_milliseconds()),
                 &first,
                 &last,
+                &expunge::REASON,
             ],
         )
         .await?;
