@@ -54,4 +54,6 @@ pub(crate) enum Tag {
     /// Who changed what.
     #[oai(rename = "Audit log")]
     AuditLog,
+    /// Many events sent again, or many deliveries opened again.
+    Replays,
 }

@@ -158,10 +158,7 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let parsed = serde_path_to_error::deserialize(&mut deserializer);
     // Syntax first, over the whole of it: a broken body is a 400, whatever its first half means.
     serde_json::from_str::<serde::de::IgnoredAny>(json).map_err(|error| malformed(&error))?;
-    // A list would do for serde, its items taken for the fields in their order.
-    if !json.trim_ascii_start().starts_with('{') {
-        return Err(Problem::invalid_field("body", "must be a JSON object"));
-    }
+    check_object(json)?;
     data::check(json).map_err(|defect| Problem::refused_field(defect.code(), "body", defect.to_string()))?;
     parsed.map_err(|error| {
         let path = error.path().to_string();
@@ -195,13 +192,22 @@ pub(crate) fn utf8(bytes: &[u8]) -> Result<&str, Problem> {
 /// # Errors
 /// 400 where it is not JSON, 422 where it is not what was asked for.
 pub(crate) fn parse_raw<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, Problem> {
-    serde_json::from_str(json).map_err(|error| {
+    let parsed = serde_json::from_str(json);
+    if parsed.is_err() {
         // A body that is wrong in its first half may be no JSON in its second.
-        match serde_json::from_str::<serde::de::IgnoredAny>(json) {
-            Err(syntax) => malformed(&syntax),
-            Ok(_) => mistake("", &error),
-        }
-    })
+        serde_json::from_str::<serde::de::IgnoredAny>(json).map_err(|error| malformed(&error))?;
+    }
+    check_object(json)?;
+    parsed.map_err(|error| mistake("", &error))
+}
+
+/// Serde would take an array for the fields of a struct, in their order.
+fn check_object(json: &str) -> Result<(), Problem> {
+    if json.trim_start().starts_with('{') {
+        Ok(())
+    } else {
+        Err(Problem::invalid_field("body", "must be a JSON object"))
+    }
 }
 
 /// 400: not JSON.

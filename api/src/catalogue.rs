@@ -43,6 +43,8 @@ catalogue! {
         "event_not_found": "There is no such event, it is not the caller's, or it is older than the retention.",
         "delivery_not_found": "There is no such delivery, it is not the caller's, or it is older than the retention.",
         "event_type_not_found": "There is no such event type in the catalogue, or it is not the caller's.",
+        "replay_not_found": "There is no such replay, or it is not the caller's.",
+        "emit_rejection_not_found": "There is no such rejection, it is not the caller's, or it is older than the retention.",
     }
     405 {
         "method_not_allowed": "The path exists, the method does not. `Allow` lists those that do.",
@@ -59,6 +61,8 @@ catalogue! {
         "event_expunged": "The payload of the event was removed on request: it can no longer be sent.",
         "event_expired": "The event is older than the retention: there is nothing left to send.",
         "event_type_exists": "The catalogue has an event type of this name. Change that one, or choose another name.",
+        "too_many_replays": "The application has ten replays that are not closed. Wait, or cancel one.",
+        "replay_closed": "The replay is closed: there is nothing left to cancel.",
     }
     413 {
         "body_too_large": "The body is larger than this route takes. Send less.",

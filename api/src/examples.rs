@@ -11,6 +11,8 @@ const API_KEY_ID: &str = "0198f1a2-4c5d-7e6f-9071-8293a4b5c6d7";
 const ENDPOINT_ID: &str = "0198f1a3-5d6e-7f70-8182-93a4b5c6d7e8";
 const EVENT_ID: &str = "0198f1a4-6e7f-7081-9293-a4b5c6d7e8f9";
 const DELIVERY_ID: &str = "0198f1a4-6e80-7192-a3a4-b5c6d7e8f90a";
+const REPLAY_ID: &str = "0198f1a5-7f91-7283-a4b5-c6d7e8f90a1b";
+const EMIT_REJECTION_ID: &str = "0198f1a6-80a2-7394-b5c6-d7e8f90a1b2c";
 const API_KEY: &str = "pr_u3Zk0Qw9Tn5bJxVd2LrYh8Cf6Ga1Ms4Pe7Ki-Oq_WvE";
 const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
@@ -145,6 +147,15 @@ pub(crate) fn of(schema: &str) -> Option<Value> {
         "TestFilterRequest" => json!({ "filter": filter(), "data": data() }),
         "TestEndpointFilterRequest" => json!({ "event_id": EVENT_ID }),
         "FilterTest" => json!({ "matched": true }),
+        "CreateReplayRequest" => json!({
+            "mode": "redrive",
+            "event_types": ["invoice.paid"],
+            "created_after": "2026-01-31T00:00:00Z",
+            "dry_run": true
+        }),
+        "Replay" => replay(),
+        "EmitRejection" => emit_rejection(),
+        "EmitRejectionWithData" => with(emit_rejection(), "data", "{\"amount\": 4200}"),
         "EventType" => event_type(),
         "CreateEventTypeRequest" => json!({
             "name": "invoice.paid",
@@ -163,7 +174,8 @@ pub(crate) fn of(schema: &str) -> Option<Value> {
             "event_type": "invoice.paid",
             "data": data(),
             "idempotency_key": "invoice-4711-paid",
-            "created_at": "2026-01-31T12:00:00.123456Z"
+            "created_at": "2026-01-31T12:00:00.123456Z",
+            "expunged_at": null
         }),
         "Delivery" => delivery(),
         "Attempt" => attempt(),
@@ -234,6 +246,44 @@ fn endpoint() -> Value {
 
 fn data() -> Value {
     json!({ "invoice_id": "in_4711", "amount": 4200, "currency": "EUR" })
+}
+
+fn emit_rejection() -> Value {
+    json!({
+        "id": EMIT_REJECTION_ID,
+        "application_id": APPLICATION_ID,
+        "application": "acme",
+        "event_type": "invoice.paid",
+        "idempotency_key": "invoice-4711-paid",
+        "code": "idempotency_key_reused",
+        "detail": "This Idempotency-Key belongs to a different event. Use a new key for a new event.",
+        "errors": [],
+        "emitted_at": "2026-01-31T12:00:00.000000Z",
+        "created_at": "2026-01-31T12:00:00.020000Z"
+    })
+}
+
+fn replay() -> Value {
+    json!({
+        "id": REPLAY_ID,
+        "application_id": APPLICATION_ID,
+        "mode": "redrive",
+        "endpoint_ids": [ENDPOINT_ID],
+        "event_types": null,
+        "statuses": null,
+        "created_after": "2026-01-31T00:00:00.000000Z",
+        "created_before": "2026-01-31T12:30:00.000000Z",
+        "dry_run": true,
+        "status": "running",
+        "scanned_count": 12000,
+        "matched_count": 4711,
+        "progress": 0.37,
+        "rate_per_second": 4711.0,
+        "last_error": null,
+        "created_at": "2026-01-31T12:30:00.000000Z",
+        "started_at": "2026-01-31T12:30:00.400000Z",
+        "completed_at": null
+    })
 }
 
 fn filter() -> Value {
@@ -336,6 +386,12 @@ fn problem(status: &str, operation: &str) -> Option<Value> {
         (409, "create_endpoint") => {
             ("too_many_endpoints", "The application has 1000 endpoints, as many as it may have.")
         }
+        (409, "create_replay") => {
+            ("too_many_replays", "The application has 10 replays that are not closed. Wait, or cancel one.")
+        }
+        (409, "cancel_replay") => {
+            ("replay_closed", "The replay is `completed`: there is nothing left to cancel.")
+        }
         (409, "create_event_type") => (
             "event_type_exists",
             "The catalogue has an event type of this name. Change that one, or choose another name.",
@@ -393,6 +449,7 @@ fn invalid(operation: &str) -> Problem {
         "create_event_type" | "update_event_type" => {
             ("json_schema.properties.amount.minimum", "it is not of type \"number\"")
         }
+        "create_replay" => ("mode", "must be one of `replay`, `redrive`"),
         "test_filter" => ("filter.data.amount.gt", "must be a number or a text"),
         "test_endpoint_filter" => ("data", "must be given, or `event_id`"),
         "replay_event" => ("endpoint_ids[0]", "names no endpoint of the application"),

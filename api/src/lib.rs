@@ -21,6 +21,7 @@ mod data;
 mod deliveries;
 mod docs;
 mod edge;
+mod emit_rejections;
 mod endpoint_check;
 mod endpoint_fields;
 mod endpoint_health;
@@ -36,6 +37,7 @@ mod examples;
 mod fanout;
 mod filter_test;
 mod idempotency_key;
+mod inbox;
 mod ingest_limit;
 mod key;
 mod key_use;
@@ -49,6 +51,8 @@ mod publish;
 mod publish_batch;
 mod refused;
 mod replay_event;
+mod replay_request;
+mod replays;
 mod schema;
 mod server;
 mod spec;
@@ -127,6 +131,7 @@ pub async fn run(
         url_rules: UrlRules { guard: config.guard, https_only: config.https_only },
         max_endpoints: config.max_endpoints,
     });
+    let emptying = tokio::spawn(inbox::run(app.clone(), config.database, background.clone()));
     let served =
         server::serve(listener, routes(app, operations::routes(health, metrics, Some(store))), shutdown);
     let result = served.await.map_err(ApiError::Serve);
@@ -135,7 +140,7 @@ pub async fn run(
         tracing::warn!("events that were taken in could not be stored in time; their producers have no 202");
     }
     background.cancel();
-    let _ = tokio::join!(flushing, upkeep);
+    let _ = tokio::join!(flushing, upkeep, emptying);
     result
 }
 

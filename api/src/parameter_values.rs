@@ -4,7 +4,9 @@ use chrono::{DateTime, Utc};
 use poem_openapi::registry::MetaSchema;
 use postrider_shared::delivery::DeliveryStatus;
 use postrider_shared::event_type::EventType;
-use postrider_shared::ids::{ApiKeyId, ApplicationId, DeliveryId, EndpointId, EventId};
+use postrider_shared::ids::{
+    ApiKeyId, ApplicationId, DeliveryId, EmitRejectionId, EndpointId, EventId, ReplayId,
+};
 use postrider_shared::store::applications::ApplicationRef;
 
 use crate::parameter::Parameter;
@@ -34,6 +36,8 @@ id_parameters! {
     EndpointId, "endpoint_not_found", "endpoint";
     EventId, "event_not_found", "event";
     DeliveryId, "delivery_not_found", "delivery";
+    ReplayId, "replay_not_found", "replay";
+    EmitRejectionId, "emit_rejection_not_found", "rejection";
 }
 
 /// The id or the name of anything.

@@ -188,6 +188,7 @@ mod tests {
             (r#"{"event_type":"a","data":{}}x"#, "malformed_json"),
             (r#"{"event_type":"a","data":{"a":01}}"#, "malformed_json"),
             ("[]", "validation_failed"),
+            (r#"["a",{}]"#, "validation_failed"),
             (r#"{"data":{}}"#, "validation_failed"),
             (r#"{"event_type":"a"}"#, "validation_failed"),
             (r#"{"event_type":null,"data":{}}"#, "validation_failed"),

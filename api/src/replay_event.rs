@@ -7,7 +7,7 @@ use poem::web::Data;
 use poem_openapi::{Object, OpenApi};
 use postrider_shared::ids::{EndpointId, EventId};
 use postrider_shared::store::applications::ApplicationRef;
-use postrider_shared::store::replays::{Replayed, replay_event};
+use postrider_shared::store::replay_event::{Replayed, replay_event};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 

@@ -11,6 +11,7 @@ use crate::applications::Applications;
 use crate::attempts::Attempts;
 use crate::audit_log::AuditLog;
 use crate::deliveries::Deliveries;
+use crate::emit_rejections::EmitRejections;
 use crate::endpoint_health::Healths;
 use crate::endpoint_secrets::EndpointSecrets;
 use crate::endpoint_stats::EndpointStatistics;
@@ -20,6 +21,7 @@ use crate::event_types::EventTypes;
 use crate::events::Events;
 use crate::filter_test::FilterTests;
 use crate::replay_event::ReplayEvent;
+use crate::replays::Replays;
 use crate::{examples, syntax};
 
 const DESCRIPTION: &str = "Postrider delivers webhooks. Post an event once; it is stored durably, fanned out to \
@@ -39,8 +41,8 @@ const NEVER_NULL: [(&str, &str); 4] = [
 /// All operations.
 pub(crate) fn service() -> OpenApiService<impl OpenApi, ()> {
     let endpoints = (Endpoints, Healths, FilterTests, EndpointSecrets, EndpointTest, EndpointStatistics);
-    let events = (Events, ReplayEvent, EventTypes);
-    let operations = (Applications, ApiKeys, endpoints, events, Deliveries, Attempts, AuditLog);
+    let events = (Events, ReplayEvent, EventTypes, EmitRejections);
+    let operations = (Applications, ApiKeys, endpoints, events, Deliveries, Attempts, Replays, AuditLog);
     OpenApiService::new(operations, "Postrider", env!("CARGO_PKG_VERSION"))
         .description(DESCRIPTION)
         .license(LicenseObject::new("MIT").url("https://opensource.org/license/mit"))

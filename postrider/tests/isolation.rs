@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use poem::http::StatusCode;
 use reqwest::Method;
 use serde_json::{Value, json};
-use support::Bed;
 use support::producer::{Producer, text};
 use support::service::Services;
+use support::{Bed, eventually};
 
 const ADMIN_TOKEN: &str = "the-admin-of-this-test";
 /// Stands in everything that the victim has: nobody else may read it.
@@ -72,7 +72,7 @@ struct Tenant {
 }
 
 impl Tenant {
-    async fn new(admin: &Producer, uid: &str) -> Self {
+    async fn new(bed: &Bed, admin: &Producer, uid: &str) -> Self {
         let created = admin.post("/v1/applications", &json!({"name": uid, "uid": uid})).await;
         let application_id = text(&created["id"]);
         let key = Some(text(&created["api_key"]));
@@ -87,7 +87,12 @@ impl Tenant {
         let api_key = producer.post(&api_keys, &json!({"name": uid})).await;
         let event_type = format!("{uid}.catalogued");
         producer.post("/v1/event-types", &json!({"name": event_type, "description": uid})).await;
+        let replay = json!({"mode": "replay", "event_types": [event_type]});
+        let replay = producer.post("/v1/replays", &replay).await;
+        let rejection = rejection(bed, &application_id, uid).await;
         let ids = BTreeMap::from([
+            ("replay_id", text(&replay["id"])),
+            ("emit_rejection_id", rejection),
             ("event_type", event_type),
             ("application_id", application_id),
             ("endpoint_id", text(&endpoint["id"])),
@@ -129,6 +134,18 @@ impl Tenant {
     fn key(&self) -> (&Producer, Option<&str>) {
         (&self.producer, self.producer.key.as_deref())
     }
+}
+
+/// Emits an event that cannot be accepted, and waits until that is seen.
+async fn rejection(bed: &Bed, application_id: &str, uid: &str) -> String {
+    let sql = bed.sql().await;
+    let emit = "select postrider.emit($1, 'no type', jsonb_build_object('of', $2::text), $2)";
+    sql.execute(emit, &[&application_id, &uid]).await.expect("emitted");
+    let find = "select id::text from emit_rejections where idempotency_key = $1";
+    eventually("a rejection", async || {
+        sql.query_opt(find, &[&uid]).await.expect("an answer").map(|row| row.get(0))
+    })
+    .await
 }
 
 /// The path with the ids of `tenant`; `application` stands for the application.
@@ -237,8 +254,8 @@ async fn no_operation_reaches_another_application() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[("POSTRIDER_ADMIN_TOKEN", ADMIN_TOKEN)]).await;
     let admin = Producer { key: Some(ADMIN_TOKEN.to_owned()), ..Producer::admin(services.api) };
-    let victim = Tenant::new(&admin, MARK).await;
-    let intruder = Tenant::new(&admin, "intruder").await;
+    let victim = Tenant::new(&bed, &admin, MARK).await;
+    let intruder = Tenant::new(&bed, &admin, "intruder").await;
     let operations = operations();
     let before = victim.everything(&operations).await;
 
@@ -274,7 +291,7 @@ async fn no_operation_answers_without_a_valid_credential() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[("POSTRIDER_ADMIN_TOKEN", ADMIN_TOKEN)]).await;
     let admin = Producer { key: Some(ADMIN_TOKEN.to_owned()), ..Producer::admin(services.api) };
-    let tenant = Tenant::new(&admin, MARK).await;
+    let tenant = Tenant::new(&bed, &admin, MARK).await;
     let api_keys = format!("/v1/applications/{}/api-keys", tenant.id("application_id"));
     let revoked = tenant.producer.post(&api_keys, &json!({"name": "revoked"})).await;
     let revocation = format!("{api_keys}/{}", text(&revoked["id"]));

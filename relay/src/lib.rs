@@ -9,6 +9,7 @@ mod memory;
 mod partitions;
 mod pump;
 mod refill;
+mod replay;
 mod statistics;
 mod sweep;
 
@@ -79,6 +80,7 @@ pub async fn run(config: RelayConfig, health: Health, shutdown: CancellationToke
             () = pump::run(&relay) => {}
             () = refill::run(&relay) => {}
             () = memory::run(&relay) => {}
+            () = replay::run(&relay) => {}
             () = sweep::run(&relay) => {}
             () = audit::run(&relay) => {}
             () = cleanup::run(&relay) => {}

@@ -1,4 +1,4 @@
-//! The life of a delivery, and the outcome of one attempt.
+//! The life of a delivery, the outcome of one attempt, and the life of a bulk replay.
 
 use crate::named::named;
 
@@ -59,5 +59,31 @@ named! {
         Unrenderable = "unrenderable",
         /// The deliverer itself failed.
         Internal = "internal",
+    }
+}
+
+named! {
+    /// What a bulk replay does.
+    ReplayMode {
+        /// Makes new deliveries of events.
+        Replay = "replay",
+        /// Opens deliveries again.
+        Redrive = "redrive",
+    }
+}
+
+named! {
+    /// `pending → running → completed`, and `cancelled` or `failed`.
+    ReplayStatus {
+        /// Not begun.
+        Pending = "pending",
+        /// Under way, step by step.
+        Running = "running",
+        /// It has come to its end.
+        Completed = "completed",
+        /// Withdrawn.
+        Cancelled = "cancelled",
+        /// It could not go on.
+        Failed = "failed",
     }
 }

@@ -76,7 +76,8 @@ pub struct Claim {
     /// Ids of endpoints that keep the order: [`claim_next`] tells which delivery is next.
     pub ordered: Vec<DeliveryId>,
     /// Nothing to do: closed, not due yet, leased by another, parked because its endpoint is disabled,
-    /// cancelled because its endpoint is gone, or gone itself. The id can leave Redis.
+    /// cancelled because its endpoint is gone or its replay was cancelled, or gone itself. The id can leave
+    /// Redis.
     pub settled: Vec<DeliveryId>,
 }
 
@@ -85,14 +86,14 @@ pub struct Claim {
 const CLAIM: &str = "-- deliveries.claim
 with seen as materialized (
     select d.id, d.event_id, d.endpoint_id, d.attempt_count, d.max_attempts,
-           d.next_retry_at, d.lease_id, d.completed_at, d.position
+           d.next_retry_at, d.lease_id, d.completed_at, d.position, d.replay_id
     from deliveries d
     where d.id = any ($1) and d.id between $4 and $5
     order by d.id
     for no key update
 ),
 judged as materialized (
-    select s.id, s.event_id, s.endpoint_id, s.attempt_count, s.max_attempts, e.timeout_seconds,
+    select s.id, s.event_id, s.endpoint_id, s.attempt_count, s.max_attempts, s.position, e.timeout_seconds,
            case
                -- Where order is kept, an id says no more than: look at this endpoint.
                when e.ordered and s.position is not null and e.deleted_at is null and not $6
@@ -100,12 +101,14 @@ judged as materialized (
                when s.completed_at is not null then 'closed'
                when s.lease_id is not null then 'leased'
                when e.id is null or e.deleted_at is not null then 'orphaned'
+               when r.id is not null then 'withdrawn'
                when not e.is_active then 'disabled'
                when s.next_retry_at > now() then 'not_due'
                else 'claimed'
            end as verdict
     from seen s
     left join endpoints e on e.id = s.endpoint_id
+    left join replays r on r.id = s.replay_id and r.status = 'cancelled'
 ),
 lease as (
     insert into leases (deliverer, expires_at, delivery_ids)
@@ -124,9 +127,16 @@ leased as (
 cancelled as (
     update deliveries d
     set status = 'cancelled', completed_at = now(), next_retry_at = null,
-        last_error = 'the endpoint was deleted'
+        last_error = case j.verdict
+            when 'orphaned' then 'the endpoint was deleted'
+            else 'the replay that has made or reopened it was cancelled'
+        end
     from judged j
-    where d.id = j.id and d.id between $4 and $5 and j.verdict = 'orphaned'
+    where d.id = j.id and d.id between $4 and $5 and j.verdict in ('orphaned', 'withdrawn')
+),
+passed as (
+    insert into outbox (delivery_id, endpoint_id)
+    select id, endpoint_id from judged where verdict = 'withdrawn' and position is not null
 ),
 parked as (
     insert into outbox (delivery_id, endpoint_id, parked)
@@ -134,7 +144,8 @@ parked as (
     from judged j
     where j.verdict = 'disabled'
       and not exists (
-          select from outbox o where o.parked and o.endpoint_id = j.endpoint_id and o.delivery_id = j.id
+          select from outbox o where o.parked and o.endpoint_id = j.endpoint_id and o.bulk = any ('{f,t}')
+            and o.delivery_id = j.id
       )
 ),
 -- Once for each endpoint, however many of its deliveries are claimed.

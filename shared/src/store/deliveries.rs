@@ -255,7 +255,9 @@ moved as (
         status = case when d.completed_at is null then d.status else 'pending' end,
         max_attempts = case when d.completed_at is null then d.max_attempts else d.attempt_count + 1 end,
         completed_at = null,
-        dead_at = null
+        dead_at = null,
+        -- A replay that is cancelled does not withdraw it any more.
+        replay_id = null
     from judged j
     where d.id = j.id and j.refusal is null
     returning d.id, d.endpoint_id

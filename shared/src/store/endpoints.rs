@@ -237,6 +237,28 @@ pub async fn list(
     Ok(Page::of_one_more(rows.iter().map(parse).collect(), limit as usize, |endpoint| endpoint.id.0))
 }
 
+const UNKNOWN: &str = "-- endpoints.unknown
+select i.id
+from unnest($2::uuid[]) as i (id)
+where not exists (
+    select from endpoints e where e.id = i.id and e.application_id = $1 and e.deleted_at is null
+)";
+
+/// Those of the endpoints that are not the application's, or were deleted.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn unknown(
+    store: &Store,
+    application: ApplicationId,
+    endpoints: &[EndpointId],
+) -> Result<Vec<EndpointId>, StoreError> {
+    let client = store.durable().await?;
+    let statement = client.prepare_cached(UNKNOWN).await?;
+    let rows = client.query(&statement, &[&application, &endpoints]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
 pub(super) fn parse(row: &Row) -> Endpoint {
     let sensitive_headers: Vec<String> = row.get(7);
     let Json(stored) = row.get::<_, Json<BTreeMap<String, StoredHeader>>>(6);

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tokio_postgres::Row;
+use uuid::Uuid;
 
 use super::audit::{self, Actor, Change};
 use super::{Store, StoreError};
@@ -47,13 +48,16 @@ pub struct EventTypeSettings {
     pub is_archived: bool,
 }
 
-/// Event types, by name, and the last name where others follow.
+/// The place of an event type in a list: its application, then its name.
+pub type Place = (ApplicationId, String);
+
+/// Event types, and the place of the last one where others follow.
 #[derive(Debug, Clone)]
 pub struct EventTypePage {
     /// The entries.
     pub items: Vec<EventTypeEntry>,
     /// Where the next page begins; `None`: this was the last one.
-    pub next: Option<String>,
+    pub next: Option<Place>,
 }
 
 macro_rules! columns {
@@ -119,37 +123,55 @@ pub async fn get(
     Ok(client.query_opt(&statement, &[&application, &name]).await?.as_ref().map(parse))
 }
 
-const LIST: &str = concat!(
-    "-- event_types.list
+/// `$scope` picks where the index is entered.
+macro_rules! list {
+    ($name:literal, $scope:literal) => {
+        concat!(
+            "-- event_types.",
+            $name,
+            "
 select ",
-    columns!(),
-    "
+            columns!(),
+            "
 from event_types
-where application_id = $1 and name > $2 and ($3 or not is_archived)
-order by name
-limit $4"
-);
+where ",
+            $scope,
+            " and (application_id, name) > ($2::uuid, $3) and ($4 or not is_archived)
+order by application_id, name
+limit $5"
+        )
+    };
+}
 
-/// The event types of an application after the name `after`, in the order of their names, `limit` at most.
+const LIST: &str = list!("list", "application_id = $1");
+const LIST_ALL: &str = list!("list_all", "$1::uuid is null");
+
+/// Event types after the place `after`, in the order of their applications and names, `limit` at most.
 ///
 /// # Errors
 /// When PostgreSQL does not answer.
 pub async fn list(
     store: &Store,
-    application: ApplicationId,
-    after: Option<&str>,
+    application: Option<ApplicationId>,
+    after: Option<&Place>,
     with_archived: bool,
     limit: u32,
 ) -> Result<EventTypePage, StoreError> {
     let client = store.durable().await?;
-    let statement = client.prepare_cached(LIST).await?;
-    let after = after.unwrap_or_default();
-    let rows =
-        client.query(&statement, &[&application, &after, &with_archived, &(i64::from(limit) + 1)]).await?;
+    let sql = if application.is_some() { LIST } else { LIST_ALL };
+    let statement = client.prepare_cached(sql).await?;
+    let (after_application, after_name) =
+        after.map_or((Uuid::nil(), ""), |(application, name)| (application.0, name));
+    let rows = client
+        .query(
+            &statement,
+            &[&application, &after_application, &after_name, &with_archived, &(i64::from(limit) + 1)],
+        )
+        .await?;
     let mut items: Vec<_> = rows.iter().map(parse).collect();
     let has_more = items.len() > limit as usize;
     items.truncate(limit as usize);
-    let next = items.last().filter(|_| has_more).map(|last| last.name.clone());
+    let next = items.last().filter(|_| has_more).map(|last| (last.application_id, last.name.clone()));
     Ok(EventTypePage { items, next })
 }
 

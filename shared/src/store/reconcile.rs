@@ -94,7 +94,8 @@ queued as (
     from page p
     where p.lease_id is null and p.next_retry_at <= now()
       and not exists (
-          select from outbox o where o.parked and o.endpoint_id = p.endpoint_id and o.delivery_id = p.id
+          select from outbox o where o.parked and o.endpoint_id = p.endpoint_id and o.bulk = any ('{f,t}')
+            and o.delivery_id = p.id
       )
     returning id
 ),
@@ -142,7 +143,8 @@ with page as materialized (
 select p.id, p.endpoint_id,
        p.lease_id is null and p.next_retry_at < now() - interval '60 seconds'
        and not exists (
-           select from outbox o where o.parked and o.endpoint_id = p.endpoint_id and o.delivery_id = p.id
+           select from outbox o where o.parked and o.endpoint_id = p.endpoint_id and o.bulk = any ('{f,t}')
+            and o.delivery_id = p.id
        )
        -- Where order is kept, only the first of an endpoint is late.
        and not exists (

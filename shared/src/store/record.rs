@@ -5,7 +5,7 @@ use std::time::Duration;
 use deadpool_postgres::GenericClient;
 
 use super::page::id_bounds;
-use super::{Store, StoreError, operational};
+use super::{Store, StoreError, expunge, operational};
 use crate::delivery::{AttemptOutcome, DeliveryStatus, ErrorClass};
 use crate::ids::{DeliveryId, LeaseId};
 
@@ -95,7 +95,7 @@ with result as materialized (
     )
 ),
 locked as materialized (
-    select d.id, d.lease_id, d.completed_at
+    select d.id, d.event_id, d.lease_id, d.completed_at, d.last_error
     from deliveries d
     where d.id = any ($1) and d.id between $15 and $16
     order by d.id
@@ -107,7 +107,15 @@ attempted as (
         response_status, response_headers, response_body, response_body_truncated, duration_ms, created_at
     )
     select r.delivery_id, r.attempt_number, r.outcome, r.error_class, r.error_message,
-           r.request_headers::jsonb, r.response_status, r.response_headers::jsonb, r.response_body,
+           r.request_headers::jsonb, r.response_status, r.response_headers::jsonb,
+           -- Of an event whose payload was removed meanwhile no answer is kept.
+           case
+               when l.completed_at is not null
+                    and (l.last_error = $17
+                         or exists (select from events v where v.id = l.event_id and v.expunged_at is not null))
+               then null
+               else r.response_body
+           end,
            r.response_body_truncated, r.duration_ms, now() - r.duration_ms * interval '1 millisecond'
     from result r
     join locked l on l.id = r.delivery_id
@@ -197,6 +205,7 @@ async fn write(client: &impl GenericClient, results: &[Recorded]) -> Result<Vec<
                 &column(results, |r| r.verdict.retry_milliseconds()),
                 &first,
                 &last,
+                &expunge::REASON,
             ],
         )
         .await?;
