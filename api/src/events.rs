@@ -184,7 +184,7 @@ impl Events {
     ) -> Result<Accepted<Event>, Refused<{ NOT_FOUND | INVALID }>> {
         caller.require(Scope::Manage)?;
         let application = caller.written_application(&app, application_id.0.as_ref()).await?;
-        if !expunge(&app.store, application, event_id.0).await? {
+        if !expunge(&app.store, &caller.actor(), application, event_id.0).await? {
             return Err(unknown().into());
         }
         let event = events::get(&app.store, Some(application), event_id.0).await?.ok_or_else(unknown)?;

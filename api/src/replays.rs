@@ -8,7 +8,6 @@ use poem_openapi::{Object, OpenApi};
 use postrider_shared::delivery::DeliveryStatus;
 use postrider_shared::ids::ReplayId;
 use postrider_shared::store::applications::ApplicationRef;
-use postrider_shared::store::endpoints;
 use postrider_shared::store::replays::{self, Cancelled, MAX_OPEN};
 use serde::Serialize;
 use uuid::Uuid;
@@ -122,20 +121,21 @@ impl Replays {
         caller.require(Scope::Manage)?;
         let application = caller.written_application(&app, application_id.0.as_ref()).await?;
         let (selection, dry_run) = body.0.check()?;
-        if let Some(named) = &selection.endpoint_ids {
-            let unknown = endpoints::unknown(&app.store, application, named).await?;
-            if !unknown.is_empty() {
-                let named: Vec<_> = named.iter().map(|id| id.0).collect();
-                return Err(unknown_endpoints(&named, &unknown).into());
+        match replays::create(&app.store, &caller.actor(), application, &selection, dry_run).await? {
+            replays::Created::Replay(replay) => {
+                Ok(Created::at(format!("/v1/replays/{}", replay.id), *replay))
+            }
+            replays::Created::UnknownEndpoints(unknown) => {
+                let named: Vec<_> = selection.endpoint_ids.iter().flatten().map(|id| id.0).collect();
+                Err(unknown_endpoints(&named, &unknown).into())
+            }
+            replays::Created::TooMany => {
+                let detail = format!(
+                    "The application has {MAX_OPEN} replays that are not closed. Wait, or cancel one."
+                );
+                Err(Problem::new(StatusCode::CONFLICT, "too_many_replays", detail).into())
             }
         }
-        let replay = replays::create(&app.store, application, &selection, dry_run).await?;
-        let replay = replay.ok_or_else(|| {
-            let detail =
-                format!("The application has {MAX_OPEN} replays that are not closed. Wait, or cancel one.");
-            Problem::new(StatusCode::CONFLICT, "too_many_replays", detail)
-        })?;
-        Ok(Created::at(format!("/v1/replays/{}", replay.id), replay))
     }
 
     /// List replays
@@ -195,7 +195,7 @@ impl Replays {
     ) -> Result<Accepted<Replay>, Refused<{ NOT_FOUND | CONFLICT | INVALID }>> {
         caller.require(Scope::Manage)?;
         let application = caller.written_application(&app, application_id.0.as_ref()).await?;
-        match replays::cancel(&app.store, application, replay_id.0).await? {
+        match replays::cancel(&app.store, &caller.actor(), application, replay_id.0).await? {
             Cancelled::Replay(replay) => Ok(Accepted::new(*replay)),
             Cancelled::Closed(status) => {
                 let detail = format!("The replay is `{status}`: there is nothing left to cancel.");

@@ -128,6 +128,28 @@ async fn what_is_done_to_deliveries_and_event_types_is_noted_too() {
     assert_eq!(actions, ["event_type.delete", "event_type.update", "event_type.create"]);
     assert_eq!(of_type[1].2, json!({"description": "b"}));
     assert_eq!(of_type[2].2["example"].to_string(), r#"{"n":12345678901234567890}"#);
+
+    producer.post(&format!("/v1/events/{event}/replay"), &json!({})).await;
+    for _ in 0..2 {
+        producer.post(&format!("/v1/events/{event}/expunge"), &json!({})).await;
+    }
+    let none = Value::Null;
+    assert_eq!(
+        of(&event).await,
+        [
+            ("event.expunge".to_owned(), json!({"has_data": true}), json!({"has_data": false})),
+            ("event.replay".to_owned(), none, json!({"endpoint_ids": null, "deliveries_queued": 1})),
+        ]
+    );
+    let replay = producer.post("/v1/replays", &json!({"mode": "redrive", "event_types": ["a"]})).await;
+    let replay = text(&replay["id"]);
+    producer.post(&format!("/v1/replays/{replay}/cancel"), &json!({})).await;
+    let of_replay = of(&replay).await;
+    let cancelled = (json!({"status": "pending"}), json!({"status": "cancelled"}));
+    assert_eq!((of_replay[0].1.clone(), of_replay[0].2.clone()), cancelled);
+    assert_eq!((of_replay[0].0.as_str(), of_replay[1].0.as_str()), ("replay.cancel", "replay.create"));
+    assert_eq!((&of_replay[1].2["mode"], &of_replay[1].2["event_types"]), (&json!("redrive"), &json!(["a"])));
+
     for resource in ["a%20b", "", "a/b"] {
         let path = format!("/v1/audit-log?resource_id={resource}");
         assert_eq!(producer.refusal(Method::GET, &path, None, 422).await, "validation_failed");

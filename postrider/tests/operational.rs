@@ -223,3 +223,26 @@ async fn a_breaker_that_opens_and_closes_is_told_once_each() {
     );
     bed.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_bulk_replay_is_told() {
+    let bed = Bed::new().await;
+    let services = Services::start(&bed).await;
+    let receiver = Receiver::accepting().await;
+    let producer = Producer::new(services.api).await;
+    producer
+        .endpoint(json!({"url": receiver.url("/operations"), "event_types": ["postrider.replay.finished"]}))
+        .await;
+    producer.endpoint(json!({"url": receiver.url("/all")})).await;
+    producer.publish("a", json!({})).await;
+    let replay = producer.post("/v1/replays", &json!({"mode": "replay", "event_types": ["a"]})).await;
+    let event = wait_for(&receiver, "/operations", "postrider.replay.finished").await;
+    let expected = json!({
+        "replay_id": replay["id"], "mode": "replay", "dry_run": false, "status": "completed",
+        "scanned_count": 1, "matched_count": 1, "last_error": null,
+    });
+    assert_eq!(event["data"], expected);
+    services.stop().await;
+    assert_eq!(told(&receiver, "/operations").into_values().flatten().count(), 1);
+    bed.finish().await;
+}

@@ -98,6 +98,7 @@ fn phases(kind: &str) -> &'static [Phase] {
             Do(API_KEYS),
             Do(EVENT_TYPES),
             Do(REPLAYS),
+            Do(EMIT_REJECTIONS),
             Once(APPLICATION),
         ],
     }
@@ -273,6 +274,8 @@ const ENDPOINTS: &str = remove!("endpoints", "id", "uuid", "00000000-0000-0000-0
 const API_KEYS: &str = remove!("api_keys", "id", "uuid", "00000000-0000-0000-0000-000000000000");
 const EVENT_TYPES: &str = remove!("event_types", "name", "text", "");
 const REPLAYS: &str = remove!("replays", "id", "uuid", "00000000-0000-0000-0000-000000000000");
+const EMIT_REJECTIONS: &str =
+    remove!("emit_rejections", "id", "uuid", "00000000-0000-0000-0000-000000000000");
 
 const APPLICATION: &str = "-- applications.remove
 delete from applications where id = $1 and deleted_at is not null";

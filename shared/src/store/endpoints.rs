@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
+use deadpool_postgres::GenericClient;
 use postgres_types::Json;
 use serde::Serialize;
 use tokio_postgres::Row;
@@ -248,12 +249,11 @@ where not exists (
 ///
 /// # Errors
 /// When PostgreSQL does not answer.
-pub async fn unknown(
-    store: &Store,
+pub(super) async fn unknown(
+    client: &impl GenericClient,
     application: ApplicationId,
     endpoints: &[EndpointId],
 ) -> Result<Vec<EndpointId>, StoreError> {
-    let client = store.durable().await?;
     let statement = client.prepare_cached(UNKNOWN).await?;
     let rows = client.query(&statement, &[&application, &endpoints]).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())

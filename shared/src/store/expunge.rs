@@ -1,7 +1,9 @@
 //! The payload of an event is removed on request, and what its receivers have answered with it.
 
+use serde::Serialize;
 use uuid::Uuid;
 
+use super::audit::{self, Actor, Change};
 use super::page::IdRange;
 use super::{Store, StoreError};
 use crate::ids::{ApplicationId, EventId};
@@ -26,7 +28,7 @@ marked as (
     from seen s
     where v.id = s.id and s.expunged_at is null
 )
-select id from seen";
+select expunged_at is null from seen";
 
 const CANCEL: &str = "-- deliveries.expunge
 with page as materialized (
@@ -61,18 +63,36 @@ update delivery_attempts
 set response_body = null, response_body_truncated = false
 where delivery_id = any ($1) and delivery_id between $2 and $3 and response_body is not null";
 
+/// What the audit log keeps of it.
+#[derive(Serialize)]
+struct Presence {
+    has_data: bool,
+}
+
 /// Removes the payload of an event and the bodies that its attempts were answered with, and cancels what of it
 /// is open. False: there is no such event. Doing it again ends what was interrupted.
 ///
 /// # Errors
 /// When PostgreSQL does not answer, or a delivery is locked for long: it may be done in part, and is to be done
 /// again.
-pub async fn expunge(store: &Store, application: ApplicationId, event: EventId) -> Result<bool, StoreError> {
+pub async fn expunge(
+    store: &Store,
+    actor: &Actor,
+    application: ApplicationId,
+    event: EventId,
+) -> Result<bool, StoreError> {
     let mut client = store.durable().await?;
-    let mark = client.prepare_cached(MARK).await?;
-    if client.query_opt(&mark, &[&event, &application]).await?.is_none() {
+    let transaction = client.transaction().await?;
+    let mark = transaction.prepare_cached(MARK).await?;
+    let Some(row) = transaction.query_opt(&mark, &[&event, &application]).await? else {
         return Ok(false);
+    };
+    if row.get(0) {
+        let (before, after) = (Presence { has_data: true }, Presence { has_data: false });
+        let change = Change::of("event.expunge", event, Some(&before), Some(&after));
+        audit::note(&transaction, application, actor, change).await?;
     }
+    transaction.commit().await?;
     let mut after = IdRange::new(None, None, None).not_before(event.0).above;
     loop {
         let transaction = client.transaction().await?;

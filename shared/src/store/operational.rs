@@ -19,6 +19,8 @@ pub const BREAKER_OPENED: &str = "postrider.endpoint.breaker_opened";
 pub const BREAKER_CLOSED: &str = "postrider.endpoint.breaker_closed";
 /// A delivery is a dead letter.
 pub const DEAD_LETTER: &str = "postrider.delivery.dead_letter";
+/// A bulk replay was completed or cancelled, or has failed.
+pub const REPLAY_FINISHED: &str = "postrider.replay.finished";
 /// What a test sends.
 pub const TEST: &str = "postrider.test";
 

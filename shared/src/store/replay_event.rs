@@ -1,8 +1,10 @@
 //! New deliveries of an old event.
 
+use serde::Serialize;
 use uuid::Uuid;
 
 use super::accept::pattern_array;
+use super::audit::{self, Actor, Change};
 use super::{Store, StoreError, endpoints};
 use crate::event_type::EventType;
 use crate::ids::{ApplicationId, DeliveryId, EndpointId, EventId};
@@ -65,29 +67,31 @@ select (select count(*) from matched), array(select id from delivered where $7 i
 /// When PostgreSQL does not answer.
 pub async fn replay_event(
     store: &Store,
+    actor: &Actor,
     application: ApplicationId,
     event: EventId,
     endpoints: Option<&[EndpointId]>,
 ) -> Result<Replayed, StoreError> {
-    let client = store.durable().await?;
-    let find = client.prepare_cached(FIND_EVENT).await?;
-    let Some(found) = client.query_opt(&find, &[&event, &application]).await? else {
+    let mut client = store.durable().await?;
+    let transaction = client.transaction().await?;
+    let find = transaction.prepare_cached(FIND_EVENT).await?;
+    let Some(found) = transaction.query_opt(&find, &[&event, &application]).await? else {
         return Ok(Replayed::UnknownEvent);
     };
     if found.get(1) {
         return Ok(Replayed::Expunged);
     }
     if let Some(endpoints) = endpoints {
-        let unknown = endpoints::unknown(store, application, endpoints).await?;
+        let unknown = endpoints::unknown(&transaction, application, endpoints).await?;
         if !unknown.is_empty() {
             return Ok(Replayed::UnknownEndpoints(unknown));
         }
     }
     let event_type = EventType::parse(found.get(0))
         .map_err(|error| StoreError::Schema(format!("the stored type of event {event} {error}")))?;
-    let replay = client.prepare_cached(REPLAY).await?;
+    let replay = transaction.prepare_cached(REPLAY).await?;
     let (events, patterns) = ([event], [pattern_array(&event_type)]);
-    let row = client
+    let row = transaction
         .query_one(
             &replay,
             &[
@@ -102,5 +106,17 @@ pub async fn replay_event(
             ],
         )
         .await?;
-    Ok(Replayed::Deliveries(row.get(1)))
+    let deliveries: Vec<DeliveryId> = row.get(1);
+    let asked = Asked { endpoint_ids: endpoints, deliveries_queued: deliveries.len() };
+    let change = Change::of("event.replay", event, None, Some(&asked));
+    audit::note(&transaction, application, actor, change).await?;
+    transaction.commit().await?;
+    Ok(Replayed::Deliveries(deliveries))
+}
+
+/// What the audit log keeps of it.
+#[derive(Serialize)]
+struct Asked<'a> {
+    endpoint_ids: Option<&'a [EndpointId]>,
+    deliveries_queued: usize,
 }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::accept::pattern_array;
 use super::replay_event::REPLAY;
-use super::{Store, StoreError};
+use super::{Store, StoreError, replays};
 use crate::delivery::{DeliveryStatus, ReplayMode};
 use crate::event_type::EventType;
 use crate::failpoint;
@@ -130,6 +130,9 @@ pub async fn step(store: &Store) -> Result<Option<Step>, StoreError> {
             ],
         )
         .await?;
+    if is_last {
+        replays::tell_end(&transaction, task.id).await?;
+    }
     failpoint::die_at("relay.in_replay_step");
     transaction.commit().await?;
     Ok(Some(Step { replay_id: task.id, scanned: found.scanned, matched: found.matched, is_last }))
@@ -323,10 +326,14 @@ set status = 'failed', last_error = $2, completed_at = now()
 where id = $1 and completed_at is null";
 
 async fn fail(store: &Store, replay: ReplayId, error: &StoreError) -> Result<(), StoreError> {
-    let client = store.durable().await?;
-    let statement = client.prepare_cached(FAIL).await?;
-    client.execute(&statement, &[&replay, &error.to_string()]).await?;
-    Ok(())
+    let mut client = store.durable().await?;
+    let transaction = client.transaction().await?;
+    let statement = transaction.prepare_cached(FAIL).await?;
+    if transaction.execute(&statement, &[&replay, &error.to_string()]).await? == 0 {
+        return Ok(());
+    }
+    replays::tell_end(&transaction, replay).await?;
+    Ok(transaction.commit().await?)
 }
 
 #[cfg(test)]

@@ -2,11 +2,16 @@
 //! the relay ([`replay_steps`](super::replay_steps)).
 
 use chrono::{DateTime, Utc};
+use deadpool_postgres::Transaction;
+use serde::Serialize;
+use serde_json::json;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::audit::{self, Actor, Change};
+use super::operational::{self, OperationalEvent, REPLAY_FINISHED};
 use super::page::Page;
-use super::{Store, StoreError};
+use super::{Store, StoreError, endpoints};
 use crate::delivery::{DeliveryStatus, ReplayMode, ReplayStatus};
 use crate::ids::{ApplicationId, EndpointId, ReplayId};
 
@@ -14,7 +19,7 @@ use crate::ids::{ApplicationId, EndpointId, ReplayId};
 pub const MAX_OPEN: i64 = 10;
 
 /// What is to be replayed: all of it must hold; `None`: any.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Selection {
     /// Makes new deliveries, or opens old ones.
     pub mode: ReplayMode,
@@ -61,6 +66,17 @@ pub struct Replay {
     pub completed_at: Option<DateTime<Utc>>,
 }
 
+/// What became of a replay that was asked for.
+#[derive(Debug, Clone)]
+pub enum Created {
+    /// It is open.
+    Replay(Box<Replay>),
+    /// These endpoints are not the application's, or were deleted.
+    UnknownEndpoints(Vec<EndpointId>),
+    /// The application has [`MAX_OPEN`] of them already.
+    TooMany,
+}
+
 /// What became of a replay that was to be cancelled.
 #[derive(Debug, Clone)]
 pub enum Cancelled {
@@ -97,20 +113,28 @@ returning ",
     columns!()
 );
 
-/// Asks for a replay; `None`: the application has [`MAX_OPEN`] of them already.
+/// Asks for a replay.
 ///
 /// # Errors
 /// When PostgreSQL does not answer.
 pub async fn create(
     store: &Store,
+    actor: &Actor,
     application: ApplicationId,
     selection: &Selection,
     dry_run: bool,
-) -> Result<Option<Replay>, StoreError> {
-    let client = store.durable().await?;
-    let statement = client.prepare_cached(CREATE).await?;
+) -> Result<Created, StoreError> {
+    let mut client = store.durable().await?;
+    let transaction = client.transaction().await?;
+    if let Some(named) = &selection.endpoint_ids {
+        let unknown = endpoints::unknown(&transaction, application, named).await?;
+        if !unknown.is_empty() {
+            return Ok(Created::UnknownEndpoints(unknown));
+        }
+    }
+    let statement = transaction.prepare_cached(CREATE).await?;
     let Selection { mode, endpoint_ids, event_types, statuses, created_after, created_before } = selection;
-    let row = client
+    let row = transaction
         .query_opt(
             &statement,
             &[
@@ -126,7 +150,26 @@ pub async fn create(
             ],
         )
         .await?;
-    Ok(row.as_ref().map(parse))
+    let Some(replay) = row.as_ref().map(parse) else { return Ok(Created::TooMany) };
+    let asked = Asked { selection: &replay.selection, dry_run };
+    let change = Change::of("replay.create", replay.id, None, Some(&asked));
+    audit::note(&transaction, application, actor, change).await?;
+    transaction.commit().await?;
+    Ok(Created::Replay(Box::new(replay)))
+}
+
+/// What the audit log keeps of a new replay.
+#[derive(Serialize)]
+struct Asked<'a> {
+    #[serde(flatten)]
+    selection: &'a Selection,
+    dry_run: bool,
+}
+
+/// What it keeps of one that was cancelled.
+#[derive(Serialize)]
+struct Standing {
+    status: ReplayStatus,
 }
 
 const GET: &str = concat!(
@@ -214,19 +257,51 @@ select status, completed_at is null from seen";
 /// When PostgreSQL does not answer; [`StoreError::is_contention`] while a step of it takes long.
 pub async fn cancel(
     store: &Store,
+    actor: &Actor,
     application: ApplicationId,
     replay: ReplayId,
 ) -> Result<Cancelled, StoreError> {
-    let client = store.durable().await?;
-    let statement = client.prepare_cached(CANCEL).await?;
-    let Some(row) = client.query_opt(&statement, &[&replay, &application]).await? else {
+    let mut client = store.durable().await?;
+    let transaction = client.transaction().await?;
+    let statement = transaction.prepare_cached(CANCEL).await?;
+    let Some(row) = transaction.query_opt(&statement, &[&replay, &application]).await? else {
         return Ok(Cancelled::Unknown);
     };
+    let before = Standing { status: row.get(0) };
     if !row.get::<_, bool>(1) {
-        return Ok(Cancelled::Closed(row.get(0)));
+        return Ok(Cancelled::Closed(before.status));
     }
-    let now = get(store, Some(application), replay).await?;
-    Ok(now.map_or(Cancelled::Unknown, |replay| Cancelled::Replay(Box::new(replay))))
+    let cancelled = tell_end(&transaction, replay).await?;
+    let after = Standing { status: cancelled.status };
+    let change = Change::of("replay.cancel", replay, Some(&before), Some(&after));
+    audit::note(&transaction, application, actor, change).await?;
+    transaction.commit().await?;
+    Ok(Cancelled::Replay(Box::new(cancelled)))
+}
+
+/// Tells the application that a replay was closed in this transaction.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub(super) async fn tell_end(transaction: &Transaction<'_>, replay: ReplayId) -> Result<Replay, StoreError> {
+    let get = transaction.prepare_cached(GET).await?;
+    let replay = parse(&transaction.query_one(&get, &[&replay, &None::<ApplicationId>]).await?);
+    let event = OperationalEvent {
+        application_id: replay.application_id,
+        event_type: REPLAY_FINISHED,
+        data: json!({
+            "replay_id": replay.id,
+            "mode": replay.selection.mode,
+            "dry_run": replay.dry_run,
+            "status": replay.status,
+            "scanned_count": replay.scanned_count,
+            "matched_count": replay.matched_count,
+            "last_error": replay.last_error,
+        }),
+        only: None,
+    };
+    operational::emit(transaction, &[event]).await?;
+    Ok(replay)
 }
 
 fn parse(row: &Row) -> Replay {
