@@ -10,7 +10,6 @@ use postrider_shared::store::applications::ApplicationRef;
 use postrider_shared::store::filters::Tried;
 use postrider_shared::store::{endpoints, filters};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use crate::answer::Found;
 use crate::app::{App, Tag};
@@ -22,7 +21,7 @@ use crate::endpoint_check::check_filter;
 use crate::parameter::Path;
 use crate::problem::Problem;
 use crate::refused::{BODY, CONFLICT, NOT_FOUND, Refused};
-use crate::value::JsonObject;
+use crate::value::{Id, JsonObject};
 
 /// A filter, and what it is tried on.
 #[derive(Debug, Object, Serialize, Deserialize)]
@@ -35,7 +34,7 @@ pub(crate) struct TestFilterRequest {
     data: Option<JsonObject>,
     /// An event that is stored; this or `data`.
     #[serde(default)]
-    event_id: Option<Uuid>,
+    event_id: Option<Id>,
 }
 
 /// What the filter of an endpoint is tried on.
@@ -47,7 +46,7 @@ pub(crate) struct TestEndpointFilterRequest {
     data: Option<JsonObject>,
     /// An event that is stored; this or `data`.
     #[serde(default)]
-    event_id: Option<Uuid>,
+    event_id: Option<Id>,
 }
 
 /// What came of it.
@@ -123,10 +122,10 @@ impl FilterTests {
     }
 }
 
-fn sample(data: Option<JsonObject>, event_id: Option<Uuid>) -> Result<Sample, Problem> {
+fn sample(data: Option<JsonObject>, event_id: Option<Id>) -> Result<Sample, Problem> {
     match (data, event_id) {
         (Some(data), None) if data.as_str().starts_with('{') => Ok(Sample::Data(data)),
-        (None, Some(event)) => Ok(Sample::Event(EventId(event))),
+        (None, Some(event)) => Ok(Sample::Event(EventId(event.0))),
         (Some(_), None) => Err(Problem::invalid_field("data", "must be a JSON object")),
         (None, None) => Err(Problem::invalid_field("data", "must be given, or `event_id`")),
         (Some(_), Some(_)) => {

@@ -10,7 +10,7 @@ use postrider_shared::ids::{
 use postrider_shared::store::applications::ApplicationRef;
 
 use crate::parameter::Parameter;
-use crate::{data, syntax};
+use crate::{data, syntax, value};
 
 macro_rules! id_parameters {
     ($($id:ident, $code:literal, $what:literal;)+) => { $(
@@ -23,9 +23,7 @@ macro_rules! id_parameters {
             }
 
             fn parse(text: &str) -> Result<Self, String> {
-                // Only the form that the API writes, not the many others that a UUID can have.
-                let id: Self = text.parse().map_err(|_| "must be a UUID".to_owned())?;
-                if text.len() == 36 { Ok(id) } else { Err("must be a UUID".to_owned()) }
+                value::id(text).map(Self).ok_or_else(|| "must be a UUID".to_owned())
             }
         }
     )+ };
@@ -57,7 +55,9 @@ impl Parameter for ResourceId {
 
     fn parse(text: &str) -> Result<Self, String> {
         let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        if (1..=255).contains(&text.len()) && text.bytes().all(is_allowed) {
+        if let Some(id) = value::id(text) {
+            Ok(Self(id.to_string()))
+        } else if (1..=255).contains(&text.len()) && text.bytes().all(is_allowed) {
             Ok(Self(text.to_owned()))
         } else {
             Err("must be a UUID, or the name of an event type".to_owned())
@@ -79,8 +79,8 @@ impl Parameter for ApplicationRef {
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        if let Ok(id) = text.parse::<ApplicationId>() {
-            return Ok(Self::Id(id));
+        if let Some(id) = value::id(text) {
+            return Ok(Self::Id(ApplicationId(id)));
         }
         check_characters(text).map(|()| Self::Uid(text.to_owned()))
     }
@@ -144,13 +144,10 @@ impl Parameter for DateTime<Utc> {
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        match DateTime::parse_from_rfc3339(text) {
-            Ok(at) => Ok(at.to_utc()),
-            Err(_) => {
-                Err("must be a time such as `2026-01-31T12:00:00Z` (RFC 3339; encode a `+` as `%2B`)"
-                    .to_owned())
-            }
-        }
+        value::time(text).ok_or_else(|| {
+            "must be a time such as `2026-01-31T12:00:00Z` (RFC 3339, to the year 9999; encode a `+` as `%2B`)"
+                .to_owned()
+        })
     }
 }
 
@@ -243,7 +240,7 @@ mod tests {
         let id = "0198f1a2-3b4c-7d5e-8f60-718293a4b5c6";
         assert!(matches!(ApplicationRef::parse(id), Ok(ApplicationRef::Id(_))));
         assert_eq!(ApplicationRef::parse("acme:1"), Ok(ApplicationRef::Uid("acme:1".to_owned())));
-        for text in ["", "a b", "a/b", "é", "\0", &"a".repeat(256)] {
+        for text in ["", "a b", "a/b", "é", "\0", &"a".repeat(256), &format!("{{{id}}}")] {
             assert!(ApplicationRef::parse(text).is_err(), "{text}");
         }
         for uid in [id, ".", "..", ".a", "a b"] {
@@ -257,6 +254,8 @@ mod tests {
         for text in ["0198f1a23b4c7d5e8f60718293a4b5c6", "{0198f1a2-3b4c-7d5e-8f60-718293a4b5c6}", "1", ""] {
             assert!(EventId::parse(text).is_err(), "{text}");
         }
+        let upper = ResourceId::parse("0198F1A2-3B4C-7D5E-8F60-718293A4B5C6").expect("an id");
+        assert_eq!(upper.0, "0198f1a2-3b4c-7d5e-8f60-718293a4b5c6");
     }
 
     #[test]

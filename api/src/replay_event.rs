@@ -20,6 +20,7 @@ use crate::deliveries::expunged;
 use crate::parameter::{InQuery, Path};
 use crate::problem::Problem;
 use crate::refused::{BODY, CONFLICT, NOT_FOUND, Refused};
+use crate::value::Id;
 
 const MAX_ENDPOINTS: usize = 1_000;
 
@@ -31,7 +32,7 @@ pub(crate) struct ReplayEventRequest {
     /// now.
     #[oai(validator(min_items = 1, max_items = 1000))]
     #[serde(default)]
-    endpoint_ids: Option<Vec<Uuid>>,
+    endpoint_ids: Option<Vec<Id>>,
 }
 
 /// What follows from a replay.
@@ -77,7 +78,8 @@ impl ReplayEvent {
                 delivery_ids: deliveries.into_iter().map(|id| id.0).collect(),
             })),
             Replayed::UnknownEndpoints(unknown) => {
-                Err(unknown_endpoints(body.0.endpoint_ids.as_deref().unwrap_or_default(), &unknown).into())
+                let named = body.0.endpoint_ids.iter().flatten().map(|id| id.0);
+                Err(unknown_endpoints(named, &unknown).into())
             }
             Replayed::Expunged => Err(expunged().into()),
             Replayed::UnknownEvent => Err(Problem::not_found("event_not_found", "event").into()),
@@ -86,22 +88,22 @@ impl ReplayEvent {
 }
 
 /// The endpoints, each once.
-fn checked(named: &[Uuid]) -> Result<Vec<EndpointId>, Problem> {
+fn checked(named: &[Id]) -> Result<Vec<EndpointId>, Problem> {
     let mut checks = Checks::default();
     if !(1..=MAX_ENDPOINTS).contains(&named.len()) {
         let message = format!("must have 1 to {MAX_ENDPOINTS} items; leave it out for all that match");
         checks.mistake("endpoint_ids", message);
     }
     checks.done()?;
-    let distinct: BTreeSet<Uuid> = named.iter().copied().collect();
+    let distinct: BTreeSet<Uuid> = named.iter().map(|id| id.0).collect();
     Ok(distinct.into_iter().map(EndpointId).collect())
 }
 
 /// 422: some of the endpoints that were named are not there.
-pub(crate) fn unknown_endpoints(named: &[Uuid], unknown: &[EndpointId]) -> Problem {
+pub(crate) fn unknown_endpoints(named: impl Iterator<Item = Uuid>, unknown: &[EndpointId]) -> Problem {
     let mut checks = Checks::default();
-    for (index, id) in named.iter().enumerate() {
-        if unknown.contains(&EndpointId(*id)) {
+    for (index, id) in named.enumerate() {
+        if unknown.contains(&EndpointId(id)) {
             checks.mistake(format!("endpoint_ids[{index}]"), "names no endpoint of the application");
         }
     }

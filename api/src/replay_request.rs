@@ -6,15 +6,14 @@ use postrider_shared::event_type::EventType;
 use postrider_shared::ids::EndpointId;
 use postrider_shared::store::replays::Selection;
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use crate::check::Checks;
 use crate::problem::Problem;
-use crate::value::Timestamp;
+use crate::value::{Id, Timestamp};
 
 const MAX_ITEMS: usize = 100;
 /// What can be opened again in bulk.
-const REDRIVEN: [DeliveryStatus; 3] =
+pub(crate) const REDRIVEN: [DeliveryStatus; 3] =
     [DeliveryStatus::DeadLetter, DeliveryStatus::Cancelled, DeliveryStatus::Failed];
 
 /// What is to be replayed. All that is given must hold.
@@ -27,7 +26,7 @@ pub(crate) struct CreateReplayRequest {
     /// To any of these endpoints. Absent or null: to all.
     #[oai(validator(min_items = 1, max_items = 100))]
     #[serde(default)]
-    endpoint_ids: Option<Vec<Uuid>>,
+    endpoint_ids: Option<Vec<Id>>,
     /// Of any of these types. Absent or null: of all.
     #[oai(validator(min_items = 1, max_items = 100))]
     #[serde(default)]
@@ -60,11 +59,13 @@ impl CreateReplayRequest {
         for (field, count) in [
             ("endpoint_ids", self.endpoint_ids.as_ref().map(Vec::len)),
             ("event_types", self.event_types.as_ref().map(Vec::len)),
-            ("statuses", self.statuses.as_ref().map(Vec::len)),
         ] {
             if count.is_some_and(|count| !(1..=MAX_ITEMS).contains(&count)) {
                 checks.mistake(field, format!("must have 1 to {MAX_ITEMS} items; leave it out for all"));
             }
+        }
+        if self.statuses.as_ref().is_some_and(|statuses| !(1..=REDRIVEN.len()).contains(&statuses.len())) {
+            checks.mistake("statuses", format!("must have 1 to {} items", REDRIVEN.len()));
         }
         for (index, event_type) in self.event_types.iter().flatten().enumerate().take(MAX_ITEMS) {
             if let Err(error) = EventType::parse(event_type) {
@@ -83,7 +84,7 @@ impl CreateReplayRequest {
         checks.done()?;
         let selection = Selection {
             mode: mode.expect("a mode that is none was refused above"),
-            endpoint_ids: self.endpoint_ids.map(|ids| ids.into_iter().map(EndpointId).collect()),
+            endpoint_ids: self.endpoint_ids.map(|ids| ids.into_iter().map(|id| EndpointId(id.0)).collect()),
             event_types: self.event_types,
             statuses,
             created_after,
@@ -95,7 +96,7 @@ impl CreateReplayRequest {
 
 fn check_statuses(checks: &mut Checks, names: &[String]) -> Vec<DeliveryStatus> {
     let mut statuses: Vec<_> = (0..)
-        .zip(names.iter().take(MAX_ITEMS))
+        .zip(names.iter().take(REDRIVEN.len()))
         .filter_map(|(index, name): (usize, _)| {
             checks.text(&format!("statuses[{index}]"), one_of(name, &REDRIVEN, DeliveryStatus::as_str))
         })
@@ -128,6 +129,7 @@ mod tests {
             (r#"{"mode":"redrive","statuses":["dead_letter","failed","cancelled"],"dry_run":true}"#, &[]),
             (r#"{"mode":"resend"}"#, &["mode"]),
             (r#"{"mode":"replay","statuses":["dead_letter"]}"#, &["statuses"]),
+            (r#"{"mode":"redrive","statuses":["failed","failed","failed","failed"]}"#, &["statuses"]),
             (r#"{"mode":"redrive","statuses":["succeeded","x"]}"#, &["statuses[0]", "statuses[1]"]),
             (
                 r#"{"mode":"redrive","statuses":[],"endpoint_ids":[],"event_types":["a b"]}"#,

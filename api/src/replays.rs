@@ -126,8 +126,8 @@ impl Replays {
                 Ok(Created::at(format!("/v1/replays/{}", replay.id), *replay))
             }
             replays::Created::UnknownEndpoints(unknown) => {
-                let named: Vec<_> = selection.endpoint_ids.iter().flatten().map(|id| id.0).collect();
-                Err(unknown_endpoints(&named, &unknown).into())
+                let named = selection.endpoint_ids.iter().flatten().map(|id| id.0);
+                Err(unknown_endpoints(named, &unknown).into())
             }
             replays::Created::TooMany => {
                 let detail = format!(

@@ -3,9 +3,11 @@
 //!
 //! The patterns are the common part of ECMAScript's, Rust's and RE2's: no look-around.
 
+use postrider_shared::delivery::ReplayMode;
 use serde_json::{Value, json};
 
 use crate::auth::Scope;
+use crate::replay_request::REDRIVEN;
 use crate::spec::{for_each_operation, schemas_mut};
 
 /// An event type, or the parts of one before `.*`.
@@ -15,6 +17,8 @@ pub(crate) const APPLICATION: &str = "^[A-Za-z0-9._:@+|~=-]+$";
 /// A uid for an application.
 const UID: &str = "^[A-Za-z0-9_:@+|~=-][A-Za-z0-9._:@+|~=-]*$";
 const EVENT_TYPE_PATTERN: &str = r"^([*]|[A-Za-z0-9_]+(\.[A-Za-z0-9_]+){0,14}(\.[*])?)$";
+const HEADER_VALUE: &str = "^([!-~]([ -~]*[!-~])?)?$";
+const SECRET: &str = "^whs(ec|k)_[A-Za-z0-9+/]+={0,2}$";
 const NOT_BLANK: &str = r"[^ \t\r\n]";
 
 /// Adds it to the schemas of all requests.
@@ -54,13 +58,23 @@ fn of(schema: &str, field: &str) -> Vec<(&'static str, &'static str, Value)> {
         "name" => vec![("", "pattern", json!(NOT_BLANK))],
         "uid" => vec![("", "pattern", json!(UID))],
         "event_type" => vec![("", "pattern", json!(EVENT_TYPE)), ("", "maxLength", json!(255))],
+        "event_types" if schema == "CreateReplayRequest" => {
+            vec![("items", "pattern", json!(EVENT_TYPE)), ("items", "maxLength", json!(255))]
+        }
         "event_types" => {
             vec![("items", "pattern", json!(EVENT_TYPE_PATTERN)), ("items", "maxLength", json!(255))]
         }
         "scopes" => vec![("items", "enum", Scope::ALL.iter().map(|scope| scope.as_str()).collect())],
         "headers" => {
-            vec![("", "maxProperties", json!(20)), ("additionalProperties", "maxLength", json!(4_096))]
+            vec![
+                ("", "maxProperties", json!(20)),
+                ("additionalProperties", "maxLength", json!(4_096)),
+                ("additionalProperties", "pattern", json!(HEADER_VALUE)),
+            ]
         }
+        "mode" => vec![("", "enum", ReplayMode::ALL.iter().map(|mode| mode.as_str()).collect())],
+        "statuses" => vec![("items", "enum", REDRIVEN.iter().map(|status| status.as_str()).collect())],
+        "secret" => vec![("", "pattern", json!(SECRET))],
         "retry_schedule" => vec![("items", "minimum", json!(0)), ("items", "maximum", json!(2_592_000))],
         "permanent_statuses" => vec![("items", "minimum", json!(300)), ("items", "maximum", json!(599))],
         _ => Vec::new(),
@@ -79,6 +93,9 @@ mod tests {
         assert_eq!(request["headers"]["additionalProperties"]["maxLength"], 4_096);
         assert_eq!(schemas["PublishEventRequest"]["properties"]["event_type"]["pattern"], EVENT_TYPE);
         assert_eq!(schemas["CreateApiKeyRequest"]["properties"]["scopes"]["items"]["enum"][0], "publish");
+        let replay = &schemas["CreateReplayRequest"]["properties"];
+        assert_eq!(replay["event_types"]["items"]["pattern"], EVENT_TYPE);
+        assert_eq!(replay["mode"]["enum"], json!(["replay", "redrive"]));
         assert!(schemas["Event"]["properties"]["event_type"].get("pattern").is_none());
     }
 }

@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike as _, Utc};
 use poem_openapi::registry::{MetaSchema, MetaSchemaRef};
 use poem_openapi::types::{ParseError, ParseFromJSON, ParseResult, ToJSON, Type};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
+use uuid::Uuid;
 
 /// A time, written as RFC 3339 in UTC with microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,11 +23,35 @@ impl Serialize for Timestamp {
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = Cow::<str>::deserialize(deserializer)?;
-        match DateTime::parse_from_rfc3339(&text) {
-            Ok(at) => Ok(Self(at.to_utc())),
-            Err(_) => Err(D::Error::custom("a time such as `2026-01-31T12:00:00Z` (RFC 3339) was expected")),
-        }
+        let at = time(&text).map(Self);
+        at.ok_or_else(|| {
+            D::Error::custom(
+                "a time such as `2026-01-31T12:00:00Z` (RFC 3339, to the year 9999) was expected",
+            )
+        })
     }
+}
+
+/// Parses a time that can be written again: RFC 3339 knows the years 0 to 9999 only, which an offset may leave.
+pub(crate) fn time(text: &str) -> Option<DateTime<Utc>> {
+    let at = DateTime::parse_from_rfc3339(text).ok()?.to_utc();
+    (0..=9_999).contains(&at.year()).then_some(at)
+}
+
+/// An id in a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct Id(pub(crate) Uuid);
+
+impl<'de> Deserialize<'de> for Id {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        id(&text).map(Self).ok_or_else(|| D::Error::custom("a UUID was expected"))
+    }
+}
+
+/// Parses an id: only the form that the API writes, not the many others that a UUID can have.
+pub(crate) fn id(text: &str) -> Option<Uuid> {
+    text.parse().ok().filter(|_| text.len() == 36)
 }
 
 impl From<DateTime<Utc>> for Timestamp {
@@ -91,6 +116,7 @@ macro_rules! schema {
     };
 }
 
+schema!(Id, "id", MetaSchema::new_with_format("string", "uuid"));
 schema!(Timestamp, "timestamp", MetaSchema::new_with_format("string", "date-time"));
 schema!(
     JsonObject,
@@ -111,6 +137,28 @@ mod tests {
         assert_eq!(serde_json::to_string(&at).expect("text"), "\"2026-01-02T02:04:05.000000Z\"");
         for text in ["\"+262142-12-31T23:59:59Z\"", "\"2026-01-02\"", "1", "null"] {
             assert!(serde_json::from_str::<Timestamp>(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_time_is_one_that_can_be_written_again() {
+        for text in ["0000-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59+14:00"] {
+            let written = serde_json::to_string(&Timestamp(time(text).expect(text))).expect("text");
+            assert!(serde_json::from_str::<Timestamp>(&written).is_ok(), "{written}");
+        }
+        for text in ["0000-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "10000-01-01T00:00:00Z"] {
+            assert_eq!(time(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_id_has_one_form() {
+        let json = "\"0198f1a2-3b4c-7d5e-8f60-718293a4b5c6\"";
+        let id: Id = serde_json::from_str(json).expect("an id");
+        assert_eq!(serde_json::to_string(&id).expect("text"), json);
+        let id = id.0;
+        for text in [id.simple().to_string(), id.braced().to_string(), id.urn().to_string(), String::new()] {
+            assert!(serde_json::from_str::<Id>(&format!("\"{text}\"")).is_err(), "{text}");
         }
     }
 

@@ -1,11 +1,14 @@
 //! No application reaches another's: every operation of the specification is called with the ids of one
-//! application and the key of another, with a wrong key and with none. Driven by the document itself, so that
-//! an operation that is added later is covered, and one that cannot be called from here fails.
+//! application and the key of another, with keys that have not the scope, with keys that count no more, and with
+//! none. Driven by the document itself, so that an operation that is added later is covered, and one that cannot
+//! be called from here fails.
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use poem::http::StatusCode;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -28,6 +31,8 @@ struct Operation {
     body: Option<Value>,
     /// The schema of its body.
     schema: Value,
+    /// The scope that it needs, as its description says; `None`: it is for the admin.
+    scope: Option<String>,
 }
 
 impl Operation {
@@ -58,11 +63,19 @@ fn operations() -> Vec<Operation> {
                 schema: schema
                     .map(|name| document["components"]["schemas"][name].clone())
                     .unwrap_or_default(),
+                scope: scope(&text(&operation["description"])),
             });
         }
     }
     assert!(operations.len() >= 20, "the specification has few operations: {}", operations.len());
     operations
+}
+
+fn scope(description: &str) -> Option<String> {
+    let description = description.split_whitespace().collect::<Vec<_>>().join(" ");
+    let named = description.split_once("the scope `").and_then(|(_, rest)| rest.split_once('`'));
+    assert!(named.is_some() || description.ends_with("For the admin."), "whose is this? {description}");
+    named.map(|(scope, _)| scope.to_owned())
 }
 
 /// An application with one of everything, and what parameters name it by.
@@ -115,10 +128,8 @@ impl Tenant {
         for operation in operations.iter().filter(|operation| operation.method == Method::GET) {
             let path = path_to(operation, self, self);
             let (status, mut body) = call(operation, &path, None, self.key()).await;
-            let is_expected = status == StatusCode::OK
-                // Lists of all applications are the admin's.
-                || status == StatusCode::FORBIDDEN && operation.named_in("path").count() == 0;
-            assert!(is_expected, "{}: the owner is answered {status} {body}", operation.id);
+            let expected = if operation.scope.is_some() { StatusCode::OK } else { StatusCode::FORBIDDEN };
+            assert!(status == expected, "{}: the owner is answered {status} {body}", operation.id);
             forget_times(&mut body);
             found.insert(operation.id.clone(), body);
         }
@@ -129,6 +140,21 @@ impl Tenant {
     fn is_told_by(&self, answer: &Value) -> bool {
         let told = answer.to_string();
         told.contains(MARK) || self.ids.values().any(|id| told.contains(id))
+    }
+
+    /// The places of its things in lists, in both forms of a cursor; and the very first and the very last place.
+    fn cursors(&self) -> Vec<String> {
+        let id = |name: &str| self.id(name).parse::<uuid::Uuid>().expect("a UUID").into_bytes().to_vec();
+        let names = self.ids.keys().filter(|name| **name != "event_type");
+        let place = [id("application_id"), self.id("event_type").as_bytes().to_vec()].concat();
+        let ends = [vec![0; 16], vec![255; 16], [vec![0; 16], b"a".to_vec()].concat(), place];
+        names.map(|name| id(name)).chain(ends).map(|bytes| URL_SAFE_NO_PAD.encode(bytes)).collect()
+    }
+
+    /// A further key of it.
+    async fn new_key(&self, settings: Value) -> Value {
+        let path = format!("/v1/applications/{}/api-keys", self.id("application_id"));
+        self.producer.post(&path, &settings).await
     }
 
     fn key(&self) -> (&Producer, Option<&str>) {
@@ -217,15 +243,23 @@ fn intrusions(operation: &Operation, victim: &Tenant, intruder: &Tenant) -> Vec<
     paths
 }
 
-/// An operation that names nothing in its path, with the victim's ids in those filters that there are.
-fn searches(operation: &Operation, victim: &Tenant) -> Vec<String> {
-    if operation.named_in("path").count() > 0 {
-        return Vec::new();
-    }
-    let filters = operation.named_in("query").filter(|name| *name != "application_id");
-    let filters = filters.filter_map(|name| Some(format!("{name}={}", victim.ids.get(name)?)));
-    let filtered = filters.map(|filter| format!("{}?{filter}", operation.path));
-    std::iter::once(operation.path.clone()).chain(filtered).collect()
+/// Lists of the intruder's own, with the victim's ids in those filters that there are, and with cursors that the
+/// victim could have got.
+fn searches(operation: &Operation, victim: &Tenant, intruder: &Tenant) -> Vec<String> {
+    let path = path_to(operation, intruder, intruder);
+    let filters = operation.named_in("query").flat_map(|name| {
+        match (name, victim.ids.get(name)) {
+            ("application_id", _) => Vec::new(),
+            ("resource_id", _) => victim.ids.values().cloned().collect(),
+            ("cursor", _) => victim.cursors(),
+            (_, id) => id.into_iter().cloned().collect(),
+        }
+        .into_iter()
+        .map(move |value| format!("{name}={value}"))
+    });
+    let filtered = filters.map(|filter| format!("{path}?{filter}"));
+    let is_list = operation.has("query", "cursor");
+    filtered.chain(is_list.then(|| path.clone())).collect()
 }
 
 /// Bodies that name something of the victim's: the example, and what of it is required, each with the id.
@@ -258,6 +292,7 @@ async fn no_operation_reaches_another_application() {
     let intruder = Tenant::new(&bed, &admin, "intruder").await;
     let operations = operations();
     let before = victim.everything(&operations).await;
+    let mut tried_in_bodies = BTreeSet::new();
 
     for operation in &operations {
         for path in intrusions(operation, &victim, &intruder) {
@@ -266,20 +301,25 @@ async fn no_operation_reaches_another_application() {
             assert!([StatusCode::FORBIDDEN, StatusCode::NOT_FOUND].contains(&status), "{what}");
             assert_ne!(body["code"], "route_not_found", "{what}");
         }
-        for path in searches(operation, &victim) {
+        for path in searches(operation, &victim, &intruder) {
             let (status, body) = call(operation, &path, None, intruder.key()).await;
             let what = format!("{} {path} is answered {status} {body}", operation.id);
-            assert!(status.is_success() || status == StatusCode::FORBIDDEN, "{what}");
+            // A cursor may have the form of another list's; and lists of all applications are the admin's.
+            let is_refused = path.contains("cursor=") && status == StatusCode::UNPROCESSABLE_ENTITY
+                || operation.scope.is_none() && status == StatusCode::FORBIDDEN;
+            assert!(status.is_success() || is_refused, "{what}");
             assert!(!victim.is_told_by(&body), "{what}");
         }
         for body in bodies(operation, &victim) {
             let path = path_to(operation, &intruder, &intruder);
             let (status, answer) = call(operation, &path, Some(&body), intruder.key()).await;
             let what = format!("{} with {body} is answered {status} {answer}", operation.id);
-            let is_own = status.is_success() && operation.named_in("path").count() == 0;
-            assert!(status.is_client_error() || is_own, "{what}");
+            let is_refused = [StatusCode::NOT_FOUND, StatusCode::UNPROCESSABLE_ENTITY].contains(&status);
+            assert!(is_refused, "{what}");
+            tried_in_bodies.insert(operation.id.as_str());
         }
     }
+    assert!(tried_in_bodies.len() >= 4, "few bodies name things by id: {tried_in_bodies:?}");
     assert_eq!(victim.everything(&operations).await, before, "something of the victim's was changed");
 
     services.stop().await;
@@ -292,21 +332,29 @@ async fn no_operation_answers_without_a_valid_credential() {
     let services = Services::api_alone(&bed, &[("POSTRIDER_ADMIN_TOKEN", ADMIN_TOKEN)]).await;
     let admin = Producer { key: Some(ADMIN_TOKEN.to_owned()), ..Producer::admin(services.api) };
     let tenant = Tenant::new(&bed, &admin, MARK).await;
-    let api_keys = format!("/v1/applications/{}/api-keys", tenant.id("application_id"));
-    let revoked = tenant.producer.post(&api_keys, &json!({"name": "revoked"})).await;
-    let revocation = format!("{api_keys}/{}", text(&revoked["id"]));
-    let response = tenant.producer.request(Method::DELETE, &revocation).send().await.expect("an answer");
-    assert_eq!(response.status(), StatusCode::NO_CONTENT);
+    let gone = Tenant::new(&bed, &admin, "gone").await;
+    let revoked = tenant.new_key(json!({"name": "revoked"})).await;
+    let expired = tenant.new_key(json!({"name": "expired", "expires_at": "2100-01-01T00:00:00Z"})).await;
+    let application = format!("/v1/applications/{}", tenant.id("application_id"));
+    let revocation = format!("{application}/api-keys/{}", text(&revoked["id"]));
+    for path in [revocation, format!("/v1/applications/{}", gone.id("application_id"))] {
+        let response = admin.request(Method::DELETE, &path).send().await.expect("an answer");
+        assert_eq!(response.status(), StatusCode::NO_CONTENT);
+    }
+    let expire = "update api_keys set expires_at = now() where id = $1::text::uuid";
+    bed.sql().await.execute(expire, &[&text(&expired["id"])]).await.expect("expired");
     let operations = operations();
     let before = tenant.everything(&operations).await;
 
     let unknown = format!("pr_{}", "x".repeat(43));
-    let revoked = text(&revoked["api_key"]);
+    let (revoked, expired) = (text(&revoked["api_key"]), text(&expired["api_key"]));
     let credentials = [
         None,
         Some("nonsense"),
         Some(&unknown),
         Some(&revoked),
+        Some(&expired),
+        gone.producer.key.as_deref(),
         Some(&ADMIN_TOKEN[1..]),
         Some(tenant.id("api_key_id")),
     ];
@@ -318,6 +366,51 @@ async fn no_operation_answers_without_a_valid_credential() {
         }
     }
     assert_eq!(tenant.everything(&operations).await, before, "something was changed");
+
+    services.stop().await;
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_operation_is_open_to_a_key_without_its_scope_and_each_is_to_one_with_it() {
+    let bed = Bed::new().await;
+    let services = Services::api_alone(&bed, &[("POSTRIDER_ADMIN_TOKEN", ADMIN_TOKEN)]).await;
+    let admin = Producer { key: Some(ADMIN_TOKEN.to_owned()), ..Producer::admin(services.api) };
+    let tenant = Tenant::new(&bed, &admin, MARK).await;
+    let scopes = ["publish", "read", "manage"];
+    let mut without = BTreeMap::new();
+    for missing in scopes {
+        let others: Vec<_> = scopes.into_iter().filter(|&scope| scope != missing).collect();
+        let key = tenant.new_key(json!({"name": "others", "scopes": others})).await;
+        without.insert(missing, text(&key["api_key"]));
+    }
+    let operations = operations();
+    let before = tenant.everything(&operations).await;
+
+    for operation in &operations {
+        let path = path_to(operation, &tenant, &tenant);
+        let (keys, code): (Vec<&String>, _) = match &operation.scope {
+            Some(scope) => (vec![&without[scope.as_str()]], "scope_required"),
+            None => (tenant.producer.key.iter().chain(without.values()).collect(), "admin_required"),
+        };
+        for key in keys {
+            let (status, body) = call(operation, &path, None, (&tenant.producer, Some(key))).await;
+            let refusal = (status, text(&body["code"]));
+            assert_eq!(refusal, (StatusCode::FORBIDDEN, code.to_owned()), "{}: {body}", operation.id);
+        }
+    }
+    assert_eq!(tenant.everything(&operations).await, before, "something was changed");
+
+    for operation in &operations {
+        let Some(scope) = &operation.scope else { continue };
+        let key = tenant.new_key(json!({"name": "this", "scopes": [scope]})).await;
+        let path = path_to(operation, &tenant, &tenant);
+        let (status, body) = call(operation, &path, None, (&tenant.producer, key["api_key"].as_str())).await;
+        // A key that can make keys cannot give them the scopes that it has not.
+        let is_giving = operation.id == "create_api_key" && status == StatusCode::FORBIDDEN;
+        let is_refused = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&status) && !is_giving;
+        assert!(!is_refused && !status.is_server_error(), "{}: {status} {body}", operation.id);
+    }
 
     services.stop().await;
     bed.finish().await;
