@@ -296,6 +296,26 @@ fn cancel(replay: &Value) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn replays_that_are_asked_for_at_once_are_bounded_too() {
+    let bed = Bed::new().await;
+    let services = Services::api_alone(&bed, &[]).await;
+    let producer = Producer::new(services.api).await;
+    let asked: Vec<_> = (0..40)
+        .map(|_| producer.request(Method::POST, "/v1/replays").json(&json!({"mode": "replay"})).send())
+        .map(tokio::spawn)
+        .collect();
+    let mut statuses = BTreeMap::new();
+    for answer in asked {
+        let status = answer.await.expect("no panic").expect("an answer").status().as_u16();
+        *statuses.entry(status).or_insert(0) += 1;
+    }
+    assert_eq!(statuses, BTreeMap::from([(201, 10), (409, 30)]));
+
+    services.stop().await;
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn replays_are_bounded_listed_and_each_applications_own() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;

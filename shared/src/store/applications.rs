@@ -1,8 +1,10 @@
 //! Applications: the tenants.
 
 use chrono::{DateTime, Utc};
+use deadpool_postgres::Transaction;
 use serde::Serialize;
 use tokio_postgres::Row;
+use uuid::Uuid;
 
 use super::api_keys::{self, ApiKey, NewApiKey};
 use super::audit::{self, Actor, Change};
@@ -157,9 +159,23 @@ pub async fn list(
 ) -> Result<Page<Application>, StoreError> {
     let client = store.durable().await?;
     let statement = client.prepare_cached(LIST).await?;
-    let below = cursor.map_or(uuid::Uuid::max(), |id| id.0);
+    let below = cursor.map_or(Uuid::max(), |id| id.0);
     let rows = client.query(&statement, &[&below, &(i64::from(limit) + 1)]).await?;
     Ok(Page::of_one_more(rows.iter().map(parse).collect(), limit as usize, |application| application.id.0))
+}
+
+const TAKE_TURN: &str = "-- applications.take_turn
+select uuid_v7() from applications where id = $1 and deleted_at is null for no key update";
+
+/// Makes those who add to an application what it may have a bounded number of take turns, so that they count
+/// right: by a statement of their own after this one. Answers an id for what is added, or `None` where there is no
+/// such application.
+pub(super) async fn take_turn(
+    transaction: &Transaction<'_>,
+    application: ApplicationId,
+) -> Result<Option<Uuid>, StoreError> {
+    let lock = transaction.prepare_cached(TAKE_TURN).await?;
+    Ok(transaction.query_opt(&lock, &[&application]).await?.map(|row| row.get(0)))
 }
 
 const LOCK: &str = "-- applications.lock_to_change

@@ -11,7 +11,7 @@ use tokio_postgres::Row;
 use super::audit::{self, Actor, Change};
 use super::headers::{self, StoredHeader};
 use super::page::Page;
-use super::{Store, StoreError, secrets};
+use super::{Store, StoreError, applications, secrets};
 use crate::filter::Filter;
 use crate::ids::{ApplicationId, EndpointId};
 use crate::keyring::Keyring;
@@ -104,11 +104,6 @@ macro_rules! endpoint_columns {
 }
 pub(super) use endpoint_columns;
 
-/// Makes those who create endpoints of one application take turns, so that they count right.
-/// The id of the new endpoint comes along, for its secrets are bound to it.
-const LOCK: &str = "-- applications.lock
-select uuid_v7() from applications where id = $1 and deleted_at is null for no key update";
-
 const COUNT: &str = "-- endpoints.count
 select count(*) from endpoints where application_id = $1 and deleted_at is null";
 
@@ -142,11 +137,10 @@ pub async fn create(
 ) -> Result<Created, StoreError> {
     let mut client = store.durable().await?;
     let transaction = client.transaction().await?;
-    let lock = transaction.prepare_cached(LOCK).await?;
-    let Some(row) = transaction.query_opt(&lock, &[&application]).await? else {
+    // The new endpoint needs its id beforehand, for its secrets are bound to it.
+    let Some(id) = applications::take_turn(&transaction, application).await?.map(EndpointId) else {
         return Ok(Created::UnknownApplication);
     };
-    let id: EndpointId = row.get(0);
     let count = transaction.prepare_cached(COUNT).await?;
     let existing: i64 = transaction.query_one(&count, &[&application]).await?.get(0);
     if existing >= i64::from(max_endpoints) {

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::audit::{self, Actor, Change};
 use super::operational::{self, OperationalEvent, REPLAY_FINISHED};
 use super::page::Page;
-use super::{Store, StoreError, endpoints};
+use super::{Store, StoreError, applications, endpoints};
 use crate::delivery::{DeliveryStatus, ReplayMode, ReplayStatus};
 use crate::ids::{ApplicationId, EndpointId, ReplayId};
 
@@ -73,6 +73,8 @@ pub enum Created {
     Replay(Box<Replay>),
     /// These endpoints are not the application's, or were deleted.
     UnknownEndpoints(Vec<EndpointId>),
+    /// There is no such application any more.
+    UnknownApplication,
     /// The application has [`MAX_OPEN`] of them already.
     TooMany,
 }
@@ -126,6 +128,9 @@ pub async fn create(
 ) -> Result<Created, StoreError> {
     let mut client = store.durable().await?;
     let transaction = client.transaction().await?;
+    if applications::take_turn(&transaction, application).await?.is_none() {
+        return Ok(Created::UnknownApplication);
+    }
     if let Some(named) = &selection.endpoint_ids {
         let unknown = endpoints::unknown(&transaction, application, named).await?;
         if !unknown.is_empty() {
