@@ -80,3 +80,16 @@ fn headers_that_frame_or_sign_are_reserved() {
         assert_eq!(header_codes(name, value), None, "{name}: {value}");
     }
 }
+
+#[test]
+fn sensitive_headers_are_bounded_and_among_the_headers() {
+    let headers = BTreeMap::from([("x-token".to_owned(), "x".to_owned())]);
+    for (names, mistakes) in
+        [(["X-Token"; 20].to_vec(), 0), (["x-token"; 21].to_vec(), 1), (vec!["x-other"], 1)]
+    {
+        let mut checks = Checks::default();
+        check_sensitive(&mut checks, names.iter().map(|&name| name.to_owned()).collect(), &headers);
+        let found = checks.done().err().map_or(0, |problem| problem.errors.len());
+        assert_eq!(found, mistakes, "{names:?}");
+    }
+}

@@ -301,6 +301,13 @@ async fn no_operation_reaches_another_application() {
             assert!([StatusCode::FORBIDDEN, StatusCode::NOT_FOUND].contains(&status), "{what}");
             assert_ne!(body["code"], "route_not_found", "{what}");
         }
+        // Nor does the admin by mistake, who acts for one of them.
+        if operation.has("query", "application_id") && operation.named_in("path").count() > 0 {
+            let path = path_to(operation, &victim, &victim);
+            let path = format!("{path}?application_id={}", intruder.id("application_id"));
+            let (status, body) = call(operation, &path, None, (&admin, Some(ADMIN_TOKEN))).await;
+            assert_eq!(status, StatusCode::NOT_FOUND, "{} {path}: {body}", operation.id);
+        }
         for path in searches(operation, &victim, &intruder) {
             let (status, body) = call(operation, &path, None, intruder.key()).await;
             let what = format!("{} {path} is answered {status} {body}", operation.id);
