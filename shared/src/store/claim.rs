@@ -127,9 +127,11 @@ parked as (
     select j.id, j.endpoint_id, true
     from judged j
     where j.verdict = 'disabled'
-      and not exists (
-          select from outbox o where o.parked and o.endpoint_id = j.endpoint_id and o.delivery_id = j.id
-      )
+      and (
+          select true from outbox o
+          where o.parked and o.endpoint_id = j.endpoint_id and o.delivery_id = j.id
+          limit 1
+      ) is null
 )
 select j.id, l.id, (j.attempt_count + 1)::smallint, j.max_attempts, j.endpoint_id, j.event_id,
        v.event_type, rfc3339(v.created_at), v.payload::text,
