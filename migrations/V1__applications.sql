@@ -40,12 +40,12 @@ $$;
 
 create table applications (
     id uuid primary key default uuid_v7(),
-    -- The producer's own name for it, unique over the installation; accepted where an id is.
-    uid text collate "C" unique,
+    -- The producer's own name for it, accepted where an id is.
+    uid text collate "C",
     name text not null,
     metadata jsonb not null default '{}',
     is_active boolean not null default true,
-    -- Accepted events per second; null: no limit.
+    -- Events per second that it may publish; null: no limit.
     ingest_rate_limit integer check (ingest_rate_limit > 0),
     -- True: an event of a type that is not in `event_types` is refused.
     strict_event_types boolean not null default false,
@@ -54,6 +54,16 @@ create table applications (
     -- Deletion marks the row and takes effect at once; what belongs to it is purged in bounded steps.
     deleted_at timestamptz
 );
+
+-- A uid is unique over the installation, and free again once its application is deleted.
+create unique index applications_by_uid on applications (uid) where deleted_at is null;
+
+-- Whose publishing is limited: until when events are drawn already, by whichever API. Drawn in advance for a
+-- tenth of a second, so that these rows are written to a few times a second and never with an event.
+create table ingest_budgets (
+    application_id uuid primary key references applications (id) on delete cascade,
+    drawn_until timestamptz not null default now()
+) with (fillfactor = 50);
 
 create table api_keys (
     id uuid primary key default uuid_v7(),

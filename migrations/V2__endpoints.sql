@@ -12,7 +12,8 @@ create table endpoints (
     -- A payload filter, as its author wrote it, and compiled for the accept statement. Both or neither.
     filter jsonb,
     filter_path jsonpath,
-    -- Sent with every webhook, by name. Those named in `sensitive_headers` are write-only.
+    -- Sent with every webhook, by name. The values of those named in `sensitive_headers` are write-only;
+    -- an encrypted one is {"key": the master key's id, "sealed": base64} instead of a text.
     headers jsonb not null default '{}',
     sensitive_headers text[] not null default '{}',
     -- Requests per second; null: no limit.
@@ -26,6 +27,7 @@ create table endpoints (
     timeout_seconds smallint not null default 15 check (timeout_seconds between 1 and 60),
     ordered boolean not null default false,
     is_active boolean not null default true,
+    -- Why it is not active, where a reason was given.
     disabled_reason text,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
@@ -33,8 +35,10 @@ create table endpoints (
     check ((filter is null) = (filter_path is null))
 );
 
--- The endpoints of one application: matched at accept, and listed.
-create index endpoints_by_application on endpoints (application_id, id) where deleted_at is null;
+-- The endpoints of one application: matched at accept, listed, and purged with it.
+create index endpoints_by_application on endpoints (application_id, id);
+-- Headers that may be encrypted: what a change of the master key looks through.
+create index endpoints_with_sensitive_headers on endpoints (id) where sensitive_headers <> '{}';
 
 -- Every live row signs. Rotation adds one and gives the old one an end.
 create table endpoint_secrets (
@@ -50,6 +54,8 @@ create table endpoint_secrets (
 
 -- The secrets of one endpoint, newest last: read by every claim.
 create index endpoint_secrets_by_endpoint on endpoint_secrets (endpoint_id, id);
+-- Which master keys are in use, and what is left to encrypt anew after one was changed.
+create index endpoint_secrets_by_master_key on endpoint_secrets (master_key_id, id);
 
 -- What changes with an endpoint's health, apart from its configuration: these rows are updated while
 -- deliveries run, and nobody who reads an endpoint's settings should wait for that.
@@ -58,7 +64,11 @@ create table endpoint_health (
     state text not null default 'closed' check (state in ('closed', 'open')),
     reason text,
     next_probe_at timestamptz,
+    -- All attempts have failed from then on, with no day without any; null: the last ones did not.
     failing_since timestamptz,
+    -- Kept to within an hour, so that a failing endpoint is not written to with every attempt.
+    last_failed_at timestamptz,
+    -- When it last came back from failing.
     last_succeeded_at timestamptz,
     updated_at timestamptz not null default now()
 ) with (fillfactor = 70);
@@ -78,4 +88,24 @@ create table event_types (
     updated_at timestamptz not null default now(),
     primary key (application_id, name),
     check ((json_schema is null) = (schema_hash is null))
+);
+
+-- What is left to be done after something was deleted or withdrawn, for the relay to do in bounded steps.
+create table cleanups (
+    id bigint generated always as identity primary key,
+    -- Cancel an endpoint's open deliveries; queue those of one that keeps the order no longer; remove a deleted
+    -- endpoint; remove all that is a deleted application's.
+    kind text not null check (kind in ('cancel', 'queue', 'endpoint', 'application')),
+    -- The endpoint or the application.
+    owner_id uuid not null,
+    -- Told by the deliveries that are cancelled.
+    reason text not null default '',
+    -- Deliveries with greater ids are left alone.
+    until_id uuid not null default 'ffffffff-ffff-ffff-ffff-ffffffffffff',
+    -- How far it has come: the phase, and the last key that the phase has dealt with.
+    phase smallint not null default 0,
+    cursor text,
+    -- Not to be looked at before: a phase may wait for statements under way to end.
+    not_before timestamptz not null default now(),
+    created_at timestamptz not null default now()
 );

@@ -155,19 +155,33 @@ $$;
 -- Enough to start with.
 select add_partitions(date_trunc('day', now(), 'UTC') + interval '8 days');
 
--- A bulk replay of events, or redrive of dead letters, in steps.
+-- A bulk replay of events, or redrive of deliveries, in steps.
 create table replays (
     id uuid primary key default uuid_v7(),
     application_id uuid not null references applications (id) on delete cascade,
     mode text not null check (mode in ('replay', 'redrive')),
-    filter jsonb not null,
+    -- What it is about: all of these must hold; null: any.
+    endpoint_ids uuid[],
+    event_types text[],
+    statuses text[],
+    created_after timestamptz,
+    created_before timestamptz not null,
+    -- Counts, and changes nothing.
     dry_run boolean not null default false,
     status text not null default 'pending'
         check (status in ('pending', 'running', 'completed', 'cancelled', 'failed')),
-    matched_count bigint,
-    processed_count bigint not null default 0,
-    -- The last id that was dealt with: where to go on after a crash.
-    cursor_id uuid,
+    -- Rows that were looked at, and deliveries that came of it.
+    scanned_count bigint not null default 0,
+    matched_count bigint not null default 0,
+    -- The first id that was found, the last one that was dealt with, and where it ends: how far it has come,
+    -- and where to go on after a crash.
+    first_id uuid,
+    cursor_id uuid not null,
+    end_id uuid not null,
+    -- Rows of the next step.
+    step_size integer not null default 50,
+    -- Open ones take turns.
+    stepped_at timestamptz,
     last_error text,
     created_at timestamptz not null default now(),
     started_at timestamptz,

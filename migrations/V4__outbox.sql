@@ -9,7 +9,9 @@ create table outbox (
     endpoint_id uuid not null,
     due_at timestamptz not null default now(),
     -- Waits for room in Redis or for its endpoint to be enabled, and not for a time.
-    parked boolean not null default false
+    parked boolean not null default false,
+    -- Put there by a bulk replay: what is parked beside it goes first.
+    bulk boolean not null default false
     -- A queue lives from being vacuumed at once: dead rows at the left edge slow every take.
 ) with (
     autovacuum_vacuum_scale_factor = 0,
@@ -23,8 +25,8 @@ create table outbox (
 
 -- What is due, oldest first.
 create index outbox_due on outbox (due_at) where not parked;
--- What is parked, by endpoint in order of creation; finds whether a delivery is parked already.
-create index outbox_parked on outbox (endpoint_id, delivery_id) where parked;
+-- What is parked, by endpoint in the order in which it goes; finds whether a delivery is parked already.
+create index outbox_parked on outbox (endpoint_id, bulk, delivery_id) where parked;
 
 -- A deliverer holds an advisory lock on its number as long as it lives.
 create sequence deliverer_numbers as integer cycle;

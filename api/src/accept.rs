@@ -11,7 +11,8 @@ use crate::auth::{self, Scope};
 use crate::batch::{Outcome, Rejection};
 use crate::problem::{FieldError, Problem};
 
-/// How often an event is checked again because the schema of its type has changed meanwhile.
+/// How often an event is checked again because the schema of its type, or the limit of its application, was not
+/// what it was thought to be.
 const ROUNDS: usize = 5;
 
 /// The answer to an event that is safely stored.
@@ -37,19 +38,28 @@ struct Open {
     violations: Vec<FieldError>,
 }
 
+/// How events come to be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// With what others post, in turn: all are of one producer.
+    Queued,
+    /// By themselves, in their order.
+    InOrder,
+}
+
 /// Stores one event.
 ///
 /// # Errors
 /// With why it was not stored.
 pub(crate) async fn accept(app: &App, event: NewEvent) -> Answer {
-    accept_all(app, vec![event]).await?.pop().unwrap_or_else(|| Err(Problem::internal()))
+    accept_all(app, vec![event], Way::Queued).await?.pop().unwrap_or_else(|| Err(Problem::internal()))
 }
 
-/// Stores events of one producer, each by itself: one answer for each, in the same order.
+/// Stores events, each by itself: one answer for each, in the same order.
 ///
 /// # Errors
 /// When none was taken in.
-pub(crate) async fn accept_all(app: &App, events: Vec<NewEvent>) -> Result<Vec<Answer>, Problem> {
+pub(crate) async fn accept_all(app: &App, events: Vec<NewEvent>, way: Way) -> Result<Vec<Answer>, Problem> {
     let mut answers: Vec<Option<Answer>> = events.iter().map(|_| None).collect();
     let mut open: Vec<Open> =
         (0..).zip(events).map(|(index, event)| Open { index, event, violations: Vec::new() }).collect();
@@ -58,8 +68,8 @@ pub(crate) async fn accept_all(app: &App, events: Vec<NewEvent>) -> Result<Vec<A
         let (events, marks): (Vec<_>, Vec<_>) =
             checked.into_iter().map(|Open { index, event, violations }| (event, (index, violations))).unzip();
         let indices: Vec<usize> = marks.iter().map(|(index, _)| *index).collect();
-        let submitted = match app.batcher.submit_all(events) {
-            Ok(submitted) => submitted.await,
+        let submitted = match submit(app, events, way).await {
+            Ok(submitted) => submitted,
             Err(rejection) if round == 0 => return Err(rejected(rejection)),
             Err(rejection) => {
                 for index in indices {
@@ -74,9 +84,13 @@ pub(crate) async fn accept_all(app: &App, events: Vec<NewEvent>) -> Result<Vec<A
                 answers[index] = Some(Err(Problem::database_unavailable()));
                 continue;
             };
-            if let Ok(Accepted::SchemaChanged(application)) = outcome {
-                if !learned.contains(&event.event_type) {
-                    learned.push(event.event_type.clone());
+            if let Ok(Accepted::NotAdmitted(application)) = outcome {
+                app.ingest_limits.learn(event.producer.clone(), application);
+                open.push(Open { index, event, violations: Vec::new() });
+            } else if let Ok(Accepted::SchemaChanged(application)) = outcome {
+                let schema = (application, event.event_type.clone());
+                if !learned.contains(&schema) {
+                    learned.push(schema);
                     if let Err(problem) = app.schemas.learn(&event, application).await {
                         answers[index] = Some(Err(problem));
                         continue;
@@ -84,6 +98,9 @@ pub(crate) async fn accept_all(app: &App, events: Vec<NewEvent>) -> Result<Vec<A
                 }
                 open.push(Open { index, event, violations: Vec::new() });
             } else {
+                if outcome == Ok(Accepted::UnknownKey) {
+                    app.ingest_limits.forget(&event.producer);
+                }
                 answers[index] = Some(answer(&event.producer, outcome, violations));
             }
         }
@@ -94,12 +111,28 @@ pub(crate) async fn accept_all(app: &App, events: Vec<NewEvent>) -> Result<Vec<A
     Ok(answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(changing()))).collect())
 }
 
-/// Checks what is open; what cannot be checked is answered.
+async fn submit(
+    app: &App,
+    events: Vec<NewEvent>,
+    way: Way,
+) -> Result<Vec<Option<(NewEvent, Outcome)>>, Rejection> {
+    match way {
+        Way::Queued => Ok(app.batcher.submit_all(events)?.await),
+        Way::InOrder => Ok(app.batcher.store_in_order(events).await),
+    }
+}
+
+/// Asks the budget of the application for what is open, and checks it; what is refused is answered.
 async fn check(app: &App, open: Vec<Open>, answers: &mut [Option<Answer>]) -> Vec<Open> {
     let mut checked = Vec::with_capacity(open.len());
     let is_alone = open.len() == 1;
     for mut item in open {
-        match app.schemas.check(&mut item.event).await {
+        let admitted = app.ingest_limits.admit(&mut item.event).await;
+        let violations = match admitted {
+            Ok(()) => app.schemas.check(&mut item.event).await,
+            Err(problem) => Err(problem),
+        };
+        match violations {
             Ok(violations) => checked.push(Open { violations, ..item }),
             Err(problem) => answers[item.index] = Some(Err(problem)),
         }
@@ -131,7 +164,8 @@ fn answer(producer: &Producer, outcome: Outcome, violations: Vec<FieldError>) ->
         Accepted::SchemaViolation => {
             Err(Problem { code: "schema_violation", ..Problem::invalid(violations) })
         }
-        Accepted::SchemaChanged(_) => Err(changing()),
+        // The rounds are over, and neither the schema nor the limit has stayed what it was.
+        Accepted::SchemaChanged(_) | Accepted::NotAdmitted(_) => Err(changing()),
         Accepted::UnknownEventType => Err(Problem::refused_field(
             "unknown_event_type",
             "event_type",

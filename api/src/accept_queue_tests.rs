@@ -12,6 +12,7 @@ fn event(producer: u128, key: &str) -> NewEvent {
         event_type: EventType::parse("user.created").expect("a type"),
         data: "{}".into(),
         schema: SchemaCheck::Unchecked,
+        is_admitted: false,
     }
 }
 

@@ -41,7 +41,7 @@ fn description(status: u16) -> &'static str {
     match status {
         201 => "It was created; `Location` says where it can be read.",
         202 => "It was accepted, and what follows from it is under way.",
-        _ => "It was found.",
+        _ => "This is how it stands.",
     }
 }
 

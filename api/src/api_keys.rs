@@ -121,6 +121,10 @@ impl CreateApiKeyRequest {
     }
 }
 
+fn unknown() -> Problem {
+    Problem::not_found("api_key_not_found", "API key")
+}
+
 /// The operations on API keys.
 pub(crate) struct ApiKeys;
 
@@ -142,7 +146,7 @@ impl ApiKeys {
         let application = caller.application(&app, &application_id.0).await?;
         let fresh = FreshKey::generate();
         let key = body.0.check(&caller, &fresh)?;
-        let created = api_keys::create(&app.store, application.id, &key).await?;
+        let created = api_keys::create(&app.store, &caller.actor(), application.id, &key).await?;
         let location = format!("/v1/applications/{}/api-keys/{}", application.id, created.id);
         Ok(Created::at(location, CreatedApiKey { key: created.into(), api_key: fresh.text }))
     }
@@ -170,6 +174,29 @@ impl ApiKeys {
         Ok(Found::new(Page::of(page)))
     }
 
+    /// Get an API key
+    ///
+    /// What can be shown of it. Needs the scope `read`.
+    #[oai(
+        path = "/applications/:application_id/api-keys/:api_key_id",
+        method = "get",
+        operation_id = "get_api_key"
+    )]
+    async fn get(
+        &self,
+        caller: Caller,
+        app: Data<&Arc<App>>,
+        /// The id of the application, or its `uid`.
+        application_id: Path<ApplicationRef>,
+        /// The id of the API key.
+        api_key_id: Path<ApiKeyId>,
+    ) -> Result<Found<ApiKey>, Refused<{ NOT_FOUND }>> {
+        caller.require(Scope::Read)?;
+        let application = caller.application(&app, &application_id.0).await?;
+        let key = api_keys::get(&app.store, application.id, api_key_id.0).await?.ok_or_else(unknown)?;
+        Ok(Found::new(key))
+    }
+
     /// Revoke an API key
     ///
     /// Takes effect at once, also for the key that asks for it. Needs the scope `manage`.
@@ -189,10 +216,10 @@ impl ApiKeys {
     ) -> Result<Done, Refused<{ NOT_FOUND }>> {
         caller.require(Scope::Manage)?;
         let application = caller.application(&app, &application_id.0).await?;
-        if api_keys::delete(&app.store, application.id, api_key_id.0).await? {
+        if api_keys::delete(&app.store, &caller.actor(), application.id, api_key_id.0).await? {
             Ok(Done)
         } else {
-            Err(Problem::not_found("api_key_not_found", "API key").into())
+            Err(unknown().into())
         }
     }
 }

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use poem_openapi::Tags;
+use postrider_shared::keyring::Keyring;
 use postrider_shared::store::Store;
 
 use crate::batch::Batcher;
-use crate::endpoint_request::UrlRules;
+use crate::endpoint_check::UrlRules;
+use crate::ingest_limit::IngestLimits;
 use crate::key_use::KeyUse;
 use crate::known_schemas::KnownSchemas;
 
@@ -18,10 +20,14 @@ pub(crate) struct App {
     pub(crate) batcher: Batcher,
     /// What events of each type must satisfy.
     pub(crate) schemas: KnownSchemas,
+    /// What applications may publish, where that is limited.
+    pub(crate) ingest_limits: IngestLimits,
     /// When keys were last used.
     pub(crate) key_use: Arc<KeyUse>,
     /// SHA-256 of each admin token; none: see [`crate::auth`].
     pub(crate) admin_tokens: Vec<[u8; 32]>,
+    /// Encrypts what endpoints keep secret.
+    pub(crate) keyring: Keyring,
     /// Where endpoints may be.
     pub(crate) url_rules: UrlRules,
     /// Endpoints an application may have.
@@ -45,4 +51,9 @@ pub(crate) enum Tag {
     EventTypes,
     /// One event on its way to one endpoint, and its attempts.
     Deliveries,
+    /// Who changed what.
+    #[oai(rename = "Audit log")]
+    AuditLog,
+    /// Many events sent again, or many deliveries opened again.
+    Replays,
 }

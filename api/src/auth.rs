@@ -15,6 +15,7 @@ use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
 use postrider_shared::ids::ApplicationId;
 use postrider_shared::store::api_keys::{self, KeyHash, KeyOwner};
 use postrider_shared::store::applications::{self, Application, ApplicationRef};
+use postrider_shared::store::audit::Actor;
 use subtle::ConstantTimeEq as _;
 
 use crate::app::App;
@@ -106,6 +107,14 @@ impl Credential {
 }
 
 impl Caller {
+    /// How the audit log names it.
+    pub(crate) fn actor(&self) -> Actor {
+        match self {
+            Self::Admin => Actor::Admin,
+            Self::Application(owner) => Actor::Key { id: owner.api_key_id, prefix: owner.prefix.clone() },
+        }
+    }
+
     /// Refuses keys without a scope.
     ///
     /// # Errors
@@ -127,11 +136,7 @@ impl Caller {
     pub(crate) fn require_admin(&self) -> Result<(), Problem> {
         match self {
             Self::Admin => Ok(()),
-            Self::Application(_) => Err(Problem::new(
-                StatusCode::FORBIDDEN,
-                "admin_required",
-                "Only the admin token may do this.",
-            )),
+            Self::Application(_) => Err(admin_required("Only the admin token may do this.")),
         }
     }
 
@@ -185,6 +190,11 @@ impl Caller {
             )
         })
     }
+}
+
+/// 403: this is not for keys.
+pub(crate) fn admin_required(detail: &str) -> Problem {
+    Problem::new(StatusCode::FORBIDDEN, "admin_required", detail)
 }
 
 /// 403: the key has not this scope.

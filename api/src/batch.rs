@@ -11,7 +11,7 @@ use postrider_shared::store::accept::{Accepted, NewEvent, accept};
 use postrider_shared::store::{Store, StoreError};
 use tokio::task::JoinSet;
 
-use crate::accept_queue::{AcceptQueue, Answer, Waiting};
+use crate::accept_queue::{AcceptQueue, Answer};
 use crate::fanout::Fanout;
 
 /// How often an event that is blocked is tried alone.
@@ -90,6 +90,19 @@ impl Batcher {
     }
 }
 
+impl Batcher {
+    /// Stores events here and now, in their order, past all that waits.
+    pub(crate) async fn store_in_order(&self, events: Vec<NewEvent>) -> Vec<Option<(NewEvent, Outcome)>> {
+        let mut outcomes: Vec<_> = events.iter().map(|_| None).collect();
+        let indices = (0..events.len()).collect();
+        store_all(&self.0, (events, indices), |event, index: usize, outcome| {
+            outcomes[index] = Some((event, outcome));
+        })
+        .await;
+        outcomes
+    }
+}
+
 impl Writers {
     /// Takes no more events, and stores those that wait.
     pub(crate) async fn drain(mut self) {
@@ -106,17 +119,25 @@ async fn write_until_closed(shared: Arc<Shared>) {
     while let Some(batch) = shared.queue.take().await {
         metrics::histogram!("postrider_accept_batch_size").record(batch.len() as f64);
         // A task of its own: a defect that panics costs this batch, not the writer.
-        let storing = tokio::spawn(store_all(shared.clone(), batch));
+        let shared = shared.clone();
+        let storing = tokio::spawn(async move {
+            let items = batch.into_iter().map(|waiting| (waiting.event, waiting.answer)).unzip();
+            store_all(&shared, items, |event, answer: Answer, outcome| answer.send(event, outcome)).await;
+        });
         if let Err(error) = storing.await {
             tracing::error!(%error, "storing a batch of events ended badly");
         }
     }
 }
 
-/// Stores a batch; where one event of it is to blame, splits it until that one stands alone.
-async fn store_all(shared: Arc<Shared>, batch: Vec<Waiting>) {
-    let mut parts: Vec<(Vec<NewEvent>, Vec<Answer>)> =
-        vec![batch.into_iter().map(|waiting| (waiting.event, waiting.answer)).unzip()];
+/// Stores events in their order, and tells of each what became of it, with what belongs to it. Where one of
+/// them is to blame for a failure, they are split until that one stands alone.
+async fn store_all<T>(
+    shared: &Shared,
+    items: (Vec<NewEvent>, Vec<T>),
+    mut tell: impl FnMut(NewEvent, T, Outcome),
+) {
+    let mut parts = vec![items];
     while let Some((mut events, mut answers)) = parts.pop() {
         match store_part(&shared.store, &events).await {
             Ok(accepted) => {
@@ -124,7 +145,7 @@ async fn store_all(shared: Arc<Shared>, batch: Vec<Waiting>) {
                     if let Accepted::Stored { endpoints, duplicate: false, .. } = accepted {
                         shared.fanout.learn(&event, endpoints);
                     }
-                    answer.send(event, Ok(accepted));
+                    tell(event, answer, Ok(accepted));
                 }
             }
             Err(error) if events.len() > 1 && (error.is_data_error() || error.is_contention()) => {
@@ -139,7 +160,7 @@ async fn store_all(shared: Arc<Shared>, batch: Vec<Waiting>) {
                     tracing::warn!(%error, events = events.len(), "events were not stored");
                 }
                 for (event, answer) in events.into_iter().zip(answers) {
-                    answer.send(event, Err(rejection));
+                    tell(event, answer, Err(rejection));
                 }
             }
         }

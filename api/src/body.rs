@@ -50,6 +50,38 @@ impl<'a, T: Type + DeserializeOwned> ApiExtractor<'a> for JsonBody<T> {
     }
 }
 
+/// The same where everything may be left out, the body too.
+pub(crate) struct OptionalJsonBody<T>(pub(crate) T);
+
+impl<'a, T: Type + DeserializeOwned + Default> ApiExtractor<'a> for OptionalJsonBody<T> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        Some(MetaRequest { required: false, ..request_meta(T::schema_ref()) })
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        options: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        let headers = request.headers();
+        let is_empty = headers.get(header::CONTENT_LENGTH).is_none_or(|length| length == "0")
+            && !headers.contains_key(header::TRANSFER_ENCODING);
+        if is_empty {
+            return Ok(Self(T::default()));
+        }
+        let JsonBody(parsed) = JsonBody::from_request(request, body, options).await?;
+        Ok(Self(parsed))
+    }
+}
+
 /// How the specification shows a body.
 pub(crate) fn request_meta(schema: MetaSchemaRef) -> MetaRequest {
     MetaRequest {
@@ -126,6 +158,7 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let parsed = serde_path_to_error::deserialize(&mut deserializer);
     // Syntax first, over the whole of it: a broken body is a 400, whatever its first half means.
     serde_json::from_str::<serde::de::IgnoredAny>(json).map_err(|error| malformed(&error))?;
+    check_object(json)?;
     data::check(json).map_err(|defect| Problem::refused_field(defect.code(), "body", defect.to_string()))?;
     parsed.map_err(|error| {
         let path = error.path().to_string();
@@ -159,13 +192,22 @@ pub(crate) fn utf8(bytes: &[u8]) -> Result<&str, Problem> {
 /// # Errors
 /// 400 where it is not JSON, 422 where it is not what was asked for.
 pub(crate) fn parse_raw<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, Problem> {
-    serde_json::from_str(json).map_err(|error| {
+    let parsed = serde_json::from_str(json);
+    if parsed.is_err() {
         // A body that is wrong in its first half may be no JSON in its second.
-        match serde_json::from_str::<serde::de::IgnoredAny>(json) {
-            Err(syntax) => malformed(&syntax),
-            Ok(_) => mistake("", &error),
-        }
-    })
+        serde_json::from_str::<serde::de::IgnoredAny>(json).map_err(|error| malformed(&error))?;
+    }
+    check_object(json)?;
+    parsed.map_err(|error| mistake("", &error))
+}
+
+/// Serde would take an array for the fields of a struct, in their order.
+fn check_object(json: &str) -> Result<(), Problem> {
+    if json.trim_start().starts_with('{') {
+        Ok(())
+    } else {
+        Err(Problem::invalid_field("body", "must be a JSON object"))
+    }
 }
 
 /// 400: not JSON.
@@ -252,6 +294,8 @@ mod tests {
         }
         for (json, code, field) in [
             ("[]", "validation_failed", "body"),
+            (r#"["a",null,null]"#, "validation_failed", "body"),
+            ("null", "validation_failed", "body"),
             ("{}", "validation_failed", "name"),
             (r#"{"name":1}"#, "validation_failed", "name"),
             (r#"{"name":"a","nam":1}"#, "validation_failed", "nam"),

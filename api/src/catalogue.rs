@@ -43,6 +43,8 @@ catalogue! {
         "event_not_found": "There is no such event, it is not the caller's, or it is older than the retention.",
         "delivery_not_found": "There is no such delivery, it is not the caller's, or it is older than the retention.",
         "event_type_not_found": "There is no such event type in the catalogue, or it is not the caller's.",
+        "replay_not_found": "There is no such replay, or it is not the caller's.",
+        "emit_rejection_not_found": "There is no such rejection, it is not the caller's, or it is older than the retention.",
     }
     405 {
         "method_not_allowed": "The path exists, the method does not. `Allow` lists those that do.",
@@ -50,6 +52,8 @@ catalogue! {
     409 {
         "uid_taken": "Another application has this `uid`. Choose another one, or use that application.",
         "too_many_endpoints": "The application has as many endpoints as it may have.",
+        "too_many_secrets": "As many secrets of the endpoint sign as may. Wait until some end, or rotate with a shorter overlap.",
+        "endpoint_inactive": "The endpoint is not active, so that nothing is sent to it. Activate it first.",
         "idempotency_key_reused": "The key belongs to a different event. Use a new key for a new event.",
         "delivery_in_progress": "The delivery is being sent. Wait for its end, then retry it.",
         "delivery_closed": "The delivery is closed: there is nothing left to cancel.",
@@ -57,6 +61,8 @@ catalogue! {
         "event_expunged": "The payload of the event was removed on request: it can no longer be sent.",
         "event_expired": "The event is older than the retention: there is nothing left to send.",
         "event_type_exists": "The catalogue has an event type of this name. Change that one, or choose another name.",
+        "too_many_replays": "The application has ten replays that are not closed. Wait, or cancel one.",
+        "replay_closed": "The replay is closed: there is nothing left to cancel.",
     }
     413 {
         "body_too_large": "The body is larger than this route takes. Send less.",
@@ -89,6 +95,9 @@ catalogue! {
     }
     500 {
         "internal": "A defect of the server. Report it with the `X-Request-Id` of the response.",
+    }
+    429 {
+        "ingest_rate_limited": "The application publishes more events per second than it may. Try again after `Retry-After`.",
     }
     503 {
         "unavailable": "PostgreSQL does not answer. Try again after `Retry-After`, an event with the same key.",

@@ -170,7 +170,7 @@ impl Deliveries {
     ) -> Result<Accepted<Delivery>, Refused<{ NOT_FOUND | CONFLICT | INVALID }>> {
         caller.require(Scope::Manage)?;
         let application = caller.written_application(&app, application_id.0.as_ref()).await?;
-        let moved = deliveries::retry(&app.store, Some(application), delivery_id.0).await?;
+        let moved = deliveries::retry(&app.store, &caller.actor(), application, delivery_id.0).await?;
         Ok(Accepted::new(answer(moved)?))
     }
 
@@ -190,7 +190,7 @@ impl Deliveries {
     ) -> Result<Accepted<Delivery>, Refused<{ NOT_FOUND | CONFLICT | INVALID }>> {
         caller.require(Scope::Manage)?;
         let application = caller.written_application(&app, application_id.0.as_ref()).await?;
-        let moved = deliveries::cancel(&app.store, Some(application), delivery_id.0).await?;
+        let moved = deliveries::cancel(&app.store, &caller.actor(), application, delivery_id.0).await?;
         Ok(Accepted::new(answer(moved)?))
     }
 }

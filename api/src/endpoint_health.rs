@@ -26,7 +26,7 @@ pub(crate) struct EndpointHealth {
     state: String,
     /// How it failed last; null where it is closed.
     reason: Option<String>,
-    /// Since when it has only been failing; null where it is closed.
+    /// Since when it has only been failing; null where it has not. After five days of that it is disabled.
     failing_since: Option<Timestamp>,
     /// When it is probed next; null where it is closed.
     next_probe_at: Option<Timestamp>,

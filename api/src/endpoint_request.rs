@@ -1,48 +1,21 @@
-//! What an endpoint may be: the request that creates one, and its checks.
+//! The requests that create an endpoint and change one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use http::{HeaderName, HeaderValue};
 use poem_openapi::Object;
-use postrider_shared::address::AddressGuard;
-use postrider_shared::event_type::Pattern;
-use postrider_shared::filter::{Filter, Mistake};
-use postrider_shared::signing::Secret;
-use postrider_shared::store::endpoints::EndpointSettings;
+use poem_openapi::types::MaybeUndefined::{self, Null, Undefined, Value};
+use postrider_shared::signing::SigningKey;
+use postrider_shared::store::endpoint_changes::{OpenDeliveries, Update};
+use postrider_shared::store::endpoints::{Endpoint, EndpointSettings};
 use serde::{Deserialize, Serialize};
-use url::Url;
 
 use crate::check::Checks;
+use crate::endpoint_check::UrlRules;
+use crate::endpoint_fields::{Fields, defaults, signing_key};
 use crate::problem::Problem;
 use crate::value::JsonObject;
 
-const MAX_URL_LENGTH: usize = 2_048;
-const MAX_DESCRIPTION_LENGTH: usize = 1_000;
-const MAX_PATTERNS: usize = 100;
-const MAX_HEADERS: usize = 20;
-const MAX_HEADER_LENGTH: usize = 4_096;
-const MAX_DELAYS: usize = 20;
-const MAX_DELAY_SECONDS: i64 = 30 * 86_400;
-const MAX_STATUSES: usize = 100;
-
-/// Headers that belong to the framing of the request, and to the webhook itself.
-const RESERVED_HEADERS: [&str; 14] = [
-    "host",
-    "content-length",
-    "content-type",
-    "content-encoding",
-    "transfer-encoding",
-    "connection",
-    "keep-alive",
-    "te",
-    "trailer",
-    "upgrade",
-    "expect",
-    "user-agent",
-    "http2-settings",
-    "accept-encoding",
-];
-const RESERVED_HEADER_PREFIXES: [&str; 2] = ["proxy-", "webhook-"];
+const MAX_REASON_LENGTH: usize = 500;
 
 /// An endpoint that is to be created.
 #[derive(Debug, Object, Serialize, Deserialize)]
@@ -54,73 +27,142 @@ pub(crate) struct CreateEndpointRequest {
     /// For people. Absent or null: empty.
     #[oai(validator(max_length = 1000))]
     #[serde(default)]
-    description: Option<String>,
-    /// A JSON object of your own, up to 16 KiB.
+    description: MaybeUndefined<String>,
+    /// A JSON object of your own, up to 16 KiB. Absent or null: empty.
     #[serde(default)]
-    metadata: Option<JsonObject>,
+    metadata: MaybeUndefined<JsonObject>,
     /// Which events it gets: exact types, `prefix.*` for all below one, or `*` for all. Absent or null:
     /// `["*"]`. The types under `postrider.` are operational events, which `*` does not match.
     #[oai(validator(min_items = 1, max_items = 100))]
     #[serde(default)]
-    event_types: Option<Vec<String>>,
+    event_types: MaybeUndefined<Vec<String>>,
     /// Which payloads it gets: conditions on paths of `data`, all of which must hold, such as
     /// `{"data.amount": {"gt": 1000}, "data.currency": {"in": ["EUR", "USD"]}}`. Absent or null: all.
     #[serde(default)]
-    filter: Option<JsonObject>,
-    /// Headers of your own, sent with every webhook; at most 20.
+    filter: MaybeUndefined<JsonObject>,
+    /// Headers of your own, sent with every webhook; at most 20. Absent or null: none.
     #[serde(default)]
-    headers: Option<BTreeMap<String, String>>,
-    /// Names of those of them whose values are secret: they are never shown again.
+    headers: MaybeUndefined<BTreeMap<String, String>>,
+    /// Names of those of them whose values are secret: they are never shown again. Absent or null: none.
     #[oai(validator(max_items = 20))]
     #[serde(default)]
-    sensitive_headers: Option<Vec<String>>,
+    sensitive_headers: MaybeUndefined<Vec<String>>,
     /// Webhooks per second. Absent: 1000. Null: no limit.
     #[oai(validator(minimum(value = "1")))]
-    #[serde(default = "default_rate_limit")]
-    rate_limit: Option<i32>,
+    #[serde(default)]
+    rate_limit: MaybeUndefined<i32>,
     /// Webhooks under way at once. Absent or null: 100.
     #[oai(validator(minimum(value = "1"), maximum(value = "1000")))]
     #[serde(default)]
-    concurrency_limit: Option<i32>,
+    concurrency_limit: MaybeUndefined<i32>,
     /// Attempts of each delivery. Absent or null: 5.
     #[oai(validator(minimum(value = "1"), maximum(value = "20")))]
     #[serde(default)]
-    max_attempts: Option<i32>,
+    max_attempts: MaybeUndefined<i32>,
     /// Seconds before each retry, 0 to 2,592,000; the last is repeated. Absent or null: the schedule of the
     /// installation (5 s, 5 min, 30 min, 2 h, …). ±20 % of jitter is applied.
     #[oai(validator(min_items = 1, max_items = 20))]
     #[serde(default)]
-    retry_schedule: Option<Vec<i32>>,
+    retry_schedule: MaybeUndefined<Vec<i32>>,
     /// Response statuses from 300 to 599 that are never retried. Absent or null: the default list.
     #[oai(validator(max_items = 100))]
     #[serde(default)]
-    permanent_statuses: Option<Vec<i32>>,
+    permanent_statuses: MaybeUndefined<Vec<i32>>,
     /// For one whole exchange, the reading of the answer included. Absent or null: 15.
     #[oai(validator(minimum(value = "1"), maximum(value = "60")))]
     #[serde(default)]
-    timeout_seconds: Option<i32>,
+    timeout_seconds: MaybeUndefined<i32>,
     /// Keeps the order of acceptance: one delivery at a time, and one that fails holds the rest until it
     /// succeeds, is a dead letter or is cancelled. Absent or null: false.
     #[serde(default)]
-    ordered: Option<bool>,
+    ordered: MaybeUndefined<bool>,
     /// False: new events do not match it. Absent or null: true.
     #[serde(default)]
     is_active: Option<bool>,
-    /// A signing secret of your own: `whsec_` and base64 of 24 to 64 bytes. Absent or null: a new one.
+    /// A signing secret of your own: `whsec_` and base64 of 24 to 64 bytes, or for Ed25519 `whsk_` and base64
+    /// of the private key, with or without the public one behind it. Absent or null: a new one.
     #[serde(default)]
     secret: Option<String>,
+    /// How webhooks are signed: `hmac-sha256` (`v1`), or `ed25519` (`v1a`), where the receiver has only a
+    /// public key. Absent or null: that of `secret`, or `hmac-sha256`.
+    #[oai(validator(pattern = "^(hmac-sha256|ed25519)$"))]
+    #[serde(default)]
+    signing_algorithm: Option<String>,
 }
 
-fn default_rate_limit() -> Option<i32> {
-    Some(1_000)
-}
-
-/// Where webhooks may be sent.
-pub(crate) struct UrlRules {
-    /// Which IP literals a URL may name.
-    pub(crate) guard: AddressGuard,
-    /// Refuses `http://`.
-    pub(crate) https_only: bool,
+/// A change of an endpoint: what is absent stays as it is.
+#[derive(Debug, Default, Object, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UpdateEndpointRequest {
+    /// Where webhooks go: absolute, `https` or `http`, without credentials and fragment. What is open goes there
+    /// too.
+    #[oai(validator(max_length = 2048))]
+    #[serde(default)]
+    url: MaybeUndefined<String>,
+    /// For people. Null: empty.
+    #[oai(validator(max_length = 1000))]
+    #[serde(default)]
+    description: MaybeUndefined<String>,
+    /// A JSON object of your own, up to 16 KiB, in place of the one that is there. Null: empty.
+    #[serde(default)]
+    metadata: MaybeUndefined<JsonObject>,
+    /// Which events it gets from now on. Null: `["*"]`.
+    #[oai(validator(min_items = 1, max_items = 100))]
+    #[serde(default)]
+    event_types: MaybeUndefined<Vec<String>>,
+    /// Which payloads it gets from now on. Null: all.
+    #[serde(default)]
+    filter: MaybeUndefined<JsonObject>,
+    /// Headers of your own, in place of all that are there; at most 20. `***` keeps the value of a sensitive
+    /// one. Null: none.
+    #[serde(default)]
+    headers: MaybeUndefined<BTreeMap<String, String>>,
+    /// Names of those of them whose values are secret. One that is can only cease to be together with a new
+    /// value. Null: none.
+    #[oai(validator(max_items = 20))]
+    #[serde(default)]
+    sensitive_headers: MaybeUndefined<Vec<String>>,
+    /// Webhooks per second. Null: no limit.
+    #[oai(validator(minimum(value = "1")))]
+    #[serde(default)]
+    rate_limit: MaybeUndefined<i32>,
+    /// Webhooks under way at once. Null: 100.
+    #[oai(validator(minimum(value = "1"), maximum(value = "1000")))]
+    #[serde(default)]
+    concurrency_limit: MaybeUndefined<i32>,
+    /// Attempts of each delivery that is made from now on. Null: 5.
+    #[oai(validator(minimum(value = "1"), maximum(value = "20")))]
+    #[serde(default)]
+    max_attempts: MaybeUndefined<i32>,
+    /// Seconds before each retry, 0 to 2,592,000; the last is repeated. Null: the schedule of the
+    /// installation. What waits already keeps its time.
+    #[oai(validator(min_items = 1, max_items = 20))]
+    #[serde(default)]
+    retry_schedule: MaybeUndefined<Vec<i32>>,
+    /// Response statuses from 300 to 599 that are never retried. Null: the default list.
+    #[oai(validator(max_items = 100))]
+    #[serde(default)]
+    permanent_statuses: MaybeUndefined<Vec<i32>>,
+    /// For one whole exchange, the reading of the answer included. Null: 15.
+    #[oai(validator(minimum(value = "1"), maximum(value = "60")))]
+    #[serde(default)]
+    timeout_seconds: MaybeUndefined<i32>,
+    /// Keeps the order of acceptance of what is accepted from now on. What waits goes in order if it was accepted
+    /// so, and as it comes when this is false or null.
+    #[serde(default)]
+    ordered: MaybeUndefined<bool>,
+    /// False: new events do not match it, and what is open waits. True: what waits is delivered.
+    #[serde(default)]
+    is_active: MaybeUndefined<bool>,
+    /// Why it is not active, for people. Gone when it is active again.
+    #[oai(validator(max_length = 500))]
+    #[serde(default)]
+    disabled_reason: MaybeUndefined<String>,
+    /// What happens to the open deliveries of an endpoint that is not active: `keep` (they wait until it is) or
+    /// `cancel`. Absent or null: `keep`.
+    #[oai(validator(pattern = "^(keep|cancel)$"))]
+    #[serde(default)]
+    open_deliveries: Option<String>,
 }
 
 /// What was asked for, checked.
@@ -130,7 +172,7 @@ pub(crate) struct NewEndpoint {
     /// Whether new events match it.
     pub(crate) is_active: bool,
     /// Signs its webhooks.
-    pub(crate) secret: Secret,
+    pub(crate) key: SigningKey,
 }
 
 impl CreateEndpointRequest {
@@ -140,191 +182,104 @@ impl CreateEndpointRequest {
     /// 422.
     pub(crate) fn check(self, rules: &UrlRules) -> Result<NewEndpoint, Problem> {
         let mut checks = Checks::default();
-        check_url(&mut checks, &self.url, rules);
-        let description = self.description.unwrap_or_default();
-        if description.chars().count() > MAX_DESCRIPTION_LENGTH {
-            checks.mistake("description", format!("must have at most {MAX_DESCRIPTION_LENGTH} characters"));
-        }
-        let metadata = checks.metadata(self.metadata);
-        let event_types = self.event_types.unwrap_or_else(|| vec!["*".to_owned()]);
-        check_patterns(&mut checks, &event_types);
-        let filter = self.filter.and_then(|filter| check_filter(&mut checks, &filter));
-        let headers = check_headers(&mut checks, self.headers.unwrap_or_default());
-        let sensitive_headers =
-            check_sensitive(&mut checks, self.sensitive_headers.unwrap_or_default(), &headers);
-        if let Some(rate) = self.rate_limit {
-            checks.in_range("rate_limit", rate.into(), 1, i32::MAX.into());
-        }
-        let concurrency_limit = self.concurrency_limit.unwrap_or(100);
-        checks.in_range("concurrency_limit", concurrency_limit.into(), 1, 1_000);
-        let max_attempts = checked_small(&mut checks, "max_attempts", self.max_attempts.unwrap_or(5), 1, 20);
-        let timeout_seconds =
-            checked_small(&mut checks, "timeout_seconds", self.timeout_seconds.unwrap_or(15), 1, 60);
-        check_schedule(&mut checks, self.retry_schedule.as_deref());
-        let permanent_statuses = check_statuses(&mut checks, self.permanent_statuses);
-        let secret = match &self.secret {
-            None => Some(Secret::generate()),
-            Some(text) => checks.text("secret", Secret::parse(text).map_err(|error| error.to_string())),
-        };
-        checks.done()?;
-        let settings = EndpointSettings {
-            url: self.url,
-            description,
-            metadata,
-            event_types,
-            headers,
-            sensitive_headers,
+        let mut settings = defaults();
+        let fields = Fields {
+            url: Value(self.url),
+            description: self.description,
+            metadata: self.metadata,
+            event_types: self.event_types,
+            filter: self.filter,
+            headers: self.headers,
+            sensitive_headers: self.sensitive_headers,
             rate_limit: self.rate_limit,
-            concurrency_limit,
-            max_attempts,
+            concurrency_limit: self.concurrency_limit,
+            max_attempts: self.max_attempts,
             retry_schedule: self.retry_schedule,
-            permanent_statuses,
-            timeout_seconds,
-            filter,
-            ordered: self.ordered.unwrap_or(false),
+            permanent_statuses: self.permanent_statuses,
+            timeout_seconds: self.timeout_seconds,
+            ordered: self.ordered,
         };
-        let secret = secret.expect("a secret that cannot be read was refused above");
-        Ok(NewEndpoint { settings, is_active: self.is_active.unwrap_or(true), secret })
+        fields.apply(&mut settings, &mut checks, rules);
+        let key = signing_key(
+            &mut checks,
+            self.secret.as_deref(),
+            self.signing_algorithm.as_deref(),
+            "signing_algorithm",
+        );
+        checks.done()?;
+        let key = key.expect("a secret that cannot be read was refused above");
+        Ok(NewEndpoint { settings, is_active: self.is_active.unwrap_or(true), key })
     }
 }
 
-fn check_url(checks: &mut Checks, text: &str, rules: &UrlRules) {
-    if text.len() > MAX_URL_LENGTH {
-        return checks.mistake("url", format!("must have at most {MAX_URL_LENGTH} bytes"));
+impl UpdateEndpointRequest {
+    /// Changes what is given, and tells all mistakes at once.
+    ///
+    /// # Errors
+    /// 422.
+    pub(crate) fn apply(self, current: &Endpoint, rules: &UrlRules) -> Result<Update, Problem> {
+        let mut checks = Checks::default();
+        let mut settings = current.settings.clone();
+        let (is_active, disabled_reason, open_deliveries) = self.activity(current, &mut checks);
+        let fields = Fields {
+            url: self.url,
+            description: self.description,
+            metadata: self.metadata,
+            event_types: self.event_types,
+            filter: self.filter,
+            headers: self.headers,
+            sensitive_headers: self.sensitive_headers,
+            rate_limit: self.rate_limit,
+            concurrency_limit: self.concurrency_limit,
+            max_attempts: self.max_attempts,
+            retry_schedule: self.retry_schedule,
+            permanent_statuses: self.permanent_statuses,
+            timeout_seconds: self.timeout_seconds,
+            ordered: self.ordered,
+        };
+        fields.apply(&mut settings, &mut checks, rules);
+        checks.done()?;
+        Ok(Update { settings, is_active, disabled_reason, open_deliveries })
     }
-    // The parser takes these out silently; what is stored would not be what is meant.
-    if text.bytes().any(|byte| byte.is_ascii_control() || byte == b' ') {
-        return checks.mistake("url", "must not contain spaces or control characters");
-    }
-    let url = match Url::parse(text) {
-        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => url,
-        _ => return checks.mistake("url", "must be an absolute URL such as `https://example.com/webhooks`"),
-    };
-    if !url.username().is_empty() || url.password().is_some() {
-        checks.mistake(
-            "url",
-            "must not contain a user name or password; send them in `headers`, as `authorization`",
-        );
-    }
-    if url.fragment().is_some() {
-        checks.mistake("url", "must not contain a fragment (`#…`), which is never sent");
-    }
-    if url.port() == Some(0) {
-        checks.mistake("url", "must not name port 0");
-    }
-    if rules.https_only && url.scheme() != "https" {
-        checks.refuse("https_required", "url", "must be `https`: this installation sends to nothing else");
-    }
-    if let Err(error) = rules.guard.check_host(&url) {
-        checks.refuse(
-            "refused_address",
-            "url",
-            format!("names an address that webhooks are not sent to: {error}; use a public one, or have its network allowed"),
-        );
-    }
-}
 
-fn check_patterns(checks: &mut Checks, patterns: &[String]) {
-    if !(1..=MAX_PATTERNS).contains(&patterns.len()) {
-        checks.mistake(
-            "event_types",
-            format!("must have 1 to {MAX_PATTERNS} items; leave it out for all events"),
-        );
-    }
-    for (index, pattern) in patterns.iter().enumerate().take(MAX_PATTERNS) {
-        if let Err(error) = Pattern::parse(pattern) {
-            checks.mistake(format!("event_types[{index}]"), error.to_string());
-        }
-    }
-}
-
-/// Notes what is wrong with a filter.
-pub(crate) fn check_filter(checks: &mut Checks, filter: &JsonObject) -> Option<Filter> {
-    match Filter::parse(filter.as_str()) {
-        Ok(filter) => Some(filter),
-        Err(mistakes) => {
-            for Mistake { at, message } in mistakes {
-                let separator = if at.is_empty() { "" } else { "." };
-                checks.refuse("filter_invalid", format!("filter{separator}{at}"), message);
+    /// Whether it is active from now on, if not, why, and what becomes of what is open.
+    fn activity(&self, current: &Endpoint, checks: &mut Checks) -> (bool, Option<String>, OpenDeliveries) {
+        let is_active = match self.is_active {
+            Undefined => current.is_active,
+            Null => {
+                checks.mistake("is_active", "must not be null");
+                current.is_active
             }
-            None
-        }
+            Value(is_active) => is_active,
+        };
+        let reason = match &self.disabled_reason {
+            Value(_) if is_active => {
+                checks.mistake("disabled_reason", "is for an endpoint that is not active");
+                None
+            }
+            Value(reason) if reason.chars().count() > MAX_REASON_LENGTH => {
+                checks
+                    .mistake("disabled_reason", format!("must have at most {MAX_REASON_LENGTH} characters"));
+                None
+            }
+            Value(reason) => Some(reason.clone()),
+            Undefined if !is_active && !current.is_active => current.disabled_reason.clone(),
+            Undefined | Null => None,
+        };
+        let open_deliveries = match self.open_deliveries.as_deref() {
+            None | Some("keep") => OpenDeliveries::Keep,
+            Some("cancel") if !is_active => OpenDeliveries::Cancel,
+            Some("cancel") => {
+                checks.mistake("open_deliveries", "is for an endpoint that is not active");
+                OpenDeliveries::Keep
+            }
+            Some(_) => {
+                checks.mistake("open_deliveries", "must be `keep` or `cancel`");
+                OpenDeliveries::Keep
+            }
+        };
+        (is_active, reason, open_deliveries)
     }
-}
-
-/// Names are kept in lower case, as they are compared.
-fn check_headers(checks: &mut Checks, headers: BTreeMap<String, String>) -> BTreeMap<String, String> {
-    if headers.len() > MAX_HEADERS {
-        checks.mistake("headers", format!("must have at most {MAX_HEADERS} entries"));
-    }
-    let mut checked = BTreeMap::new();
-    for (name, value) in headers.into_iter().take(MAX_HEADERS) {
-        let field = format!("headers.{name}");
-        let lower = name.to_ascii_lowercase();
-        let is_reserved = RESERVED_HEADERS.contains(&lower.as_str())
-            || RESERVED_HEADER_PREFIXES.iter().any(|prefix| lower.starts_with(prefix));
-        if name.len() > 255 || HeaderName::from_bytes(lower.as_bytes()).is_err() {
-            checks.mistake(field, "is not the name of a header");
-        } else if is_reserved {
-            checks.refuse("reserved_header", field, "is set by Postrider itself; leave it out");
-        } else if value.len() > MAX_HEADER_LENGTH
-            || !value.is_ascii()
-            || value.trim() != value
-            || HeaderValue::from_str(&value).is_err()
-        {
-            let message = format!(
-                "must be at most {MAX_HEADER_LENGTH} visible ASCII characters, with spaces only between them"
-            );
-            checks.mistake(field, message);
-        } else if checked.insert(lower, value).is_some() {
-            checks.mistake(field, "is there twice: case does not tell names of headers apart");
-        }
-    }
-    checked
-}
-
-fn check_sensitive(
-    checks: &mut Checks,
-    names: Vec<String>,
-    headers: &BTreeMap<String, String>,
-) -> Vec<String> {
-    let names: BTreeSet<String> = names.iter().map(|name| name.to_ascii_lowercase()).collect();
-    for name in &names {
-        if !headers.contains_key(name) {
-            checks.mistake("sensitive_headers", format!("names `{name}`, which is not one of `headers`"));
-        }
-    }
-    names.into_iter().collect()
-}
-
-fn checked_small(checks: &mut Checks, field: &str, number: i32, least: i16, most: i16) -> i16 {
-    checks.in_range(field, number.into(), least.into(), most.into());
-    i16::try_from(number).unwrap_or(most)
-}
-
-fn check_schedule(checks: &mut Checks, delays: Option<&[i32]>) {
-    let Some(delays) = delays else { return };
-    if !(1..=MAX_DELAYS).contains(&delays.len()) {
-        checks.mistake("retry_schedule", format!("must have 1 to {MAX_DELAYS} items"));
-    }
-    for (index, &delay) in delays.iter().enumerate().take(MAX_DELAYS) {
-        checks.in_range(format!("retry_schedule[{index}]"), delay.into(), 0, MAX_DELAY_SECONDS);
-    }
-}
-
-fn check_statuses(checks: &mut Checks, statuses: Option<Vec<i32>>) -> Option<Vec<i16>> {
-    let statuses = statuses?;
-    if statuses.len() > MAX_STATUSES {
-        checks.mistake("permanent_statuses", format!("must have at most {MAX_STATUSES} items"));
-    }
-    let numbered = statuses.into_iter().take(MAX_STATUSES).enumerate();
-    Some(
-        numbered
-            .map(|(index, status)| {
-                checked_small(checks, &format!("permanent_statuses[{index}]"), status, 300, 599)
-            })
-            .collect(),
-    )
 }
 
 #[cfg(test)]

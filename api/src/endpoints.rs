@@ -8,24 +8,21 @@ use poem::web::Data;
 use poem_openapi::{Object, OpenApi};
 use postrider_shared::ids::EndpointId;
 use postrider_shared::store::applications::ApplicationRef;
-use postrider_shared::store::endpoints;
+use postrider_shared::store::{endpoint_changes, endpoints};
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::answer::{Created, Found};
+use crate::answer::{Created, Done, Found};
 use crate::app::{App, Tag};
 use crate::auth::{Caller, Scope};
 use crate::body::JsonBody;
-use crate::endpoint_request::CreateEndpointRequest;
+use crate::endpoint_request::{CreateEndpointRequest, UpdateEndpointRequest};
 use crate::page::{Cursor, Page, limit};
 use crate::parameter::{InQuery, Path};
 use crate::parameter_values::Limit;
 use crate::problem::Problem;
 use crate::refused::{BODY, CONFLICT, INVALID, NOT_FOUND, Refused};
 use crate::value::{JsonObject, Timestamp};
-
-/// What stands for the value of a sensitive header.
-const MASK: &str = "***";
 
 /// Where webhooks go, and how.
 #[derive(Debug, Object, Serialize)]
@@ -64,7 +61,7 @@ pub(crate) struct Endpoint {
     ordered: bool,
     /// False: new events do not match it, and what is open waits.
     is_active: bool,
-    /// Why it is not active; null where it is, or was made so by hand.
+    /// Why it is not active; null where it is, or no reason was given.
     disabled_reason: Option<String>,
     /// When it was created.
     created_at: Timestamp,
@@ -78,24 +75,16 @@ pub(crate) struct CreatedEndpoint {
     #[oai(flatten)]
     #[serde(flatten)]
     endpoint: Endpoint,
-    /// What its webhooks are signed with (Standard Webhooks): give it to the receiver.
-    secret: String,
-}
-
-/// What the webhooks of an endpoint are signed with.
-#[derive(Debug, Object, Serialize)]
-pub(crate) struct EndpointSecret {
-    /// `whsec_` and base64, as the libraries of Standard Webhooks take it.
-    secret: String,
+    /// What its webhooks are signed with (Standard Webhooks): give it to the receiver. Null for Ed25519, whose
+    /// private key is never shown.
+    secret: Option<String>,
+    /// What its receiver verifies with for Ed25519; else null.
+    public_key: Option<String>,
 }
 
 impl From<endpoints::Endpoint> for Endpoint {
     fn from(stored: endpoints::Endpoint) -> Self {
         let settings = stored.settings;
-        let mut headers = settings.headers;
-        for name in &settings.sensitive_headers {
-            headers.entry(name.clone()).and_modify(|value| MASK.clone_into(value));
-        }
         Self {
             id: stored.id.0,
             application_id: stored.application_id.0,
@@ -104,7 +93,7 @@ impl From<endpoints::Endpoint> for Endpoint {
             metadata: JsonObject::rendered(settings.metadata),
             event_types: settings.event_types,
             filter: settings.filter.map(|filter| JsonObject::rendered(filter.json)),
-            headers,
+            headers: settings.headers,
             sensitive_headers: settings.sensitive_headers,
             rate_limit: settings.rate_limit,
             concurrency_limit: settings.concurrency_limit,
@@ -123,7 +112,8 @@ impl From<endpoints::Endpoint> for Endpoint {
     }
 }
 
-fn unknown() -> Problem {
+/// 404.
+pub(crate) fn unknown() -> Problem {
     Problem::not_found("endpoint_not_found", "endpoint")
 }
 
@@ -154,17 +144,20 @@ impl Endpoints {
         let new = body.0.check(&app.url_rules)?;
         let created = endpoints::create(
             &app.store,
+            &app.keyring,
+            &caller.actor(),
             application,
             &new.settings,
             new.is_active,
-            &new.secret,
+            &new.key,
             app.max_endpoints,
         )
         .await?;
         match created {
             endpoints::Created::Endpoint(endpoint) => {
                 let location = format!("/v1/applications/{application}/endpoints/{}", endpoint.id);
-                let body = CreatedEndpoint { endpoint: (*endpoint).into(), secret: new.secret.reveal() };
+                let (secret, public_key) = (new.key.secret(), new.key.public_key());
+                let body = CreatedEndpoint { endpoint: (*endpoint).into(), secret, public_key };
                 Ok(Created::at(location, body))
             }
             endpoints::Created::TooMany => Err(Problem::new(
@@ -225,15 +218,17 @@ impl Endpoints {
         Ok(Found::new(endpoint))
     }
 
-    /// Get the secret of an endpoint
+    /// Change an endpoint
     ///
-    /// What receivers verify signatures with. Needs the scope `manage`.
+    /// What is absent stays as it is; null means what creation makes of an absent field, except for
+    /// `rate_limit`, where it means no limit. Open deliveries follow the new settings, but for their number of
+    /// attempts. Needs the scope `manage`.
     #[oai(
-        path = "/applications/:application_id/endpoints/:endpoint_id/secret",
-        method = "get",
-        operation_id = "get_endpoint_secret"
+        path = "/applications/:application_id/endpoints/:endpoint_id",
+        method = "patch",
+        operation_id = "update_endpoint"
     )]
-    async fn secret(
+    async fn update(
         &self,
         caller: Caller,
         app: Data<&Arc<App>>,
@@ -241,11 +236,41 @@ impl Endpoints {
         application_id: Path<ApplicationRef>,
         /// The id of the endpoint.
         endpoint_id: Path<EndpointId>,
-    ) -> Result<Found<EndpointSecret>, Refused<{ NOT_FOUND }>> {
+        body: JsonBody<UpdateEndpointRequest>,
+    ) -> Result<Found<Endpoint>, Refused<{ BODY | NOT_FOUND }>> {
         caller.require(Scope::Manage)?;
         let application = caller.application(&app, &application_id.0).await?.id;
-        let secret =
-            endpoints::get_secret(&app.store, application, endpoint_id.0).await?.ok_or_else(unknown)?;
-        Ok(Found::new(EndpointSecret { secret: secret.reveal() }))
+        let change = |current: &endpoints::Endpoint| body.0.apply(current, &app.url_rules);
+        let (keyring, actor) = (&app.keyring, &caller.actor());
+        let updated =
+            endpoint_changes::update(&app.store, keyring, actor, application, endpoint_id.0, change).await?;
+        Ok(Found::new(updated.ok_or_else(unknown)?))
+    }
+
+    /// Delete an endpoint
+    ///
+    /// No event matches it from now on, and its open deliveries are cancelled within seconds; what is under way
+    /// is still recorded. Its deliveries can be read as before. Needs the scope `manage`.
+    #[oai(
+        path = "/applications/:application_id/endpoints/:endpoint_id",
+        method = "delete",
+        operation_id = "delete_endpoint"
+    )]
+    async fn delete(
+        &self,
+        caller: Caller,
+        app: Data<&Arc<App>>,
+        /// The id of the application, or its `uid`.
+        application_id: Path<ApplicationRef>,
+        /// The id of the endpoint.
+        endpoint_id: Path<EndpointId>,
+    ) -> Result<Done, Refused<{ NOT_FOUND }>> {
+        caller.require(Scope::Manage)?;
+        let application = caller.application(&app, &application_id.0).await?.id;
+        if endpoint_changes::delete(&app.store, &caller.actor(), application, endpoint_id.0).await? {
+            Ok(Done)
+        } else {
+            Err(unknown().into())
+        }
     }
 }

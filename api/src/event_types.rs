@@ -15,7 +15,7 @@ use crate::app::{App, Tag};
 use crate::auth::{Caller, Scope};
 use crate::body::JsonBody;
 use crate::event_type_request::{CreateEventTypeRequest, UpdateEventTypeRequest};
-use crate::page::{NameCursor, Page, limit};
+use crate::page::{Page, PlaceCursor, limit};
 use crate::parameter::{InQuery, Path};
 use crate::parameter_values::Limit;
 use crate::problem::Problem;
@@ -87,8 +87,15 @@ impl EventTypes {
         caller.require(Scope::Manage)?;
         let application = caller.written_application(&app, application_id.0.as_ref()).await?;
         let (name, settings) = body.0.check().await?;
-        match event_types::create(&app.store, application, name.as_str(), &settings).await {
-            Ok(entry) => Ok(Created::at(format!("/v1/event-types/{name}"), entry)),
+        match event_types::create(&app.store, &caller.actor(), application, name.as_str(), &settings).await {
+            Ok(entry) => {
+                // Only the admin has to say whose it is.
+                let whose = match caller {
+                    Caller::Admin => format!("?application_id={application}"),
+                    Caller::Application(_) => String::new(),
+                };
+                Ok(Created::at(format!("/v1/event-types/{name}{whose}"), entry))
+            }
             Err(error) if error.is_unique_violation() => Err(Problem::new(
                 http::StatusCode::CONFLICT,
                 "event_type_exists",
@@ -101,7 +108,8 @@ impl EventTypes {
 
     /// List event types
     ///
-    /// In the order of their names. Needs the scope `read`.
+    /// In the order of their names, with an admin token that names no application of these first. Needs the
+    /// scope `read`.
     #[oai(path = "/event-types", method = "get", operation_id = "list_event_types")]
     async fn list(
         &self,
@@ -109,23 +117,23 @@ impl EventTypes {
         app: Data<&Arc<App>>,
         /// True: archived ones too.
         include_archived: InQuery<bool>,
-        /// The id or `uid` of the application: needed with an admin token.
+        /// The id or `uid` of an application: with an admin token, which else lists those of all.
         application_id: InQuery<ApplicationRef>,
         /// Items on a page, at most.
         #[oai(name = "limit")]
         page_limit: InQuery<Limit>,
         /// The `next_cursor` of the page before.
-        cursor: InQuery<NameCursor>,
+        cursor: InQuery<PlaceCursor>,
     ) -> Result<Found<Page<EventType>>, Refused<{ NOT_FOUND | INVALID }>> {
         caller.require(Scope::Read)?;
-        let application = caller.written_application(&app, application_id.0.as_ref()).await?;
-        let after = cursor.0.as_ref().map(|cursor| cursor.0.as_str());
+        let application = caller.listed_application(&app, application_id.0.as_ref()).await?;
+        let after = cursor.0.as_ref().map(|cursor| &cursor.0);
         let with_archived = include_archived.0.unwrap_or_default();
         let page =
             event_types::list(&app.store, application, after, with_archived, limit(&page_limit)).await?;
         Ok(Found::new(Page {
             data: page.items.into_iter().map(Into::into).collect(),
-            next_cursor: page.next.map(|name| NameCursor(name).to_string()),
+            next_cursor: page.next.map(|place| PlaceCursor(place).to_string()),
         }))
     }
 
@@ -169,7 +177,7 @@ impl EventTypes {
             let seen = event_types::get(&app.store, application, event_type.0.as_str()).await?;
             let seen = seen.ok_or_else(unknown)?;
             let settings = body.0.apply(&seen).await?;
-            if let Some(changed) = event_types::update(&app.store, &seen, &settings).await? {
+            if let Some(changed) = event_types::update(&app.store, &caller.actor(), &seen, &settings).await? {
                 return Ok(Found::new(changed));
             }
         }
@@ -192,7 +200,7 @@ impl EventTypes {
     ) -> Result<Done, Refused<{ NOT_FOUND | INVALID }>> {
         caller.require(Scope::Manage)?;
         let application = caller.written_application(&app, application_id.0.as_ref()).await?;
-        if event_types::delete(&app.store, application, event_type.0.as_str()).await? {
+        if event_types::delete(&app.store, &caller.actor(), application, event_type.0.as_str()).await? {
             Ok(Done)
         } else {
             Err(unknown().into())

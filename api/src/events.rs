@@ -10,6 +10,7 @@ use postrider_shared::ids::{DeliveryId, EventId};
 use postrider_shared::store::applications::ApplicationRef;
 use postrider_shared::store::deliveries::{self, DeliveryFilter};
 use postrider_shared::store::events::{self, EventFilter};
+use postrider_shared::store::expunge::expunge;
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -25,7 +26,7 @@ use crate::parameter_values::{Containment, Limit};
 use crate::problem::Problem;
 use crate::publish::{PostedEvent, publish};
 use crate::publish_batch::{PostedBatch, PublishedEventBatch, publish_batch};
-use crate::refused::{BODY, CONFLICT, INVALID, NOT_FOUND, Refused};
+use crate::refused::{BODY, CONFLICT, INVALID, LIMITED, NOT_FOUND, Refused};
 use crate::value::{JsonObject, Timestamp};
 
 /// What a producer published, once.
@@ -37,12 +38,14 @@ pub(crate) struct Event {
     application_id: Uuid,
     /// Its type.
     event_type: String,
-    /// What was published, with every digit. The order of keys is not kept.
-    data: JsonObject,
+    /// What was published, with every digit. The order of keys is not kept. Null: it was removed on request.
+    data: Option<JsonObject>,
     /// The key under which it was published.
     idempotency_key: String,
     /// When it was accepted; the `timestamp` in the body of its webhooks.
     created_at: Timestamp,
+    /// When its data was removed on request; null: it was not.
+    expunged_at: Option<Timestamp>,
 }
 
 impl From<events::Event> for Event {
@@ -51,9 +54,10 @@ impl From<events::Event> for Event {
             id: stored.id.0,
             application_id: stored.application_id.0,
             event_type: stored.event_type,
-            data: JsonObject::rendered(stored.data),
+            data: stored.expunged_at.is_none().then(|| JsonObject::rendered(stored.data)),
             idempotency_key: stored.idempotency_key,
             created_at: stored.created_at.into(),
+            expunged_at: stored.expunged_at.map(Into::into),
         }
     }
 }
@@ -84,7 +88,7 @@ impl Events {
         /// The id or `uid` of the application: needed with an admin token.
         application_id: InQuery<ApplicationRef>,
         event: PostedEvent,
-    ) -> Result<Accepted<PublishedEvent>, Refused<{ BODY | NOT_FOUND | CONFLICT }>> {
+    ) -> Result<Accepted<PublishedEvent>, Refused<{ BODY | NOT_FOUND | CONFLICT | LIMITED }>> {
         let published = publish(&app, credential, idempotency_key, application_id.0, event).await?;
         Ok(Accepted::new(published))
     }
@@ -102,7 +106,7 @@ impl Events {
         /// The id or `uid` of the application: needed with an admin token.
         application_id: InQuery<ApplicationRef>,
         batch: PostedBatch,
-    ) -> Result<Accepted<PublishedEventBatch>, Refused<{ BODY | NOT_FOUND }>> {
+    ) -> Result<Accepted<PublishedEventBatch>, Refused<{ BODY | NOT_FOUND | LIMITED }>> {
         Ok(Accepted::new(publish_batch(&app, credential, application_id.0, batch).await?))
     }
 
@@ -162,6 +166,29 @@ impl Events {
         let application = caller.listed_application(&app, application_id.0.as_ref()).await?;
         let event = events::get(&app.store, application, event_id.0).await?.ok_or_else(unknown)?;
         Ok(Found::new(event))
+    }
+
+    /// Expunge an event
+    ///
+    /// Removes its data, and the bodies that its deliveries were answered with, for good. What of it is open is
+    /// cancelled, and it can never be sent again; that it was there stays to be seen. Needs the scope `manage`.
+    #[oai(path = "/events/:event_id/expunge", method = "post", operation_id = "expunge_event")]
+    async fn expunge(
+        &self,
+        caller: Caller,
+        app: Data<&Arc<App>>,
+        /// The id of the event.
+        event_id: Path<EventId>,
+        /// The id or `uid` of the application: needed with an admin token.
+        application_id: InQuery<ApplicationRef>,
+    ) -> Result<Accepted<Event>, Refused<{ NOT_FOUND | INVALID }>> {
+        caller.require(Scope::Manage)?;
+        let application = caller.written_application(&app, application_id.0.as_ref()).await?;
+        if !expunge(&app.store, &caller.actor(), application, event_id.0).await? {
+            return Err(unknown().into());
+        }
+        let event = events::get(&app.store, Some(application), event_id.0).await?.ok_or_else(unknown)?;
+        Ok(Accepted::new(event))
     }
 
     /// List the deliveries of an event

@@ -11,6 +11,8 @@ const API_KEY_ID: &str = "0198f1a2-4c5d-7e6f-9071-8293a4b5c6d7";
 const ENDPOINT_ID: &str = "0198f1a3-5d6e-7f70-8182-93a4b5c6d7e8";
 const EVENT_ID: &str = "0198f1a4-6e7f-7081-9293-a4b5c6d7e8f9";
 const DELIVERY_ID: &str = "0198f1a4-6e80-7192-a3a4-b5c6d7e8f90a";
+const REPLAY_ID: &str = "0198f1a5-7f91-7283-a4b5-c6d7e8f90a1b";
+const EMIT_REJECTION_ID: &str = "0198f1a6-80a2-7394-b5c6-d7e8f90a1b2c";
 const API_KEY: &str = "pr_u3Zk0Qw9Tn5bJxVd2LrYh8Cf6Ga1Ms4Pe7Ki-Oq_WvE";
 const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
@@ -59,7 +61,11 @@ pub(crate) fn of(schema: &str) -> Option<Value> {
             json!({ "name": "billing service", "scopes": ["publish"], "expires_at": "2036-01-31T12:00:00Z" })
         }
         "Endpoint" => endpoint(),
-        "CreatedEndpoint" => with(endpoint(), "secret", SECRET),
+        "CreatedEndpoint" => {
+            let mut created = with(endpoint(), "secret", SECRET);
+            created["public_key"] = Value::Null;
+            created
+        }
         "CreateEndpointRequest" => json!({
             "url": "https://example.com/webhooks",
             "description": "Acme's billing",
@@ -76,7 +82,60 @@ pub(crate) fn of(schema: &str) -> Option<Value> {
             "failing_since": "2026-01-05T09:30:12.000000Z",
             "next_probe_at": "2026-01-05T09:31:12.000000Z",
         }),
-        "EndpointSecret" => json!({ "secret": SECRET }),
+        "UpdateApplicationRequest" => json!({ "name": "Acme Ltd", "metadata": { "plan": "free" } }),
+        "UpdateEndpointRequest" => json!({
+            "event_types": ["invoice.*", "refund.*"],
+            "retry_schedule": null,
+            "is_active": false,
+            "disabled_reason": "maintenance until Monday",
+            "open_deliveries": "keep"
+        }),
+        "EndpointSecret" => json!({
+            "algorithm": "hmac-sha256",
+            "secret": SECRET,
+            "public_key": null,
+            "created_at": "2026-01-31T12:00:00.000000Z",
+            "previous": [of("PreviousSecret")?]
+        }),
+        "PreviousSecret" => json!({
+            "algorithm": "ed25519",
+            "secret": null,
+            "public_key": "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=",
+            "created_at": "2026-01-31T11:30:00.000000Z",
+            "expires_at": "2026-02-01T12:00:00.000000Z"
+        }),
+        "RotateSecretRequest" => json!({ "algorithm": "hmac-sha256", "overlap_seconds": 3600 }),
+        "SentTest" => json!({ "event_id": EVENT_ID, "delivery_id": DELIVERY_ID }),
+        "EndpointStats" => json!({
+            "endpoint_id": ENDPOINT_ID,
+            "from": "2026-01-30T12:00:00.000000Z",
+            "to": "2026-01-31T12:00:00.000000Z",
+            "is_complete": true,
+            "deliveries": of("DeliveryCounts")?,
+            "success_rate": 0.995,
+            "attempts": of("AttemptCounts")?,
+            "attempt_duration_ms": of("Percentiles")?,
+            "success_latency_ms": { "p50": 31.5, "p95": 220.0, "p99": 5300.4 }
+        }),
+        "DeliveryCounts" => json!({
+            "total": 1003, "pending": 1, "in_progress": 1, "succeeded": 995, "failed": 1, "dead_letter": 5,
+            "cancelled": 0
+        }),
+        "AttemptCounts" => json!({ "succeeded": 995, "failed": 38, "unknown": 0 }),
+        "Percentiles" => json!({ "p50": 24.0, "p95": 180.5, "p99": 410.9 }),
+        "AuditEntry" => json!({
+            "id": "0198f1a5-7f80-7192-a3a4-b5c6d7e8f90b",
+            "application_id": APPLICATION_ID,
+            "actor": "api_key",
+            "api_key_id": API_KEY_ID,
+            "api_key_prefix": &API_KEY[..11],
+            "action": "endpoint.update",
+            "resource_type": "endpoint",
+            "resource_id": ENDPOINT_ID,
+            "before": { "max_attempts": 5 },
+            "after": { "max_attempts": 8 },
+            "created_at": "2026-01-31T12:00:00.000000Z"
+        }),
         "PublishEventRequest" => json!({ "event_type": "invoice.paid", "data": data() }),
         "PublishedEvent" => {
             json!({ "status": "accepted", "event_id": EVENT_ID, "deliveries_queued": 1, "duplicate": false })
@@ -88,6 +147,15 @@ pub(crate) fn of(schema: &str) -> Option<Value> {
         "TestFilterRequest" => json!({ "filter": filter(), "data": data() }),
         "TestEndpointFilterRequest" => json!({ "event_id": EVENT_ID }),
         "FilterTest" => json!({ "matched": true }),
+        "CreateReplayRequest" => json!({
+            "mode": "redrive",
+            "event_types": ["invoice.paid"],
+            "created_after": "2026-01-31T00:00:00Z",
+            "dry_run": true
+        }),
+        "Replay" => replay(),
+        "EmitRejection" => emit_rejection(),
+        "EmitRejectionWithData" => with(emit_rejection(), "data", "{\"amount\": 4200}"),
         "EventType" => event_type(),
         "CreateEventTypeRequest" => json!({
             "name": "invoice.paid",
@@ -106,7 +174,8 @@ pub(crate) fn of(schema: &str) -> Option<Value> {
             "event_type": "invoice.paid",
             "data": data(),
             "idempotency_key": "invoice-4711-paid",
-            "created_at": "2026-01-31T12:00:00.123456Z"
+            "created_at": "2026-01-31T12:00:00.123456Z",
+            "expunged_at": null
         }),
         "Delivery" => delivery(),
         "Attempt" => attempt(),
@@ -131,6 +200,8 @@ fn application() -> Value {
         "name": "Acme",
         "metadata": { "plan": "pro" },
         "is_active": true,
+        "ingest_rate_limit": null,
+        "strict_event_types": false,
         "created_at": "2026-01-31T11:00:00.000000Z",
         "updated_at": "2026-01-31T11:00:00.000000Z"
     })
@@ -175,6 +246,44 @@ fn endpoint() -> Value {
 
 fn data() -> Value {
     json!({ "invoice_id": "in_4711", "amount": 4200, "currency": "EUR" })
+}
+
+fn emit_rejection() -> Value {
+    json!({
+        "id": EMIT_REJECTION_ID,
+        "application_id": APPLICATION_ID,
+        "application": "acme",
+        "event_type": "invoice.paid",
+        "idempotency_key": "invoice-4711-paid",
+        "code": "idempotency_key_reused",
+        "detail": "This Idempotency-Key belongs to a different event. Use a new key for a new event.",
+        "errors": [],
+        "emitted_at": "2026-01-31T12:00:00.000000Z",
+        "created_at": "2026-01-31T12:00:00.020000Z"
+    })
+}
+
+fn replay() -> Value {
+    json!({
+        "id": REPLAY_ID,
+        "application_id": APPLICATION_ID,
+        "mode": "redrive",
+        "endpoint_ids": [ENDPOINT_ID],
+        "event_types": null,
+        "statuses": null,
+        "created_after": "2026-01-31T00:00:00.000000Z",
+        "created_before": "2026-01-31T12:30:00.000000Z",
+        "dry_run": true,
+        "status": "running",
+        "scanned_count": 12000,
+        "matched_count": 4711,
+        "progress": 0.37,
+        "rate_per_second": 4711.0,
+        "last_error": null,
+        "created_at": "2026-01-31T12:30:00.000000Z",
+        "started_at": "2026-01-31T12:30:00.400000Z",
+        "completed_at": null
+    })
 }
 
 fn filter() -> Value {
@@ -266,20 +375,35 @@ fn problem(status: &str, operation: &str) -> Option<Value> {
             "credentials_invalid",
             "This credential is unknown, expired or revoked. Use another API key or admin token.",
         ),
-        (403, "create_application" | "list_applications") => {
+        (403, "create_application" | "list_applications" | "delete_application") => {
             ("admin_required", "Only the admin token may do this.")
         }
         (403, _) => ("scope_required", "This API key has not the scope `manage`. Use one that has."),
         (404, _) => ("application_not_found", "There is no such application."),
-        (409, "create_application") => {
+        (409, "create_application" | "update_application") => {
             ("uid_taken", "Another application has this `uid`. Choose another one, or use that application.")
         }
         (409, "create_endpoint") => {
             ("too_many_endpoints", "The application has 1000 endpoints, as many as it may have.")
         }
+        (409, "create_replay") => {
+            ("too_many_replays", "The application has 10 replays that are not closed. Wait, or cancel one.")
+        }
+        (409, "cancel_replay") => {
+            ("replay_closed", "The replay is `completed`: there is nothing left to cancel.")
+        }
         (409, "create_event_type") => (
             "event_type_exists",
             "The catalogue has an event type of this name. Change that one, or choose another name.",
+        ),
+        (409, "rotate_endpoint_secret") => (
+            "too_many_secrets",
+            "10 secrets sign already, as many as may. Wait until some of them end, or rotate with a shorter \
+             `overlap_seconds`, which ends them earlier.",
+        ),
+        (409, "test_endpoint") => (
+            "endpoint_inactive",
+            "The endpoint is not active, so that nothing is sent to it. Activate it first.",
         ),
         (409, "publish_event") => (
             "idempotency_key_reused",
@@ -299,6 +423,10 @@ fn problem(status: &str, operation: &str) -> Option<Value> {
         }
         (413, _) => ("body_too_large", "The body is larger than 262144 bytes. Send less."),
         (415, _) => ("unsupported_media_type", "Send JSON with the header `Content-Type: application/json`."),
+        (429, _) => (
+            "ingest_rate_limited",
+            "The application publishes more events per second than it may. Try again with the same key, more slowly.",
+        ),
         (422, _) => return serde_json::to_value(invalid(operation).body()).ok(),
         _ => ("unavailable", "The database cannot be reached. Try again in a moment."),
     };
@@ -307,14 +435,21 @@ fn problem(status: &str, operation: &str) -> Option<Value> {
 
 fn invalid(operation: &str) -> Problem {
     let (field, message) = match operation {
-        "create_application" => ("name", "must have 1 to 255 characters, not only spaces"),
+        "create_application" | "update_application" => {
+            ("name", "must have 1 to 255 characters, not only spaces")
+        }
         "create_api_key" => ("expires_at", "must lie in the future"),
-        "create_endpoint" | "" => ("url", "must be an absolute URL such as `https://example.com/webhooks`"),
+        "rotate_endpoint_secret" => ("overlap_seconds", "must be from 0 to 2592000"),
+        "get_endpoint_stats" => ("window_seconds", "must be a whole number of seconds from 60 to 2592000"),
+        "create_endpoint" | "update_endpoint" | "" => {
+            ("url", "must be an absolute URL such as `https://example.com/webhooks`")
+        }
         "publish_event" => ("data", "must be a JSON object"),
         "publish_event_batch" => ("events", "must have 1 to 1000 items"),
         "create_event_type" | "update_event_type" => {
             ("json_schema.properties.amount.minimum", "it is not of type \"number\"")
         }
+        "create_replay" => ("mode", "must be one of `replay`, `redrive`"),
         "test_filter" => ("filter.data.amount.gt", "must be a number or a text"),
         "test_endpoint_filter" => ("data", "must be given, or `event_id`"),
         "replay_event" => ("endpoint_ids[0]", "names no endpoint of the application"),

@@ -7,6 +7,7 @@ use poem_openapi::{Object, OpenApi};
 use postrider_shared::filter::Filter;
 use postrider_shared::ids::{ApplicationId, EndpointId, EventId};
 use postrider_shared::store::applications::ApplicationRef;
+use postrider_shared::store::filters::Tried;
 use postrider_shared::store::{endpoints, filters};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -16,10 +17,11 @@ use crate::app::{App, Tag};
 use crate::auth::{Caller, Scope};
 use crate::body::JsonBody;
 use crate::check::Checks;
-use crate::endpoint_request::check_filter;
+use crate::deliveries::expunged;
+use crate::endpoint_check::check_filter;
 use crate::parameter::Path;
 use crate::problem::Problem;
-use crate::refused::{BODY, NOT_FOUND, Refused};
+use crate::refused::{BODY, CONFLICT, NOT_FOUND, Refused};
 use crate::value::JsonObject;
 
 /// A filter, and what it is tried on.
@@ -83,7 +85,7 @@ impl FilterTests {
         /// The id of the application, or its `uid`.
         application_id: Path<ApplicationRef>,
         body: JsonBody<TestFilterRequest>,
-    ) -> Result<Found<FilterTest>, Refused<{ BODY | NOT_FOUND }>> {
+    ) -> Result<Found<FilterTest>, Refused<{ BODY | NOT_FOUND | CONFLICT }>> {
         caller.require(Scope::Read)?;
         let application = caller.application(&app, &application_id.0).await?.id;
         let mut checks = Checks::default();
@@ -111,7 +113,7 @@ impl FilterTests {
         /// The id of the endpoint.
         endpoint_id: Path<EndpointId>,
         body: JsonBody<TestEndpointFilterRequest>,
-    ) -> Result<Found<FilterTest>, Refused<{ BODY | NOT_FOUND }>> {
+    ) -> Result<Found<FilterTest>, Refused<{ BODY | NOT_FOUND | CONFLICT }>> {
         caller.require(Scope::Read)?;
         let application = caller.application(&app, &application_id.0).await?.id;
         let endpoint = endpoints::get(&app.store, application, endpoint_id.0).await?;
@@ -144,9 +146,11 @@ async fn test(
     let filter = filter.unwrap_or(&any);
     let matched = match sample {
         Sample::Data(data) => filters::matches_sample(&app.store, filter, data.as_str()).await?,
-        Sample::Event(event) => filters::matches_event(&app.store, filter, application, event)
-            .await?
-            .ok_or_else(|| Problem::not_found("event_not_found", "event"))?,
+        Sample::Event(event) => match filters::matches_event(&app.store, filter, application, event).await? {
+            Tried::Matched(matched) => matched,
+            Tried::Expunged => return Err(expunged()),
+            Tried::UnknownEvent => return Err(Problem::not_found("event_not_found", "event")),
+        },
     };
     Ok(FilterTest { matched })
 }

@@ -11,6 +11,7 @@ mod api_keys;
 mod app;
 mod applications;
 mod attempts;
+mod audit_log;
 mod auth;
 mod batch;
 mod body;
@@ -20,8 +21,14 @@ mod data;
 mod deliveries;
 mod docs;
 mod edge;
+mod emit_rejections;
+mod endpoint_check;
+mod endpoint_fields;
 mod endpoint_health;
 mod endpoint_request;
+mod endpoint_secrets;
+mod endpoint_stats;
+mod endpoint_test;
 mod endpoints;
 mod event_type_request;
 mod event_types;
@@ -30,6 +37,8 @@ mod examples;
 mod fanout;
 mod filter_test;
 mod idempotency_key;
+mod inbox;
+mod ingest_limit;
 mod key;
 mod key_use;
 mod known_schemas;
@@ -42,6 +51,8 @@ mod publish;
 mod publish_batch;
 mod refused;
 mod replay_event;
+mod replay_request;
+mod replays;
 mod schema;
 mod server;
 mod spec;
@@ -56,7 +67,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use poem::{Endpoint, EndpointExt, Route};
 use postrider_shared::config::ApiConfig;
 use postrider_shared::health::Health;
-use postrider_shared::store::{Store, StoreError, migrate};
+use postrider_shared::store::{Store, StoreError, migrate, rekey};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -65,7 +76,8 @@ pub use operations::operations_routes;
 
 use crate::app::App;
 use crate::batch::Batcher;
-use crate::endpoint_request::UrlRules;
+use crate::endpoint_check::UrlRules;
+use crate::ingest_limit::IngestLimits;
 use crate::key_use::KeyUse;
 use crate::known_schemas::KnownSchemas;
 
@@ -99,6 +111,7 @@ pub async fn run(
 ) -> Result<(), ApiError> {
     let store = Store::new(&config.database)?;
     migrate::check_schema(&store).await?;
+    rekey::check_keyring(&store, &config.keyring).await?;
     health.up("postgres");
 
     let (batcher, writers) = Batcher::start(&store, config.accept_writers, config.accept_queue_bytes);
@@ -111,11 +124,14 @@ pub async fn run(
         store: store.clone(),
         batcher,
         schemas: KnownSchemas::new(store.clone()),
+        ingest_limits: IngestLimits::new(store.clone()),
         key_use,
         admin_tokens: config.admin_tokens.iter().map(|token| key::hash(token.as_bytes())).collect(),
+        keyring: config.keyring,
         url_rules: UrlRules { guard: config.guard, https_only: config.https_only },
         max_endpoints: config.max_endpoints,
     });
+    let emptying = tokio::spawn(inbox::run(app.clone(), config.database, background.clone()));
     let served =
         server::serve(listener, routes(app, operations::routes(health, metrics, Some(store))), shutdown);
     let result = served.await.map_err(ApiError::Serve);
@@ -124,7 +140,7 @@ pub async fn run(
         tracing::warn!("events that were taken in could not be stored in time; their producers have no 202");
     }
     background.cancel();
-    let _ = tokio::join!(flushing, upkeep);
+    let _ = tokio::join!(flushing, upkeep, emptying);
     result
 }
 

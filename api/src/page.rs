@@ -5,6 +5,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use poem_openapi::Object;
 use poem_openapi::registry::MetaSchema;
 use poem_openapi::types::{ParseFromJSON, ToJSON};
+use postrider_shared::ids::ApplicationId;
+use postrider_shared::store::event_types::Place;
 use postrider_shared::store::page;
 use serde::Serialize;
 use uuid::Uuid;
@@ -52,31 +54,37 @@ impl Parameter for Cursor {
     }
 }
 
-/// Where a page of a list in the order of names begins: the last name of the page before.
+/// Where a page of a list of event types begins: the application and the name of the last one of the page
+/// before.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct NameCursor(pub(crate) String);
+pub(crate) struct PlaceCursor(pub(crate) Place);
 
-impl std::fmt::Display for NameCursor {
+impl std::fmt::Display for PlaceCursor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&URL_SAFE_NO_PAD.encode(&self.0))
+        let (application, name) = &self.0;
+        f.write_str(&URL_SAFE_NO_PAD.encode([application.0.as_bytes(), name.as_bytes()].concat()))
     }
 }
 
-impl Parameter for NameCursor {
+impl Parameter for PlaceCursor {
     fn schema() -> MetaSchema {
-        MetaSchema { example: Some("aW52b2ljZS5wYWlk".into()), ..MetaSchema::new("string") }
+        let example = PlaceCursor((ApplicationId(Uuid::from_u128(1)), "invoice.paid".to_owned()));
+        MetaSchema { example: Some(example.to_string().into()), ..MetaSchema::new("string") }
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        let bytes = URL_SAFE_NO_PAD.decode(text).ok();
-        let name = bytes.and_then(|bytes| String::from_utf8(bytes).ok()).filter(|name| is_name(name));
-        name.map(Self).ok_or_else(|| "must be the `next_cursor` of the page before".to_owned())
+        let place = URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| {
+            let (application, name) = bytes.split_first_chunk::<16>()?;
+            let name = std::str::from_utf8(name).ok().filter(|name| is_name(name))?;
+            Some((ApplicationId(Uuid::from_bytes(*application)), name.to_owned()))
+        });
+        place.map(Self).ok_or_else(|| "must be the `next_cursor` of the page before".to_owned())
     }
 }
 
-/// The names of event types are ASCII without NUL, which PostgreSQL could not compare with.
+/// The names of event types are ASCII; whatever else there is, NUL is nothing that PostgreSQL could compare with.
 fn is_name(text: &str) -> bool {
-    (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+    text.len() <= 255 && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// The `limit` that was asked for, or the default.
@@ -95,10 +103,10 @@ mod tests {
         for text in ["", "x", "AZjxoju0fV6PYHGCk6S1", "\0"] {
             assert!(Cursor::parse(text).is_err(), "{text}");
         }
-        let cursor = NameCursor("invoice.paid".to_owned());
-        assert_eq!(NameCursor::parse(&cursor.to_string()), Ok(cursor));
-        for text in ["", "=", "AA", "/w", &URL_SAFE_NO_PAD.encode("a".repeat(256))] {
-            assert!(NameCursor::parse(text).is_err(), "{text}");
+        let cursor = PlaceCursor((ApplicationId(Uuid::now_v7()), "invoice.paid".to_owned()));
+        assert_eq!(PlaceCursor::parse(&cursor.to_string()), Ok(cursor));
+        for text in ["", "AA", "=", &URL_SAFE_NO_PAD.encode([0; 17]), &URL_SAFE_NO_PAD.encode([b'a'; 272])] {
+            assert!(PlaceCursor::parse(text).is_err(), "{text}");
         }
     }
 }

@@ -4,7 +4,9 @@ use chrono::{DateTime, Utc};
 use poem_openapi::registry::MetaSchema;
 use postrider_shared::delivery::DeliveryStatus;
 use postrider_shared::event_type::EventType;
-use postrider_shared::ids::{ApiKeyId, ApplicationId, DeliveryId, EndpointId, EventId};
+use postrider_shared::ids::{
+    ApiKeyId, ApplicationId, DeliveryId, EmitRejectionId, EndpointId, EventId, ReplayId,
+};
 use postrider_shared::store::applications::ApplicationRef;
 
 use crate::parameter::Parameter;
@@ -34,6 +36,33 @@ id_parameters! {
     EndpointId, "endpoint_not_found", "endpoint";
     EventId, "event_not_found", "event";
     DeliveryId, "delivery_not_found", "delivery";
+    ReplayId, "replay_not_found", "replay";
+    EmitRejectionId, "emit_rejection_not_found", "rejection";
+}
+
+/// The id or the name of anything.
+#[derive(Debug, Clone)]
+pub(crate) struct ResourceId(pub(crate) String);
+
+impl Parameter for ResourceId {
+    fn schema() -> MetaSchema {
+        MetaSchema {
+            example: Some("0198f1a3-5d6e-7f70-8182-93a4b5c6d7e8".into()),
+            min_length: Some(1),
+            max_length: Some(255),
+            pattern: Some("^[A-Za-z0-9._-]{1,255}$".to_owned()),
+            ..MetaSchema::new("string")
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if (1..=255).contains(&text.len()) && text.bytes().all(is_allowed) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("must be a UUID, or the name of an event type".to_owned())
+        }
+    }
 }
 
 impl Parameter for ApplicationRef {

@@ -4,7 +4,7 @@ use http::{HeaderValue, StatusCode, header};
 use poem::{IntoResponse, Response};
 use poem_openapi::Object;
 use postrider_shared::store::StoreError;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::catalogue;
 
@@ -29,7 +29,7 @@ pub(crate) struct Problem {
 }
 
 /// One field of a request that is at fault.
-#[derive(Debug, Clone, PartialEq, Eq, Object, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Object, Serialize, Deserialize)]
 pub(crate) struct FieldError {
     /// The path of the field in the body, such as `headers.x-team`, or the name of a parameter.
     pub(crate) field: String,

@@ -151,7 +151,14 @@ async fn compose(
             Producer::Admin(auth::Caller::Admin.written_application(app, application.as_ref()).await?)
         }
     };
-    Ok(NewEvent { producer, idempotency_key, event_type, data, schema: SchemaCheck::Unchecked })
+    Ok(NewEvent {
+        producer,
+        idempotency_key,
+        event_type,
+        data,
+        schema: SchemaCheck::Unchecked,
+        is_admitted: false,
+    })
 }
 
 #[cfg(test)]
@@ -181,6 +188,7 @@ mod tests {
             (r#"{"event_type":"a","data":{}}x"#, "malformed_json"),
             (r#"{"event_type":"a","data":{"a":01}}"#, "malformed_json"),
             ("[]", "validation_failed"),
+            (r#"["a",{}]"#, "validation_failed"),
             (r#"{"data":{}}"#, "validation_failed"),
             (r#"{"event_type":"a"}"#, "validation_failed"),
             (r#"{"event_type":null,"data":{}}"#, "validation_failed"),

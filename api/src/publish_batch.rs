@@ -15,7 +15,7 @@ use serde::{Deserialize as DeriveDeserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::accept::{Answer, accept_all};
+use crate::accept::{Answer, Way, accept_all};
 use crate::app::App;
 use crate::auth::{Credential, Scope};
 use crate::body;
@@ -136,7 +136,7 @@ pub(crate) async fn publish_batch(
     for item in batch.0? {
         refusals.push(item.map(|item| events.push(item.by(producer.clone()))).err());
     }
-    let mut answers = accept_all(app, events).await?.into_iter();
+    let mut answers = accept_all(app, events, Way::Queued).await?.into_iter();
     let results = refusals.into_iter().filter_map(|refusal| match refusal {
         Some(problem) => Some(Err(problem)),
         None => answers.next(),
@@ -153,6 +153,7 @@ impl Item {
             event_type,
             data,
             schema: SchemaCheck::Unchecked,
+            is_admitted: false,
         }
     }
 }
@@ -160,10 +161,9 @@ impl Item {
 /// Where nothing was accepted and another try may help, the whole of it is answered so.
 fn summarise(results: Vec<Answer>) -> Result<PublishedEventBatch, Problem> {
     if results.iter().all(Result::is_err)
-        && let Some(problem) = results
-            .iter()
-            .filter_map(|result| result.as_ref().err())
-            .find(|problem| problem.status == StatusCode::SERVICE_UNAVAILABLE)
+        && let Some(problem) = results.iter().filter_map(|result| result.as_ref().err()).find(|problem| {
+            matches!(problem.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS)
+        })
     {
         return Err(problem.clone());
     }

@@ -21,11 +21,14 @@ pub(crate) const INVALID: u32 = 1 << 2;
 /// 400, 413, 415, 422: what may be wrong with a body.
 pub(crate) const BODY: u32 = INVALID | 1 << 3;
 
+/// 429: more often than it may be.
+pub(crate) const LIMITED: u32 = 1 << 4;
+
 /// A refusal, of an operation that documents `STATUSES`.
 #[derive(Debug)]
 pub(crate) struct Refused<const STATUSES: u32>(Problem);
 
-const TABLE: [(u32, StatusCode, &str); 9] = [
+const TABLE: [(u32, StatusCode, &str); 10] = [
     (
         1 << 3,
         StatusCode::BAD_REQUEST,
@@ -42,6 +45,11 @@ const TABLE: [(u32, StatusCode, &str); 9] = [
     ),
     (1 << 3, StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is not `application/json`."),
     (INVALID, StatusCode::UNPROCESSABLE_ENTITY, "Fields or parameters are not valid; `errors` names them."),
+    (
+        LIMITED,
+        StatusCode::TOO_MANY_REQUESTS,
+        "The application publishes more events per second than it may. Try again after `Retry-After`.",
+    ),
     (
         0,
         StatusCode::SERVICE_UNAVAILABLE,

@@ -7,7 +7,7 @@ use poem::web::Data;
 use poem_openapi::{Object, OpenApi};
 use postrider_shared::ids::{EndpointId, EventId};
 use postrider_shared::store::applications::ApplicationRef;
-use postrider_shared::store::replays::{Replayed, replay_event};
+use postrider_shared::store::replay_event::{Replayed, replay_event};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -70,7 +70,7 @@ impl ReplayEvent {
         let application = caller.written_application(&app, application_id.0.as_ref()).await?;
         let endpoints = body.0.endpoint_ids.as_deref().map(checked).transpose()?;
         let event = event_id.0;
-        match replay_event(&app.store, application, event, endpoints.as_deref()).await? {
+        match replay_event(&app.store, &caller.actor(), application, event, endpoints.as_deref()).await? {
             Replayed::Deliveries(deliveries) => Ok(Accepted::new(ReplayedEvent {
                 event_id: event.0,
                 deliveries_queued: i32::try_from(deliveries.len()).unwrap_or(i32::MAX),

@@ -9,13 +9,19 @@ use serde_json::{Map, Value, json};
 use crate::api_keys::ApiKeys;
 use crate::applications::Applications;
 use crate::attempts::Attempts;
+use crate::audit_log::AuditLog;
 use crate::deliveries::Deliveries;
+use crate::emit_rejections::EmitRejections;
 use crate::endpoint_health::Healths;
+use crate::endpoint_secrets::EndpointSecrets;
+use crate::endpoint_stats::EndpointStatistics;
+use crate::endpoint_test::EndpointTest;
 use crate::endpoints::Endpoints;
 use crate::event_types::EventTypes;
 use crate::events::Events;
 use crate::filter_test::FilterTests;
 use crate::replay_event::ReplayEvent;
+use crate::replays::Replays;
 use crate::{examples, syntax};
 
 const DESCRIPTION: &str = "Postrider delivers webhooks. Post an event once; it is stored durably, fanned out to \
@@ -24,11 +30,19 @@ retried, and every attempt recorded.\n\nTimes are RFC 3339 in UTC. Lists are rea
 `cursor`. Every refusal is a problem body (RFC 9457) with a stable `code`. Every response has an `X-Request-Id`, \
 taken from the request where it sends one.";
 
+/// Fields of a change that may be left out and yet not be null.
+const NEVER_NULL: [(&str, &str); 4] = [
+    ("UpdateApplicationRequest", "name"),
+    ("UpdateApplicationRequest", "is_active"),
+    ("UpdateEndpointRequest", "url"),
+    ("UpdateEndpointRequest", "is_active"),
+];
+
 /// All operations.
 pub(crate) fn service() -> OpenApiService<impl OpenApi, ()> {
-    let endpoints = (Endpoints, Healths, FilterTests);
-    let events = (Events, ReplayEvent, EventTypes);
-    let operations = (Applications, ApiKeys, endpoints, events, Deliveries, Attempts);
+    let endpoints = (Endpoints, Healths, FilterTests, EndpointSecrets, EndpointTest, EndpointStatistics);
+    let events = (Events, ReplayEvent, EventTypes, EmitRejections);
+    let operations = (Applications, ApiKeys, endpoints, events, Deliveries, Attempts, Replays, AuditLog);
     OpenApiService::new(operations, "Postrider", env!("CARGO_PKG_VERSION"))
         .description(DESCRIPTION)
         .license(LicenseObject::new("MIT").url("https://opensource.org/license/mit"))
@@ -106,7 +120,7 @@ fn correct_schemas(document: &mut Value) {
         let properties = schema["properties"].as_object_mut().expect("every schema is that of a struct");
         for (field, property) in properties.iter_mut() {
             correct_property(property);
-            if !required.contains(field) {
+            if !required.contains(field) && !NEVER_NULL.contains(&(name.as_str(), field.as_str())) {
                 inline(property, &all);
                 property["nullable"] = json!(true);
             }
@@ -135,6 +149,9 @@ fn inline(property: &mut Value, schemas: &Map<String, Value>) {
 
 /// `additionalProperties: {}` means anything; generators understand `true` better.
 fn correct_property(property: &mut Value) {
+    if let Some(reference) = property["allOf"].as_array().and_then(|parts| parts.first()) {
+        *property = reference.clone();
+    }
     if property.get("additionalProperties").is_some_and(|open| open.as_object().is_some_and(Map::is_empty)) {
         property["additionalProperties"] = json!(true);
     }
@@ -177,7 +194,7 @@ fn add_headers(document: &mut Value) {
             let own = match status.as_str() {
                 "201" => Some("Location"),
                 "401" => Some("WWW-Authenticate"),
-                "503" => Some("Retry-After"),
+                "429" | "503" => Some("Retry-After"),
                 _ => None,
             };
             let headers = own.into_iter().chain(["X-Request-Id"]);

@@ -1,42 +1,60 @@
 use super::*;
 use crate::api_keys::CreateApiKeyRequest;
-use crate::applications::CreateApplicationRequest;
-use crate::endpoint_request::CreateEndpointRequest;
+use crate::applications::{CreateApplicationRequest, UpdateApplicationRequest};
+use crate::endpoint_request::{CreateEndpointRequest, UpdateEndpointRequest};
+use crate::endpoint_secrets::RotateSecretRequest;
 use crate::event_type_request::{CreateEventTypeRequest, UpdateEventTypeRequest};
 use crate::filter_test::{TestEndpointFilterRequest, TestFilterRequest};
 use crate::publish::PublishEventRequest;
 use crate::publish_batch::PublishEventBatchRequest;
 use crate::replay_event::ReplayEventRequest;
+use crate::replay_request::CreateReplayRequest;
 
 const OPERATIONS: &[&str] = &[
     "cancel_delivery",
+    "cancel_replay",
     "create_api_key",
     "create_application",
     "create_endpoint",
     "create_event_type",
+    "create_replay",
     "delete_api_key",
+    "delete_application",
+    "delete_endpoint",
     "delete_event_type",
+    "expunge_event",
+    "get_api_key",
     "get_application",
     "get_delivery",
+    "get_emit_rejection",
     "get_endpoint",
     "get_endpoint_health",
     "get_endpoint_secret",
+    "get_endpoint_stats",
     "get_event",
     "get_event_type",
+    "get_replay",
     "list_api_keys",
     "list_applications",
+    "list_audit_log",
     "list_deliveries",
     "list_delivery_attempts",
+    "list_emit_rejections",
     "list_endpoints",
     "list_event_deliveries",
     "list_event_types",
     "list_events",
+    "list_replays",
     "publish_event",
     "publish_event_batch",
     "replay_event",
     "retry_delivery",
+    "rotate_endpoint_secret",
+    "test_endpoint",
     "test_endpoint_filter",
     "test_filter",
+    "update_application",
+    "update_endpoint",
     "update_event_type",
 ];
 
@@ -79,7 +97,7 @@ fn fields_of_responses_are_always_there_and_nullable_where_they_may_be_null() {
     assert_eq!(delivery["status"].get("nullable"), None);
     assert_eq!(schemas(&document)["EventPage"]["properties"]["next_cursor"]["nullable"], json!(true));
     assert_eq!(event["properties"]["data"]["additionalProperties"], json!(true));
-    assert_eq!(request_schemas(&mut document).len(), 10);
+    assert_eq!(request_schemas(&mut document).len(), 14);
 }
 
 #[test]
@@ -128,8 +146,12 @@ fn examples_of_requests_are_accepted() {
     parse::<PublishEventRequest>("PublishEventRequest");
     parse::<PublishEventBatchRequest>("PublishEventBatchRequest");
     parse::<ReplayEventRequest>("ReplayEventRequest");
+    parse::<CreateReplayRequest>("CreateReplayRequest");
     parse::<TestFilterRequest>("TestFilterRequest");
     parse::<TestEndpointFilterRequest>("TestEndpointFilterRequest");
     parse::<CreateEventTypeRequest>("CreateEventTypeRequest");
     parse::<UpdateEventTypeRequest>("UpdateEventTypeRequest");
+    parse::<RotateSecretRequest>("RotateSecretRequest");
+    parse::<UpdateApplicationRequest>("UpdateApplicationRequest");
+    parse::<UpdateEndpointRequest>("UpdateEndpointRequest");
 }

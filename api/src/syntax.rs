@@ -17,7 +17,7 @@ const UID: &str = "^[A-Za-z0-9_:@+|~=-][A-Za-z0-9._:@+|~=-]*$";
 const EVENT_TYPE_PATTERN: &str = r"^([*]|[A-Za-z0-9_]+(\.[A-Za-z0-9_]+){0,14}(\.[*])?)$";
 const NOT_BLANK: &str = r"[^ \t\r\n]";
 
-/// Adds it to the schemas of all requests, by the names of their fields.
+/// Adds it to the schemas of all requests.
 pub(crate) fn add(document: &mut Value) {
     let mut names = Vec::new();
     for_each_operation(document, |operation| references(&operation["requestBody"], &mut names));
@@ -26,7 +26,7 @@ pub(crate) fn add(document: &mut Value) {
         let Some(schema) = schemas.get_mut(&name) else { continue };
         for (field, property) in schema["properties"].as_object_mut().into_iter().flatten() {
             references(property, &mut names);
-            for (holder, keyword, value) in of(field) {
+            for (holder, keyword, value) in of(&name, field) {
                 let target = if holder.is_empty() { &mut *property } else { &mut property[holder] };
                 target[keyword] = value;
             }
@@ -48,8 +48,9 @@ fn references(part: &Value, names: &mut Vec<String>) {
 }
 
 /// What is said of a field, or (`items`, `additionalProperties`) of what is in it.
-fn of(field: &str) -> Vec<(&'static str, &'static str, Value)> {
+fn of(schema: &str, field: &str) -> Vec<(&'static str, &'static str, Value)> {
     match field {
+        "name" if schema == "CreateEventTypeRequest" => of(schema, "event_type"),
         "name" => vec![("", "pattern", json!(NOT_BLANK))],
         "uid" => vec![("", "pattern", json!(UID))],
         "event_type" => vec![("", "pattern", json!(EVENT_TYPE)), ("", "maxLength", json!(255))],

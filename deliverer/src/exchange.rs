@@ -19,7 +19,7 @@ use tokio::time::timeout_at;
 use crate::Deliverer;
 use crate::classify::{Ending, Judgement, PERMANENT_STATUSES, Policy, classify};
 use crate::recorder::Finished;
-use crate::request::{self, Outgoing};
+use crate::request::{self, Outgoing, Unsendable};
 
 /// As much of an answer's body is read and kept.
 const MAX_RESPONSE_BODY: usize = 16 * 1024;
@@ -70,9 +70,11 @@ async fn attempt(
     let body = request::body(event);
     let bytes = body.len().min(deliverer.config.body_bytes) as u32;
     let _bytes = deliverer.body_bytes.acquire_many(bytes).await.expect("the semaphore is never closed");
-    let outgoing = match request::sign(claimed, body, SystemTime::now()) {
+    let outgoing = match request::sign(claimed, &deliverer.config.keyring, body, SystemTime::now()) {
         Ok(outgoing) => outgoing,
-        Err(reason) => return Some(unrenderable(&reason)),
+        Err(Unsendable { class, reason }) => {
+            return Some((Exchange::default(), failed(class, &reason)));
+        }
     };
     if let Err(refused) = deliverer.config.guard.check_host(&outgoing.url) {
         return Some((Exchange::default(), failed(ErrorClass::RefusedAddress, &refused.to_string())));

@@ -3,6 +3,7 @@
 
 mod classify;
 mod client;
+mod condition;
 mod exchange;
 mod heartbeat;
 mod intake;
@@ -17,11 +18,12 @@ use std::time::Duration;
 use postrider_shared::config::DelivererConfig;
 use postrider_shared::health::Health;
 use postrider_shared::queue::{Queue, QueueError};
-use postrider_shared::store::{Store, StoreError, migrate};
+use postrider_shared::store::{Store, StoreError, migrate, rekey};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use condition::Condition;
 use heartbeat::Held;
 use recorder::Recorder;
 use registration::Registration;
@@ -53,6 +55,8 @@ struct Deliverer {
     registration: Registration,
     held: Held,
     recorder: Recorder,
+    /// How endpoints fared lately.
+    condition: Condition,
     /// One for each exchange, until it is recorded.
     exchanges: Arc<Semaphore>,
     /// One for each byte of a request body in memory.
@@ -76,6 +80,7 @@ pub async fn run(
     if !migrate::await_schema(&store, &health, "deliverer_postgresql", &shutdown).await? {
         return Ok(());
     }
+    rekey::check_keyring(&store, &config.keyring).await?;
     let (recorder, results) = recorder::channel();
     let deliverer = Arc::new(Deliverer {
         queue: Queue::new(&config.queue)?,
@@ -83,6 +88,7 @@ pub async fn run(
         exchanges: Arc::new(Semaphore::new(config.concurrency)),
         body_bytes: Arc::new(Semaphore::new(config.body_bytes)),
         held: Held::default(),
+        condition: Condition::default(),
         sending: TaskTracker::new(),
         store,
         client,
@@ -94,9 +100,11 @@ pub async fn run(
 
     let registering = tokio::spawn(registration::run(deliverer.clone()));
     let extending = tokio::spawn(heartbeat::run(deliverer.clone()));
+    let noting = tokio::spawn(condition::run(deliverer.clone()));
     let recording = tokio::spawn(recorder::run(deliverer.clone(), results));
     intake::run(&deliverer, &shutdown).await;
     finish(&deliverer, recording).await;
+    noting.abort();
     extending.abort();
     registering.abort();
     tracing::info!("deliverer stopped");

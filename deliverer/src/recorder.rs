@@ -4,9 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use postrider_shared::ids::EndpointId;
 use postrider_shared::queue::{BreakerChange, Feedback, Reservation};
-use postrider_shared::store::StoreError;
-use postrider_shared::store::health;
 use postrider_shared::store::record::{self, Exchange, Recorded};
+use postrider_shared::store::{StoreError, endpoint_changes, health};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use crate::classify::feedback;
@@ -60,6 +59,9 @@ impl Recorder {
 pub(crate) async fn run(deliverer: Arc<Deliverer>, mut receiver: mpsc::UnboundedReceiver<Finished>) {
     let mut batch = Vec::with_capacity(BATCH);
     while receiver.recv_many(&mut batch, BATCH).await > 0 {
+        for finished in &batch {
+            deliverer.condition.note(finished.reservation.endpoint_id, &finished.recorded);
+        }
         let (recorded, rest): (Vec<_>, Vec<_>) = batch
             .drain(..)
             .map(|finished| {
@@ -166,8 +168,9 @@ fn strip(results: &mut [Recorded], error: &StoreError) -> bool {
 
 async fn disable(deliverer: &Deliverer, endpoint_id: EndpointId) {
     let reason = "the receiver answered 410 Gone";
-    match record::disable_endpoint(&deliverer.store, endpoint_id, reason).await {
-        Ok(()) => tracing::warn!(%endpoint_id, reason, "endpoint disabled"),
+    match endpoint_changes::disable(&deliverer.store, endpoint_id, reason, None).await {
+        Ok(true) => tracing::warn!(%endpoint_id, reason, "endpoint disabled"),
+        Ok(false) => {}
         // The next answer does it.
         Err(error) => tracing::warn!(%endpoint_id, %error, "the endpoint could not be disabled"),
     }

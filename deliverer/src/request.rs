@@ -3,7 +3,9 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use postrider_shared::signing::{Secret, signature_header};
+use postrider_shared::delivery::ErrorClass;
+use postrider_shared::keyring::Keyring;
+use postrider_shared::signing::signature_header;
 use postrider_shared::store::claim::{Claimed, EventContent};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
@@ -35,27 +37,50 @@ pub(crate) fn body(event: &EventContent) -> Bytes {
     format!(r#"{{"type":"{event_type}","timestamp":"{timestamp}","data":{data}}}"#).into()
 }
 
+/// Why there is no request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unsendable {
+    /// `unrenderable`: there never can be one. `internal`: not by this deliverer, as it is configured now.
+    pub(crate) class: ErrorClass,
+    pub(crate) reason: String,
+}
+
+/// What is stored cannot be made into a request.
+fn never(reason: impl Into<String>) -> Unsendable {
+    Unsendable { class: ErrorClass::Unrenderable, reason: reason.into() }
+}
+
+/// A secret cannot be decrypted here: a master key is missing, which somebody can mend.
+fn not_here(reason: String) -> Unsendable {
+    Unsendable { class: ErrorClass::Internal, reason }
+}
+
 /// Signs the body and assembles the request.
 ///
 /// # Errors
-/// With a sentence, when what is stored cannot be made into a request.
-pub(crate) fn sign(claimed: &Claimed, body: Bytes, now: SystemTime) -> Result<Outgoing, String> {
+/// When what is stored cannot be made into a request.
+pub(crate) fn sign(
+    claimed: &Claimed,
+    keyring: &Keyring,
+    body: Bytes,
+    now: SystemTime,
+) -> Result<Outgoing, Unsendable> {
     let url: Url =
-        claimed.endpoint.url.parse().map_err(|error| format!("the URL cannot be read: {error}"))?;
-    let secrets: Result<Vec<_>, _> =
-        claimed.endpoint.secrets.iter().map(|bytes| Secret::from_bytes(bytes.clone())).collect();
-    let secrets = secrets.map_err(|error| format!("the endpoint's secret cannot be used: it {error}"))?;
-    if secrets.is_empty() {
-        return Err("the endpoint has no secret to sign with".to_owned());
+        claimed.endpoint.url.parse().map_err(|error| never(format!("the URL cannot be read: {error}")))?;
+    let keys: Result<Vec<_>, _> =
+        claimed.endpoint.keys.iter().map(|key| key.open(keyring, claimed.endpoint_id)).collect();
+    let keys = keys.map_err(not_here)?;
+    if keys.is_empty() {
+        return Err(never("the endpoint has no secret to sign with"));
     }
     let id = claimed.event_id.to_string();
     let timestamp = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().cast_signed());
 
-    let mut headers = own_headers(claimed)?;
+    let mut headers = own_headers(claimed, keyring)?;
     for (name, value) in [
         ("content-type", "application/json".to_owned()),
         ("user-agent", USER_AGENT.to_owned()),
-        ("webhook-signature", signature_header(&secrets, &id, timestamp, &body)),
+        ("webhook-signature", signature_header(&keys, &id, timestamp, &body)),
         ("webhook-timestamp", timestamp.to_string()),
         ("webhook-id", id),
     ] {
@@ -66,14 +91,16 @@ pub(crate) fn sign(claimed: &Claimed, body: Bytes, now: SystemTime) -> Result<Ou
     Ok(Outgoing { url, headers, body, shown_headers })
 }
 
-fn own_headers(claimed: &Claimed) -> Result<HeaderMap, String> {
+fn own_headers(claimed: &Claimed, keyring: &Keyring) -> Result<HeaderMap, Unsendable> {
     let mut headers = HeaderMap::new();
-    let Some(own) = claimed.endpoint.headers.as_object() else { return Ok(headers) };
-    for (name, value) in own {
-        let unusable = || format!("the endpoint's header `{name}` cannot be sent");
+    for (name, value) in &claimed.endpoint.headers {
+        let unusable = || never(format!("the endpoint's header `{name}` cannot be sent"));
+        let value = value
+            .clone()
+            .open(keyring, claimed.endpoint_id, name)
+            .map_err(|error| not_here(format!("the header `{name}` {error}")))?;
         let header = HeaderName::try_from(name.as_str()).map_err(|_| unusable())?;
-        let value = value.as_str().and_then(|text| HeaderValue::from_str(text).ok()).ok_or_else(unusable)?;
-        headers.insert(header, value);
+        headers.insert(header, HeaderValue::from_str(&value).map_err(|_| unusable())?);
     }
     Ok(headers)
 }

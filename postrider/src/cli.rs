@@ -35,6 +35,11 @@ pub fn command() -> Command {
                 Command::new("migrate").about("Bring the database's schema to this version; services may run meanwhile"),
                 Service::Migrate,
             ),
+            with_settings(
+                Command::new("rekey")
+                    .about("Encrypt all secrets under the first master key; services may run meanwhile, with all keys"),
+                Service::Rekey,
+            ),
             Command::new("openapi").about("Print the OpenAPI specification of the API"),
             health(),
             receive(),

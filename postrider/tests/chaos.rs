@@ -5,54 +5,14 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use postrider::embedded::{Embedded, Options, Stop};
+use postrider::embedded::Stop;
 use serde_json::{Value, json};
 use support::producer::{Producer, text};
-use support::receiver::{Receiver, Reply};
-use support::service::Process;
-use support::{Bed, eventually, within};
-
-/// One of each service, as processes.
-struct Stack {
-    api: Process,
-    relay: Process,
-    deliverer: Process,
-}
-
-impl Stack {
-    async fn start(bed: &Bed) -> Self {
-        let stack = Self {
-            api: Process::start(bed, "api", &[]),
-            relay: Process::start(bed, "relay", &[]),
-            deliverer: Process::start(bed, "deliverer", &[]),
-        };
-        for process in [&stack.api, &stack.relay, &stack.deliverer] {
-            process.ready().await;
-        }
-        stack
-    }
-}
-
-/// Servers of its own, for a test that stops them.
-async fn own_servers() -> (tempfile::TempDir, Embedded) {
-    let directory = tempfile::Builder::new().prefix("postrider-chaos").tempdir().expect("a directory");
-    let options = Options { fsync: false, end_on_drop: true, track_statements: false };
-    let servers = Embedded::start(&directory.path().join("data"), options).await.expect("servers");
-    (directory, servers)
-}
-
-/// Waits until all deliveries have succeeded.
-async fn all_succeeded(bed: &Bed, count: i64) {
-    eventually(&format!("{count} deliveries to succeed"), async || {
-        let succeeded = bed.count("select count(*) from deliveries where status = 'succeeded'").await;
-        (succeeded == count).then_some(())
-    })
-    .await;
-}
-
-async fn unknown_attempts(bed: &Bed) -> i64 {
-    bed.count("select count(*) from delivery_attempts where outcome = 'unknown'").await
-}
+use support::receiver::{Received, Receiver, Reply};
+use support::service::{Clock, Process};
+use support::stack::{Stack, own_servers};
+use support::wire::Wire;
+use support::{Bed, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_api_that_dies_before_the_commit_leaves_nothing_and_the_producer_retries() {
@@ -74,7 +34,7 @@ async fn an_api_that_dies_before_the_commit_leaves_nothing_and_the_producer_retr
     let (_relay, _deliverer) = (Process::start(&bed, "relay", &[]), Process::start(&bed, "deliverer", &[]));
     let accepted = producer.publish_until_accepted("a-key", "user.created", &json!({})).await;
     assert_eq!(accepted["duplicate"], false);
-    all_succeeded(&bed, 1).await;
+    bed.all_succeeded(1).await;
     assert_eq!(receiver.count(), 1);
     bed.finish().await;
 }
@@ -95,7 +55,7 @@ async fn an_api_that_dies_after_the_commit_has_accepted_and_says_so_to_the_retry
     assert!(producer.try_publish("a-key", "user.created", &json!({})).await.is_err(), "no answer");
     dying.died().await;
     let (_relay, _deliverer) = (Process::start(&bed, "relay", &[]), Process::start(&bed, "deliverer", &[]));
-    all_succeeded(&bed, 1).await;
+    bed.all_succeeded(1).await;
     let _api = Process::start_at(&bed, "api", api.listen, &[]);
     let again = producer.publish_until_accepted("a-key", "user.created", &json!({})).await;
     assert_eq!(again["duplicate"], true);
@@ -112,7 +72,7 @@ async fn a_lost_notification_costs_a_second_and_a_cut_listener_comes_back() {
     let producer = Producer::new(stack.api.listen).await;
     producer.endpoint(json!({"url": receiver.url("/")})).await;
     producer.publish("user.created", json!({})).await;
-    all_succeeded(&bed, 1).await;
+    bed.all_succeeded(1).await;
 
     // Nobody notifies of this row.
     let sql = bed.sql().await;
@@ -156,7 +116,7 @@ async fn a_relay_that_dies_after_the_push_has_its_ids_pushed_twice_and_sent_once
     })
     .await;
     let _deliverer = Process::start(&bed, "deliverer", &[]);
-    all_succeeded(&bed, 1).await;
+    bed.all_succeeded(1).await;
     eventually("both ids to leave Redis", async || bed.is_queue_empty().await.then_some(())).await;
     assert_eq!(receiver.count(), 1);
     bed.finish().await;
@@ -177,9 +137,9 @@ async fn a_deliverer_that_dies_before_the_claim_loses_its_reservation() {
     producer.publish("user.created", json!({})).await;
     dying.died().await;
     let _deliverer = Process::start(&bed, "deliverer", &[]);
-    all_succeeded(&bed, 1).await;
+    bed.all_succeeded(1).await;
     assert_eq!(receiver.count(), 1);
-    assert_eq!(unknown_attempts(&bed).await, 0, "nothing had been claimed");
+    assert_eq!(bed.unknown_attempts().await, 0, "nothing had been claimed");
     bed.finish().await;
 }
 
@@ -225,8 +185,8 @@ async fn a_flushed_redis_loses_nothing() {
     assert!(!bed.is_queue_empty().await, "there is something to lose");
     let mut redis = bed.redis().await;
     let _: () = redis::cmd("FLUSHALL").query_async(&mut redis).await.expect("flushed");
-    all_succeeded(&bed, 200).await;
-    assert_eq!(unknown_attempts(&bed).await, 0);
+    bed.all_succeeded(200).await;
+    assert_eq!(bed.unknown_attempts().await, 0);
     assert_eq!(receiver.count(), 200, "nothing was sent twice");
     bed.finish().await;
     servers.stop().await.expect("stopped");
@@ -258,9 +218,9 @@ async fn a_redis_that_comes_back_with_an_old_snapshot_or_was_away_loses_nothing(
         producer.publish("user.created", json!({ "away": number })).await;
     }
     servers.start_redis().await.expect("started");
-    all_succeeded(&bed, 81).await;
+    bed.all_succeeded(81).await;
     let sent_twice = i64::try_from(receiver.count()).expect("few") - 81;
-    assert!(sent_twice <= unknown_attempts(&bed).await, "{sent_twice} were sent twice");
+    assert!(sent_twice <= bed.unknown_attempts().await, "{sent_twice} were sent twice");
     bed.finish().await;
     servers.stop().await.expect("stopped");
 }
@@ -284,7 +244,7 @@ async fn a_flush_while_one_relay_holds_a_take_and_another_reconciles_strands_not
     let mut redis = bed.redis().await;
     let _: () = redis::cmd("FLUSHALL").query_async(&mut redis).await.expect("flushed");
     let (_other, _deliverer) = (Process::start(&bed, "relay", &[]), Process::start(&bed, "deliverer", &[]));
-    all_succeeded(&bed, 10).await;
+    bed.all_succeeded(10).await;
     assert_eq!(receiver.count(), 10);
     bed.finish().await;
     servers.stop().await.expect("stopped");
@@ -294,39 +254,52 @@ async fn a_flush_while_one_relay_holds_a_take_and_another_reconciles_strands_not
 async fn a_postgresql_that_was_away_for_longer_than_a_lease_is_answered_503_and_nothing_is_sent_again() {
     let (_directory, mut servers) = own_servers().await;
     let bed = Bed::on(servers.database_url(), servers.redis_url()).await;
-    let stack = Stack::start(&bed).await;
+    let wire = Wire::to(&bed).await;
+    let (api, relay) = (Process::start(&bed, "api", &[]), Process::start(&bed, "relay", &[]));
+    let sending = Process::start(&bed, "deliverer", &[("DATABASE_URL", &wire.url)]);
+    for process in [&api, &relay, &sending] {
+        process.ready().await;
+    }
     let receiver = Receiver::start(|webhook| {
-        let delay = if webhook.path == "/slow" { Duration::from_millis(1500) } else { Duration::ZERO };
+        let delay =
+            if webhook.json()["type"] == "slow" { Duration::from_millis(2500) } else { Duration::ZERO };
         Reply { delay, ..Reply::from(200) }
     })
     .await;
-    let producer = Producer::new(stack.api.listen).await;
-    producer
-        .endpoint(json!({"url": receiver.url("/slow"), "timeout_seconds": 2, "event_types": ["slow.*"]}))
-        .await;
-    producer.endpoint(json!({"url": receiver.url("/"), "event_types": ["user.*"]})).await;
-    for number in 0..50 {
-        producer.publish("slow.event", json!({ "n": number })).await;
+    let producer = Producer::new(api.listen).await;
+    producer.endpoint(json!({"url": receiver.url("/"), "timeout_seconds": 3, "rate_limit": null})).await;
+    // It has to succeed before it may have so many at once.
+    for number in 0..100 {
+        producer.publish("quick", json!({ "n": number })).await;
     }
-    // All are under way, and none is recorded, when PostgreSQL goes.
-    receiver.wait_for(50).await;
+    bed.all_succeeded(100).await;
+    for number in 0..50 {
+        producer.publish("slow", json!({ "n": number })).await;
+    }
+    receiver.wait_for(150).await;
+    let in_progress = "select count(*) from deliveries where status = 'in_progress'";
+    assert_eq!(bed.count(in_progress).await, 50, "all are under way, and none is recorded");
+    // A claim that is not on disk yet is forgotten by a crash, and may then be sent again.
+    let unwritten = "select (pg_current_wal_insert_lsn() - pg_current_wal_flush_lsn())::bigint";
+    eventually("claims on disk", async || (bed.count(unwritten).await <= 0).then_some(())).await;
+    wire.close();
     servers.stop_postgres(Stop::Immediate).await.expect("stopped");
 
-    let refused = producer.try_publish("while-away", "user.created", &json!({})).await.expect("an answer");
+    let refused = producer.try_publish("while-away", "quick", &json!({})).await.expect("an answer");
     assert_eq!(refused.status(), 503);
     assert!(refused.headers().contains_key("retry-after"));
     assert_eq!(refused.json::<Value>().await.expect("a problem")["status"], 503);
-    // Longer than the lease of these: 2 s and the margin of 15 s.
-    tokio::time::sleep(Duration::from_secs(19)).await;
+    // Longer than the lease of these: 3 s and the margin of 15 s.
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let _eager = Process::start(&bed, "deliverer", &[]);
     servers.start_postgres().await.expect("started");
-    producer.publish_until_accepted("while-away", "user.created", &json!({})).await;
-    within(Duration::from_secs(90), "everything to succeed", async || {
-        let open = bed.count("select count(*) from deliveries where status <> 'succeeded'").await;
-        (open == 0).then_some(())
-    })
-    .await;
-    assert_eq!(unknown_attempts(&bed).await, 0, "the records had waited");
-    assert_eq!(receiver.count(), 51);
+    producer.publish_until_accepted("while-away", "quick", &json!({})).await;
+    // All others are back at once, and would send again what the one has sent and cannot record yet.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    wire.open();
+    bed.all_succeeded(151).await;
+    assert_eq!(bed.unknown_attempts().await, 0, "the records were waited for");
+    assert_eq!(receiver.count(), 151);
     bed.finish().await;
     servers.stop().await.expect("stopped");
 }
@@ -354,7 +327,7 @@ async fn an_event_that_cannot_be_rendered_is_a_dead_letter_and_harms_no_other() 
 
     let (_relay, _deliverer) = (Process::start(&bed, "relay", &[]), Process::start(&bed, "deliverer", &[]));
     let dead = producer.delivery_in(&text(&bomb["event_id"]), "dead_letter").await;
-    all_succeeded(&bed, 3).await;
+    bed.all_succeeded(3).await;
     let attempts = producer.attempts(&dead).await;
     assert_eq!(attempts[0]["error_class"], "unrenderable");
     assert_eq!(receiver.count(), 3);
@@ -391,7 +364,7 @@ async fn an_event_that_kills_its_deliverers_is_a_dead_letter_after_its_attempts_
     })
     .await;
     assert_eq!(deaths, 4);
-    all_succeeded(&bed, 10).await;
+    bed.all_succeeded(10).await;
     let outcomes: Vec<_> = producer.attempts(&dead).await.iter().map(|a| text(&a["outcome"])).collect();
     assert_eq!(outcomes, ["unknown"; 4]);
     bed.finish().await;
@@ -416,7 +389,7 @@ async fn a_stale_duplicate_id_does_not_send_before_the_retry_is_due() {
     let webhooks = receiver.wait_for(2).await;
     // Three seconds, less the jitter.
     assert!(webhooks[1].at - webhooks[0].at > Duration::from_millis(2300));
-    all_succeeded(&bed, 1).await;
+    bed.all_succeeded(1).await;
     eventually("an empty queue", async || bed.is_queue_empty().await.then_some(())).await;
     assert_eq!(receiver.count(), 2);
     bed.finish().await;
@@ -428,24 +401,28 @@ async fn clocks_that_are_a_day_off_change_no_schedule() {
     let api = Process::start(&bed, "api", &[]);
     api.ready().await;
     // The relay lives a day ahead, the deliverer a day behind.
-    let Some(ahead) = support::service::faketime("+1d") else {
+    let (Some(ahead), Some(behind)) = (Clock::new("+1d"), Clock::new("-1d")) else {
         eprintln!("libfaketime is not installed (script/bootstrap --test installs it): nothing was tested");
         return;
     };
-    let behind = support::service::faketime("-1d").expect("as before");
-    let _relay =
-        Process::start(&bed, "relay", &ahead.each_ref().map(|(name, value)| (*name, value.as_str())));
-    let _deliverer =
-        Process::start(&bed, "deliverer", &behind.each_ref().map(|(name, value)| (*name, value.as_str())));
-    let receiver = Receiver::start(|webhook| if webhook.attempt < 3 { 500 } else { 200 }).await;
+    let _relay = Process::start(&bed, "relay", &ahead.environment());
+    let _deliverer = Process::start(&bed, "deliverer", &behind.environment());
+    let receiver = Receiver::start(|webhook| if webhook.attempt < 4 { 500 } else { 200 }).await;
     let producer = Producer::new(api.listen).await;
     producer.endpoint(json!({"url": receiver.url("/"), "retry_schedule": [2]})).await;
     producer.publish("user.created", json!({})).await;
-    let webhooks = receiver.wait_for(3).await;
+    receiver.wait_for(2).await;
+    // Somebody sets them right, and too far.
+    ahead.set("-1d");
+    behind.set("+1d");
+    let webhooks = receiver.wait_for(4).await;
     for pair in webhooks.windows(2) {
         let pause = pair[1].at - pair[0].at;
         assert!(pause > Duration::from_millis(1500) && pause < Duration::from_secs(8), "{pause:?}");
     }
+    // The clocks were what they should be: a receiver is told the deliverer's time.
+    let told = |webhook: &Received| webhook.header("webhook-timestamp").parse::<i64>().expect("seconds");
+    assert!(told(&webhooks[3]) - told(&webhooks[0]) > 170_000, "the deliverer's clock has stepped two days");
     bed.finish().await;
 }
 
@@ -466,8 +443,36 @@ async fn a_deliverer_that_is_told_to_stop_finishes_what_it_sends_and_gives_back_
     assert!(first.terminate().await, "it exits 0");
     assert_eq!(bed.count("select count(*) from deliveries where status = 'in_progress'").await, 0);
     let _second = Process::start(&bed, "deliverer", &[]);
-    all_succeeded(&bed, 300).await;
+    bed.all_succeeded(300).await;
     assert_eq!(receiver.count(), 300, "nothing was sent twice");
-    assert_eq!(unknown_attempts(&bed).await, 0);
+    assert_eq!(bed.unknown_attempts().await, 0);
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deliverer_that_is_told_to_stop_before_it_sends_leaves_no_trace_of_its_claim() {
+    let bed = Bed::new().await;
+    let (api, relay) = (Process::start(&bed, "api", &[]), Process::start(&bed, "relay", &[]));
+    api.ready().await;
+    relay.ready().await;
+    let receiver = Receiver::accepting().await;
+    let producer = Producer::new(api.listen).await;
+    producer.endpoint(json!({"url": receiver.url("/"), "max_attempts": 1})).await;
+    let stalls = [("FAILPOINTS", "deliverer.after_reserve=1*sleep(2000)")];
+    let stalling = Process::start(&bed, "deliverer", &stalls);
+    stalling.ready().await;
+    let accepted = producer.publish("user.created", json!({})).await;
+    eventually("a reservation", async || bed.queue_holds(b":r:").await.then_some(())).await;
+    // It claims when it was told to stop already, and gives the claim back.
+    assert!(stalling.terminate().await, "it exits 0");
+    assert_eq!(bed.count("select nextval('leases_id_seq')").await, 2, "there was a claim");
+    assert_eq!(receiver.count(), 0);
+    let delivery = producer.deliveries(&text(&accepted["event_id"])).await.remove(0);
+    assert_eq!((&delivery["status"], &delivery["attempt_count"]), (&json!("pending"), &json!(0)));
+
+    let _deliverer = Process::start(&bed, "deliverer", &[]);
+    bed.all_succeeded(1).await;
+    let outcomes: Vec<_> = producer.attempts(&delivery).await.iter().map(|a| text(&a["outcome"])).collect();
+    assert_eq!(outcomes, ["succeeded"]);
     bed.finish().await;
 }

@@ -15,7 +15,7 @@ use std::process::{Command, Output, Stdio};
 
 use chrono::Utc;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use postrider_shared::signing::{Secret, signature_header};
+use postrider_shared::signing::{Secret, SigningKey, signature_header};
 use serde_json::{Value, json};
 use support::Bed;
 use support::receiver::Receiver;
@@ -40,7 +40,7 @@ fn cases() -> Vec<Case> {
     const ID: &str = "0198f1a4-6e7f-7081-9293-a4b5c6d7e8f9";
     let (secret, old, now) = (Secret::generate(), Secret::generate(), Utc::now().timestamp());
     let case = |name, is_genuine, signers: &[&Secret], timestamp: i64| {
-        let signers: Vec<_> = signers.iter().map(|signer| (*signer).clone()).collect();
+        let signers: Vec<_> = signers.iter().map(|signer| SigningKey::Symmetric((*signer).clone())).collect();
         let headers = vec![
             ("webhook-id", ID.to_owned()),
             ("webhook-timestamp", timestamp.to_string()),

@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use poem::http::StatusCode;
 use reqwest::Method;
 use serde_json::{Value, json};
-use support::Bed;
 use support::producer::{Producer, text};
 use support::service::Services;
+use support::{Bed, eventually};
 
 const ADMIN_TOKEN: &str = "the-admin-of-this-test";
 /// Stands in everything that the victim has: nobody else may read it.
@@ -26,6 +26,8 @@ struct Operation {
     parameters: Vec<(String, String)>,
     /// The example of its body.
     body: Option<Value>,
+    /// The schema of its body.
+    schema: Value,
 }
 
 impl Operation {
@@ -45,12 +47,17 @@ fn operations() -> Vec<Operation> {
     for (path, methods) in document["paths"].as_object().expect("paths") {
         for (method, operation) in methods.as_object().expect("methods") {
             let parameters = operation["parameters"].as_array().into_iter().flatten();
+            let body = &operation["requestBody"]["content"]["application/json"];
+            let schema = body["schema"]["$ref"].as_str().and_then(|text| text.rsplit('/').next());
             operations.push(Operation {
                 id: text(&operation["operationId"]),
                 method: method.to_uppercase().parse().expect("a method"),
                 path: path.clone(),
                 parameters: parameters.map(|one| (text(&one["in"]), text(&one["name"]))).collect(),
-                body: operation["requestBody"]["content"]["application/json"].get("example").cloned(),
+                body: body.get("example").cloned(),
+                schema: schema
+                    .map(|name| document["components"]["schemas"][name].clone())
+                    .unwrap_or_default(),
             });
         }
     }
@@ -65,7 +72,7 @@ struct Tenant {
 }
 
 impl Tenant {
-    async fn new(admin: &Producer, uid: &str) -> Self {
+    async fn new(bed: &Bed, admin: &Producer, uid: &str) -> Self {
         let created = admin.post("/v1/applications", &json!({"name": uid, "uid": uid})).await;
         let application_id = text(&created["id"]);
         let key = Some(text(&created["api_key"]));
@@ -80,7 +87,12 @@ impl Tenant {
         let api_key = producer.post(&api_keys, &json!({"name": uid})).await;
         let event_type = format!("{uid}.catalogued");
         producer.post("/v1/event-types", &json!({"name": event_type, "description": uid})).await;
+        let replay = json!({"mode": "replay", "event_types": [event_type]});
+        let replay = producer.post("/v1/replays", &replay).await;
+        let rejection = rejection(bed, &application_id, uid).await;
         let ids = BTreeMap::from([
+            ("replay_id", text(&replay["id"])),
+            ("emit_rejection_id", rejection),
             ("event_type", event_type),
             ("application_id", application_id),
             ("endpoint_id", text(&endpoint["id"])),
@@ -101,7 +113,8 @@ impl Tenant {
     async fn everything(&self, operations: &[Operation]) -> BTreeMap<String, Value> {
         let mut found = BTreeMap::new();
         for operation in operations.iter().filter(|operation| operation.method == Method::GET) {
-            let (status, mut body) = call(operation, &path_to(operation, self, self), self.key()).await;
+            let path = path_to(operation, self, self);
+            let (status, mut body) = call(operation, &path, None, self.key()).await;
             let is_expected = status == StatusCode::OK
                 // Lists of all applications are the admin's.
                 || status == StatusCode::FORBIDDEN && operation.named_in("path").count() == 0;
@@ -112,9 +125,27 @@ impl Tenant {
         found
     }
 
+    /// True where an answer has something of its own in it.
+    fn is_told_by(&self, answer: &Value) -> bool {
+        let told = answer.to_string();
+        told.contains(MARK) || self.ids.values().any(|id| told.contains(id))
+    }
+
     fn key(&self) -> (&Producer, Option<&str>) {
         (&self.producer, self.producer.key.as_deref())
     }
+}
+
+/// Emits an event that cannot be accepted, and waits until that is seen.
+async fn rejection(bed: &Bed, application_id: &str, uid: &str) -> String {
+    let sql = bed.sql().await;
+    let emit = "select postrider.emit($1, 'no type', jsonb_build_object('of', $2::text), $2)";
+    sql.execute(emit, &[&application_id, &uid]).await.expect("emitted");
+    let find = "select id::text from emit_rejections where idempotency_key = $1";
+    eventually("a rejection", async || {
+        sql.query_opt(find, &[&uid]).await.expect("an answer").map(|row| row.get(0))
+    })
+    .await
 }
 
 /// The path with the ids of `tenant`; `application` stands for the application.
@@ -141,9 +172,11 @@ fn forget_times(value: &mut Value) {
     }
 }
 
+/// Calls an operation with a body, or with the example of its body.
 async fn call(
     operation: &Operation,
     path: &str,
+    body: Option<&Value>,
     (producer, key): (&Producer, Option<&str>),
 ) -> (StatusCode, Value) {
     let caller = Producer { key: key.map(str::to_owned), ..producer.clone() };
@@ -151,7 +184,7 @@ async fn call(
     if operation.has("header", "Idempotency-Key") {
         request = request.header("idempotency-key", uuid::Uuid::new_v4().to_string());
     }
-    if let Some(body) = &operation.body {
+    if let Some(body) = body.or(operation.body.as_ref()) {
         request = request.json(body);
     }
     let response = request.send().await.expect("an answer");
@@ -195,30 +228,56 @@ fn searches(operation: &Operation, victim: &Tenant) -> Vec<String> {
     std::iter::once(operation.path.clone()).chain(filtered).collect()
 }
 
+/// Bodies that name something of the victim's: the example, and what of it is required, each with the id.
+fn bodies(operation: &Operation, victim: &Tenant) -> Vec<Value> {
+    let Some(example) = &operation.body else { return Vec::new() };
+    let required: Vec<_> = operation.schema["required"].as_array().into_iter().flatten().map(text).collect();
+    let mut least = example.clone();
+    least.as_object_mut().expect("an object").retain(|field, _| required.contains(field));
+    let mut bodies = Vec::new();
+    let fields = operation.schema["properties"].as_object().into_iter().flatten().map(|(field, _)| field);
+    for field in fields {
+        // Names of event types are no secrets.
+        let id = |name: &str| victim.ids.get(name).filter(|_| name.ends_with("_id"));
+        let one = id(field).map(|id| json!(id));
+        let Some(value) = one.or_else(|| Some(json!([id(field.strip_suffix('s')?)?]))) else { continue };
+        for mut body in [example.clone(), least.clone()] {
+            body[field] = value.clone();
+            bodies.push(body);
+        }
+    }
+    bodies
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_operation_reaches_another_application() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[("POSTRIDER_ADMIN_TOKEN", ADMIN_TOKEN)]).await;
     let admin = Producer { key: Some(ADMIN_TOKEN.to_owned()), ..Producer::admin(services.api) };
-    let victim = Tenant::new(&admin, MARK).await;
-    let intruder = Tenant::new(&admin, "intruder").await;
+    let victim = Tenant::new(&bed, &admin, MARK).await;
+    let intruder = Tenant::new(&bed, &admin, "intruder").await;
     let operations = operations();
     let before = victim.everything(&operations).await;
 
     for operation in &operations {
         for path in intrusions(operation, &victim, &intruder) {
-            let (status, body) = call(operation, &path, intruder.key()).await;
+            let (status, body) = call(operation, &path, None, intruder.key()).await;
             let what = format!("{} {path} is answered {status} {body}", operation.id);
             assert!([StatusCode::FORBIDDEN, StatusCode::NOT_FOUND].contains(&status), "{what}");
             assert_ne!(body["code"], "route_not_found", "{what}");
         }
         for path in searches(operation, &victim) {
-            let (status, body) = call(operation, &path, intruder.key()).await;
+            let (status, body) = call(operation, &path, None, intruder.key()).await;
             let what = format!("{} {path} is answered {status} {body}", operation.id);
             assert!(status.is_success() || status == StatusCode::FORBIDDEN, "{what}");
-            let told = body.to_string();
-            let is_told = |secret: &str| told.contains(secret);
-            assert!(!is_told(MARK) && !victim.ids.values().any(|id| is_told(id)), "{what}");
+            assert!(!victim.is_told_by(&body), "{what}");
+        }
+        for body in bodies(operation, &victim) {
+            let path = path_to(operation, &intruder, &intruder);
+            let (status, answer) = call(operation, &path, Some(&body), intruder.key()).await;
+            let what = format!("{} with {body} is answered {status} {answer}", operation.id);
+            let is_own = status.is_success() && operation.named_in("path").count() == 0;
+            assert!(status.is_client_error() || is_own, "{what}");
         }
     }
     assert_eq!(victim.everything(&operations).await, before, "something of the victim's was changed");
@@ -232,7 +291,7 @@ async fn no_operation_answers_without_a_valid_credential() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[("POSTRIDER_ADMIN_TOKEN", ADMIN_TOKEN)]).await;
     let admin = Producer { key: Some(ADMIN_TOKEN.to_owned()), ..Producer::admin(services.api) };
-    let tenant = Tenant::new(&admin, MARK).await;
+    let tenant = Tenant::new(&bed, &admin, MARK).await;
     let api_keys = format!("/v1/applications/{}/api-keys", tenant.id("application_id"));
     let revoked = tenant.producer.post(&api_keys, &json!({"name": "revoked"})).await;
     let revocation = format!("{api_keys}/{}", text(&revoked["id"]));
@@ -254,7 +313,7 @@ async fn no_operation_answers_without_a_valid_credential() {
     for operation in &operations {
         for credential in credentials {
             let path = path_to(operation, &tenant, &tenant);
-            let (status, body) = call(operation, &path, (&tenant.producer, credential)).await;
+            let (status, body) = call(operation, &path, None, (&tenant.producer, credential)).await;
             assert_eq!(status, StatusCode::UNAUTHORIZED, "{} with {credential:?}: {body}", operation.id);
         }
     }

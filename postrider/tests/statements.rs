@@ -53,8 +53,11 @@ select 1";
         const ALL: &str = list!("all", "c = 'X'");
         fn f() { query("-- t.two\nselect 2", &[]); println!("no {}", "statement"); }
     "#;
-    let found: Vec<_> =
-        Source::read("f", source).statements.into_iter().map(|statement| statement.sql).collect();
+    let found: Vec<_> = Source::read("f", source, &BTreeMap::new())
+        .statements
+        .into_iter()
+        .map(|statement| statement.sql)
+        .collect();
     assert_eq!(
         found,
         ["-- t.one\nselect 1", "-- t.all\nselect a, b from t where c = 'X'", "-- t.two\nselect 2"]
@@ -68,19 +71,23 @@ struct Statement {
 
 fn statements() -> Vec<Statement> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/src/store");
-    let mut statements = Vec::new();
+    let mut files = Vec::new();
     for entry in std::fs::read_dir(&directory).expect("the store") {
         let path = entry.expect("an entry").path();
         let file = path.file_name().expect("a name").to_string_lossy().into_owned();
         if path.extension().is_some_and(|extension| extension == "rs") {
-            let text = std::fs::read_to_string(&path).expect("a source file");
-            statements.extend(Source::read(&file, &text).statements);
+            files.push((file, std::fs::read_to_string(&path).expect("a source file")));
         }
     }
-    statements
+    // A macro of another file may be used under its name; one of the same name in a file of its own goes first.
+    let mut shared = BTreeMap::new();
+    for (file, text) in &files {
+        shared.extend(Source::read(file, text, &BTreeMap::new()).macros);
+    }
+    files.iter().flat_map(|(file, text)| Source::read(file, text, &shared).statements).collect()
 }
 
-/// A source file, with as much of its macros as statements are composed by: `concat!` and those of its own.
+/// A source file, with as much of macros as statements are composed by: `concat!` and the store's own.
 struct Source {
     file: String,
     macros: BTreeMap<String, Macro>,
@@ -88,14 +95,15 @@ struct Source {
 }
 
 /// A macro of one rule: the names of its parameters, and its body.
+#[derive(Clone)]
 struct Macro {
     parameters: Vec<String>,
     body: Vec<TokenTree>,
 }
 
 impl Source {
-    fn read(file: &str, text: &str) -> Self {
-        let mut source = Self { file: file.to_owned(), macros: BTreeMap::new(), statements: Vec::new() };
+    fn read(file: &str, text: &str, macros: &BTreeMap<String, Macro>) -> Self {
+        let mut source = Self { file: file.to_owned(), macros: macros.clone(), statements: Vec::new() };
         source.scan(text.parse::<TokenStream>().expect("Rust").into_iter().collect());
         source
     }

@@ -3,11 +3,13 @@
 //! of relays run side by side.
 
 mod audit;
+mod cleanup;
 mod listener;
 mod memory;
 mod partitions;
 mod pump;
 mod refill;
+mod replay;
 mod statistics;
 mod sweep;
 
@@ -78,8 +80,10 @@ pub async fn run(config: RelayConfig, health: Health, shutdown: CancellationToke
             () = pump::run(&relay) => {}
             () = refill::run(&relay) => {}
             () = memory::run(&relay) => {}
+            () = replay::run(&relay) => {}
             () = sweep::run(&relay) => {}
             () = audit::run(&relay) => {}
+            () = cleanup::run(&relay) => {}
             () = statistics::run(&relay) => {}
             () = partitions::run(&relay) => {}
         }

@@ -1,8 +1,8 @@
-//! Makes the partitions of the coming week, and drops those that are older than the retention.
+//! Makes the partitions of the coming week, and drops what is older than the retention.
 
 use std::time::Duration;
 
-use postrider_shared::store::{Dedicated, StoreError, connect_dedicated, partitions};
+use postrider_shared::store::{Dedicated, StoreError, connect_dedicated, inbox, partitions};
 
 use crate::{Relay, RelayError};
 
@@ -66,5 +66,6 @@ async fn change(Dedicated { client, .. }: &Dedicated, retention_days: u32) -> Re
     }
     while partitions::forget_keys(client).await? > 0 {}
     while partitions::forget_parked(client).await? > 0 {}
+    while inbox::forget_rejections(client, retention_days).await? > 0 {}
     Ok(())
 }

@@ -1,12 +1,11 @@
 //! Takes what is due and pushes it. A take stays open over the push: what was not pushed is still there.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use postrider_shared::failpoint;
-use postrider_shared::ids::{DeliveryId, EndpointId};
 use postrider_shared::queue::Group;
-use postrider_shared::store::outbox::{self, DueRow, Take};
+use postrider_shared::store::outbox::{self, DueRow, Parked, Take};
 
 use crate::{Relay, RelayError};
 
@@ -59,9 +58,15 @@ pub(crate) async fn push(relay: &Relay, take: Take<'_>) -> Result<(), RelayError
     let mut parked = Vec::new();
     let groups = group(&take.rows, &mut parked);
     if !groups.is_empty() {
+        let bulk: HashSet<_> =
+            take.rows.iter().filter(|row| row.is_bulk).filter_map(|row| row.delivery_id).collect();
         let accepted = relay.queue.push(take.epoch, &groups).await?;
         for (group, accepted) in groups.iter().zip(accepted) {
-            parked.extend(group.deliveries[accepted..].iter().map(|id| (*id, group.endpoint_id)));
+            parked.extend(group.deliveries[accepted..].iter().map(|&delivery_id| Parked {
+                delivery_id,
+                endpoint_id: group.endpoint_id,
+                is_bulk: bulk.contains(&delivery_id),
+            }));
         }
     }
     failpoint::die_at("relay.after_push");
@@ -72,14 +77,14 @@ pub(crate) async fn push(relay: &Relay, take: Take<'_>) -> Result<(), RelayError
 
 /// Sorts rows by endpoint. Those of disabled endpoints are parked, and those of endpoints that have parked
 /// rows already queue up behind them.
-fn group(rows: &[DueRow], parked: &mut Vec<(DeliveryId, EndpointId)>) -> Vec<Group> {
+fn group(rows: &[DueRow], parked: &mut Vec<Parked>) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     let mut positions = HashMap::new();
     for row in rows {
         if let Some(delivery_id) = row.delivery_id
             && (!row.is_open || row.has_parked)
         {
-            parked.push((delivery_id, row.endpoint_id));
+            parked.push(Parked { delivery_id, endpoint_id: row.endpoint_id, is_bulk: row.is_bulk });
             continue;
         }
         let position = *positions.entry(row.endpoint_id).or_insert(groups.len());

@@ -1,81 +1,6 @@
-//! The life of a delivery, and the outcome of one attempt.
+//! The life of a delivery, the outcome of one attempt, and the life of a bulk replay.
 
-use std::fmt;
-use std::str::FromStr;
-
-use tokio_postgres::types::{FromSql, Type, to_sql_checked};
-use tokio_postgres::types::{IsNull, ToSql};
-
-/// A text that names no variant.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown {kind}: `{text}`")]
-pub struct UnknownName {
-    kind: &'static str,
-    text: String,
-}
-
-/// An enum that PostgreSQL, the API and the metrics know by the same snake_case names.
-macro_rules! named {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum $name { $($(#[$variant_doc])* $variant),+ }
-
-        impl $name {
-            /// All of them, in the order of life.
-            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
-
-            /// The name in the database and the API.
-            #[must_use]
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $text),+ }
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.as_str())
-            }
-        }
-
-        impl FromStr for $name {
-            type Err = UnknownName;
-
-            fn from_str(text: &str) -> Result<Self, Self::Err> {
-                match text {
-                    $($text => Ok(Self::$variant),)+
-                    _ => Err(UnknownName { kind: stringify!($name), text: text.to_owned() }),
-                }
-            }
-        }
-
-        impl<'a> FromSql<'a> for $name {
-            fn from_sql(ty: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
-                Ok(<&str>::from_sql(ty, raw)?.parse()?)
-            }
-
-            fn accepts(ty: &Type) -> bool {
-                <&str as FromSql>::accepts(ty)
-            }
-        }
-
-        impl ToSql for $name {
-            fn to_sql(
-                &self,
-                ty: &Type,
-                out: &mut bytes::BytesMut,
-            ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
-                self.as_str().to_sql(ty, out)
-            }
-
-            fn accepts(ty: &Type) -> bool {
-                <&str as ToSql>::accepts(ty)
-            }
-
-            to_sql_checked!();
-        }
-    };
-}
+use crate::named::named;
 
 named! {
     /// `pending → in_progress → succeeded | failed | dead_letter`, and `cancelled`.
@@ -134,5 +59,31 @@ named! {
         Unrenderable = "unrenderable",
         /// The deliverer itself failed.
         Internal = "internal",
+    }
+}
+
+named! {
+    /// What a bulk replay does.
+    ReplayMode {
+        /// Makes new deliveries of events.
+        Replay = "replay",
+        /// Opens deliveries again.
+        Redrive = "redrive",
+    }
+}
+
+named! {
+    /// `pending → running → completed`, and `cancelled` or `failed`.
+    ReplayStatus {
+        /// Not begun.
+        Pending = "pending",
+        /// Under way, step by step.
+        Running = "running",
+        /// It has come to its end.
+        Completed = "completed",
+        /// Withdrawn.
+        Cancelled = "cancelled",
+        /// It could not go on.
+        Failed = "failed",
     }
 }

@@ -158,16 +158,34 @@ mod tests {
         /// The expansion agrees with the plain reading of a pattern.
         #[test]
         fn expansion_agrees_with_the_definition(
-            event_type in "[a-c]{1,2}(\\.[a-c]{1,2}){0,3}",
-            pattern in "([a-c]{1,2}(\\.[a-c]{1,2}){0,3}(\\.\\*)?|\\*)",
+            event_type in "([a-c]{1,2}|postrider)(\\.[a-c]{1,2}){0,3}",
+            pattern in "(([a-c]{1,2}|postrider)(\\.[a-c]{1,2}){0,3}(\\.\\*)?|\\*)",
         ) {
             let matches = match pattern.strip_suffix('*') {
-                Some("") => true,
+                Some("") => !event_type.starts_with("postrider."),
                 Some(prefix) => event_type.starts_with(prefix),
                 None => pattern == event_type,
             };
             prop_assert!(Pattern::parse(&pattern).is_ok());
             prop_assert_eq!(patterns(&event_type).contains(&pattern), matches);
+        }
+
+        /// What is taken for a type is one, and nothing else is.
+        #[test]
+        fn a_type_is_what_the_syntax_says(text in "[a-zA-Z0-9_.* -]{0,20}|\\PC{0,20}") {
+            let is_part = |part: &str| {
+                !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+            };
+            let is_type = text.split('.').all(is_part) && text.split('.').count() <= MAX_PARTS;
+            prop_assert_eq!(EventType::parse(&text).is_ok(), is_type);
+            // Whatever is a type is a pattern too, and one that matches it.
+            if is_type {
+                prop_assert!(Pattern::parse(&text).is_ok());
+                prop_assert!(patterns(&text).contains(&text));
+            }
+            for pattern in EventType::parse(&text).iter().flat_map(EventType::matching_patterns) {
+                prop_assert!(pattern.len() > MAX_LENGTH || Pattern::parse(&pattern).is_ok(), "{}", pattern);
+            }
         }
     }
 }

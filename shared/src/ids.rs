@@ -54,6 +54,16 @@ id!(
     DeliveryId
 );
 
+id!(
+    /// A bulk replay.
+    ReplayId
+);
+
+id!(
+    /// What was emitted and could not be accepted.
+    EmitRejectionId
+);
+
 /// A batch of deliveries that one deliverer has claimed. The token that guards every later write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromSql, ToSql)]
 #[postgres(transparent)]

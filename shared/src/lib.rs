@@ -11,6 +11,8 @@ pub mod failpoint;
 pub mod filter;
 pub mod health;
 pub mod ids;
+pub mod keyring;
+pub mod named;
 pub mod queue;
 pub mod retry;
 pub mod signing;

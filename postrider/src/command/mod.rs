@@ -3,6 +3,7 @@
 mod bench;
 mod health;
 mod receive;
+mod rekey;
 mod serve;
 mod signals;
 mod up;
@@ -52,6 +53,7 @@ async fn dispatch(name: &str, matches: &ArgMatches, source: Source) -> anyhow::R
         "relay" => serve::relay(&source).await,
         "deliverer" => serve::deliverer(&source).await,
         "migrate" => migrate(&source).await,
+        "rekey" => rekey::run(&source).await,
         "health" => health::run(matches, &source).await,
         "receive" => receive::run(matches).await,
         "bench" => Box::pin(bench::run(matches)).await,

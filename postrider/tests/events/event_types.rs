@@ -83,6 +83,9 @@ async fn the_catalogue_is_written_and_read() {
 
     let stranger = Producer::new(services.api).await;
     assert_eq!(stranger.get("/v1/event-types").await["data"], json!([]));
+    let list = [json!("a list"), json!({})];
+    let (status, problem) = send(&producer, Method::PATCH, "/v1/event-types/a", &json!(list)).await;
+    assert_eq!((status, &problem["errors"][0]["field"]), (422, &json!("body")));
     for (producer, method, path, body, status) in [
         (&stranger, Method::GET, "/v1/event-types/a", json!({}), 404),
         (&stranger, Method::PATCH, "/v1/event-types/a", json!({}), 404),
@@ -322,6 +325,38 @@ async fn no_event_slips_through_while_the_schema_changes() {
     let total = bed.count("select count(*) from events").await;
     assert!(total > 40, "only {total} events");
     assert_eq!(bed.count(kept).await, total);
+    services.stop().await;
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_admin_lists_the_types_of_all_applications() {
+    let bed = Bed::new().await;
+    let token = "the-admin-of-this-test";
+    let services = Services::api_alone(&bed, &[("POSTRIDER_ADMIN_TOKEN", token)]).await;
+    let admin = Producer { key: Some(token.to_owned()), ..Producer::admin(services.api) };
+    for uid in ["first", "second"] {
+        admin.post("/v1/applications", &json!({"name": uid, "uid": uid})).await;
+        for name in ["b", "a"] {
+            let path = format!("/v1/event-types?application_id={uid}");
+            let created = admin.request(Method::POST, &path).json(&json!({"name": name})).send().await;
+            let created = created.expect("an answer");
+            assert_eq!(created.status(), StatusCode::CREATED);
+            let location = created.headers()["location"].to_str().expect("text").to_owned();
+            assert_eq!(admin.get(&location).await["name"], name);
+        }
+    }
+    let mut names = Vec::new();
+    let mut cursor = String::new();
+    loop {
+        let page = admin.get(&format!("/v1/event-types?limit=1{cursor}")).await;
+        names.extend(page["data"].as_array().expect("a page").iter().map(|entry| text(&entry["name"])));
+        let Some(next) = page["next_cursor"].as_str() else { break };
+        cursor = format!("&cursor={next}");
+    }
+    assert_eq!(names, ["a", "b", "a", "b"]);
+    let of_one = admin.get("/v1/event-types?application_id=second").await;
+    assert_eq!(of_one["data"].as_array().expect("a page").len(), 2);
     services.stop().await;
     bed.finish().await;
 }

@@ -4,8 +4,11 @@
 mod support;
 
 mod batch;
+mod emit;
 mod event_types;
+mod expunge;
 mod filters;
 mod lists;
 mod moved;
 mod replay_event;
+mod replays;

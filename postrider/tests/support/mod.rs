@@ -5,9 +5,12 @@
 
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "every test uses a part of it")]
 
+pub mod manage;
 pub mod producer;
 pub mod receiver;
 pub mod service;
+pub mod stack;
+pub mod wire;
 
 use std::time::{Duration, Instant};
 
@@ -73,12 +76,30 @@ impl Bed {
 
     /// True when Redis holds no id, neither waiting nor reserved.
     pub async fn is_queue_empty(&self) -> bool {
+        !self.queue_holds(b":q:").await && !self.queue_holds(b":r:").await
+    }
+
+    /// True when Redis holds ids that wait (`:q:`) or that are reserved (`:r:`).
+    pub async fn queue_holds(&self, kind: &[u8; 3]) -> bool {
         let mut redis = self.redis().await;
         let keys: Vec<Vec<u8>> =
             redis::cmd("KEYS").arg(format!("{{{}:*", self.name)).query_async(&mut redis).await.expect("keys");
-        let holds_ids =
-            |key: &Vec<u8>| [&b":q:"[..], b":r:"].iter().any(|kind| key.windows(3).any(|part| part == *kind));
-        !keys.iter().any(holds_ids)
+        keys.iter().any(|key| key.windows(3).any(|part| part == kind))
+    }
+
+    /// Waits until all deliveries have succeeded: sooner than what is stranded would be found by the audit,
+    /// after a minute.
+    pub async fn all_succeeded(&self, count: i64) {
+        within(Duration::from_secs(45), &format!("{count} deliveries to succeed"), async || {
+            let succeeded = self.count("select count(*) from deliveries where status = 'succeeded'").await;
+            (succeeded == count).then_some(())
+        })
+        .await;
+    }
+
+    /// Attempts of which nobody knows what came.
+    pub async fn unknown_attempts(&self) -> i64 {
+        self.count("select count(*) from delivery_attempts where outcome = 'unknown'").await
     }
 
     /// One number out of the database.

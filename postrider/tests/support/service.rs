@@ -183,16 +183,35 @@ pub fn free_port() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], candidates.find(is_free).expect("it tries for ever")))
 }
 
-/// The environment that shifts a process's wall clock, such as by `+1d`; `None` where the library for it
-/// is not installed.
-pub fn faketime(offset: &str) -> Option<[(&'static str, String); 3]> {
-    let library = glob("/usr/lib", "faketime/libfaketimeMT.so.1")?;
-    Some([
-        ("LD_PRELOAD", library),
-        ("FAKETIME", offset.to_owned()),
-        // Only the wall clock steps.
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
-    ])
+/// A wall clock of its own for a process, which can be set while the process runs.
+pub struct Clock {
+    library: String,
+    file: tempfile::NamedTempFile,
+}
+
+impl Clock {
+    /// A clock that is off by so much, such as `+1d`; `None` where the library for it is not installed.
+    pub fn new(offset: &str) -> Option<Self> {
+        let library = glob("/usr/lib", "faketime/libfaketimeMT.so.1")?;
+        let clock = Self { library, file: tempfile::NamedTempFile::new().expect("a file") };
+        clock.set(offset);
+        Some(clock)
+    }
+
+    /// Lets it step.
+    pub fn set(&self, offset: &str) {
+        std::fs::write(self.file.path(), offset).expect("written");
+    }
+
+    /// The environment of a process that goes by it. The monotonic clock stays true.
+    pub fn environment(&self) -> [(&'static str, &str); 4] {
+        [
+            ("LD_PRELOAD", &self.library),
+            ("FAKETIME_TIMESTAMP_FILE", self.file.path().to_str().expect("a path")),
+            ("FAKETIME_NO_CACHE", "1"),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+        ]
+    }
 }
 
 /// The first `directory/*/rest` that exists.

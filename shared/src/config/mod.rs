@@ -14,6 +14,7 @@ pub use read::{Mistakes, Reader, Source};
 pub use settings::{SETTINGS, Service, Setting};
 
 use crate::address::AddressGuard;
+use crate::keyring::{Keyring, MasterKey};
 use crate::retry::RetrySchedule;
 
 /// How PostgreSQL is reached.
@@ -51,6 +52,8 @@ pub struct ApiConfig {
     pub database: DatabaseConfig,
     /// Either of these is the admin. Empty only where `listen` is a loopback address.
     pub admin_tokens: Vec<String>,
+    /// Encrypts what endpoints keep secret.
+    pub keyring: Keyring,
     /// Which IP literals an endpoint may name.
     pub guard: AddressGuard,
     /// Refuses `http://` endpoints.
@@ -91,6 +94,10 @@ pub struct DelivererConfig {
     pub guard: AddressGuard,
     /// Refuses to send to `http://` endpoints.
     pub https_only: bool,
+    /// Decrypts what endpoints keep secret.
+    pub keyring: Keyring,
+    /// An endpoint that has failed for so long is disabled; `None`: never.
+    pub auto_disable_after: Option<Duration>,
     /// The schedule of endpoints that set none.
     pub retry_schedule: RetrySchedule,
     /// Exchanges under way at once.
@@ -158,6 +165,7 @@ impl ApiConfig {
             listen,
             database: DatabaseConfig::read(reader),
             admin_tokens,
+            keyring: read_keyring(reader),
             guard: read_guard(reader),
             https_only: reader.required(&settings::HTTPS_ONLY),
             max_endpoints: reader.in_range(&settings::MAX_ENDPOINTS, 1, 100_000) as u32,
@@ -189,6 +197,11 @@ impl DelivererConfig {
             queue: QueueConfig::read(reader),
             guard: read_guard(reader),
             https_only: reader.required(&settings::HTTPS_ONLY),
+            keyring: read_keyring(reader),
+            auto_disable_after: match reader.in_range(&settings::AUTO_DISABLE_DAYS, 0, 365) {
+                0 => None,
+                days => Some(Duration::from_secs(days * 86_400)),
+            },
             retry_schedule: read_schedule(reader),
             concurrency: reader.in_range(&settings::DELIVERER_CONCURRENCY, 1, 100_000) as usize,
             body_bytes: reader.in_range(&settings::DELIVERER_BODY_BYTES, 1 << 20, 1 << 34) as usize,
@@ -205,9 +218,33 @@ pub fn listen_address(reader: &mut Reader<'_>, service: Service) -> SocketAddr {
     let setting = match service {
         Service::Relay => &settings::RELAY_LISTEN,
         Service::Deliverer => &settings::DELIVERER_LISTEN,
-        Service::Api | Service::Up | Service::Migrate => &settings::API_LISTEN,
+        Service::Api | Service::Up | Service::Migrate | Service::Rekey => &settings::API_LISTEN,
     };
     reader.required_with(setting, read::socket_address)
+}
+
+/// What `postrider rekey` starts from.
+#[derive(Clone, Debug)]
+pub struct RekeyConfig {
+    /// PostgreSQL.
+    pub database: DatabaseConfig,
+    /// The first of these keys is to encrypt everything.
+    pub keyring: Keyring,
+}
+
+impl RekeyConfig {
+    /// Reads the settings of `postrider rekey`, which is of no use without a master key.
+    pub fn read(reader: &mut Reader<'_>) -> Self {
+        let keyring = read_keyring(reader);
+        if keyring.current_id().is_none() {
+            reader.mistake(&settings::MASTER_KEY, "must be set: its first key is to encrypt everything");
+        }
+        Self { database: DatabaseConfig::read(reader), keyring }
+    }
+}
+
+fn read_keyring(reader: &mut Reader<'_>) -> Keyring {
+    Keyring::new(reader.list(&settings::MASTER_KEY, MasterKey::parse))
 }
 
 fn read_guard(reader: &mut Reader<'_>) -> AddressGuard {

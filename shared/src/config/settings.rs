@@ -11,6 +11,8 @@ pub enum Service {
     Deliverer,
     /// `postrider migrate`.
     Migrate,
+    /// `postrider rekey`.
+    Rekey,
     /// `postrider up`.
     Up,
 }
@@ -41,9 +43,9 @@ impl Setting {
     }
 }
 
-use Service::{Api, Deliverer, Migrate, Relay, Up};
+use Service::{Api, Deliverer, Migrate, Rekey, Relay, Up};
 
-const ALL: &[Service] = &[Api, Relay, Deliverer, Migrate, Up];
+const ALL: &[Service] = &[Api, Relay, Deliverer, Migrate, Rekey, Up];
 const EVERY_SERVICE: &[Service] = &[Api, Relay, Deliverer, Up];
 
 macro_rules! settings {
@@ -90,6 +92,8 @@ settings! {
         "Where the deliverer serves /health/live, /health/ready and /metrics";
     ADMIN_TOKEN = "POSTRIDER_ADMIN_TOKEN" "TOKEN" None, &[Api, Up],
         "The bearer token of the admin, at least 16 characters; two, separated by a comma, while it is being changed. May be absent where the API listens on loopback only", secret;
+    MASTER_KEY = "POSTRIDER_MASTER_KEY" "KEY,…" None, &[Api, Deliverer, Rekey, Up],
+        "Encrypts signing secrets and sensitive headers in the database: base64 of 32 bytes, such as `openssl rand -base64 32` makes. Several, separated by commas, while it is being changed: the first encrypts, all decrypt. Without it they are stored as they are", secret;
     ALLOW_NETWORKS = "POSTRIDER_ALLOW_NETWORKS" "CIDR,…" None, &[Api, Deliverer, Up],
         "Networks that webhooks may be sent to although they are not public, such as `10.1.0.0/16,127.0.0.1/32`";
     HTTPS_ONLY = "POSTRIDER_HTTPS_ONLY" "BOOL" Some("false"), &[Api, Deliverer, Up],
@@ -108,6 +112,8 @@ settings! {
         "Exchanges that one deliverer has under way at once";
     DELIVERER_BODY_BYTES = "POSTRIDER_DELIVERER_BODY_BYTES" "BYTES" Some("67108864"), &[Deliverer, Up],
         "Bytes of request bodies that one deliverer holds at once";
+    AUTO_DISABLE_DAYS = "POSTRIDER_AUTO_DISABLE_DAYS" "DAYS" Some("5"), &[Deliverer, Up],
+        "An endpoint that has done nothing but fail for this many days, with an attempt on each, is disabled; 0: never";
     DNS_SERVERS = "POSTRIDER_DNS_SERVERS" "ADDRESS,…" None, &[Deliverer, Up],
         "Name servers to ask instead of the system's, such as `10.0.0.2:53`";
     EXTRA_CA_FILE = "POSTRIDER_EXTRA_CA_FILE" "PATH" None, ALL,

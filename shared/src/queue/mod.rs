@@ -220,6 +220,18 @@ impl Queue {
         Ok(answers.map(room).collect())
     }
 
+    /// How many ids of each endpoint wait.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn waiting(&self, endpoints: &[EndpointId]) -> Result<Vec<i64>, QueueError> {
+        let mut pipe = redis::pipe();
+        for endpoint in endpoints {
+            pipe.llen(self.endpoint_key("q", *endpoint));
+        }
+        Ok(pipe.query_async(&mut self.connection.clone()).await?)
+    }
+
     /// Which of the endpoints have nothing here, neither waiting nor reserved.
     ///
     /// # Errors

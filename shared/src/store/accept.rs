@@ -48,6 +48,8 @@ pub struct NewEvent {
     /// Whether the data was checked against the schema of its type. The statement that stores the event
     /// compares it with the schema of that moment, so that nothing is stored by an outdated one.
     pub schema: SchemaCheck,
+    /// The budget of its application was asked for it. Where that is limited, the statement refuses what was not.
+    pub is_admitted: bool,
 }
 
 /// What became of one event.
@@ -72,6 +74,8 @@ pub enum Accepted {
     UnknownApplication,
     /// The application is not active.
     InactiveApplication,
+    /// What the application may publish is limited, and its budget was not asked.
+    NotAdmitted(ApplicationId),
     /// The idempotency key belongs to a different event.
     KeyReused,
     /// The application knows its event types, and this is none of them.
@@ -95,14 +99,16 @@ with input as materialized (
                when a.id is null or a.deleted_at is not null then 'unknown_application'
                when k.id is not null and not 'publish' = any(k.scopes) then 'forbidden'
                when not a.is_active then 'inactive_application'
+               when a.ingest_rate_limit is not null and not i.is_admitted then 'not_admitted'
                when t.name is null and a.strict_event_types then 'unknown_event_type'
                when t.schema_hash is distinct from i.schema_hash then 'schema_changed'
                when i.is_violated then 'schema_violation'
            end as refusal
-    from unnest($1::bytea[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::boolean[])
+    from unnest($1::bytea[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::boolean[],
+                $9::boolean[])
          with ordinality
          as i (key_hash, application_id, idempotency_key, event_type, patterns, data, schema_hash, is_violated,
-               ordinal)
+               is_admitted, ordinal)
     left join api_keys k on k.key_hash = i.key_hash
     left join applications a on a.id = coalesce(k.application_id, i.application_id)
     left join event_types t on t.application_id = a.id and t.name = i.event_type and not t.is_archived
@@ -206,8 +212,12 @@ pub async fn accept(store: &Store, events: &[NewEvent]) -> Result<Vec<Accepted>,
     let hashes: Vec<Option<&[u8]>> = events.iter().map(|event| event.schema.hash()).collect();
     let violated: Vec<bool> =
         events.iter().map(|event| matches!(event.schema, SchemaCheck::Violates(_))).collect();
+    let admitted: Vec<bool> = events.iter().map(|event| event.is_admitted).collect();
     let rows = client
-        .query(&insert, &[&key_hashes, &applications, &keys, &types, &patterns, &data, &hashes, &violated])
+        .query(
+            &insert,
+            &[&key_hashes, &applications, &keys, &types, &patterns, &data, &hashes, &violated, &admitted],
+        )
         .await?;
 
     let mut answers: Vec<Option<Accepted>> = vec![None; events.len()];
@@ -275,6 +285,7 @@ fn refused(reason: &str, row: &tokio_postgres::Row) -> Accepted {
     match reason {
         "unknown_event_type" => Accepted::UnknownEventType,
         "schema_changed" => Accepted::SchemaChanged(row.get(2)),
+        "not_admitted" => Accepted::NotAdmitted(row.get(2)),
         "schema_violation" => Accepted::SchemaViolation,
         "unknown_key" => Accepted::UnknownKey,
         "forbidden" => Accepted::Forbidden,

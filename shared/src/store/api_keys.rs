@@ -2,8 +2,10 @@
 
 use chrono::{DateTime, Utc};
 use deadpool_postgres::Transaction;
+use serde::Serialize;
 use tokio_postgres::Row;
 
+use super::audit::{self, Actor, Change};
 use super::page::Page;
 use super::{Store, StoreError};
 use crate::ids::{ApiKeyId, ApplicationId};
@@ -11,10 +13,11 @@ use crate::ids::{ApiKeyId, ApplicationId};
 /// The SHA-256 of a key.
 pub type KeyHash = [u8; 32];
 
-/// A key, as it can be shown.
-#[derive(Debug, Clone)]
+/// A key, as it can be shown. It serialises to what the audit log keeps of it.
+#[derive(Debug, Clone, Serialize)]
 pub struct ApiKey {
     /// Its id.
+    #[serde(skip)]
     pub id: ApiKeyId,
     /// Its name, for people.
     pub name: String,
@@ -25,8 +28,10 @@ pub struct ApiKey {
     /// When it ends.
     pub expires_at: Option<DateTime<Utc>>,
     /// When it was last used, to within half a minute.
+    #[serde(skip)]
     pub last_used_at: Option<DateTime<Utc>>,
     /// When it was made.
+    #[serde(skip)]
     pub created_at: DateTime<Utc>,
 }
 
@@ -48,6 +53,10 @@ pub struct NewApiKey {
 /// Whom a key stands for.
 #[derive(Debug, Clone)]
 pub struct KeyOwner {
+    /// The key's id.
+    pub api_key_id: ApiKeyId,
+    /// The key's first characters.
+    pub prefix: String,
     /// Its application.
     pub application_id: ApplicationId,
     /// What the key may do.
@@ -55,7 +64,7 @@ pub struct KeyOwner {
 }
 
 const FIND_OWNER: &str = "-- api_keys.find_owner
-select k.application_id, k.scopes
+select k.id, k.prefix, k.application_id, k.scopes
 from api_keys k
 join applications a on a.id = k.application_id
 where k.key_hash = $1 and (k.expires_at is null or k.expires_at > now()) and a.deleted_at is null";
@@ -68,7 +77,12 @@ pub async fn find_owner(store: &Store, hash: &KeyHash) -> Result<Option<KeyOwner
     let client = store.durable().await?;
     let statement = client.prepare_cached(FIND_OWNER).await?;
     let row = client.query_opt(&statement, &[&hash.as_slice()]).await?;
-    Ok(row.map(|row| KeyOwner { application_id: row.get(0), scopes: row.get(1) }))
+    Ok(row.map(|row| KeyOwner {
+        api_key_id: row.get(0),
+        prefix: row.get(1),
+        application_id: row.get(2),
+        scopes: row.get(3),
+    }))
 }
 
 const CREATE: &str = "-- api_keys.create
@@ -82,18 +96,20 @@ returning id, name, prefix, scopes, expires_at, last_used_at, created_at";
 /// When PostgreSQL does not answer.
 pub async fn create(
     store: &Store,
+    actor: &Actor,
     application: ApplicationId,
     key: &NewApiKey,
 ) -> Result<ApiKey, StoreError> {
     let mut client = store.durable().await?;
     let transaction = client.transaction().await?;
-    let created = insert(&transaction, application, key).await?;
+    let created = insert(&transaction, actor, application, key).await?;
     transaction.commit().await?;
     Ok(created)
 }
 
 pub(super) async fn insert(
     transaction: &Transaction<'_>,
+    actor: &Actor,
     application: ApplicationId,
     key: &NewApiKey,
 ) -> Result<ApiKey, StoreError> {
@@ -104,7 +120,29 @@ pub(super) async fn insert(
             &[&application, &key.name, &key.prefix, &key.hash.as_slice(), &key.scopes, &key.expires_at],
         )
         .await?;
-    Ok(parse(&row))
+    let created = parse(&row);
+    let change = Change::of("api_key.create", created.id.0, None, Some(&created));
+    audit::note(transaction, application, actor, change).await?;
+    Ok(created)
+}
+
+const GET: &str = "-- api_keys.get
+select id, name, prefix, scopes, expires_at, last_used_at, created_at
+from api_keys
+where application_id = $1 and id = $2";
+
+/// One key of an application.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn get(
+    store: &Store,
+    application: ApplicationId,
+    key: ApiKeyId,
+) -> Result<Option<ApiKey>, StoreError> {
+    let client = store.durable().await?;
+    let statement = client.prepare_cached(GET).await?;
+    Ok(client.query_opt(&statement, &[&application, &key]).await?.as_ref().map(parse))
 }
 
 const LIST: &str = "-- api_keys.list
@@ -132,16 +170,30 @@ pub async fn list(
 }
 
 const DELETE: &str = "-- api_keys.delete
-delete from api_keys where application_id = $1 and id = $2";
+delete from api_keys
+where application_id = $1 and id = $2
+returning id, name, prefix, scopes, expires_at, last_used_at, created_at";
 
 /// Revokes a key at once. False: there was none.
 ///
 /// # Errors
 /// When PostgreSQL does not answer.
-pub async fn delete(store: &Store, application: ApplicationId, key: ApiKeyId) -> Result<bool, StoreError> {
-    let client = store.durable().await?;
-    let statement = client.prepare_cached(DELETE).await?;
-    Ok(client.execute(&statement, &[&application, &key]).await? > 0)
+pub async fn delete(
+    store: &Store,
+    actor: &Actor,
+    application: ApplicationId,
+    key: ApiKeyId,
+) -> Result<bool, StoreError> {
+    let mut client = store.durable().await?;
+    let transaction = client.transaction().await?;
+    let statement = transaction.prepare_cached(DELETE).await?;
+    let Some(row) = transaction.query_opt(&statement, &[&application, &key]).await? else {
+        return Ok(false);
+    };
+    let change = Change::of("api_key.delete", key.0, Some(&parse(&row)), None);
+    audit::note(&transaction, application, actor, change).await?;
+    transaction.commit().await?;
+    Ok(true)
 }
 
 const RECORD_USE: &str = "-- api_keys.record_use

@@ -1,12 +1,18 @@
 //! Claiming: a batch of ids from Redis becomes leased deliveries with all that is needed to send them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use postgres_types::Json;
 use tokio_postgres::Row;
 
+use super::headers::StoredHeader;
 use super::page::id_bounds;
-use super::{Store, StoreError};
+use super::secrets::StoredKey;
+use super::{Store, StoreError, operational};
 use crate::ids::{DelivererNumber, DeliveryId, EndpointId, EventId, LeaseId};
+use crate::keyring::Stored;
+use crate::signing::Algorithm;
 
 /// A lease lasts as long as the slowest endpoint of its batch may take, and this.
 pub const LEASE_MARGIN: Duration = Duration::from_secs(15);
@@ -48,8 +54,8 @@ pub struct EventContent {
 pub struct EndpointSettings {
     /// Where.
     pub url: String,
-    /// Headers of its own, by name, as a JSON object of strings.
-    pub headers: serde_json::Value,
+    /// Headers of its own, by name.
+    pub headers: BTreeMap<String, StoredHeader>,
     /// Names of headers whose values are not to be kept.
     pub sensitive_headers: Vec<String>,
     /// For the whole exchange.
@@ -58,8 +64,8 @@ pub struct EndpointSettings {
     pub retry_schedule: Option<Vec<i32>>,
     /// Statuses that are never retried; `None`: the default list.
     pub permanent_statuses: Option<Vec<i16>>,
-    /// Every live signing secret, newest first.
-    pub secrets: Vec<Vec<u8>>,
+    /// Every live signing key, newest first.
+    pub keys: Vec<StoredKey>,
 }
 
 /// What a claim saw. Every id is in exactly one of the three, or is nowhere: it could not be looked at.
@@ -70,7 +76,8 @@ pub struct Claim {
     /// Ids of endpoints that keep the order: [`claim_next`] tells which delivery is next.
     pub ordered: Vec<DeliveryId>,
     /// Nothing to do: closed, not due yet, leased by another, parked because its endpoint is disabled,
-    /// cancelled because its endpoint is gone, or gone itself. The id can leave Redis.
+    /// cancelled because its endpoint is gone or its replay was cancelled, or gone itself. The id can leave
+    /// Redis.
     pub settled: Vec<DeliveryId>,
 }
 
@@ -79,14 +86,14 @@ pub struct Claim {
 const CLAIM: &str = "-- deliveries.claim
 with seen as materialized (
     select d.id, d.event_id, d.endpoint_id, d.attempt_count, d.max_attempts,
-           d.next_retry_at, d.lease_id, d.completed_at, d.position
+           d.next_retry_at, d.lease_id, d.completed_at, d.position, d.replay_id
     from deliveries d
     where d.id = any ($1) and d.id between $4 and $5
     order by d.id
     for no key update
 ),
 judged as materialized (
-    select s.id, s.event_id, s.endpoint_id, s.attempt_count, s.max_attempts, e.timeout_seconds,
+    select s.id, s.event_id, s.endpoint_id, s.attempt_count, s.max_attempts, s.position, e.timeout_seconds,
            case
                -- Where order is kept, an id says no more than: look at this endpoint.
                when e.ordered and s.position is not null and e.deleted_at is null and not $6
@@ -94,12 +101,14 @@ judged as materialized (
                when s.completed_at is not null then 'closed'
                when s.lease_id is not null then 'leased'
                when e.id is null or e.deleted_at is not null then 'orphaned'
+               when r.id is not null then 'withdrawn'
                when not e.is_active then 'disabled'
                when s.next_retry_at > now() then 'not_due'
                else 'claimed'
            end as verdict
     from seen s
     left join endpoints e on e.id = s.endpoint_id
+    left join replays r on r.id = s.replay_id and r.status = 'cancelled'
 ),
 lease as (
     insert into leases (deliverer, expires_at, delivery_ids)
@@ -118,9 +127,16 @@ leased as (
 cancelled as (
     update deliveries d
     set status = 'cancelled', completed_at = now(), next_retry_at = null,
-        last_error = 'the endpoint was deleted'
+        last_error = case j.verdict
+            when 'orphaned' then 'the endpoint was deleted'
+            else 'the replay that has made or reopened it was cancelled'
+        end
     from judged j
-    where d.id = j.id and d.id between $4 and $5 and j.verdict = 'orphaned'
+    where d.id = j.id and d.id between $4 and $5 and j.verdict in ('orphaned', 'withdrawn')
+),
+passed as (
+    insert into outbox (delivery_id, endpoint_id)
+    select id, endpoint_id from judged where verdict = 'withdrawn' and position is not null
 ),
 parked as (
     insert into outbox (delivery_id, endpoint_id, parked)
@@ -129,24 +145,29 @@ parked as (
     where j.verdict = 'disabled'
       and (
           select true from outbox o
-          where o.parked and o.endpoint_id = j.endpoint_id and o.delivery_id = j.id
+          where o.parked and o.endpoint_id = j.endpoint_id and o.bulk = any ('{f,t}') and o.delivery_id = j.id
           limit 1
       ) is null
+),
+-- Once for each endpoint, however many of its deliveries are claimed.
+key as materialized (
+    select s.endpoint_id,
+           array_agg(s.algorithm order by s.id desc) as algorithms,
+           array_agg(s.secret order by s.id desc) as secrets,
+           array_agg(s.master_key_id order by s.id desc) as master_key_ids
+    from (select distinct endpoint_id as id from judged where verdict = 'claimed') e
+    join endpoint_secrets s on s.endpoint_id = e.id and (s.expires_at is null or s.expires_at > now())
+    group by s.endpoint_id
 )
 select j.id, l.id, (j.attempt_count + 1)::smallint, j.max_attempts, j.endpoint_id, j.event_id,
        v.event_type, rfc3339(v.created_at), v.payload::text,
        e.url, e.headers, e.sensitive_headers, e.timeout_seconds, e.retry_schedule, e.permanent_statuses,
-       case when j.verdict = 'claimed' then array(
-           select s.secret from endpoint_secrets s
-           where s.endpoint_id = e.id and s.algorithm = 'hmac-sha256'
-             and (s.expires_at is null or s.expires_at > now())
-           order by s.id desc
-       ) end,
-       j.verdict = 'ordered'
+       k.algorithms, k.secrets, k.master_key_ids, j.verdict = 'ordered'
 from judged j
 left join lease l on j.verdict = 'claimed'
 left join endpoints e on j.verdict = 'claimed' and e.id = j.endpoint_id
 left join events v on j.verdict = 'claimed' and v.id = j.event_id and v.expunged_at is null
+left join key k on k.endpoint_id = e.id
 order by j.id";
 
 /// Takes a lease on those of the deliveries that are open and due, and tells what it saw of every one.
@@ -169,7 +190,7 @@ pub async fn claim(
     for row in &rows {
         match row.get::<_, Option<LeaseId>>(1) {
             Some(lease_id) => claim.claimed.push(claimed(row, lease_id)),
-            None if row.get(16) => claim.ordered.push(row.get(0)),
+            None if row.get(18) => claim.ordered.push(row.get(0)),
             None => claim.settled.push(row.get(0)),
         }
     }
@@ -250,14 +271,28 @@ fn claimed(row: &Row, lease_id: LeaseId) -> Claimed {
         }),
         endpoint: EndpointSettings {
             url: row.get(9),
-            headers: row.get(10),
+            headers: row.get::<_, Json<_>>(10).0,
             sensitive_headers: row.get(11),
             timeout: Duration::from_secs(u64::from(row.get::<_, i16>(12).unsigned_abs())),
             retry_schedule: row.get(13),
             permanent_statuses: row.get(14),
-            secrets: row.get(15),
+            keys: keys(row, 15),
         },
     }
+}
+
+fn keys(row: &Row, column: usize) -> Vec<StoredKey> {
+    let algorithms: Option<Vec<Algorithm>> = row.get(column);
+    let secrets: Option<Vec<Vec<u8>>> = row.get(column + 1);
+    let master_key_ids: Option<Vec<Option<String>>> = row.get(column + 2);
+    let columns = algorithms.into_iter().flatten().zip(secrets.into_iter().flatten());
+    columns
+        .zip(master_key_ids.into_iter().flatten())
+        .map(|((algorithm, bytes), master_key_id)| StoredKey {
+            algorithm,
+            stored: Stored { master_key_id, bytes },
+        })
+        .collect()
 }
 
 const BURY: &str = "-- deliveries.bury
@@ -282,8 +317,10 @@ on conflict do nothing";
 /// # Errors
 /// When PostgreSQL does not answer.
 pub async fn bury(store: &Store, delivery: DeliveryId, reason: &str) -> Result<(), StoreError> {
-    let client = store.durable().await?;
-    let statement = client.prepare_cached(BURY).await?;
-    client.execute(&statement, &[&delivery, &reason]).await?;
-    Ok(())
+    let mut client = store.durable().await?;
+    let transaction = client.transaction().await?;
+    let statement = transaction.prepare_cached(BURY).await?;
+    transaction.execute(&statement, &[&delivery, &reason]).await?;
+    operational::emit_dead_letters(&transaction, &[delivery]).await?;
+    Ok(transaction.commit().await?)
 }

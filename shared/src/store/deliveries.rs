@@ -1,8 +1,10 @@
 //! Deliveries, read, and moved by hand: retried and cancelled.
 
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 use tokio_postgres::Row;
 
+use super::audit::{self, Actor, Change};
 use super::page::{IdRange, MAX_SCANNED, Page};
 use super::{Store, StoreError};
 use crate::delivery::DeliveryStatus;
@@ -232,7 +234,7 @@ const RETRY: &str = "-- deliveries.retry
 with seen as materialized (
     select id, status, endpoint_id, event_id
     from deliveries
-    where id = $1 and ($2::uuid is null or application_id = $2)
+    where id = $1 and application_id = $2
     for no key update
 ),
 judged as materialized (
@@ -253,7 +255,9 @@ moved as (
         status = case when d.completed_at is null then d.status else 'pending' end,
         max_attempts = case when d.completed_at is null then d.max_attempts else d.attempt_count + 1 end,
         completed_at = null,
-        dead_at = null
+        dead_at = null,
+        -- A replay that is cancelled does not withdraw it any more.
+        replay_id = null
     from judged j
     where d.id = j.id and j.refusal is null
     returning d.id, d.endpoint_id
@@ -273,10 +277,11 @@ from judged j";
 /// When PostgreSQL does not answer.
 pub async fn retry(
     store: &Store,
-    application: Option<ApplicationId>,
+    actor: &Actor,
+    application: ApplicationId,
     delivery: DeliveryId,
 ) -> Result<Moved, StoreError> {
-    move_by_hand(store, RETRY, application, delivery).await
+    move_by_hand(store, RETRY, ("delivery.retry", actor), application, delivery).await
 }
 
 /// Without its lease, what is under way is still recorded as an attempt, and moves nothing.
@@ -284,7 +289,7 @@ const CANCEL: &str = "-- deliveries.cancel
 with seen as materialized (
     select id, status, completed_at
     from deliveries
-    where id = $1 and ($2::uuid is null or application_id = $2)
+    where id = $1 and application_id = $2
     for no key update
 ),
 moved as (
@@ -309,21 +314,32 @@ from seen s";
 /// When PostgreSQL does not answer.
 pub async fn cancel(
     store: &Store,
-    application: Option<ApplicationId>,
+    actor: &Actor,
+    application: ApplicationId,
     delivery: DeliveryId,
 ) -> Result<Moved, StoreError> {
-    move_by_hand(store, CANCEL, application, delivery).await
+    move_by_hand(store, CANCEL, ("delivery.cancel", actor), application, delivery).await
+}
+
+/// What the audit log keeps of a delivery.
+#[derive(Serialize)]
+struct Standing {
+    status: DeliveryStatus,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_retry_at: Option<DateTime<Utc>>,
 }
 
 async fn move_by_hand(
     store: &Store,
     sql: &str,
-    application: Option<ApplicationId>,
+    (action, actor): (&'static str, &Actor),
+    application: ApplicationId,
     delivery: DeliveryId,
 ) -> Result<Moved, StoreError> {
-    let client = store.durable().await?;
-    let statement = client.prepare_cached(sql).await?;
-    let Some(row) = client.query_opt(&statement, &[&delivery, &application]).await? else {
+    let mut client = store.durable().await?;
+    let transaction = client.transaction().await?;
+    let statement = transaction.prepare_cached(sql).await?;
+    let Some(row) = transaction.query_opt(&statement, &[&delivery, &application]).await? else {
         return Ok(Moved::Unknown);
     };
     if let Some(refusal) = row.get(1) {
@@ -335,9 +351,14 @@ async fn move_by_hand(
             _ => Refusal::Closed(row.get(0)),
         }));
     }
-    let get = client.prepare_cached(GET).await?;
-    let now = client.query_opt(&get, &[&delivery, &application]).await?;
-    Ok(now.map_or(Moved::Unknown, |row| Moved::Delivery(Box::new(parse(&row, 0)))))
+    let get = transaction.prepare_cached(GET).await?;
+    let moved = parse(&transaction.query_one(&get, &[&delivery, &Some(application)]).await?, 0);
+    let before = Standing { status: row.get(0), next_retry_at: None };
+    let after = Standing { status: moved.status, next_retry_at: moved.next_retry_at };
+    let change = Change::of(action, delivery, Some(&before), Some(&after));
+    audit::note(&transaction, application, actor, change).await?;
+    transaction.commit().await?;
+    Ok(Moved::Delivery(Box::new(moved)))
 }
 
 fn parse(row: &Row, first: usize) -> Delivery {

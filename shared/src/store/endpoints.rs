@@ -3,27 +3,34 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
+use deadpool_postgres::GenericClient;
 use postgres_types::Json;
+use serde::Serialize;
 use tokio_postgres::Row;
 
+use super::audit::{self, Actor, Change};
+use super::headers::{self, StoredHeader};
 use super::page::Page;
-use super::{Store, StoreError};
+use super::{Store, StoreError, secrets};
 use crate::filter::Filter;
 use crate::ids::{ApplicationId, EndpointId};
-use crate::signing::Secret;
+use crate::keyring::Keyring;
+use crate::signing::SigningKey;
 
 /// The settings of an endpoint that its application chooses.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct EndpointSettings {
     /// Where it is, absolute.
     pub url: String,
     /// For people.
     pub description: String,
     /// A JSON object of the application's, as text.
+    #[serde(serialize_with = "audit::raw")]
     pub metadata: String,
     /// Patterns of event types.
     pub event_types: Vec<String>,
-    /// Sent with every webhook.
+    /// Sent with every webhook. A sensitive one has [`MASK`](headers::MASK) for its value when it is read;
+    /// when it is written, that keeps the value it has.
     pub headers: BTreeMap<String, String>,
     /// Which of them are write-only, by name.
     pub sensitive_headers: Vec<String>,
@@ -40,27 +47,33 @@ pub struct EndpointSettings {
     /// For a whole exchange.
     pub timeout_seconds: i16,
     /// Which payloads it gets; `None`: all.
+    #[serde(serialize_with = "filter_json")]
     pub filter: Option<Filter>,
     /// Keeps the order of acceptance.
     pub ordered: bool,
 }
 
-/// An endpoint.
-#[derive(Debug, Clone)]
+/// An endpoint. It serialises to what the audit log keeps of it.
+#[derive(Debug, Clone, Serialize)]
 pub struct Endpoint {
     /// Its id.
+    #[serde(skip)]
     pub id: EndpointId,
     /// Whose it is.
+    #[serde(skip)]
     pub application_id: ApplicationId,
     /// What its application chose.
+    #[serde(flatten)]
     pub settings: EndpointSettings,
     /// False: new events do not match it, and what is open waits.
     pub is_active: bool,
     /// Why it is not active.
     pub disabled_reason: Option<String>,
     /// When it was made.
+    #[serde(skip)]
     pub created_at: DateTime<Utc>,
     /// When it was last changed.
+    #[serde(skip)]
     pub updated_at: DateTime<Utc>,
 }
 
@@ -75,17 +88,26 @@ pub enum Created {
     UnknownApplication,
 }
 
-macro_rules! columns {
+fn filter_json<S: serde::Serializer>(filter: &Option<Filter>, serializer: S) -> Result<S::Ok, S::Error> {
+    match filter {
+        Some(filter) => audit::raw(&filter.json, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
+macro_rules! endpoint_columns {
     () => {
         "id, application_id, url, description, metadata::text, event_types, headers, sensitive_headers, \
          rate_limit, concurrency_limit, max_attempts, retry_schedule, permanent_statuses, timeout_seconds, \
          filter::text, filter_path::text, ordered, is_active, disabled_reason, created_at, updated_at"
     };
 }
+pub(super) use endpoint_columns;
 
 /// Makes those who create endpoints of one application take turns, so that they count right.
+/// The id of the new endpoint comes along, for its secrets are bound to it.
 const LOCK: &str = "-- applications.lock
-select id from applications where id = $1 and deleted_at is null for no key update";
+select uuid_v7() from applications where id = $1 and deleted_at is null for no key update";
 
 const COUNT: &str = "-- endpoints.count
 select count(*) from endpoints where application_id = $1 and deleted_at is null";
@@ -93,37 +115,38 @@ select count(*) from endpoints where application_id = $1 and deleted_at is null"
 const CREATE: &str = concat!(
     "-- endpoints.create
 insert into endpoints (
-    application_id, url, description, metadata, event_types, headers, sensitive_headers, rate_limit,
+    id, application_id, url, description, metadata, event_types, headers, sensitive_headers, rate_limit,
     concurrency_limit, max_attempts, retry_schedule, permanent_statuses, timeout_seconds, ordered, is_active,
     filter, filter_path
 )
-values ($1, $2, $3, $4::text::jsonb, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16::text::jsonb,
-        $17::text::jsonpath)
+values ($1, $2, $3, $4, $5::text::jsonb, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
+        $17::text::jsonb, $18::text::jsonpath)
 returning ",
-    columns!()
+    endpoint_columns!()
 );
 
-const CREATE_SECRET: &str = "-- endpoint_secrets.create
-insert into endpoint_secrets (endpoint_id, secret) values ($1, $2)";
-
-/// Makes an endpoint with its secret, unless its application has `max_endpoints` already.
+/// Makes an endpoint with its signing key, unless its application has `max_endpoints` already.
 ///
 /// # Errors
 /// When PostgreSQL does not answer.
+#[expect(clippy::too_many_arguments, reason = "who, where, and what an endpoint is made of")]
 pub async fn create(
     store: &Store,
+    keyring: &Keyring,
+    actor: &Actor,
     application: ApplicationId,
     settings: &EndpointSettings,
     is_active: bool,
-    secret: &Secret,
+    key: &SigningKey,
     max_endpoints: u32,
 ) -> Result<Created, StoreError> {
     let mut client = store.durable().await?;
     let transaction = client.transaction().await?;
     let lock = transaction.prepare_cached(LOCK).await?;
-    if transaction.query_opt(&lock, &[&application]).await?.is_none() {
+    let Some(row) = transaction.query_opt(&lock, &[&application]).await? else {
         return Ok(Created::UnknownApplication);
-    }
+    };
+    let id: EndpointId = row.get(0);
     let count = transaction.prepare_cached(COUNT).await?;
     let existing: i64 = transaction.query_one(&count, &[&application]).await?.get(0);
     if existing >= i64::from(max_endpoints) {
@@ -134,12 +157,13 @@ pub async fn create(
         .query_one(
             &insert,
             &[
+                &id,
                 &application,
                 &settings.url,
                 &settings.description,
                 &settings.metadata,
                 &settings.event_types,
-                &Json(&settings.headers),
+                &Json(headers::seal(keyring, id, settings, BTreeMap::new())),
                 &settings.sensitive_headers,
                 &settings.rate_limit,
                 &settings.concurrency_limit,
@@ -155,8 +179,9 @@ pub async fn create(
         )
         .await?;
     let endpoint = parse(&row);
-    let insert_secret = transaction.prepare_cached(CREATE_SECRET).await?;
-    transaction.execute(&insert_secret, &[&endpoint.id, &secret.as_bytes()]).await?;
+    secrets::insert(&transaction, keyring, id, key).await?;
+    let change = Change::of("endpoint.create", id.0, None, Some(&endpoint));
+    audit::note(&transaction, application, actor, change).await?;
     transaction.commit().await?;
     Ok(Created::Endpoint(Box::new(endpoint)))
 }
@@ -164,7 +189,7 @@ pub async fn create(
 const FIND: &str = concat!(
     "-- endpoints.get
 select ",
-    columns!(),
+    endpoint_columns!(),
     "
 from endpoints
 where application_id = $1 and id = $2 and deleted_at is null"
@@ -188,7 +213,7 @@ pub async fn get(
 const LIST: &str = concat!(
     "-- endpoints.list
 select ",
-    columns!(),
+    endpoint_columns!(),
     "
 from endpoints
 where application_id = $1 and id < $2 and deleted_at is null
@@ -213,34 +238,30 @@ pub async fn list(
     Ok(Page::of_one_more(rows.iter().map(parse).collect(), limit as usize, |endpoint| endpoint.id.0))
 }
 
-const FIND_SECRET: &str = "-- endpoint_secrets.get
-select s.secret
-from endpoint_secrets s
-join endpoints e on e.id = s.endpoint_id
-where e.application_id = $1 and e.id = $2 and e.deleted_at is null
-  and s.algorithm = 'hmac-sha256' and s.master_key_id is null
-  and (s.expires_at is null or s.expires_at > now())
-order by s.id desc
-limit 1";
+const UNKNOWN: &str = "-- endpoints.unknown
+select i.id
+from unnest($2::uuid[]) as i (id)
+where not exists (
+    select from endpoints e where e.id = i.id and e.application_id = $1 and e.deleted_at is null
+)";
 
-/// The newest live secret of an endpoint.
+/// Those of the endpoints that are not the application's, or were deleted.
 ///
 /// # Errors
 /// When PostgreSQL does not answer.
-pub async fn get_secret(
-    store: &Store,
+pub(super) async fn unknown(
+    client: &impl GenericClient,
     application: ApplicationId,
-    endpoint: EndpointId,
-) -> Result<Option<Secret>, StoreError> {
-    let client = store.durable().await?;
-    let statement = client.prepare_cached(FIND_SECRET).await?;
-    let row = client.query_opt(&statement, &[&application, &endpoint]).await?;
-    row.map(|row| Secret::from_bytes(row.get(0)))
-        .transpose()
-        .map_err(|error| StoreError::Schema(format!("the stored secret of endpoint {endpoint} {error}")))
+    endpoints: &[EndpointId],
+) -> Result<Vec<EndpointId>, StoreError> {
+    let statement = client.prepare_cached(UNKNOWN).await?;
+    let rows = client.query(&statement, &[&application, &endpoints]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-fn parse(row: &Row) -> Endpoint {
+pub(super) fn parse(row: &Row) -> Endpoint {
+    let sensitive_headers: Vec<String> = row.get(7);
+    let Json(stored) = row.get::<_, Json<BTreeMap<String, StoredHeader>>>(6);
     Endpoint {
         id: row.get(0),
         application_id: row.get(1),
@@ -249,8 +270,8 @@ fn parse(row: &Row) -> Endpoint {
             description: row.get(3),
             metadata: row.get(4),
             event_types: row.get(5),
-            headers: row.get::<_, Json<BTreeMap<String, String>>>(6).0,
-            sensitive_headers: row.get(7),
+            headers: headers::mask(stored, &sensitive_headers),
+            sensitive_headers,
             rate_limit: row.get(8),
             concurrency_limit: row.get(9),
             max_attempts: row.get(10),

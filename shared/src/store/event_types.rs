@@ -1,29 +1,37 @@
 //! The catalogue of event types.
 
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 use tokio_postgres::Row;
+use uuid::Uuid;
 
+use super::audit::{self, Actor, Change};
 use super::{Store, StoreError};
 use crate::ids::ApplicationId;
 
-/// What an application says of one of its event types.
-#[derive(Debug, Clone)]
+/// What an application says of one of its event types. It serialises to what the audit log keeps of it.
+#[derive(Debug, Clone, Serialize)]
 pub struct EventTypeEntry {
     /// Whose it is.
+    #[serde(skip)]
     pub application_id: ApplicationId,
     /// The type.
     pub name: String,
     /// For people.
     pub description: String,
     /// What `data` may look like, as JSON text.
+    #[serde(serialize_with = "audit::raw_or_null")]
     pub example: Option<String>,
     /// What `data` must satisfy, as JSON text.
+    #[serde(serialize_with = "audit::raw_or_null")]
     pub json_schema: Option<String>,
     /// It counts as not in the catalogue: its schema is not asked for, and strict applications refuse it.
     pub is_archived: bool,
     /// When it was made.
+    #[serde(skip)]
     pub created_at: DateTime<Utc>,
     /// When it was last changed.
+    #[serde(skip)]
     pub updated_at: DateTime<Utc>,
 }
 
@@ -40,13 +48,16 @@ pub struct EventTypeSettings {
     pub is_archived: bool,
 }
 
-/// Event types, by name, and the last name where others follow.
+/// The place of an event type in a list: its application, then its name.
+pub type Place = (ApplicationId, String);
+
+/// Event types, and the place of the last one where others follow.
 #[derive(Debug, Clone)]
 pub struct EventTypePage {
     /// The entries.
     pub items: Vec<EventTypeEntry>,
     /// Where the next page begins; `None`: this was the last one.
-    pub next: Option<String>,
+    pub next: Option<Place>,
 }
 
 macro_rules! columns {
@@ -70,17 +81,23 @@ returning ",
 /// [`StoreError::is_unique_violation`] where it is there already; when PostgreSQL does not answer.
 pub async fn create(
     store: &Store,
+    actor: &Actor,
     application: ApplicationId,
     name: &str,
     settings: &EventTypeSettings,
 ) -> Result<EventTypeEntry, StoreError> {
-    let client = store.durable().await?;
-    let statement = client.prepare_cached(CREATE).await?;
+    let mut client = store.durable().await?;
+    let transaction = client.transaction().await?;
+    let statement = transaction.prepare_cached(CREATE).await?;
     let EventTypeSettings { description, example, json_schema, is_archived } = settings;
-    let row = client
+    let row = transaction
         .query_one(&statement, &[&application, &name, description, example, json_schema, is_archived])
         .await?;
-    Ok(parse(&row))
+    let created = parse(&row);
+    let change = Change::of("event_type.create", name, None, Some(&created));
+    audit::note(&transaction, application, actor, change).await?;
+    transaction.commit().await?;
+    Ok(created)
 }
 
 const GET: &str = concat!(
@@ -106,37 +123,55 @@ pub async fn get(
     Ok(client.query_opt(&statement, &[&application, &name]).await?.as_ref().map(parse))
 }
 
-const LIST: &str = concat!(
-    "-- event_types.list
+/// `$scope` picks where the index is entered.
+macro_rules! list {
+    ($name:literal, $scope:literal) => {
+        concat!(
+            "-- event_types.",
+            $name,
+            "
 select ",
-    columns!(),
-    "
+            columns!(),
+            "
 from event_types
-where application_id = $1 and name > $2 and ($3 or not is_archived)
-order by name
-limit $4"
-);
+where ",
+            $scope,
+            " and (application_id, name) > ($2::uuid, $3) and ($4 or not is_archived)
+order by application_id, name
+limit $5"
+        )
+    };
+}
 
-/// The event types of an application after the name `after`, in the order of their names, `limit` at most.
+const LIST: &str = list!("list", "application_id = $1");
+const LIST_ALL: &str = list!("list_all", "$1::uuid is null");
+
+/// Event types after the place `after`, in the order of their applications and names, `limit` at most.
 ///
 /// # Errors
 /// When PostgreSQL does not answer.
 pub async fn list(
     store: &Store,
-    application: ApplicationId,
-    after: Option<&str>,
+    application: Option<ApplicationId>,
+    after: Option<&Place>,
     with_archived: bool,
     limit: u32,
 ) -> Result<EventTypePage, StoreError> {
     let client = store.durable().await?;
-    let statement = client.prepare_cached(LIST).await?;
-    let after = after.unwrap_or_default();
-    let rows =
-        client.query(&statement, &[&application, &after, &with_archived, &(i64::from(limit) + 1)]).await?;
+    let sql = if application.is_some() { LIST } else { LIST_ALL };
+    let statement = client.prepare_cached(sql).await?;
+    let (after_application, after_name) =
+        after.map_or((Uuid::nil(), ""), |(application, name)| (application.0, name));
+    let rows = client
+        .query(
+            &statement,
+            &[&application, &after_application, &after_name, &with_archived, &(i64::from(limit) + 1)],
+        )
+        .await?;
     let mut items: Vec<_> = rows.iter().map(parse).collect();
     let has_more = items.len() > limit as usize;
     items.truncate(limit as usize);
-    let next = items.last().filter(|_| has_more).map(|last| last.name.clone());
+    let next = items.last().filter(|_| has_more).map(|last| (last.application_id, last.name.clone()));
     Ok(EventTypePage { items, next })
 }
 
@@ -157,13 +192,15 @@ returning ",
 /// When PostgreSQL does not answer.
 pub async fn update(
     store: &Store,
+    actor: &Actor,
     seen: &EventTypeEntry,
     settings: &EventTypeSettings,
 ) -> Result<Option<EventTypeEntry>, StoreError> {
-    let client = store.durable().await?;
-    let statement = client.prepare_cached(UPDATE).await?;
+    let mut client = store.durable().await?;
+    let transaction = client.transaction().await?;
+    let statement = transaction.prepare_cached(UPDATE).await?;
     let EventTypeSettings { description, example, json_schema, is_archived } = settings;
-    let row = client
+    let row = transaction
         .query_opt(
             &statement,
             &[
@@ -177,20 +214,41 @@ pub async fn update(
             ],
         )
         .await?;
-    Ok(row.as_ref().map(parse))
+    let Some(row) = row else { return Ok(None) };
+    let changed = parse(&row);
+    let change = Change::of("event_type.update", &seen.name, Some(seen), Some(&changed));
+    audit::note(&transaction, seen.application_id, actor, change).await?;
+    transaction.commit().await?;
+    Ok(Some(changed))
 }
 
-const DELETE: &str = "-- event_types.delete
-delete from event_types where application_id = $1 and name = $2";
+const DELETE: &str = concat!(
+    "-- event_types.delete
+delete from event_types where application_id = $1 and name = $2
+returning ",
+    columns!()
+);
 
 /// Removes an event type from the catalogue; false: it was not there.
 ///
 /// # Errors
 /// When PostgreSQL does not answer.
-pub async fn delete(store: &Store, application: ApplicationId, name: &str) -> Result<bool, StoreError> {
-    let client = store.durable().await?;
-    let statement = client.prepare_cached(DELETE).await?;
-    Ok(client.execute(&statement, &[&application, &name]).await? > 0)
+pub async fn delete(
+    store: &Store,
+    actor: &Actor,
+    application: ApplicationId,
+    name: &str,
+) -> Result<bool, StoreError> {
+    let mut client = store.durable().await?;
+    let transaction = client.transaction().await?;
+    let statement = transaction.prepare_cached(DELETE).await?;
+    let Some(row) = transaction.query_opt(&statement, &[&application, &name]).await? else {
+        return Ok(false);
+    };
+    let change = Change::of("event_type.delete", name, Some(&parse(&row)), None);
+    audit::note(&transaction, application, actor, change).await?;
+    transaction.commit().await?;
+    Ok(true)
 }
 
 /// A JSON Schema, and the hash by which it is known.

@@ -29,6 +29,8 @@ pub struct Event {
     pub idempotency_key: String,
     /// When it was accepted.
     pub created_at: DateTime<Utc>,
+    /// When its payload was removed on request.
+    pub expunged_at: Option<DateTime<Utc>>,
 }
 
 /// Which events a list holds.
@@ -47,7 +49,7 @@ pub struct EventFilter {
 }
 
 const GET: &str = "-- events.get
-select id, application_id, event_type, payload::text, idempotency_key, created_at
+select id, application_id, event_type, payload::text, idempotency_key, created_at, expunged_at
 from events
 where id = $1 and ($2::uuid is null or application_id = $2)";
 
@@ -92,7 +94,7 @@ macro_rules! list {
             $name,
             "
 with scanned as materialized (
-    select id, application_id, event_type, payload, idempotency_key, created_at,
+    select id, application_id, event_type, payload, idempotency_key, created_at, expunged_at,
            sum(pg_column_size(payload)) over (order by id desc rows unbounded preceding) as stored_bytes
     from events
     where ",
@@ -107,12 +109,12 @@ seen as materialized (
     where stored_bytes - pg_column_size(payload) < $11
 ),
 matched as materialized (
-    select id, application_id, event_type, payload::text as data, idempotency_key, created_at
+    select id, application_id, event_type, payload::text as data, idempotency_key, created_at, expunged_at
     from seen
     where ($4::text[] is null or event_type = any ($4))
       and ($5::timestamptz is null or created_at >= $5)
       and ($6::timestamptz is null or created_at < $6)
-      and ($7::text is null or payload @> $7::text::jsonb)
+      and ($7::text is null or payload @> $7::text::jsonb and expunged_at is null)
     order by id desc
     limit $8
 ),
@@ -121,7 +123,7 @@ measured as materialized (
     from matched
 )
 select s.last_id, s.is_bounded, m.id, m.application_id, m.event_type, m.data, m.idempotency_key, m.created_at,
-       s.over_id
+       m.expunged_at, s.over_id
 from (
     select (select id from seen order by id limit 1) as last_id,
            (select count(*) = $9 from scanned) or (select count(*) from seen) < (select count(*) from scanned)
@@ -172,7 +174,7 @@ pub async fn list(
         )
         .await?;
     let page = Page::of_scan(&rows, limit as usize, |row| parse(row, 2), |event| event.id.0);
-    let is_cut = rows.first().is_some_and(|row| row.get::<_, Option<Uuid>>(8).is_some());
+    let is_cut = rows.first().is_some_and(|row| row.get::<_, Option<Uuid>>(9).is_some());
     let last = page.items.last().map(|event| event.id.0);
     Ok(Page { next: if is_cut { last } else { page.next }, ..page })
 }
@@ -185,5 +187,6 @@ fn parse(row: &Row, first: usize) -> Event {
         data: row.get(first + 3),
         idempotency_key: row.get(first + 4),
         created_at: row.get(first + 5),
+        expunged_at: row.get(first + 6),
     }
 }

@@ -18,11 +18,22 @@ pub async fn matches_sample(store: &Store, filter: &Filter, data: &str) -> Resul
 }
 
 const TEST_EVENT: &str = "-- filters.test_event
-select coalesce(payload @@ $3::text::jsonpath, false)
+select coalesce(payload @@ $3::text::jsonpath, false), expunged_at is not null
 from events
 where id = $1 and application_id = $2";
 
-/// Whether a stored event matches; `None`: there is no such event.
+/// What came of trying a filter on a stored event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tried {
+    /// Whether it matches.
+    Matched(bool),
+    /// Its payload was removed on request.
+    Expunged,
+    /// There is no such event.
+    UnknownEvent,
+}
+
+/// Whether a stored event matches.
 ///
 /// # Errors
 /// When PostgreSQL does not answer.
@@ -31,9 +42,13 @@ pub async fn matches_event(
     filter: &Filter,
     application: ApplicationId,
     event: EventId,
-) -> Result<Option<bool>, StoreError> {
+) -> Result<Tried, StoreError> {
     let client = store.durable().await?;
     let statement = client.prepare_cached(TEST_EVENT).await?;
     let row = client.query_opt(&statement, &[&event, &application, &filter.path]).await?;
-    Ok(row.map(|row| row.get(0)))
+    Ok(match row {
+        Some(row) if row.get(1) => Tried::Expunged,
+        Some(row) => Tried::Matched(row.get(0)),
+        None => Tried::UnknownEvent,
+    })
 }

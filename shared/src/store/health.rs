@@ -1,7 +1,13 @@
 //! What is known of the receivers: whether an endpoint's circuit breaker is open, and since when it fails.
+//! Written only where something has changed, and never with a delivery.
+
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde_json::json;
+use tokio_postgres::Row;
 
+use super::operational::{self, BREAKER_CLOSED, BREAKER_OPENED, OperationalEvent};
 use super::{Store, StoreError};
 use crate::ids::EndpointId;
 use crate::queue::BreakerChange;
@@ -13,23 +19,33 @@ pub struct EndpointHealth {
     pub is_open: bool,
     /// How it failed last.
     pub reason: Option<String>,
-    /// Since when everything fails.
+    /// Since when everything fails; `None`: the last attempts did not.
     pub failing_since: Option<DateTime<Utc>>,
     /// When it is probed next.
     pub next_probe_at: Option<DateTime<Utc>>,
 }
 
+/// Answers those that were closed before: a probe that fails opens one again.
 const OPEN: &str = "-- endpoint_health.open
-insert into endpoint_health (endpoint_id, state, reason, next_probe_at, failing_since)
-select c.endpoint_id, 'open', c.reason, now() + c.probe_ms * interval '1 millisecond',
-       now() - c.failing_ms * interval '1 millisecond'
-from unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[])
-     as c (endpoint_id, reason, probe_ms, failing_ms)
-join endpoints e on e.id = c.endpoint_id
-order by c.endpoint_id
-on conflict (endpoint_id) do update
-set state = 'open', reason = excluded.reason, next_probe_at = excluded.next_probe_at,
-    failing_since = coalesce(endpoint_health.failing_since, excluded.failing_since), updated_at = now()";
+with change as materialized (
+    select c.endpoint_id, e.application_id, e.url, c.reason, c.probe_ms, c.failing_ms
+    from unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[])
+         as c (endpoint_id, reason, probe_ms, failing_ms)
+    join endpoints e on e.id = c.endpoint_id
+),
+written as (
+    insert into endpoint_health (endpoint_id, state, reason, next_probe_at, failing_since)
+    select endpoint_id, 'open', reason, now() + probe_ms * interval '1 millisecond',
+           now() - failing_ms * interval '1 millisecond'
+    from change
+    order by endpoint_id
+    on conflict (endpoint_id) do update
+    set state = 'open', reason = excluded.reason, next_probe_at = excluded.next_probe_at,
+        failing_since = coalesce(endpoint_health.failing_since, excluded.failing_since), updated_at = now()
+)
+select c.endpoint_id, c.application_id, c.url, c.reason
+from change c
+where not exists (select from endpoint_health h where h.endpoint_id = c.endpoint_id and h.state = 'open')";
 
 const CLOSE: &str = "-- endpoint_health.close
 with opened as materialized (
@@ -37,20 +53,26 @@ with opened as materialized (
     where endpoint_id = any ($1) and state = 'open'
     order by endpoint_id
     for no key update
+),
+closed as (
+    update endpoint_health h
+    set state = 'closed', reason = null, next_probe_at = null, failing_since = null,
+        last_succeeded_at = now(), updated_at = now()
+    from opened o
+    where h.endpoint_id = o.endpoint_id
+    returning h.endpoint_id
 )
-update endpoint_health h
-set state = 'closed', reason = null, next_probe_at = null, failing_since = null, last_succeeded_at = now(),
-    updated_at = now()
-from opened o
-where h.endpoint_id = o.endpoint_id";
+select e.id, e.application_id, e.url, null::text
+from closed c join endpoints e on e.id = c.endpoint_id";
 
-/// Notes breakers that were opened, each with the reason, or closed. Where a change is lost, the endpoint's
-/// next exchange makes up for it.
+/// Notes breakers that were opened, each with the reason, or closed, and tells of those that have changed by
+/// operational events. Where a change is lost, the endpoint's next exchange makes up for it.
 ///
 /// # Errors
 /// When PostgreSQL does not answer.
 pub async fn note(store: &Store, changes: &[(BreakerChange, Option<String>)]) -> Result<(), StoreError> {
-    let client = store.relaxed().await?;
+    let mut client = store.durable().await?;
+    let transaction = client.transaction().await?;
     let (mut endpoints, mut reasons, mut probes, mut failing) = (vec![], vec![], vec![], vec![]);
     let mut closed = Vec::new();
     for (change, reason) in changes {
@@ -64,15 +86,93 @@ pub async fn note(store: &Store, changes: &[(BreakerChange, Option<String>)]) ->
             BreakerChange::Closed { endpoint_id } => closed.push(endpoint_id),
         }
     }
+    let mut events = Vec::new();
     if !endpoints.is_empty() {
-        let open = client.prepare_cached(OPEN).await?;
-        client.execute(&open, &[&endpoints, &reasons, &probes, &failing]).await?;
+        let open = transaction.prepare_cached(OPEN).await?;
+        let opened = transaction.query(&open, &[&endpoints, &reasons, &probes, &failing]).await?;
+        events.extend(opened.iter().map(|row| breaker_event(BREAKER_OPENED, row)));
     }
     if !closed.is_empty() {
-        let close = client.prepare_cached(CLOSE).await?;
-        client.execute(&close, &[&closed]).await?;
+        let close = transaction.prepare_cached(CLOSE).await?;
+        let closed = transaction.query(&close, &[&closed]).await?;
+        events.extend(closed.iter().map(|row| breaker_event(BREAKER_CLOSED, row)));
     }
-    Ok(())
+    operational::emit(&transaction, &events).await?;
+    Ok(transaction.commit().await?)
+}
+
+fn breaker_event(event_type: &'static str, row: &Row) -> OperationalEvent {
+    OperationalEvent {
+        application_id: row.get(1),
+        event_type,
+        data: json!({
+            "endpoint_id": row.get::<_, EndpointId>(0),
+            "url": row.get::<_, &str>(2),
+            "reason": row.get::<_, Option<&str>>(3),
+        }),
+        only: None,
+    }
+}
+
+const SUCCEEDED: &str = "-- endpoint_health.succeeded
+with recovered as materialized (
+    select endpoint_id
+    from endpoint_health
+    where endpoint_id = any ($1) and failing_since is not null
+    order by endpoint_id
+    for no key update
+)
+update endpoint_health h
+set failing_since = null, last_succeeded_at = now(), updated_at = now()
+from recovered r
+where h.endpoint_id = r.endpoint_id";
+
+/// A day without an attempt is no day of failure: the count begins anew.
+const FAILED: &str = "-- endpoint_health.failed
+with noted as (
+    insert into endpoint_health as h (endpoint_id, failing_since, last_failed_at)
+    select e.id, now(), now()
+    from endpoints e
+    where e.id = any ($1) and e.deleted_at is null and e.is_active
+    order by e.id
+    on conflict (endpoint_id) do update
+    set failing_since = case
+            when coalesce(h.last_failed_at, h.failing_since) > now() - interval '1 day'
+            then coalesce(h.failing_since, now())
+            else now()
+        end,
+        last_failed_at = now(),
+        updated_at = now()
+    where h.failing_since is null or h.last_failed_at is null
+       or h.last_failed_at < now() - interval '1 hour'
+)
+select endpoint_id
+from endpoint_health
+where endpoint_id = any ($1) and last_failed_at > now() - interval '1 day'
+  and failing_since <= now() - make_interval(secs => $2)";
+
+/// Notes endpoints of which an attempt has succeeded lately, and others of which all have failed. Answers those
+/// of the latter that have done nothing but fail for as long as `limit`, with at least one attempt a day.
+///
+/// # Errors
+/// When PostgreSQL does not answer. What was not noted is noted by later attempts.
+pub async fn note_attempts(
+    store: &Store,
+    succeeded: &[EndpointId],
+    failed: &[EndpointId],
+    limit: Duration,
+) -> Result<Vec<EndpointId>, StoreError> {
+    let client = store.relaxed().await?;
+    if !succeeded.is_empty() {
+        let statement = client.prepare_cached(SUCCEEDED).await?;
+        client.execute(&statement, &[&succeeded]).await?;
+    }
+    if failed.is_empty() {
+        return Ok(Vec::new());
+    }
+    let statement = client.prepare_cached(FAILED).await?;
+    let rows = client.query(&statement, &[&failed, &limit.as_secs_f64()]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 const GET: &str = "-- endpoint_health.get
@@ -94,6 +194,6 @@ pub async fn get(store: &Store, endpoint: EndpointId) -> Result<EndpointHealth, 
     }))
 }
 
-fn milliseconds(duration: std::time::Duration) -> i64 {
+fn milliseconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }

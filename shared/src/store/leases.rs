@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio_postgres::Client;
 
-use super::{Store, StoreError};
-use crate::ids::DelivererNumber;
+use super::{Store, StoreError, operational};
+use crate::ids::{DelivererNumber, DeliveryId};
 
 /// The advisory locks of deliverers are pairs of this and their number.
 const DELIVERER_LOCK: i32 = 0x706f_7374;
@@ -106,6 +106,7 @@ removed as (
     delete from leases where id = any (array(select id from gone)) returning id
 )
 select (select count(*) from removed), (select count(*) from moved),
+       array(select id from judged where is_last),
        (select count(pg_notify('postrider_outbox', '')) from (select from queued limit 1) n)";
 
 /// What a sweep found.
@@ -125,9 +126,13 @@ pub struct Swept {
 /// # Errors
 /// When PostgreSQL does not answer.
 pub async fn sweep(store: &Store, schedule: &[i32]) -> Result<Swept, StoreError> {
-    let client = store.durable().await?;
-    let statement = client.prepare_cached(SWEEP).await?;
+    let mut client = store.durable().await?;
+    let transaction = client.transaction().await?;
+    let statement = transaction.prepare_cached(SWEEP).await?;
     let class = i64::from(DELIVERER_LOCK);
-    let row = client.query_one(&statement, &[&class, &SWEEP_GRACE.as_secs_f64(), &schedule]).await?;
+    let row = transaction.query_one(&statement, &[&class, &SWEEP_GRACE.as_secs_f64(), &schedule]).await?;
+    let dead: Vec<DeliveryId> = row.get(2);
+    operational::emit_dead_letters(&transaction, &dead).await?;
+    transaction.commit().await?;
     Ok(Swept { leases: row.get(0), deliveries: row.get(1) })
 }

@@ -39,6 +39,30 @@ pub struct DueRow {
     pub is_open: bool,
     /// True where older rows of the endpoint are parked: newer ones queue up behind them.
     pub has_parked: bool,
+    /// True where a bulk replay has put it there.
+    pub is_bulk: bool,
+}
+
+/// A row that has to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parked {
+    /// The delivery.
+    pub delivery_id: DeliveryId,
+    /// Its endpoint.
+    pub endpoint_id: EndpointId,
+    /// True where a bulk replay has put it there.
+    pub is_bulk: bool,
+}
+
+/// How many parked rows of an endpoint may go.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    /// Whose.
+    pub endpoint_id: EndpointId,
+    /// Ordinary ones.
+    pub ordinary: i64,
+    /// Those of bulk replays.
+    pub bulk: i64,
 }
 
 /// Rows that were removed from the outbox by a transaction that is still open: dropped, they are back.
@@ -74,14 +98,14 @@ endpoint as (
            -- A deleted endpoint passes: the claim cancels what belongs to it.
            e.id is null or e.deleted_at is not null or e.is_active as is_open,
            -- No `exists`, which PostgreSQL may answer by hashing all that is parked.
-           (select true from outbox p where p.parked and p.endpoint_id = t.endpoint_id limit 1) is not null
-               as has_parked
+           (select true from outbox p where p.parked and p.endpoint_id = t.endpoint_id and not p.bulk limit 1)
+               is not null as has_parked
     from (select distinct endpoint_id from taken) t
     left join endpoints e on e.id = t.endpoint_id
     left join endpoint_health h on h.endpoint_id = t.endpoint_id
 )
 select t.delivery_id, t.endpoint_id, e.concurrency_limit, e.rate_limit, e.is_breaker_open, e.is_open,
-       e.has_parked
+       e.has_parked, false as bulk
 from taken t join endpoint e using (endpoint_id)
 order by t.id";
 
@@ -93,27 +117,37 @@ with taken as (
         from unnest($1::uuid[], $2::bigint[]) as w (endpoint_id, room)
         cross join lateral (
             select o.id from outbox o
-            where o.parked and o.endpoint_id = w.endpoint_id
+            where o.parked and o.endpoint_id = w.endpoint_id and not o.bulk
+            order by o.delivery_id
+            limit w.room
+            for update skip locked
+        ) p
+    ) || array(
+        select p.id
+        from unnest($1::uuid[], $3::bigint[]) as w (endpoint_id, room)
+        cross join lateral (
+            select o.id from outbox o
+            where o.parked and o.endpoint_id = w.endpoint_id and o.bulk
             order by o.delivery_id
             limit w.room
             for update skip locked
         ) p
     ))
-    returning id, delivery_id, endpoint_id
+    returning id, delivery_id, endpoint_id, bulk
 )
 select t.delivery_id, t.endpoint_id, case when e.ordered then 1 else e.concurrency_limit end, e.rate_limit,
        h.state = 'open',
        e.id is null or e.deleted_at is not null or e.is_active as is_open,
-       false as has_parked
+       false as has_parked, t.bulk
 from taken t
 left join endpoints e on e.id = t.endpoint_id
 left join endpoint_health h on h.endpoint_id = t.endpoint_id
-order by t.delivery_id";
+order by t.bulk, t.delivery_id";
 
 const PARK: &str = "-- outbox.park
-insert into outbox (delivery_id, endpoint_id, parked)
-select delivery_id, endpoint_id, true
-from unnest($1::uuid[], $2::uuid[]) as r (delivery_id, endpoint_id)";
+insert into outbox (delivery_id, endpoint_id, parked, bulk)
+select delivery_id, endpoint_id, true, bulk
+from unnest($1::uuid[], $2::uuid[], $3::boolean[]) as r (delivery_id, endpoint_id, bulk)";
 
 /// Takes up to `limit` rows that are due, oldest first. `client` is one of [`Store::relaxed`](super::Store::relaxed).
 ///
@@ -123,16 +157,15 @@ pub async fn take(client: &mut Object, limit: i64) -> Result<Take<'_>, StoreErro
     take_by(client, TAKE, &[&limit]).await
 }
 
-/// Takes parked rows: as many of each endpoint as its room says.
+/// Takes parked rows: as many of each endpoint as its room says, those of bulk replays last.
 ///
 /// # Errors
 /// When PostgreSQL does not answer, or the epoch is being changed.
-pub async fn unpark<'a>(
-    client: &'a mut Object,
-    endpoints: &[EndpointId],
-    rooms: &[i64],
-) -> Result<Take<'a>, StoreError> {
-    take_by(client, UNPARK, &[&endpoints, &rooms]).await
+pub async fn unpark<'a>(client: &'a mut Object, rooms: &[Room]) -> Result<Take<'a>, StoreError> {
+    let endpoints: Vec<_> = rooms.iter().map(|room| room.endpoint_id).collect();
+    let ordinary: Vec<_> = rooms.iter().map(|room| room.ordinary).collect();
+    let bulk: Vec<_> = rooms.iter().map(|room| room.bulk).collect();
+    take_by(client, UNPARK, &[&endpoints, &ordinary, &bulk]).await
 }
 
 async fn take_by<'a>(
@@ -159,11 +192,13 @@ impl Take<'_> {
     ///
     /// # Errors
     /// When PostgreSQL does not confirm: the rows may then be back, and their ids be pushed twice.
-    pub async fn commit(self, parked: &[(DeliveryId, EndpointId)]) -> Result<(), StoreError> {
+    pub async fn commit(self, parked: &[Parked]) -> Result<(), StoreError> {
         if !parked.is_empty() {
-            let (deliveries, endpoints): (Vec<_>, Vec<_>) = parked.iter().copied().unzip();
+            let deliveries: Vec<_> = parked.iter().map(|row| row.delivery_id).collect();
+            let endpoints: Vec<_> = parked.iter().map(|row| row.endpoint_id).collect();
+            let bulk: Vec<_> = parked.iter().map(|row| row.is_bulk).collect();
             let park = self.transaction.prepare_cached(PARK).await?;
-            self.transaction.execute(&park, &[&deliveries, &endpoints]).await?;
+            self.transaction.execute(&park, &[&deliveries, &endpoints, &bulk]).await?;
         }
         Ok(self.transaction.commit().await?)
     }
@@ -176,6 +211,7 @@ fn due_row(row: &Row) -> DueRow {
         limits: limits(row, 2),
         is_open: row.get(5),
         has_parked: row.get(6),
+        is_bulk: row.get(7),
     }
 }
 
@@ -216,6 +252,8 @@ pub struct ParkedEndpoint {
     pub endpoint_id: EndpointId,
     /// False where it is disabled: what is parked stays.
     pub is_open: bool,
+    /// True where some of it was put there by a bulk replay.
+    pub has_bulk: bool,
 }
 
 const PARKED_ENDPOINTS: &str = "-- outbox.parked_endpoints
@@ -236,7 +274,8 @@ with recursive walk as (
     from walk w
     where w.endpoint_id is not null
 )
-select w.endpoint_id, e.id is null or e.deleted_at is not null or e.is_active as is_open
+select w.endpoint_id, e.id is null or e.deleted_at is not null or e.is_active as is_open,
+       exists (select from outbox b where b.parked and b.endpoint_id = w.endpoint_id and b.bulk) as has_bulk
 from (select endpoint_id from walk where endpoint_id is not null limit $2) w
 left join endpoints e on e.id = w.endpoint_id";
 
@@ -252,7 +291,9 @@ pub async fn parked_endpoints(
 ) -> Result<Vec<ParkedEndpoint>, StoreError> {
     let statement = client.prepare_cached(PARKED_ENDPOINTS).await?;
     let rows = client.query(&statement, &[&after, &limit]).await?;
-    Ok(rows.iter().map(|row| ParkedEndpoint { endpoint_id: row.get(0), is_open: row.get(1) }).collect())
+    let parked =
+        |row: &Row| ParkedEndpoint { endpoint_id: row.get(0), is_open: row.get(1), has_bulk: row.get(2) };
+    Ok(rows.iter().map(parked).collect())
 }
 
 /// Opens a connection that listens for new outbox rows.

@@ -96,7 +96,8 @@ queued as (
       -- No `exists`, which PostgreSQL may answer by hashing all that is parked.
       and (
           select true from outbox o
-          where o.parked and o.endpoint_id = p.endpoint_id and o.delivery_id = p.id
+          where o.parked and o.endpoint_id = p.endpoint_id and o.bulk = any ('{f,t}')
+            and o.delivery_id = p.id
           limit 1
       ) is null
     returning id
@@ -147,7 +148,8 @@ select p.id, p.endpoint_id,
        -- No `exists`, which PostgreSQL may answer by hashing all that is parked.
        and (
            select true from outbox o
-           where o.parked and o.endpoint_id = p.endpoint_id and o.delivery_id = p.id
+           where o.parked and o.endpoint_id = p.endpoint_id and o.bulk = any ('{f,t}')
+            and o.delivery_id = p.id
            limit 1
        ) is null
        -- Where order is kept, only the first of an endpoint is late.

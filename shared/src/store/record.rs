@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use deadpool_postgres::GenericClient;
+
 use super::page::id_bounds;
-use super::{Store, StoreError};
+use super::{Store, StoreError, expunge, operational};
 use crate::delivery::{AttemptOutcome, DeliveryStatus, ErrorClass};
-use crate::ids::{DeliveryId, EndpointId, LeaseId};
+use crate::ids::{DeliveryId, LeaseId};
 
 /// An attempt of known outcome.
 #[derive(Debug, Clone)]
@@ -93,7 +95,7 @@ with result as materialized (
     )
 ),
 locked as materialized (
-    select d.id, d.lease_id, d.completed_at
+    select d.id, d.event_id, d.lease_id, d.completed_at, d.last_error
     from deliveries d
     where d.id = any ($1) and d.id between $15 and $16
     order by d.id
@@ -105,7 +107,15 @@ attempted as (
         response_status, response_headers, response_body, response_body_truncated, duration_ms, created_at
     )
     select r.delivery_id, r.attempt_number, r.outcome, r.error_class, r.error_message,
-           r.request_headers::jsonb, r.response_status, r.response_headers::jsonb, r.response_body,
+           r.request_headers::jsonb, r.response_status, r.response_headers::jsonb,
+           -- Of an event whose payload was removed meanwhile no answer is kept.
+           case
+               when l.completed_at is not null
+                    and (l.last_error = $17
+                         or exists (select from events v where v.id = l.event_id and v.expunged_at is not null))
+               then null
+               else r.response_body
+           end,
            r.response_body_truncated, r.duration_ms, now() - r.duration_ms * interval '1 millisecond'
     from result r
     join locked l on l.id = r.delivery_id
@@ -143,19 +153,37 @@ select id, (select count(pg_notify('postrider_outbox', ''))
             from (select from queued where due_at <= now() limit 1) n)
 from moved";
 
-/// Writes attempts and moves their deliveries on; a retry gets its outbox row in the same transaction.
-/// Recording the same attempt again is harmless. Answers the deliveries that were moved: the others have
-/// been cancelled, swept and sent by somebody else, or closed before.
+/// Writes attempts and moves their deliveries on; a retry gets its outbox row, and a dead letter its
+/// operational event, in the same transaction. Recording the same attempt again is harmless. Answers the
+/// deliveries that were moved: the others have been cancelled, swept and sent by somebody else, or closed
+/// before.
 ///
 /// # Errors
 /// When nothing was recorded; the caller tries again.
 pub async fn record(store: &Store, results: &[Recorded]) -> Result<Vec<DeliveryId>, StoreError> {
+    let mut client = store.durable().await?;
+    let mut dead: Vec<DeliveryId> = results
+        .iter()
+        .filter(|result| result.verdict == Verdict::Dead)
+        .map(|result| result.delivery_id)
+        .collect();
+    if dead.is_empty() {
+        return write(&client, results).await;
+    }
+    let transaction = client.transaction().await?;
+    let moved = write(&transaction, results).await?;
+    dead.retain(|delivery| moved.contains(delivery));
+    operational::emit_dead_letters(&transaction, &dead).await?;
+    transaction.commit().await?;
+    Ok(moved)
+}
+
+async fn write(client: &impl GenericClient, results: &[Recorded]) -> Result<Vec<DeliveryId>, StoreError> {
     fn column<'a, T>(results: &'a [Recorded], value: impl Fn(&'a Recorded) -> T) -> Vec<T> {
         results.iter().map(value).collect()
     }
     let deliveries = column(results, |r| r.delivery_id);
     let (first, last) = id_bounds(&deliveries);
-    let client = store.durable().await?;
     let statement = client.prepare_cached(RECORD).await?;
     let rows = client
         .query(
@@ -177,6 +205,7 @@ pub async fn record(store: &Store, results: &[Recorded]) -> Result<Vec<DeliveryI
                 &column(results, |r| r.verdict.retry_milliseconds()),
                 &first,
                 &last,
+                &expunge::REASON,
             ],
         )
         .await?;
@@ -217,26 +246,5 @@ pub async fn give_back(store: &Store, leases: &[(DeliveryId, LeaseId)]) -> Resul
     let statement = client.prepare_cached(GIVE_BACK).await?;
     let (deliveries, leases): (Vec<_>, Vec<_>) = leases.iter().copied().unzip();
     client.query_one(&statement, &[&deliveries, &leases]).await?;
-    Ok(())
-}
-
-const DISABLE: &str = "-- endpoints.disable
-with disabled as (
-    update endpoints
-    set is_active = false, disabled_reason = $2, updated_at = now()
-    where id = $1 and is_active
-    returning id
-)
-insert into outbox (endpoint_id) select id from disabled";
-
-/// Disables an endpoint by what its receiver answered. Apart from the record, for endpoint rows are read
-/// by everyone and must not be locked along with deliveries.
-///
-/// # Errors
-/// When PostgreSQL does not answer; the receiver's next answer has the same effect.
-pub async fn disable_endpoint(store: &Store, endpoint: EndpointId, reason: &str) -> Result<(), StoreError> {
-    let client = store.durable().await?;
-    let statement = client.prepare_cached(DISABLE).await?;
-    client.execute(&statement, &[&endpoint, &reason]).await?;
     Ok(())
 }

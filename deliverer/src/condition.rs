@@ -1,0 +1,68 @@
+//! How endpoints fare: gathered in memory, written now and then. An endpoint that does nothing but fail for
+//! days is disabled.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use postrider_shared::delivery::ErrorClass;
+use postrider_shared::ids::EndpointId;
+use postrider_shared::store::record::{Recorded, Verdict};
+use postrider_shared::store::{StoreError, endpoint_changes, health};
+
+use crate::Deliverer;
+
+/// How often it is written. A crash loses the notes of this time, which the next attempts make again.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// The endpoints that were sent to since the last time: true where anything has succeeded.
+#[derive(Default)]
+pub(crate) struct Condition(Mutex<HashMap<EndpointId, bool>>);
+
+impl Condition {
+    /// Notes how an attempt ended. What is the deliverer's own fault says nothing of an endpoint.
+    pub(crate) fn note(&self, endpoint: EndpointId, recorded: &Recorded) {
+        let class = recorded.exchange.error_class;
+        if matches!(class, Some(ErrorClass::Internal | ErrorClass::Unrenderable)) {
+            return;
+        }
+        let has_succeeded = recorded.verdict == Verdict::Succeeded;
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(endpoint).or_default() |= has_succeeded;
+    }
+
+    fn take(&self) -> (Vec<EndpointId>, Vec<EndpointId>) {
+        let notes = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let (succeeded, failed): (Vec<_>, Vec<_>) = notes.into_iter().partition(|&(_, succeeded)| succeeded);
+        let ids = |notes: Vec<(EndpointId, bool)>| notes.into_iter().map(|(id, _)| id).collect();
+        (ids(succeeded), ids(failed))
+    }
+}
+
+/// Writes for ever, where endpoints are to be disabled at all.
+pub(crate) async fn run(deliverer: Arc<Deliverer>) {
+    let limit = deliverer.config.auto_disable_after;
+    loop {
+        tokio::time::sleep(EVERY).await;
+        let (succeeded, failed) = deliverer.condition.take();
+        let Some(limit) = limit else { continue };
+        if let Err(error) = write(&deliverer, &succeeded, &failed, limit).await {
+            tracing::debug!(%error, "how endpoints fare was not noted");
+        }
+    }
+}
+
+async fn write(
+    deliverer: &Deliverer,
+    succeeded: &[EndpointId],
+    failed: &[EndpointId],
+    limit: Duration,
+) -> Result<(), StoreError> {
+    for endpoint_id in health::note_attempts(&deliverer.store, succeeded, failed, limit).await? {
+        let days = limit.as_secs() / 86_400;
+        let reason = format!("every attempt has failed for {days} days");
+        if endpoint_changes::disable(&deliverer.store, endpoint_id, &reason, Some(limit)).await? {
+            tracing::warn!(%endpoint_id, reason, "endpoint disabled");
+        }
+    }
+    Ok(())
+}

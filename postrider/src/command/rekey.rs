@@ -1,0 +1,67 @@
+//! Encrypts everything that is secret under the first master key.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use postrider_shared::config::{RekeyConfig, Source};
+use postrider_shared::keyring::Keyring;
+use postrider_shared::store::{Store, StoreError, migrate, rekey};
+
+use super::print;
+
+/// Rows of one step.
+const STEP: i64 = 500;
+
+/// How often a step is tried whose rows are in use.
+const TRIES: u32 = 20;
+
+/// After such a step, nothing is tried for this long.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Runs to the end. It may be interrupted at any time: the next run finds what is left.
+pub(super) async fn run(source: &Source) -> anyhow::Result<()> {
+    let RekeyConfig { database, keyring } = source.read(RekeyConfig::read)?;
+    let store = Store::new(&database)?;
+    migrate::check_schema(&store).await?;
+    let secrets = secrets(&store, &keyring).await.context("not all secrets could be encrypted anew")?;
+    let headers = headers(&store, &keyring).await.context("not all headers could be encrypted anew")?;
+    print(&format!(
+        "encrypted under the master key {}: {secrets} secrets and the headers of {headers} endpoints that were not yet\n",
+        keyring.current_id().unwrap_or_default()
+    ))
+}
+
+async fn secrets(store: &Store, keyring: &Keyring) -> Result<usize, StoreError> {
+    let mut total = 0;
+    loop {
+        match patiently(async || rekey::keys_step(store, keyring, STEP).await).await? {
+            0 => return Ok(total),
+            count => total += count,
+        }
+    }
+}
+
+async fn headers(store: &Store, keyring: &Keyring) -> Result<usize, StoreError> {
+    let mut total = 0;
+    let mut after = None;
+    loop {
+        let step = patiently(async || rekey::headers_step(store, keyring, after, STEP).await).await?;
+        total += step.resealed;
+        after = step.next;
+        if after.is_none() {
+            return Ok(total);
+        }
+    }
+}
+
+/// Does a step again while somebody else holds one of its rows.
+async fn patiently<T>(step: impl AsyncFn() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    let mut tries = TRIES;
+    loop {
+        match step().await {
+            Err(error) if error.is_contention() && tries > 0 => tokio::time::sleep(PAUSE).await,
+            result => return result,
+        }
+        tries -= 1;
+    }
+}

@@ -1,0 +1,191 @@
+//! The failure table, where the servers are at fault: a connection that is cut without a word, a Redis that is
+//! away, a PostgreSQL that restarts; and services that are told to stop under load.
+
+mod support;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use postrider::embedded::Stop;
+use serde_json::{Value, json};
+use support::producer::{Producer, text};
+use support::receiver::{Receiver, Reply};
+use support::service::Process;
+use support::stack::{Stack, own_servers};
+use support::wire::Wire;
+use support::{Bed, within};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_that_is_cut_without_a_word_is_missed_and_replaced() {
+    let bed = Bed::new().await;
+    let wire = Wire::to(&bed).await;
+    let (api, deliverer) = (Process::start(&bed, "api", &[]), Process::start(&bed, "deliverer", &[]));
+    let relay = Process::start(&bed, "relay", &[("POSTRIDER_DATABASE_DIRECT_URL", &wire.url)]);
+    for process in [&api, &deliverer, &relay] {
+        process.ready().await;
+    }
+    let receiver = Receiver::accepting().await;
+    let producer = Producer::new(api.listen).await;
+    producer.endpoint(json!({"url": receiver.url("/")})).await;
+    producer.publish("user.created", json!({})).await;
+    receiver.wait_for(1).await;
+    let listeners = "select count(*) from pg_stat_activity
+                     where datname = current_database() and query = 'listen postrider_outbox'";
+    assert_eq!(bed.count(listeners).await, 1);
+
+    wire.cut();
+    let started = Instant::now();
+    producer.publish("user.created", json!({})).await;
+    receiver.wait_for(2).await;
+    assert!(started.elapsed() < Duration::from_secs(3), "the poll took {:?}", started.elapsed());
+    // PostgreSQL does not know that the first one hears nothing any more.
+    within(Duration::from_secs(20), "another listener", async || {
+        (bed.count(listeners).await == 2).then_some(())
+    })
+    .await;
+    producer.publish("user.created", json!({})).await;
+    receiver.wait_for(3).await;
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_is_away_for_a_while_stops_the_sending_and_nothing_else() {
+    let (_directory, mut servers) = own_servers().await;
+    let bed = Bed::on(servers.database_url(), servers.redis_url()).await;
+    let stack = Stack::start(&bed).await;
+    let receiver = Receiver::start(|webhook| if webhook.attempt == 1 { 500 } else { 200 }).await;
+    let producer = Producer::new(stack.api.listen).await;
+    producer.endpoint(json!({"url": receiver.url("/")})).await;
+    producer.publish("user.created", json!({})).await;
+    receiver.wait_for(1).await;
+    servers.stop_redis(Stop::Fast).await.expect("stopped");
+    let began = Instant::now();
+    let mut accepted = 1;
+    while began.elapsed() < Duration::from_secs(6) {
+        let published = Instant::now();
+        producer.publish("user.created", json!({ "n": accepted })).await;
+        assert!(published.elapsed() < Duration::from_secs(1), "the API does not notice");
+        accepted += 1;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(!is_ready(&stack.relay).await && !is_ready(&stack.deliverer).await, "they say what is wrong");
+    assert!(is_ready(&stack.api).await, "it is as well as ever");
+
+    servers.start_redis().await.expect("started");
+    let back = Instant::now();
+    within(Duration::from_secs(5), "the sending to go on", async || (receiver.count() > 10).then_some(()))
+        .await;
+    bed.all_succeeded(accepted).await;
+    assert!(back.elapsed() < Duration::from_secs(20), "it took {:?}", back.elapsed());
+    assert_eq!(receiver.count() as i64, 2 * accepted, "one failure of each, and nothing twice");
+    assert_eq!(bed.unknown_attempts().await, 0);
+    bed.finish().await;
+    servers.stop().await.expect("stopped");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postgresql_that_restarts_under_load_loses_nothing_that_was_acknowledged() {
+    let (_directory, mut servers) = own_servers().await;
+    let bed = Bed::on(servers.database_url(), servers.redis_url()).await;
+    let stack = Stack::start(&bed).await;
+    let receiver = Receiver::start(|_| Reply { delay: Duration::from_millis(50), ..Reply::from(200) }).await;
+    let producer = Producer::new(stack.api.listen).await;
+    producer.endpoint(json!({"url": receiver.url("/"), "timeout_seconds": 1, "rate_limit": null})).await;
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let shares: Vec<_> = (0..8)
+        .map(|share| {
+            let (producer, accepted) = (producer.clone(), accepted.clone());
+            tokio::spawn(async move {
+                let mut ids = Vec::new();
+                for number in 0..100 {
+                    let key = format!("{share}-{number}");
+                    let answer = producer.publish_until_accepted(&key, "user.created", &json!({})).await;
+                    ids.push(text(&answer["event_id"]));
+                    accepted.fetch_add(1, Ordering::Relaxed);
+                }
+                ids
+            })
+        })
+        .collect();
+    within(Duration::from_secs(20), "some load", async || {
+        (accepted.load(Ordering::Relaxed) > 200 && receiver.count() > 100).then_some(())
+    })
+    .await;
+    servers.stop_postgres(Stop::Immediate).await.expect("stopped");
+    assert!(accepted.load(Ordering::Relaxed) < 800, "it goes in the middle of it");
+    servers.start_postgres().await.expect("started");
+    let mut ids = Vec::new();
+    for share in shares {
+        ids.extend(share.await.expect("a producer whose every event is accepted"));
+    }
+
+    bed.all_succeeded(800).await;
+    let mut arrivals: HashMap<String, usize> = HashMap::new();
+    for webhook in receiver.received() {
+        *arrivals.entry(webhook.id().to_owned()).or_default() += 1;
+    }
+    assert!(ids.iter().all(|id| arrivals.contains_key(id)), "what was acknowledged has arrived");
+    assert_eq!(arrivals.len(), 800, "and each key has made one event");
+    // A claim that was not yet on disk, or whose answer was lost, may cost one sending more.
+    assert!(arrivals.values().all(|count| *count <= 2), "nothing comes again and again");
+    bed.finish().await;
+    servers.stop().await.expect("stopped");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_and_a_relay_that_are_told_to_stop_under_load_leave_nothing_half_done() {
+    let bed = Bed::new().await;
+    let (api, relay) = (Process::start(&bed, "api", &[]), Process::start(&bed, "relay", &[]));
+    api.ready().await;
+    relay.ready().await;
+    let receiver = Receiver::accepting().await;
+    let producer = Producer::new(api.listen).await;
+    producer.endpoint(json!({"url": receiver.url("/"), "rate_limit": null})).await;
+    let posting: Vec<_> = (0..20)
+        .map(|share| {
+            let producer = producer.clone();
+            tokio::spawn(async move {
+                let mut ids = Vec::new();
+                for number in 0.. {
+                    let key = format!("{share}-{number}");
+                    match producer.try_publish(&key, "user.created", &json!({ "n": number })).await {
+                        Ok(response) if response.status() == 202 => {
+                            let answer: Value = response.json().await.expect("a whole answer");
+                            ids.push(text(&answer["event_id"]));
+                        }
+                        Ok(response) => assert_eq!(response.status(), 503),
+                        // The door is closed.
+                        Err(_) => break,
+                    }
+                }
+                ids
+            })
+        })
+        .collect();
+    let events = "select count(*) from events";
+    within(Duration::from_secs(20), "some load", async || (bed.count(events).await > 300).then_some(()))
+        .await;
+    assert!(relay.terminate().await && api.terminate().await, "they exit 0");
+    let mut acknowledged = 0;
+    for share in posting {
+        acknowledged += share.await.expect("a producer").len() as i64;
+    }
+    assert_eq!(
+        bed.count(events).await,
+        acknowledged,
+        "what is stored was acknowledged, and the other way round"
+    );
+
+    let (_relay, _deliverer) = (Process::start(&bed, "relay", &[]), Process::start(&bed, "deliverer", &[]));
+    bed.all_succeeded(acknowledged).await;
+    assert_eq!(receiver.count() as i64, acknowledged);
+    bed.finish().await;
+}
+
+async fn is_ready(process: &Process) -> bool {
+    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let url = format!("http://{}/health/ready", process.listen);
+    client.get(url).send().await.expect("an answer").status().is_success()
+}

@@ -1,0 +1,265 @@
+//! What webhooks are signed with: shown, brought along, rotated, asymmetric, and encrypted in the database.
+
+mod support;
+
+use std::process::{Command, Stdio};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use reqwest::Method;
+use serde_json::{Value, json};
+use support::producer::{Producer, text};
+use support::receiver::{Received, Receiver};
+use support::service::Services;
+use support::{Bed, eventually};
+
+const OLD_KEY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+const NEW_KEY: &str = "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=";
+
+/// Publishes, and answers the webhook that arrives.
+async fn webhook(producer: &Producer, receiver: &Receiver) -> Received {
+    let before = receiver.count();
+    producer.publish("a", json!({})).await;
+    receiver.wait_for(before + 1).await.remove(before)
+}
+
+fn verifies(webhook: &Received, secret: &Value) -> bool {
+    let verifier = standardwebhooks::Webhook::new(&text(secret)).expect("a secret");
+    verifier.verify(&webhook.body, &webhook.headers).is_ok()
+}
+
+/// What a receiver that holds a public key does.
+fn verifies_by_public_key(webhook: &Received, public_key: &Value) -> bool {
+    let decode = |text: &str| STANDARD.decode(text).expect("base64");
+    let public_key = text(public_key);
+    let key: [u8; 32] =
+        decode(public_key.strip_prefix("whpk_").expect("a public key")).try_into().expect("32 bytes");
+    let key = ed25519_dalek::VerifyingKey::from_bytes(&key).expect("a key");
+    let head = format!("{}.{}.", webhook.id(), webhook.header("webhook-timestamp"));
+    let content = [head.as_bytes(), &webhook.body].concat();
+    webhook.header("webhook-signature").split(' ').filter_map(|signature| signature.strip_prefix("v1a,")).any(
+        |signature| {
+            let signature = ed25519_dalek::Signature::from_slice(&decode(signature)).expect("64 bytes");
+            key.verify_strict(&content, &signature).is_ok()
+        },
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_rotation_lasts_both_secrets_sign_and_then_the_new_one_alone() {
+    let bed = Bed::new().await;
+    let services = Services::start(&bed).await;
+    let receiver = Receiver::accepting().await;
+    let producer = Producer::new(services.api).await;
+    let endpoint = producer.endpoint(json!({"url": receiver.url("/")})).await;
+    let path = producer.endpoint_path(&endpoint, "/secret");
+    let first = endpoint["secret"].clone();
+    let shown = producer.get(&path).await;
+    assert_eq!((&shown["secret"], &shown["algorithm"]), (&first, &json!("hmac-sha256")));
+    assert_eq!((&shown["public_key"], &shown["previous"]), (&Value::Null, &json!([])));
+
+    // Without a body: a new one, and a day of overlap.
+    let (status, rotated) = producer.call(Method::POST, &format!("{path}/rotate"), None).await;
+    assert_eq!(status, 202, "{rotated}");
+    let second = rotated["secret"].clone();
+    assert_ne!(second, first);
+    assert_eq!(rotated["previous"][0]["secret"], first);
+    assert!(rotated["previous"][0]["expires_at"].is_string());
+    assert_eq!(producer.get(&path).await, rotated);
+    let both = webhook(&producer, &receiver).await;
+    assert!(verifies(&both, &first) && verifies(&both, &second));
+    assert_eq!(both.header("webhook-signature").split(' ').count(), 2);
+
+    // One's own, and the older ones cease at once.
+    let own = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
+    let rotated =
+        producer.post(&format!("{path}/rotate"), &json!({"secret": own, "overlap_seconds": 0})).await;
+    assert_eq!((&rotated["secret"], &rotated["previous"]), (&json!(own), &json!([])));
+    let third = webhook(&producer, &receiver).await;
+    assert!(verifies(&third, &json!(own)) && !verifies(&third, &first) && !verifies(&third, &second));
+
+    // An overlap of a second is over after a second.
+    producer.post(&format!("{path}/rotate"), &json!({"overlap_seconds": 1})).await;
+    eventually("the end of the overlap", async || {
+        (producer.get(&path).await["previous"] == json!([])).then_some(())
+    })
+    .await;
+    assert!(!verifies(&webhook(&producer, &receiver).await, &json!(own)));
+    services.stop().await;
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_asymmetric_endpoint_is_verified_with_its_public_key() {
+    let bed = Bed::new().await;
+    let services = Services::start(&bed).await;
+    let receiver = Receiver::accepting().await;
+    let producer = Producer::new(services.api).await;
+    let settings = json!({"url": receiver.url("/"), "signing_algorithm": "ed25519"});
+    let endpoint = producer.endpoint(settings).await;
+    let path = producer.endpoint_path(&endpoint, "/secret");
+    assert_eq!(endpoint["secret"], Value::Null);
+    let shown = producer.get(&path).await;
+    assert_eq!((&shown["algorithm"], &shown["secret"]), (&json!("ed25519"), &Value::Null));
+    assert_eq!(shown["public_key"], endpoint["public_key"]);
+    let signed = webhook(&producer, &receiver).await;
+    assert!(verifies_by_public_key(&signed, &endpoint["public_key"]));
+
+    // A key pair of one's own, and both kinds side by side.
+    let private =
+        "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg==";
+    let public = json!("whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=");
+    let rotated = producer.post(&format!("{path}/rotate"), &json!({"secret": private})).await;
+    assert_eq!((&rotated["public_key"], &rotated["secret"]), (&public, &Value::Null));
+    let symmetric = producer.post(&format!("{path}/rotate"), &json!({"algorithm": "hmac-sha256"})).await;
+    let signed = webhook(&producer, &receiver).await;
+    assert!(verifies(&signed, &symmetric["secret"]));
+    assert!(verifies_by_public_key(&signed, &public));
+    assert!(verifies_by_public_key(&signed, &endpoint["public_key"]));
+    services.stop().await;
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_that_cannot_be_is_refused() {
+    let bed = Bed::new().await;
+    let services = Services::api_alone(&bed, &[]).await;
+    let producer = Producer::new(services.api).await;
+    let endpoint = producer.endpoint(json!({"url": "https://example.com"})).await;
+    let path = producer.endpoint_path(&endpoint, "/secret/rotate");
+    for body in [
+        json!({"secret": "whsec_short"}),
+        json!({"secret": "whsk_AAAA"}),
+        json!({"secret": "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4="}),
+        json!({"algorithm": "rsa"}),
+        json!({"algorithm": "ed25519", "secret": "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"}),
+        json!({"overlap_seconds": -1}),
+        json!({"overlap_seconds": 2_592_001}),
+        json!({"key": "x"}),
+    ] {
+        assert_eq!(
+            producer.refusal(Method::POST, &path, Some(&body), 422).await,
+            "validation_failed",
+            "{body}"
+        );
+    }
+    // Ten may sign at once; a shorter overlap ends the older ones.
+    for _ in 0..9 {
+        producer.post(&path, &json!({})).await;
+    }
+    assert_eq!(producer.refusal(Method::POST, &path, None, 409).await, "too_many_secrets");
+    let rotated = producer.post(&path, &json!({"overlap_seconds": 0})).await;
+    assert_eq!(rotated["previous"], json!([]));
+    services.stop().await;
+    bed.finish().await;
+}
+
+/// Runs `postrider` to its end.
+fn run(bed: &Bed, arguments: &[&str], master_key: &str) -> (bool, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_postrider"))
+        .args(arguments)
+        .env("DATABASE_URL", bed.source.get("DATABASE_URL").expect("it was set"))
+        .env("REDIS_URL", bed.source.get("REDIS_URL").expect("it was set"))
+        .env("POSTRIDER_MASTER_KEY", master_key)
+        .stdin(Stdio::null())
+        .output()
+        .expect("the program of this crate");
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_are_encrypted_and_encrypted_anew_when_the_master_key_changes() {
+    let bed = Bed::new().await;
+    let receiver = Receiver::accepting().await;
+    // At first there is no master key, and secrets are stored as they are.
+    let services = Services::start(&bed).await;
+    let producer = Producer::new(services.api).await;
+    let settings = json!({
+        "url": receiver.url("/"), "headers": {"x-token": "very-secret"}, "sensitive_headers": ["x-token"],
+    });
+    let endpoint = producer.endpoint(settings).await;
+    producer
+        .post(&producer.endpoint_path(&endpoint, "/secret/rotate"), &json!({"algorithm": "ed25519"}))
+        .await;
+    services.stop().await;
+    let sealed = "select count(*) from endpoint_secrets where master_key_id is not null";
+    let plain_header = "select count(*) from endpoints where headers::text like '%very-secret%'";
+    assert_eq!((bed.count(sealed).await, bed.count(plain_header).await), (0, 1));
+
+    let (succeeded, said) = run(&bed, &["rekey"], "");
+    assert!(!succeeded && said.contains("POSTRIDER_MASTER_KEY"), "{said}");
+    let (succeeded, said) = run(&bed, &["rekey"], "not a key");
+    assert!(!succeeded && said.contains("openssl rand -base64 32"), "{said}");
+    let (succeeded, said) = run(&bed, &["rekey"], OLD_KEY);
+    assert!(succeeded && said.contains("2 secrets and the headers of 1 endpoints"), "{said}");
+    assert_eq!((bed.count(sealed).await, bed.count(plain_header).await), (2, 0));
+    let raw = STANDARD.decode(text(&endpoint["secret"]).trim_start_matches("whsec_")).expect("base64");
+    let same = "select count(*) from endpoint_secrets where position($1 in secret) > 0";
+    let row = bed.sql().await.query_one(same, &[&raw]).await.expect("a count");
+    assert_eq!(row.get::<_, i64>(0), 0);
+
+    // Without its key nothing starts, and the key is named.
+    for role in ["api", "deliverer"] {
+        for other in ["", NEW_KEY] {
+            let (succeeded, said) = run(&bed, &[role], other);
+            assert!(!succeeded && said.contains("which is not in POSTRIDER_MASTER_KEY"), "{role}: {said}");
+        }
+    }
+
+    // The new key goes first, the old one behind it; meanwhile everything works.
+    let both = format!("{NEW_KEY},{OLD_KEY}");
+    let services = Services::start_with(&bed, &[("POSTRIDER_MASTER_KEY", &both)]).await;
+    let producer = Producer { api: services.api, ..producer };
+    let other = producer.endpoint(json!({"url": receiver.url("/other"), "event_types": ["b"]})).await;
+    let signed = webhook(&producer, &receiver).await;
+    assert!(verifies(&signed, &endpoint["secret"]));
+    assert_eq!(signed.header("x-token"), "very-secret");
+    let (succeeded, said) = run(&bed, &["rekey"], &both);
+    assert!(succeeded && said.contains("2 secrets and the headers of 1 endpoints"), "{said}");
+    let (succeeded, said) = run(&bed, &["rekey"], &both);
+    assert!(succeeded && said.contains("0 secrets and the headers of 0 endpoints"), "{said}");
+    assert_eq!(bed.count("select count(distinct master_key_id) from endpoint_secrets").await, 1);
+    services.stop().await;
+
+    // The old one can go.
+    let services = Services::start_with(&bed, &[("POSTRIDER_MASTER_KEY", NEW_KEY)]).await;
+    let producer = Producer { api: services.api, ..producer };
+    let signed = webhook(&producer, &receiver).await;
+    assert!(verifies(&signed, &endpoint["secret"]));
+    assert_eq!(signed.header("x-token"), "very-secret");
+    let secret = producer.get(&producer.endpoint_path(&other, "/secret")).await;
+    assert_eq!(secret["secret"], other["secret"]);
+    services.stop().await;
+    bed.finish().await;
+}
+
+/// Somebody adds a key to the API and forgets the deliverer: nothing is lost, and the attempt says why.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_deliverer_cannot_decrypt_is_tried_again_by_one_that_can() {
+    let bed = Bed::new().await;
+    let receiver = Receiver::accepting().await;
+    let mut services = Services::api_alone(&bed, &[("POSTRIDER_MASTER_KEY", OLD_KEY)]).await;
+    services.relay(&bed, &[]);
+    services.deliverer(&bed, &[]);
+    eventually("a deliverer that has started", async || {
+        let locks = "select count(*) from pg_locks where locktype = 'advisory' and objsubid = 2 and database = (select oid from pg_database where datname = current_database())";
+        (bed.count(locks).await > 0).then_some(())
+    })
+    .await;
+    let producer = Producer::new(services.api).await;
+    let endpoint = producer.endpoint(json!({"url": receiver.url("/"), "retry_schedule": [2]})).await;
+    let accepted = producer.publish("a", json!({})).await;
+    let failed = producer.delivery_in(&text(&accepted["event_id"]), "failed").await;
+    let attempt = producer.attempts(&failed).await.remove(0);
+    assert_eq!(attempt["error_class"], "internal");
+    assert!(text(&attempt["error_message"]).contains("POSTRIDER_MASTER_KEY"), "{attempt}");
+    services.stop().await;
+
+    let services = Services::start_with(&bed, &[("POSTRIDER_MASTER_KEY", OLD_KEY)]).await;
+    let producer = Producer { api: services.api, ..producer };
+    producer.delivery_in(&text(&accepted["event_id"]), "succeeded").await;
+    receiver.received()[0].verify(&text(&endpoint["secret"]));
+    services.stop().await;
+    bed.finish().await;
+}

@@ -1,0 +1,354 @@
+//! The steps of bulk replays: bounded, and each in a transaction of its own together with how far it has
+//! come, so that a replay goes on after a crash where it was.
+
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use deadpool_postgres::Transaction;
+use uuid::Uuid;
+
+use super::accept::pattern_array;
+use super::replay_event::REPLAY;
+use super::{Store, StoreError, replays};
+use crate::delivery::{DeliveryStatus, ReplayMode};
+use crate::event_type::EventType;
+use crate::failpoint;
+use crate::ids::{ApplicationId, EndpointId, EventId, ReplayId};
+
+/// Deliveries that a step is meant to make.
+const TARGET: i64 = 1_000;
+/// Rows that a step looks at, at most.
+const MAX_SIZE: i64 = 5_000;
+/// A step that took longer is followed by a smaller one.
+const MAX_DURATION: Duration = Duration::from_millis(200);
+
+/// What a step did.
+#[derive(Debug, Clone, Copy)]
+pub struct Step {
+    /// Of which replay.
+    pub replay_id: ReplayId,
+    /// Rows that were looked at.
+    pub scanned: i64,
+    /// Deliveries that were made or opened, or in a dry run would have been.
+    pub matched: i64,
+    /// It was the last one.
+    pub is_last: bool,
+}
+
+/// Open replays take turns. One that another relay works on is left to it.
+const NEXT: &str = "-- replays.next
+select id, application_id, mode, endpoint_ids, event_types, statuses, created_after, created_before, dry_run,
+       first_id is null, cursor_id, end_id, step_size
+from replays
+where completed_at is null
+order by stepped_at nulls first, id
+limit 1
+for no key update skip locked";
+
+/// A replay as a step needs it.
+struct Task {
+    id: ReplayId,
+    application_id: ApplicationId,
+    mode: ReplayMode,
+    endpoint_ids: Option<Vec<EndpointId>>,
+    event_types: Option<Vec<String>>,
+    statuses: Option<Vec<DeliveryStatus>>,
+    created_after: Option<DateTime<Utc>>,
+    created_before: DateTime<Utc>,
+    dry_run: bool,
+    is_new: bool,
+    cursor: Uuid,
+    end: Uuid,
+    size: i64,
+}
+
+/// What was found from the cursor on.
+#[derive(Default)]
+struct Found {
+    scanned: i64,
+    matched: i64,
+    first: Option<Uuid>,
+    last: Option<Uuid>,
+}
+
+/// Takes the next step of the replay whose turn it is; `None`: there is nothing to do.
+///
+/// # Errors
+/// When the step was not taken; it is taken again. One that cannot succeed fails its replay instead.
+pub async fn step(store: &Store) -> Result<Option<Step>, StoreError> {
+    let began = Instant::now();
+    let mut client = store.relaxed().await?;
+    let transaction = client.transaction().await?;
+    let next = transaction.prepare_cached(NEXT).await?;
+    let Some(row) = transaction.query_opt(&next, &[]).await? else { return Ok(None) };
+    let mut task = Task {
+        id: row.get(0),
+        application_id: row.get(1),
+        mode: row.get(2),
+        endpoint_ids: row.get(3),
+        event_types: row.get(4),
+        statuses: row.get(5),
+        created_after: row.get(6),
+        created_before: row.get(7),
+        dry_run: row.get(8),
+        is_new: row.get(9),
+        cursor: row.get(10),
+        end: row.get(11),
+        size: i64::from(row.get::<_, i32>(12)),
+    };
+    if task.is_new {
+        task.end = find_end(&transaction, &task).await?;
+    }
+    let found = match task.mode {
+        ReplayMode::Replay => replay(&transaction, &task).await,
+        ReplayMode::Redrive => redrive(&transaction, &task).await,
+    };
+    let found = match found {
+        Ok(found) => found,
+        Err(error) if error.is_data_error() => {
+            drop(transaction);
+            fail(store, task.id, &error).await?;
+            return Ok(Some(Step { replay_id: task.id, scanned: 0, matched: 0, is_last: true }));
+        }
+        Err(error) => return Err(error),
+    };
+    let is_last = found.scanned < task.size;
+    let next_size = next_size(task.size, found.matched, began.elapsed());
+    let advance = transaction.prepare_cached(ADVANCE).await?;
+    transaction
+        .execute(
+            &advance,
+            &[
+                &task.id,
+                &found.last,
+                &found.first,
+                &task.end,
+                &found.scanned,
+                &found.matched,
+                &next_size,
+                &is_last,
+            ],
+        )
+        .await?;
+    if is_last {
+        replays::tell_end(&transaction, task.id).await?;
+    }
+    failpoint::die_at("relay.in_replay_step");
+    transaction.commit().await?;
+    Ok(Some(Step { replay_id: task.id, scanned: found.scanned, matched: found.matched, is_last }))
+}
+
+/// As many rows as make about [`TARGET`] deliveries, by what the last ones made.
+fn next_size(size: i64, matched: i64, took: Duration) -> i32 {
+    let next = if matched == 0 { size * 2 } else { size * TARGET / matched };
+    let most = if took > MAX_DURATION { size / 2 } else { size * 2 };
+    i32::try_from(next.min(most).clamp(1, MAX_SIZE)).unwrap_or(1)
+}
+
+const ADVANCE: &str = "-- replays.advance
+update replays
+set status = case when $8 then 'completed' else 'running' end,
+    cursor_id = coalesce($2, cursor_id), first_id = coalesce(first_id, $3), end_id = $4,
+    scanned_count = scanned_count + $5, matched_count = matched_count + $6, step_size = $7,
+    stepped_at = clock_timestamp(), started_at = coalesce(started_at, now()),
+    completed_at = case when $8 then clock_timestamp() end
+where id = $1";
+
+const LAST_EVENT: &str = "-- replays.last_event
+select id from events where application_id = $1 and id > $2 and id < $3 order by id desc limit 1";
+
+const LAST_DELIVERY: &str = "-- replays.last_delivery
+select id from deliveries where application_id = $1 and id > $2 and id < $3 order by id desc limit 1";
+
+/// Just behind the last row that there is, so that progress is told by what lies in between.
+async fn find_end(transaction: &Transaction<'_>, task: &Task) -> Result<Uuid, StoreError> {
+    let sql = match task.mode {
+        ReplayMode::Replay => LAST_EVENT,
+        ReplayMode::Redrive => LAST_DELIVERY,
+    };
+    let find = transaction.prepare_cached(sql).await?;
+    let last = transaction.query_opt(&find, &[&task.application_id, &task.cursor, &task.end]).await?;
+    Ok(last.map_or(task.end, |row| Uuid::from_u128(row.get::<_, Uuid>(0).as_u128().saturating_add(1))))
+}
+
+const READ_EVENTS: &str = "-- replays.read_events
+select id, event_type,
+       expunged_at is null and ($5::text[] is null or event_type = any ($5))
+       and ($6::timestamptz is null or created_at >= $6) and created_at < $7
+from events
+where application_id = $1 and id > $2 and id < $3
+order by id
+limit $4";
+
+/// New deliveries of the next events.
+async fn replay(transaction: &Transaction<'_>, task: &Task) -> Result<Found, StoreError> {
+    let read = transaction.prepare_cached(READ_EVENTS).await?;
+    let rows = transaction
+        .query(
+            &read,
+            &[
+                &task.application_id,
+                &task.cursor,
+                &task.end,
+                &task.size,
+                &task.event_types,
+                &task.created_after,
+                &task.created_before,
+            ],
+        )
+        .await?;
+    let mut found = Found {
+        scanned: rows.len() as i64,
+        first: rows.first().map(|row| row.get(0)),
+        last: rows.last().map(|row| row.get(0)),
+        ..Found::default()
+    };
+    let (mut events, mut patterns) = (Vec::new(), Vec::new());
+    for row in rows.iter().filter(|row| row.get(2)) {
+        // What is stored is one, or was by the rules of an older version: then nobody subscribes to it.
+        let Ok(event_type) = EventType::parse(row.get(1)) else { continue };
+        events.push(row.get::<_, EventId>(0));
+        patterns.push(pattern_array(&event_type));
+    }
+    if let (Some(first), Some(last)) = (events.first(), events.last()) {
+        let replay = transaction.prepare_cached(REPLAY).await?;
+        let row = transaction
+            .query_one(
+                &replay,
+                &[
+                    &events,
+                    first,
+                    last,
+                    &task.application_id,
+                    &patterns,
+                    &task.endpoint_ids,
+                    &Some(task.id),
+                    &task.dry_run,
+                ],
+            )
+            .await?;
+        found.matched = row.get(0);
+    }
+    Ok(found)
+}
+
+/// Opens what matches of a page of deliveries. Those that are under way, or whose endpoint or event is gone,
+/// are left alone. `$scope` picks the index that is walked.
+macro_rules! redrive {
+    ($name:literal, $scope:literal) => {
+        concat!(
+            "-- replays.",
+            $name,
+            "
+with page as materialized (
+    select id, status, endpoint_id, event_id, event_type, created_at
+    from deliveries
+    where application_id = $1 and id > $2 and id < $3",
+            $scope,
+            "
+    order by id
+    limit $4
+),
+wanted as materialized (
+    select p.id
+    from page p
+    join endpoints e on e.id = p.endpoint_id and e.deleted_at is null
+    join events v on v.id = p.event_id and v.expunged_at is null
+    where p.status = any ($5)
+      and ($6::uuid[] is null or p.endpoint_id = any ($6))
+      and ($7::text[] is null or p.event_type = any ($7))
+      and ($8::timestamptz is null or p.created_at >= $8)
+      and p.created_at < $9
+),
+locked as materialized (
+    select d.id
+    from deliveries d
+    where d.id = any (array(select id from wanted)) and d.id > $2 and d.id < $3 and d.status = any ($5)
+      and not $10
+    order by d.id
+    for no key update
+),
+moved as (
+    update deliveries d
+    set next_retry_at = now(),
+        status = case when d.completed_at is null then d.status else 'pending' end,
+        max_attempts = case when d.completed_at is null then d.max_attempts else d.attempt_count + 1 end,
+        -- What was open goes on where its replay is cancelled.
+        replay_id = case when d.completed_at is null then d.replay_id else $11 end,
+        completed_at = null, dead_at = null
+    from locked l
+    where d.id = l.id and d.id > $2 and d.id < $3
+    returning d.id, d.endpoint_id
+),
+queued as (
+    insert into outbox (delivery_id, endpoint_id, parked, bulk)
+    select id, endpoint_id, true, true from moved
+)
+select (select count(*) from page),
+       case when $10 then (select count(*) from wanted) else (select count(*) from moved) end,
+       (select id from page order by id limit 1), (select id from page order by id desc limit 1)"
+        )
+    };
+}
+
+const REDRIVE: &str = redrive!("redrive", "");
+const REDRIVE_DEAD: &str = redrive!("redrive_dead", " and dead_at is not null");
+
+async fn redrive(transaction: &Transaction<'_>, task: &Task) -> Result<Found, StoreError> {
+    let dead = [DeliveryStatus::DeadLetter];
+    let statuses = task.statuses.as_deref().unwrap_or(&dead);
+    let sql = if statuses == dead { REDRIVE_DEAD } else { REDRIVE };
+    let redrive = transaction.prepare_cached(sql).await?;
+    let row = transaction
+        .query_one(
+            &redrive,
+            &[
+                &task.application_id,
+                &task.cursor,
+                &task.end,
+                &task.size,
+                &statuses,
+                &task.endpoint_ids,
+                &task.event_types,
+                &task.created_after,
+                &task.created_before,
+                &task.dry_run,
+                &task.id,
+            ],
+        )
+        .await?;
+    Ok(Found { scanned: row.get(0), matched: row.get(1), first: row.get(2), last: row.get(3) })
+}
+
+const FAIL: &str = "-- replays.fail
+update replays
+set status = 'failed', last_error = $2, completed_at = now()
+where id = $1 and completed_at is null";
+
+async fn fail(store: &Store, replay: ReplayId, error: &StoreError) -> Result<(), StoreError> {
+    let mut client = store.durable().await?;
+    let transaction = client.transaction().await?;
+    let statement = transaction.prepare_cached(FAIL).await?;
+    if transaction.execute(&statement, &[&replay, &error.to_string()]).await? == 0 {
+        return Ok(());
+    }
+    replays::tell_end(&transaction, replay).await?;
+    Ok(transaction.commit().await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_sized_by_what_the_last_one_made() {
+        let (quick, slow) = (Duration::from_millis(10), Duration::from_secs(1));
+        assert_eq!(next_size(50, 0, quick), 100);
+        assert_eq!(next_size(50, 50, quick), 100);
+        assert_eq!(next_size(50, 50_000, quick), 1);
+        assert_eq!(next_size(50, 2_000, quick), 25);
+        assert_eq!(next_size(50, 50, slow), 25);
+        assert_eq!(next_size(1, 1, slow), 1);
+        assert_eq!(next_size(5_000, 0, quick), 5_000);
+    }
+}
