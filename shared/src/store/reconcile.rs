@@ -149,7 +149,7 @@ select p.id, p.endpoint_id,
        and (
            select true from outbox o
            where o.parked and o.endpoint_id = p.endpoint_id and o.bulk = any ('{f,t}')
-            and o.delivery_id = p.id
+             and o.delivery_id = p.id
            limit 1
        ) is null
        -- Where order is kept, only the first of an endpoint is late.
