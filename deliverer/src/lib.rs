@@ -18,7 +18,7 @@ use std::time::Duration;
 use postrider_shared::config::DelivererConfig;
 use postrider_shared::health::Health;
 use postrider_shared::queue::{Queue, QueueError};
-use postrider_shared::store::{Store, StoreError, migrate, rekey};
+use postrider_shared::store::{Store, StoreError, start};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -69,7 +69,7 @@ struct Deliverer {
 /// Redis are waited out.
 ///
 /// # Errors
-/// At its start only, when the schema is not the one it needs or the configuration cannot be used.
+/// At its start only, when PostgreSQL does not fit or the configuration cannot be used.
 pub async fn run(
     config: DelivererConfig,
     health: Health,
@@ -77,10 +77,10 @@ pub async fn run(
 ) -> Result<(), DelivererError> {
     let store = Store::new(&config.database)?;
     let client = client::build(&config).map_err(DelivererError::Client)?;
-    if !migrate::await_schema(&store, &health, "deliverer_postgresql", &shutdown).await? {
+    let part = "deliverer_postgresql";
+    if !start::until_it_fits(&store, Some(&config.keyring), &health, part, &shutdown).await? {
         return Ok(());
     }
-    rekey::check_keyring(&store, &config.keyring).await?;
     let (recorder, results) = recorder::channel();
     let deliverer = Arc::new(Deliverer {
         queue: Queue::new(&config.queue)?,

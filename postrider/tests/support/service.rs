@@ -1,7 +1,7 @@
 //! Services: in this process, or as processes that can be killed.
 
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -153,9 +153,8 @@ impl Process {
     }
 
     /// Waits until it is dead, as at a failpoint.
-    pub async fn died(&mut self) {
-        super::eventually("the death of a process", async || self.child.try_wait().expect("its status"))
-            .await;
+    pub async fn died(&mut self) -> ExitStatus {
+        super::eventually("the death of a process", async || self.child.try_wait().expect("its status")).await
     }
 
     /// Waits until it says that it is ready.

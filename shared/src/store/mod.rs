@@ -35,6 +35,7 @@ pub mod replay_event;
 pub mod replay_steps;
 pub mod replays;
 pub mod secrets;
+pub mod start;
 pub mod statistics;
 pub mod synthetic;
 
