@@ -16,6 +16,7 @@ pub mod endpoints;
 mod error;
 pub mod event_types;
 pub mod events;
+pub mod expire;
 pub mod expunge;
 pub mod filters;
 pub mod headers;
