@@ -3,6 +3,7 @@
 
 mod classify;
 mod client;
+mod clock;
 mod condition;
 mod exchange;
 mod heartbeat;
@@ -37,7 +38,7 @@ pub enum DelivererError {
     /// PostgreSQL, or its schema.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The address of Redis.
+    /// The address of Redis, or its certificates.
     #[error(transparent)]
     Queue(#[from] QueueError),
     /// The HTTP client: certificates, proxy or name servers.
@@ -76,6 +77,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), DelivererError> {
     let store = Store::new(&config.database)?;
+    let queue = Queue::new(&config.queue)?;
     let client = client::build(&config).map_err(DelivererError::Client)?;
     let part = "deliverer_postgresql";
     if !start::until_it_fits(&store, Some(&config.keyring), &health, part, &shutdown).await? {
@@ -83,7 +85,6 @@ pub async fn run(
     }
     let (recorder, results) = recorder::channel();
     let deliverer = Arc::new(Deliverer {
-        queue: Queue::new(&config.queue)?,
         registration: Registration::new(config.database.clone()),
         exchanges: Arc::new(Semaphore::new(config.concurrency)),
         body_bytes: Arc::new(Semaphore::new(config.body_bytes)),
@@ -91,6 +92,7 @@ pub async fn run(
         condition: Condition::default(),
         sending: TaskTracker::new(),
         store,
+        queue,
         client,
         health,
         recorder,

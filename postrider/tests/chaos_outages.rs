@@ -95,13 +95,13 @@ async fn services_that_start_before_postgresql_wait_for_it() {
     for (role, process) in roles.iter().zip(&processes) {
         let part = format!("{role}_postgresql");
         within(Duration::from_secs(20), "a service that says what it waits for", async || {
-            let (status, answer) = health(process, "ready").await?;
+            let (status, answer) = process.health("ready").await?;
             assert_eq!(status, 503, "{answer}");
             assert_eq!(answer["parts"][&part]["status"], "down");
             answer["parts"][&part]["reason"].as_str()?.contains("PostgreSQL cannot be reached").then_some(())
         })
         .await;
-        assert_eq!(health(process, "live").await.expect("an answer").0, 200);
+        assert_eq!(process.health("live").await.expect("an answer").0, 200);
     }
     let api = format!("http://{}/v1/applications", processes[0].listen);
     let refused = reqwest::get(api).await.expect("an answer");
@@ -235,13 +235,5 @@ async fn an_api_and_a_relay_that_are_told_to_stop_under_load_leave_nothing_half_
 }
 
 async fn is_ready(process: &Process) -> bool {
-    health(process, "ready").await.expect("an answer").0 == 200
-}
-
-/// What a service says of itself; `None`: it does not listen yet.
-async fn health(process: &Process, what: &str) -> Option<(u16, Value)> {
-    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
-    let response = client.get(format!("http://{}/health/{what}", process.listen)).send().await.ok()?;
-    let status = response.status().as_u16();
-    Some((status, response.json().await.expect("JSON")))
+    process.health("ready").await.expect("an answer").0 == 200
 }

@@ -59,12 +59,13 @@ struct Relay {
 /// At its start only, when PostgreSQL does not fit or the configuration cannot be used.
 pub async fn run(config: RelayConfig, health: Health, shutdown: CancellationToken) -> Result<(), RelayError> {
     let store = Store::new(&config.database)?;
+    let queue = Queue::new(&config.queue)?;
     if !start::until_it_fits(&store, None, &health, "relay_postgresql", &shutdown).await? {
         return Ok(());
     }
     let relay = Relay {
-        queue: Queue::new(&config.queue)?,
         store,
+        queue,
         health,
         retry_schedule: config.retry_schedule,
         listener: Listener::new(config.database.clone()),

@@ -44,7 +44,7 @@ async fn pump(relay: &Relay, low_water: &mut LowWater) -> Result<Duration, Relay
     let began = Instant::now();
     let since = low_water.since(began);
     let take = outbox::take(&mut client, BATCH as i64, since).await?;
-    let (count, due_until) = (take.rows.len(), take.due_until);
+    let (count, due_until, late_by) = (take.rows.len(), take.due_until, take.late_by);
     if count == 0 {
         drop(take);
         low_water.note(since, None, began, Instant::now());
@@ -56,6 +56,7 @@ async fn pump(relay: &Relay, low_water: &mut LowWater) -> Result<Duration, Relay
     low_water.note(since, due_until, began, Instant::now());
     metrics::counter!("postrider_relay_taken_total").increment(count as u64);
     metrics::histogram!("postrider_relay_batch_size").record(count as f64);
+    metrics::histogram!("postrider_relay_lag_seconds").record(late_by.as_secs_f64());
     // There may be more.
     Ok(Duration::ZERO)
 }

@@ -8,6 +8,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use postrider_shared::config::{ApiConfig, DelivererConfig, RelayConfig, SETTINGS, Source};
 use postrider_shared::health::Health;
 use postrider_shared::telemetry;
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -157,13 +158,19 @@ impl Process {
         super::eventually("the death of a process", async || self.child.try_wait().expect("its status")).await
     }
 
+    /// What it says of itself at `/health/…`; `None`: it does not listen yet.
+    pub async fn health(&self, what: &str) -> Option<(u16, Value)> {
+        let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let response = client.get(format!("http://{}/health/{what}", self.listen)).send().await.ok()?;
+        let status = response.status().as_u16();
+        Some((status, response.json().await.expect("JSON")))
+    }
+
     /// Waits until it says that it is ready.
     pub async fn ready(&self) {
-        let url = format!("http://{}/health/ready", self.listen);
-        let client = reqwest::Client::builder().no_proxy().build().expect("a client");
         super::eventually("a service that is ready", async || {
-            let response = client.get(&url).send().await.ok()?;
-            response.status().is_success().then_some(())
+            let (status, _) = self.health("ready").await?;
+            (status == 200).then_some(())
         })
         .await;
     }

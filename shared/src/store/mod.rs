@@ -8,6 +8,7 @@ pub mod attempts;
 pub mod audit;
 pub mod claim;
 pub mod cleanups;
+pub mod clock;
 mod connect;
 pub mod deliveries;
 pub mod endpoint_changes;

@@ -75,6 +75,8 @@ pub struct Take<'a> {
     pub rows: Vec<DueRow>,
     /// When the last of them fell due, as PostgreSQL says; `None` where it does not matter.
     pub due_until: Option<DateTime<Utc>>,
+    /// For how long one of them had been due at most.
+    pub late_by: Duration,
 }
 
 const LOCK: &str = "-- queue_epoch.share
@@ -108,7 +110,8 @@ endpoint as (
     left join endpoint_health h on h.endpoint_id = t.endpoint_id
 )
 select t.delivery_id, t.endpoint_id, e.concurrency_limit, e.rate_limit, e.is_breaker_open, e.is_open,
-       e.has_parked, false as bulk, t.due_at
+       e.has_parked, false as bulk, t.due_at,
+       extract(epoch from clock_timestamp() - t.due_at)::float8 as late_by
 from taken t join endpoint e using (endpoint_id)
 order by t.id";
 
@@ -164,7 +167,9 @@ pub async fn take(
 ) -> Result<Take<'_>, StoreError> {
     let (transaction, epoch, rows) = take_by(client, TAKE, &[&limit, &since]).await?;
     let due_until = rows.iter().map(|row| row.get("due_at")).max();
-    Ok(Take { transaction, epoch, rows: rows.iter().map(due_row).collect(), due_until })
+    let late_by = rows.iter().map(|row| row.get("late_by")).fold(0.0, f64::max);
+    let late_by = Duration::try_from_secs_f64(late_by).unwrap_or_default();
+    Ok(Take { transaction, epoch, rows: rows.iter().map(due_row).collect(), due_until, late_by })
 }
 
 /// Takes parked rows: as many of each endpoint as its room says, those of bulk replays last.
@@ -176,7 +181,13 @@ pub async fn unpark<'a>(client: &'a mut Object, rooms: &[Room]) -> Result<Take<'
     let ordinary: Vec<_> = rooms.iter().map(|room| room.ordinary).collect();
     let bulk: Vec<_> = rooms.iter().map(|room| room.bulk).collect();
     let (transaction, epoch, rows) = take_by(client, UNPARK, &[&endpoints, &ordinary, &bulk]).await?;
-    Ok(Take { transaction, epoch, rows: rows.iter().map(due_row).collect(), due_until: None })
+    Ok(Take {
+        transaction,
+        epoch,
+        rows: rows.iter().map(due_row).collect(),
+        due_until: None,
+        late_by: Duration::ZERO,
+    })
 }
 
 async fn take_by<'a>(
