@@ -14,6 +14,7 @@ use super::{Store, StoreError};
 use crate::ids::EndpointId;
 use crate::keyring::{Keyring, KeyringError, SIGNING, Stored};
 
+/// Of secrets there is an index by master key; sensitive headers are few.
 const MASTER_KEYS: &str = "-- endpoint_secrets.master_keys
 with recursive walk as (
     select min(master_key_id) as id from endpoint_secrets
@@ -22,7 +23,13 @@ with recursive walk as (
     from walk w
     where w.id is not null
 )
-select id from walk where id is not null limit 1000";
+select id from walk where id is not null
+union
+select h.value ->> 'key'
+from endpoints e
+cross join lateral jsonb_each(e.headers) h
+where e.sensitive_headers <> '{}' and jsonb_typeof(h.value) = 'object'
+limit 1000";
 
 /// Refuses a keyring without a key that secrets are encrypted under: whoever serves without it would fail
 /// webhook by webhook.
