@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 use support::Bed;
 use support::eventually;
@@ -13,6 +15,9 @@ use support::service::Services;
 /// Rows that pass while it is open, and how many at once.
 const ROWS: i64 = 50_000;
 const STEP: i64 = 1_000;
+
+/// Rows that pass after them, while it is counted.
+const LAST: i64 = 10 * STEP;
 
 /// An event with an open delivery, queued, as accepting one writes it.
 const LATE_EVENT: &str = "
@@ -47,18 +52,22 @@ async fn pass(bed: &Bed, sql: &tokio_postgres::Client, rows: i64) {
     }
 }
 
-/// Pages that a take has touched since the last reset, on average: few of them look everywhere.
-async fn pages_per_take(sql: &tokio_postgres::Client) -> f64 {
-    sql.query_one(
-        "select (shared_blks_hit + shared_blks_read)::float8 / calls
+/// Pages that a take of 256 rows touches where it passes no dead ones, at most.
+const PAGES: i64 = 3_000;
+
+/// How many takes there were since the last reset, and how many pages they have touched.
+async fn takes_and_pages(sql: &tokio_postgres::Client) -> (i64, i64) {
+    let row = sql
+        .query_one(
+            "select calls, shared_blks_hit + shared_blks_read
              from pg_stat_statements s
              join pg_database d on d.oid = s.dbid and d.datname = current_database()
              where s.query like '-- outbox.take%'",
-        &[],
-    )
-    .await
-    .expect("statistics")
-    .get(0)
+            &[],
+        )
+        .await
+        .expect("statistics");
+    (row.get(0), row.get(1))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,11 +88,17 @@ async fn takes_stay_fast_beside_an_old_transaction_and_what_it_commits_late_is_d
     pass(&bed, &sql, ROWS).await;
     let dead = "select n_dead_tup from pg_stat_user_tables where relname = 'outbox'";
     eventually("dead rows", async || (bed.count(dead).await >= ROWS).then_some(())).await;
+    // Now they fell due longer ago than the margin that takes leave, and the jitter.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     sql.batch_execute("select pg_stat_statements_reset()").await.expect("a reset");
-    pass(&bed, &sql, 10 * STEP).await;
-    let pages = pages_per_take(&sql).await;
-    eprintln!("{pages:.0} pages for each take");
-    assert!(pages < 0.3 * ROWS as f64, "{pages:.0} pages for each take: it passes dead rows");
+    let began = Instant::now();
+    pass(&bed, &sql, LAST).await;
+    let seconds = began.elapsed().as_secs() as i64;
+    let (takes, pages) = takes_and_pages(&sql).await;
+    eprintln!("{takes} takes touched {pages} pages in {seconds} s");
+    // One take a second looks everywhere, and passes all of the dead rows; the others no more than the last ones.
+    let most = (seconds + 2) * (ROWS + LAST) + takes * (PAGES + LAST);
+    assert!(pages < most, "{takes} takes touched {pages} pages in {seconds} s: they pass dead rows");
 
     services.deliverer(&bed, &settings);
     assert_eq!(receiver.count(), 0, "it is not committed");
