@@ -70,6 +70,8 @@ create table endpoint_health (
     last_failed_at timestamptz,
     -- When it last came back from failing.
     last_succeeded_at timestamptz,
+    -- When it was last seen to wait for its rate limit; every few seconds while it does.
+    throttled_at timestamptz,
     updated_at timestamptz not null default now()
 ) with (fillfactor = 70);
 

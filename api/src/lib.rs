@@ -20,6 +20,7 @@ mod check;
 mod data;
 mod deliveries;
 mod docs;
+mod door;
 mod edge;
 mod emit_rejections;
 mod endpoint_check;
@@ -64,10 +65,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use poem::{Endpoint, EndpointExt, Route};
-use postrider_shared::config::ApiConfig;
+use poem::{Endpoint, EndpointExt, IntoEndpoint as _, Route};
+use postrider_shared::config::{ApiConfig, DatabaseConfig};
 use postrider_shared::health::Health;
-use postrider_shared::store::{Store, StoreError, migrate, rekey};
+use postrider_shared::store::{Store, StoreError, start};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -76,6 +77,7 @@ pub use operations::operations_routes;
 
 use crate::app::App;
 use crate::batch::Batcher;
+use crate::door::Door;
 use crate::endpoint_check::UrlRules;
 use crate::ingest_limit::IngestLimits;
 use crate::key_use::KeyUse;
@@ -83,13 +85,15 @@ use crate::known_schemas::KnownSchemas;
 
 /// How long storing what was taken in may last after the last connection is closed.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// The part of the health that PostgreSQL is.
+const POSTGRESQL: &str = "api_postgresql";
 /// How often samples are moved out of the recorder's buffers, whether or not anybody reads the metrics.
 const METRICS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Why the API did not start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    /// PostgreSQL is away, or its schema is not the one that this program needs.
+    /// PostgreSQL has another schema than this program needs, or refuses it.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The listener cannot be used.
@@ -97,11 +101,13 @@ pub enum ApiError {
     Serve(#[source] io::Error),
 }
 
-/// Serves the API on `listener` until `shutdown`. Then no connection is taken any more, requests under way
+/// Serves the API on `listener` until `shutdown`. A PostgreSQL that is away is waited for: meanwhile requests
+/// are answered 503, and those for health and metrics as ever. After `shutdown` no connection is taken any more, requests under way
 /// are answered, and what was taken in is stored: for ten seconds each at most.
 ///
 /// # Errors
-/// When PostgreSQL is away or has another schema than this program needs, or the listener cannot be used.
+/// At its start, when PostgreSQL does not fit or the configuration cannot be used; later, when the listener
+/// cannot be used.
 pub async fn run(
     config: ApiConfig,
     listener: TcpListener,
@@ -110,10 +116,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), ApiError> {
     let store = Store::new(&config.database)?;
-    migrate::check_schema(&store).await?;
-    rekey::check_keyring(&store, &config.keyring).await?;
-    health.up("postgres");
-
+    let door = Door::new();
     let (batcher, writers) = Batcher::start(&store, config.accept_writers, config.accept_queue_bytes);
     let key_use = Arc::new(KeyUse::default());
     let background = CancellationToken::new();
@@ -131,17 +134,51 @@ pub async fn run(
         url_rules: UrlRules { guard: config.guard, https_only: config.https_only },
         max_endpoints: config.max_endpoints,
     });
-    let emptying = tokio::spawn(inbox::run(app.clone(), config.database, background.clone()));
-    let served =
-        server::serve(listener, routes(app, operations::routes(health, metrics, Some(store))), shutdown);
+    // Told to stop, or unable to start.
+    let stop = shutdown.child_token();
+    let working = tokio::spawn(work(
+        app.clone(),
+        config.database,
+        health.clone(),
+        door.clone(),
+        stop.clone(),
+        background.clone(),
+    ));
+    let operations = operations::routes(health, metrics, Some((store, door.clone())));
+    let served = server::serve(listener, routes(app, operations, door), stop);
     let result = served.await.map_err(ApiError::Serve);
 
     if tokio::time::timeout(DRAIN_TIMEOUT, writers.drain()).await.is_err() {
         tracing::warn!("events that were taken in could not be stored in time; their producers have no 202");
     }
     background.cancel();
-    let _ = tokio::join!(flushing, upkeep, emptying);
+    let (_, _, worked) = tokio::join!(flushing, upkeep, working);
+    worked.expect("it does not panic")?;
     result
+}
+
+/// Opens the door once PostgreSQL was found to fit, and from then on empties the inbox until `background` is
+/// cancelled. Where it does not fit, `stop` is.
+async fn work(
+    app: Arc<App>,
+    database: DatabaseConfig,
+    health: Health,
+    door: Door,
+    stop: CancellationToken,
+    background: CancellationToken,
+) -> Result<(), StoreError> {
+    match start::until_it_fits(&app.store, Some(&app.keyring), &health, POSTGRESQL, &stop).await {
+        Ok(true) => {
+            door.open();
+            inbox::run(app, database, background).await;
+            Ok(())
+        }
+        Ok(false) => Ok(()),
+        Err(error) => {
+            stop.cancel();
+            Err(error)
+        }
+    }
 }
 
 /// The specification of the API (OpenAPI 3.0) as JSON: pretty, in a fixed order, with a newline at its end.
@@ -150,10 +187,17 @@ pub fn specification() -> String {
     spec::text()
 }
 
-fn routes(app: Arc<App>, operations: Route) -> impl Endpoint + 'static {
+fn routes(app: Arc<App>, operations: Route, door: Door) -> impl Endpoint + 'static {
     let document = spec::document();
     let methods = edge::Methods::of(&document);
-    let routes = docs::add(operations, spec::text()).nest_no_strip("/v1", spec::service()).data(app);
+    let resources = spec::service().into_endpoint().before(move |request| {
+        let door = door.clone();
+        async move {
+            door.pass().await?;
+            Ok(request)
+        }
+    });
+    let routes = docs::add(operations, spec::text()).nest_no_strip("/v1", resources).data(app);
     edge::wrap(routes, methods)
 }
 

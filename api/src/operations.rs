@@ -10,7 +10,8 @@ use postrider_shared::health::Health;
 use postrider_shared::store::Store;
 use serde::Serialize;
 
-use crate::edge;
+use crate::door::Door;
+use crate::{POSTGRESQL, edge};
 
 /// What `/health/ready` says.
 #[derive(Serialize)]
@@ -35,18 +36,20 @@ pub fn operations_routes(
     edge::wrap(routes(health, metrics, None), edge::Methods::default())
 }
 
-/// The same, with PostgreSQL asked for a sign of life whenever readiness is.
-pub(crate) fn routes(health: Health, metrics: PrometheusHandle, store: Option<Store>) -> Route {
+/// The same; once the door is open, PostgreSQL is asked for a sign of life whenever readiness is.
+pub(crate) fn routes(health: Health, metrics: PrometheusHandle, store: Option<(Store, Door)>) -> Route {
     let live = make(|_| async {
         Ok::<_, poem::Error>(json(StatusCode::OK, &serde_json::json!({ "status": "live" })))
     });
     let ready = make(move |_| {
         let (health, store) = (health.clone(), store.clone());
         async move {
-            if let Some(store) = store {
+            if let Some((store, door)) = store
+                && door.is_open()
+            {
                 match store.ping().await {
-                    Ok(()) => health.up("postgres"),
-                    Err(_) => health.down("postgres", "PostgreSQL does not answer"),
+                    Ok(()) => health.up(POSTGRESQL),
+                    Err(_) => health.down(POSTGRESQL, "PostgreSQL does not answer"),
                 }
             }
             Ok::<_, poem::Error>(readiness(&health))
@@ -90,7 +93,9 @@ mod tests {
     #[test]
     fn readiness_is_lost_with_any_part() {
         let health = Health::default();
-        health.up("postgres");
+        health.expect("postgresql");
+        assert_eq!(readiness(&health).status(), StatusCode::SERVICE_UNAVAILABLE);
+        health.up("postgresql");
         assert_eq!(readiness(&health).status(), StatusCode::OK);
         health.down("redis", "gone");
         assert_eq!(readiness(&health).status(), StatusCode::SERVICE_UNAVAILABLE);

@@ -156,8 +156,10 @@ async fn permits(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
 /// Claims what can be claimed. Where one delivery spoils the statement for all, the batch is halved until
 /// it is alone: one that cannot be rendered becomes a dead letter, one that is locked is left for later.
 async fn claim_around_culprits(deliverer: &Deliverer, number: DelivererNumber, ids: &[DeliveryId]) -> Claim {
+    let began = Instant::now();
     match claim::claim(&deliverer.store, number, ids).await {
         Ok(claim) => {
+            metrics::histogram!("postrider_claim_seconds").record(began.elapsed().as_secs_f64());
             deliverer.health.up("deliverer_postgresql");
             claim
         }

@@ -3,6 +3,7 @@
 
 mod classify;
 mod client;
+mod clock;
 mod condition;
 mod exchange;
 mod heartbeat;
@@ -18,7 +19,7 @@ use std::time::Duration;
 use postrider_shared::config::DelivererConfig;
 use postrider_shared::health::Health;
 use postrider_shared::queue::{Queue, QueueError};
-use postrider_shared::store::{Store, StoreError, migrate, rekey};
+use postrider_shared::store::{Store, StoreError, start};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -37,7 +38,7 @@ pub enum DelivererError {
     /// PostgreSQL, or its schema.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The address of Redis.
+    /// The address of Redis, or its certificates.
     #[error(transparent)]
     Queue(#[from] QueueError),
     /// The HTTP client: certificates, proxy or name servers.
@@ -69,21 +70,21 @@ struct Deliverer {
 /// Redis are waited out.
 ///
 /// # Errors
-/// At its start only, when the schema is not the one it needs or the configuration cannot be used.
+/// At its start only, when PostgreSQL does not fit or the configuration cannot be used.
 pub async fn run(
     config: DelivererConfig,
     health: Health,
     shutdown: CancellationToken,
 ) -> Result<(), DelivererError> {
     let store = Store::new(&config.database)?;
+    let queue = Queue::new(&config.queue)?;
     let client = client::build(&config).map_err(DelivererError::Client)?;
-    if !migrate::await_schema(&store, &health, "deliverer_postgresql", &shutdown).await? {
+    let part = "deliverer_postgresql";
+    if !start::until_it_fits(&store, Some(&config.keyring), &health, part, &shutdown).await? {
         return Ok(());
     }
-    rekey::check_keyring(&store, &config.keyring).await?;
     let (recorder, results) = recorder::channel();
     let deliverer = Arc::new(Deliverer {
-        queue: Queue::new(&config.queue)?,
         registration: Registration::new(config.database.clone()),
         exchanges: Arc::new(Semaphore::new(config.concurrency)),
         body_bytes: Arc::new(Semaphore::new(config.body_bytes)),
@@ -91,6 +92,7 @@ pub async fn run(
         condition: Condition::default(),
         sending: TaskTracker::new(),
         store,
+        queue,
         client,
         health,
         recorder,

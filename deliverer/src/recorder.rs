@@ -1,10 +1,12 @@
 //! Records what was sent, in natural batches: while one statement is under way, the next batch gathers.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use postrider_shared::ids::EndpointId;
 use postrider_shared::queue::{BreakerChange, Feedback, Reservation};
-use postrider_shared::store::record::{self, Exchange, Recorded};
+use postrider_shared::store::record::{self, Exchange, Moved, Recorded, Verdict};
 use postrider_shared::store::{StoreError, endpoint_changes, health};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
@@ -124,9 +126,14 @@ async fn acknowledge<'a>(deliverer: &Deliverer, told: impl Iterator<Item = &'a T
 /// it is alone.
 async fn write(deliverer: &Deliverer, mut results: Vec<Recorded>) {
     loop {
-        let Err(error) = record::record(&deliverer.store, &results).await else {
-            deliverer.recorder.is_flowing.send_if_modified(|flowing| !std::mem::replace(flowing, true));
-            return;
+        let began = Instant::now();
+        let error = match record::record(&deliverer.store, &results).await {
+            Ok(moved) => {
+                metrics::histogram!("postrider_record_seconds").record(began.elapsed().as_secs_f64());
+                deliverer.recorder.is_flowing.send_if_modified(|flowing| !std::mem::replace(flowing, true));
+                return measure(&results, &moved);
+            }
+            Err(error) => error,
         };
         let is_data_error = error.is_data_error();
         if is_data_error && results.len() > 1 {
@@ -145,6 +152,21 @@ async fn write(deliverer: &Deliverer, mut results: Vec<Recorded>) {
                 deliverer.health.down("deliverer_postgresql", error);
             }
             tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+/// Notes how long first attempts and successes were in coming, by the clock of PostgreSQL.
+fn measure(results: &[Recorded], moved: &[Moved]) {
+    let ages: HashMap<_, _> = moved.iter().map(|moved| (moved.delivery_id, moved.age)).collect();
+    for result in results {
+        let Some(age) = ages.get(&result.delivery_id) else { continue };
+        if result.attempt_number == 1 {
+            let before = age.saturating_sub(result.exchange.duration);
+            metrics::histogram!("postrider_first_attempt_delay_seconds").record(before.as_secs_f64());
+        }
+        if result.verdict == Verdict::Succeeded {
+            metrics::histogram!("postrider_success_delay_seconds").record(age.as_secs_f64());
         }
     }
 }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postrider_shared::config::DatabaseConfig;
+use postrider_shared::health::Health;
 use postrider_shared::ids::DelivererNumber;
-use postrider_shared::store::{Dedicated, StoreError, connect_dedicated, leases};
+use postrider_shared::store::{Dedicated, StoreError, clock, connect_dedicated, leases};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
@@ -48,7 +49,7 @@ pub(crate) async fn run(deliverer: Arc<Deliverer>) {
             Ok(Some((session, number))) => {
                 deliverer.health.up("deliverer_registration");
                 registration.number.send_replace(Some(number));
-                watch_over(session).await;
+                watch_over(&deliverer.health, session).await;
                 registration.number.send_replace(None);
                 last = Some((number, Instant::now()));
                 deliverer.health.down("deliverer_registration", "the connection was lost");
@@ -73,16 +74,16 @@ async fn register(
     Ok(is_held.then_some((session, number)))
 }
 
-/// Returns when the session is lost.
-async fn watch_over(mut session: Dedicated) {
+/// Returns when the session is lost. What it is asked is the time.
+async fn watch_over(health: &Health, mut session: Dedicated) {
     loop {
-        match timeout(CHECK_EVERY, session.messages.recv()).await {
-            Ok(Some(_)) => {}
-            Ok(None) => return,
-            Err(_) => match timeout(CHECK_EVERY, session.client.simple_query("select 1")).await {
-                Ok(Ok(_)) => {}
-                Ok(Err(_)) | Err(_) => return,
-            },
+        match timeout(CHECK_EVERY, clock::ahead_seconds(&session.client)).await {
+            Ok(Ok(ahead)) => crate::clock::note(health, ahead),
+            Ok(Err(_)) | Err(_) => return,
+        }
+        // Nobody notifies it: this ends with the connection, or never.
+        if let Ok(None) = timeout(CHECK_EVERY, session.messages.recv()).await {
+            return;
         }
     }
 }

@@ -406,7 +406,7 @@ async fn clocks_that_are_a_day_off_change_no_schedule() {
         return;
     };
     let _relay = Process::start(&bed, "relay", &ahead.environment());
-    let _deliverer = Process::start(&bed, "deliverer", &behind.environment());
+    let deliverer = Process::start(&bed, "deliverer", &behind.environment());
     let receiver = Receiver::start(|webhook| if webhook.attempt < 4 { 500 } else { 200 }).await;
     let producer = Producer::new(api.listen).await;
     producer.endpoint(json!({"url": receiver.url("/"), "retry_schedule": [2]})).await;
@@ -423,6 +423,17 @@ async fn clocks_that_are_a_day_off_change_no_schedule() {
     // The clocks were what they should be: a receiver is told the deliverer's time.
     let told = |webhook: &Received| webhook.header("webhook-timestamp").parse::<i64>().expect("seconds");
     assert!(told(&webhooks[3]) - told(&webhooks[0]) > 170_000, "the deliverer's clock has stepped two days");
+    for (offset, how) in [("+1d", "ahead of"), ("-1d", "behind")] {
+        behind.set(offset);
+        let reason = format!("this machine's clock is 86400 s {how} PostgreSQL's");
+        eventually("the deliverer to say that its clock is wrong", async || {
+            let (status, answer) = deliverer.health("ready").await?;
+            (status == 503 && answer["parts"]["deliverer_clock"]["reason"] == reason.as_str()).then_some(())
+        })
+        .await;
+    }
+    behind.set("+0");
+    deliverer.ready().await;
     bed.finish().await;
 }
 

@@ -86,6 +86,56 @@ async fn a_redis_that_is_away_for_a_while_stops_the_sending_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn services_that_start_before_postgresql_wait_for_it() {
+    let (_directory, mut servers) = own_servers().await;
+    let bed = Bed::on(servers.database_url(), servers.redis_url()).await;
+    servers.stop_postgres(Stop::Fast).await.expect("stopped");
+    let roles = ["api", "relay", "deliverer"];
+    let processes = roles.map(|role| Process::start(&bed, role, &[]));
+    for (role, process) in roles.iter().zip(&processes) {
+        let part = format!("{role}_postgresql");
+        within(Duration::from_secs(20), "a service that says what it waits for", async || {
+            let (status, answer) = process.health("ready").await?;
+            assert_eq!(status, 503, "{answer}");
+            assert_eq!(answer["parts"][&part]["status"], "down");
+            answer["parts"][&part]["reason"].as_str()?.contains("PostgreSQL cannot be reached").then_some(())
+        })
+        .await;
+        assert_eq!(process.health("live").await.expect("an answer").0, 200);
+    }
+    let api = format!("http://{}/v1/applications", processes[0].listen);
+    let refused = reqwest::get(api).await.expect("an answer");
+    assert_eq!(refused.status(), 503);
+    assert_eq!(refused.headers()["retry-after"], "1");
+
+    servers.start_postgres().await.expect("started");
+    for process in &processes {
+        process.ready().await;
+    }
+    let receiver = Receiver::accepting().await;
+    let producer = Producer::new(processes[0].listen).await;
+    producer.endpoint(json!({"url": receiver.url("/")})).await;
+    producer.publish("user.created", json!({})).await;
+    receiver.wait_for(1).await;
+    for process in processes {
+        assert!(process.terminate().await, "it exits 0");
+    }
+    bed.finish().await;
+    servers.stop().await.expect("stopped");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn services_do_not_wait_for_a_database_that_does_not_exist() {
+    let bed = Bed::new().await;
+    let absent = bed.source.get("DATABASE_URL").expect("it was set").replace(&bed.name, "absent");
+    for role in ["api", "relay", "deliverer"] {
+        let mut process = Process::start(&bed, role, &[("DATABASE_URL", &absent)]);
+        assert_eq!(process.died().await.code(), Some(1), "{role}");
+    }
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_postgresql_that_restarts_under_load_loses_nothing_that_was_acknowledged() {
     let (_directory, mut servers) = own_servers().await;
     let bed = Bed::on(servers.database_url(), servers.redis_url()).await;
@@ -185,7 +235,5 @@ async fn an_api_and_a_relay_that_are_told_to_stop_under_load_leave_nothing_half_
 }
 
 async fn is_ready(process: &Process) -> bool {
-    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
-    let url = format!("http://{}/health/ready", process.listen);
-    client.get(url).send().await.expect("an answer").status().is_success()
+    process.health("ready").await.expect("an answer").0 == 200
 }

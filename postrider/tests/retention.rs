@@ -35,6 +35,10 @@ const OLD_EVENT: &str = "
     insert into outbox (delivery_id, endpoint_id, parked)
         select first_id(now() - interval '50 days'), id, true from endpoints where not is_active;";
 
+fn partitions_of(table: &str) -> String {
+    format!("select count(*) from pg_class where relname ~ '^{table}_until_' and relkind = 'r'")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_older_than_the_retention_goes_and_the_rest_stays() {
     let bed = Bed::new().await;
@@ -43,18 +47,43 @@ async fn what_is_older_than_the_retention_goes_and_the_rest_stays() {
     let mut services = Services::api_alone(&bed, &[]).await;
     let receiver = Receiver::accepting().await;
     let producer = Producer::new(services.api).await;
-    producer.endpoint(json!({"url": receiver.url("/"), "is_active": false})).await;
+    let disabled = producer.endpoint(json!({"url": receiver.url("/"), "is_active": false})).await;
     sql.batch_execute(OLD_EVENT).await.expect("an old event");
+    let dead_letters = ["postrider.delivery.dead_letter"];
+    producer.endpoint(json!({"url": receiver.url("/told"), "event_types": dead_letters})).await;
     producer.endpoint(json!({"url": receiver.url("/")})).await;
     let accepted = producer.publish("user.created", json!({})).await;
 
     services.relay(&bed, &[]);
     services.deliverer(&bed, &[]);
+    let told = eventually("the owner to be told of what was still open", async || {
+        receiver.received().iter().find(|webhook| webhook.path == "/told").map(|webhook| webhook.json())
+    })
+    .await;
+    assert_eq!(told["data"]["endpoint_id"], disabled["id"]);
+    for table in ["events", "delivery_attempts"] {
+        eventually(&format!("the old partition of {table} to go"), async || {
+            (bed.count(&partitions_of(table)).await == 1).then_some(())
+        })
+        .await;
+    }
+    let path = format!("/v1/deliveries/{}", text(&told["data"]["delivery_id"]));
+    let ended = producer.get(&path).await;
+    assert_eq!(ended["status"], "dead_letter", "it is to be seen for a day");
+    assert!(text(&ended["last_error"]).starts_with("event_expired"));
+    let (status, refused) = producer.refused(&format!("{path}/retry"), &json!({})).await;
+    assert_eq!((status.as_u16(), &refused["code"]), (409, &json!("event_expired")));
+
+    sql.batch_execute(
+        "update deliveries set dead_at = now() - interval '25 hours' where status = 'dead_letter'",
+    )
+    .await
+    .expect("a day later");
+    services.stop().await;
+    let services = Services::start(&bed).await;
     for table in ["events", "deliveries", "delivery_attempts"] {
         eventually(&format!("the old partition of {table} to go"), async || {
-            let old =
-                format!("select count(*) from pg_class where relname ~ '^{table}_until_' and relkind = 'r'");
-            (bed.count(&old).await == 1).then_some(())
+            (bed.count(&partitions_of(table)).await == 1).then_some(())
         })
         .await;
     }
@@ -64,6 +93,7 @@ async fn what_is_older_than_the_retention_goes_and_the_rest_stays() {
         (bed.count(left).await == 0).then_some(())
     })
     .await;
+    let producer = Producer { api: services.api, ..producer };
     producer.delivery_in(&text(&accepted["event_id"]), "succeeded").await;
     assert_eq!(bed.count("select count(*) from idempotency_keys").await, 1);
     services.stop().await;

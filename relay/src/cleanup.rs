@@ -15,7 +15,10 @@ pub(crate) async fn run(relay: &Relay) {
     loop {
         let result = cleanups::step(&relay.store).await.map_err(Into::into);
         let pause = match relay.settle(result).await {
-            Some(true) => BUSY,
+            Some(true) => {
+                metrics::counter!("postrider_cleanup_steps_total").increment(1);
+                BUSY
+            }
             Some(false) | None => IDLE,
         };
         tokio::time::sleep(pause).await;

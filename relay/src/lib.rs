@@ -5,6 +5,7 @@
 mod audit;
 mod cleanup;
 mod listener;
+mod low_water;
 mod memory;
 mod partitions;
 mod pump;
@@ -19,7 +20,7 @@ use postrider_shared::config::{DatabaseConfig, RelayConfig};
 use postrider_shared::health::Health;
 use postrider_shared::queue::{Queue, QueueError};
 use postrider_shared::retry::RetrySchedule;
-use postrider_shared::store::{Store, StoreError, migrate};
+use postrider_shared::store::{Store, StoreError, start};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -55,15 +56,16 @@ struct Relay {
 /// Runs a relay until `shutdown`. Outages of PostgreSQL and Redis are waited out.
 ///
 /// # Errors
-/// At its start only, when the schema is not the one it needs or the configuration cannot be used.
+/// At its start only, when PostgreSQL does not fit or the configuration cannot be used.
 pub async fn run(config: RelayConfig, health: Health, shutdown: CancellationToken) -> Result<(), RelayError> {
     let store = Store::new(&config.database)?;
-    if !migrate::await_schema(&store, &health, "relay_postgresql", &shutdown).await? {
+    let queue = Queue::new(&config.queue)?;
+    if !start::until_it_fits(&store, None, &health, "relay_postgresql", &shutdown).await? {
         return Ok(());
     }
     let relay = Relay {
-        queue: Queue::new(&config.queue)?,
         store,
+        queue,
         health,
         retry_schedule: config.retry_schedule,
         listener: Listener::new(config.database.clone()),

@@ -1,8 +1,10 @@
-//! Makes the partitions of the coming week, and drops what is older than the retention.
+//! Makes the partitions of the coming week, and drops what is older than the retention: deliveries that are
+//! open then end as dead letters first, and stay for a day.
 
 use std::time::Duration;
 
-use postrider_shared::store::{Dedicated, StoreError, connect_dedicated, inbox, partitions};
+use postrider_shared::store::partitions::{self, Expired};
+use postrider_shared::store::{Dedicated, StoreError, connect_dedicated, expire, inbox};
 
 use crate::{Relay, RelayError};
 
@@ -24,7 +26,7 @@ pub(crate) async fn run(relay: &Relay) {
 async fn maintain(relay: &Relay) -> Result<(), RelayError> {
     let session = connect_dedicated(&relay.database).await?;
     if partitions::try_lock(&session.client).await? {
-        let result = change(&session, relay.retention_days).await;
+        let result = change(relay, &session).await;
         report(relay, &session).await?;
         return result.map_err(Into::into);
     }
@@ -42,7 +44,8 @@ async fn report(relay: &Relay, Dedicated { client, .. }: &Dedicated) -> Result<(
     Ok(())
 }
 
-async fn change(Dedicated { client, .. }: &Dedicated, retention_days: u32) -> Result<(), StoreError> {
+async fn change(relay: &Relay, Dedicated { client, .. }: &Dedicated) -> Result<(), StoreError> {
+    let retention_days = relay.retention_days;
     while partitions::remaining(client).await? < partitions::AHEAD {
         partitions::add(client, partitions::width_days(retention_days)).await?;
     }
@@ -50,15 +53,10 @@ async fn change(Dedicated { client, .. }: &Dedicated, retention_days: u32) -> Re
         partitions::drop_detached(client, &orphan).await?;
     }
     for expired in partitions::expired(client, retention_days).await? {
-        if expired.parent == "deliveries" {
-            let open = partitions::count_open(client, &expired).await?;
-            if open > 0 {
-                metrics::counter!("postrider_deliveries_expired_total").increment(open.unsigned_abs());
-                tracing::warn!(
-                    open,
-                    partition = expired.name,
-                    "open deliveries are older than the retention"
-                );
+        if expired.parent == "deliveries" && !expired.is_detaching {
+            end_open(relay, &expired).await?;
+            if expire::has_fresh_dead_letters(client, &expired).await? {
+                continue;
             }
         }
         partitions::drop(client, &expired).await?;
@@ -67,5 +65,26 @@ async fn change(Dedicated { client, .. }: &Dedicated, retention_days: u32) -> Re
     while partitions::forget_keys(client).await? > 0 {}
     while partitions::forget_parked(client).await? > 0 {}
     while inbox::forget_rejections(client, retention_days).await? > 0 {}
+    Ok(())
+}
+
+/// Nothing that is open goes with its partition: it ends as a dead letter, for people to see.
+async fn end_open(relay: &Relay, deliveries: &Expired) -> Result<(), StoreError> {
+    let mut total = 0;
+    loop {
+        let ended = expire::step(&relay.store, deliveries.ends_at).await?;
+        if ended == 0 {
+            break;
+        }
+        metrics::counter!("postrider_deliveries_expired_total").increment(ended as u64);
+        total += ended;
+    }
+    if total > 0 {
+        tracing::warn!(
+            deliveries = total,
+            partition = deliveries.name,
+            "open deliveries were older than the retention: dead letters"
+        );
+    }
     Ok(())
 }

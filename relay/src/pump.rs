@@ -1,12 +1,13 @@
 //! Takes what is due and pushes it. A take stays open over the push: what was not pushed is still there.
 
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postrider_shared::failpoint;
 use postrider_shared::queue::Group;
 use postrider_shared::store::outbox::{self, DueRow, Parked, Take};
 
+use crate::low_water::LowWater;
 use crate::{Relay, RelayError};
 
 /// Rows of one take.
@@ -26,13 +27,14 @@ const POLL: Duration = Duration::from_secs(1);
 /// Pumps for ever.
 pub(crate) async fn run(relay: &Relay) {
     let mut is_pushing = false;
+    let mut low_water = LowWater::default();
     loop {
         // While Redis is away, rows are not held open only to find that out.
         let step = async {
             if !is_pushing {
                 relay.queue.memory().await?;
             }
-            pump(relay).await
+            pump(relay, &mut low_water).await
         };
         let result = step.await;
         is_pushing = result.is_ok();
@@ -45,18 +47,24 @@ pub(crate) async fn run(relay: &Relay) {
 }
 
 /// Pushes one batch and answers how long the next can wait.
-async fn pump(relay: &Relay) -> Result<Duration, RelayError> {
+async fn pump(relay: &Relay, low_water: &mut LowWater) -> Result<Duration, RelayError> {
     let mut client = relay.store.relaxed().await?;
-    let take = outbox::take(&mut client, BATCH as i64).await?;
-    let count = take.rows.len();
+    let began = Instant::now();
+    let since = low_water.since(began);
+    let take = outbox::take(&mut client, BATCH as i64, since).await?;
+    let (count, due_until, late_by) = (take.rows.len(), take.due_until, take.late_by);
     if count == 0 {
         drop(take);
+        low_water.note(since, None, began, Instant::now());
+        let poll = low_water.pause(Instant::now()).min(POLL);
         let next = outbox::next_due(&client).await?;
-        return Ok(next.map_or(POLL, |due| due.clamp(LEAST_WAIT, POLL)));
+        return Ok(next.map_or(poll, |due| due.min(poll)).max(LEAST_WAIT));
     }
     push(relay, take).await?;
+    low_water.note(since, due_until, began, Instant::now());
     metrics::counter!("postrider_relay_taken_total").increment(count as u64);
     metrics::histogram!("postrider_relay_batch_size").record(count as f64);
+    metrics::histogram!("postrider_relay_lag_seconds").record(late_by.as_secs_f64());
     if (BUSY..BATCH).contains(&count) {
         tokio::time::sleep(GATHER).await;
     }

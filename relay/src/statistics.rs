@@ -1,20 +1,34 @@
-//! Measures the outbox and the queue.
+//! Measures the outbox and the queue, and surveys the rest.
 
 use std::time::Duration;
 
-use postrider_shared::store::statistics;
+use postrider_shared::store::{health, statistics};
 
 use crate::{Relay, RelayError};
 
-const EVERY: Duration = Duration::from_secs(5);
+const MEASURE_EVERY: Duration = Duration::from_secs(5);
+
+/// It looks at every endpoint.
+const SURVEY_EVERY: Duration = Duration::from_secs(15);
+
+/// Endpoints that are looked at for their rate limit.
+const THROTTLED: isize = 1_000;
 
 /// Measures for ever.
 pub(crate) async fn run(relay: &Relay) {
-    loop {
-        let result = measure(relay).await;
-        relay.settle(result).await;
-        tokio::time::sleep(EVERY).await;
-    }
+    let measuring = async {
+        loop {
+            relay.settle(measure(relay).await).await;
+            tokio::time::sleep(MEASURE_EVERY).await;
+        }
+    };
+    let surveying = async {
+        loop {
+            relay.settle(survey(relay).await).await;
+            tokio::time::sleep(SURVEY_EVERY).await;
+        }
+    };
+    tokio::join!(measuring, surveying);
 }
 
 async fn measure(relay: &Relay) -> Result<(), RelayError> {
@@ -29,5 +43,20 @@ async fn measure(relay: &Relay) -> Result<(), RelayError> {
     metrics::gauge!("postrider_queue_eligible_endpoints").set(queue.eligible_endpoints as f64);
     metrics::gauge!("postrider_queue_blocked_endpoints").set(queue.blocked_endpoints as f64);
     metrics::gauge!("postrider_queue_endpoints_in_flight").set(queue.endpoints_in_flight as f64);
+    // For `waiting_for`: the API does not see Redis.
+    let throttled = relay.queue.throttled(THROTTLED).await?;
+    health::note_throttled(&relay.store, &throttled).await?;
+    Ok(())
+}
+
+async fn survey(relay: &Relay) -> Result<(), RelayError> {
+    let survey = statistics::survey(&relay.store).await?;
+    metrics::gauge!("postrider_endpoints", "state" => "well").set(survey.well as f64);
+    metrics::gauge!("postrider_endpoints", "state" => "failing").set(survey.failing as f64);
+    metrics::gauge!("postrider_endpoints", "state" => "disabled").set(survey.disabled as f64);
+    metrics::gauge!("postrider_inbox_waiting").set(survey.inbox as f64);
+    metrics::gauge!("postrider_inbox_oldest_seconds").set(survey.oldest_in_inbox_seconds);
+    metrics::gauge!("postrider_replays_open").set(survey.replays as f64);
+    metrics::gauge!("postrider_cleanups_open").set(survey.cleanups as f64);
     Ok(())
 }

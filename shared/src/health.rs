@@ -9,10 +9,19 @@ pub struct Health {
     parts: Arc<Mutex<BTreeMap<&'static str, Option<String>>>>,
 }
 
+/// Said of a part that was not tried yet.
+const NOT_YET: &str = "not tried yet";
+
 impl Health {
+    /// Says that `part` is needed, and was not tried yet.
+    pub fn expect(&self, part: &'static str) {
+        self.lock().insert(part, Some(NOT_YET.to_owned()));
+    }
+
     /// Says that `part` works. Logged when it did not before.
     pub fn up(&self, part: &'static str) {
-        if let Some(Some(_)) = self.lock().insert(part, None) {
+        let before = self.lock().insert(part, None);
+        if matches!(before, Some(Some(reason)) if reason != NOT_YET) {
             tracing::info!(part, "works again");
         }
     }
@@ -22,7 +31,7 @@ impl Health {
     pub fn down(&self, part: &'static str, reason: impl ToString) {
         let reason = reason.to_string();
         let before = self.lock().insert(part, Some(reason.clone()));
-        if !matches!(before, Some(Some(_))) {
+        if !matches!(before, Some(Some(reason)) if reason != NOT_YET) {
             tracing::warn!(part, reason, "does not work; trying again");
         }
     }

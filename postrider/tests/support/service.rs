@@ -1,13 +1,14 @@
 //! Services: in this process, or as processes that can be killed.
 
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use postrider_shared::config::{ApiConfig, DelivererConfig, RelayConfig, SETTINGS, Source};
 use postrider_shared::health::Health;
 use postrider_shared::telemetry;
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -153,18 +154,23 @@ impl Process {
     }
 
     /// Waits until it is dead, as at a failpoint.
-    pub async fn died(&mut self) {
-        super::eventually("the death of a process", async || self.child.try_wait().expect("its status"))
-            .await;
+    pub async fn died(&mut self) -> ExitStatus {
+        super::eventually("the death of a process", async || self.child.try_wait().expect("its status")).await
+    }
+
+    /// What it says of itself at `/health/…`; `None`: it does not listen yet.
+    pub async fn health(&self, what: &str) -> Option<(u16, Value)> {
+        let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let response = client.get(format!("http://{}/health/{what}", self.listen)).send().await.ok()?;
+        let status = response.status().as_u16();
+        Some((status, response.json().await.expect("JSON")))
     }
 
     /// Waits until it says that it is ready.
     pub async fn ready(&self) {
-        let url = format!("http://{}/health/ready", self.listen);
-        let client = reqwest::Client::builder().no_proxy().build().expect("a client");
         super::eventually("a service that is ready", async || {
-            let response = client.get(&url).send().await.ok()?;
-            response.status().is_success().then_some(())
+            let (status, _) = self.health("ready").await?;
+            (status == 200).then_some(())
         })
         .await;
     }

@@ -3,6 +3,7 @@
 //! Every setting is an environment variable, a flag of the same name and, for secrets that are mounted
 //! as files, a variable `X_FILE`. All mistakes are reported at once.
 
+mod database_url;
 mod read;
 mod settings;
 
@@ -41,6 +42,8 @@ pub struct QueueConfig {
     pub window: u32,
     /// Ids in Redis at most, over all endpoints.
     pub capacity: u32,
+    /// Certificates that are trusted besides the system's.
+    pub extra_ca_file: Option<PathBuf>,
 }
 
 /// What the API starts from.
@@ -117,8 +120,8 @@ pub struct DelivererConfig {
 impl DatabaseConfig {
     /// Reads `DATABASE_URL` and its companions.
     pub fn read(reader: &mut Reader<'_>) -> Self {
-        let url: tokio_postgres::Config = reader.required(&settings::DATABASE_URL);
-        let direct_url = reader.optional(&settings::DATABASE_DIRECT_URL);
+        let url = reader.required_with(&settings::DATABASE_URL, database_url::parse);
+        let direct_url = reader.optional_with(&settings::DATABASE_DIRECT_URL, database_url::parse);
         Self {
             direct_url: direct_url.unwrap_or_else(|| url.clone()),
             url,
@@ -138,6 +141,7 @@ impl QueueConfig {
             prefix: reader.required(&settings::REDIS_PREFIX),
             window: reader.in_range(&settings::QUEUE_WINDOW, 1, 1_000_000) as u32,
             capacity: reader.in_range(&settings::QUEUE_CAPACITY, 1, 100_000_000) as u32,
+            extra_ca_file: reader.optional(&settings::EXTRA_CA_FILE),
         }
     }
 }

@@ -112,7 +112,16 @@ impl Reader<'_> {
 
     /// A setting that may be absent.
     pub fn optional<T: FromStr<Err: fmt::Display>>(&mut self, setting: &Setting) -> Option<T> {
-        match self.source.get(setting.env)?.parse() {
+        self.optional_with(setting, |text| text.parse().map_err(|error: T::Err| error.to_string()))
+    }
+
+    /// A setting that may be absent, parsed by `parse`.
+    pub fn optional_with<T>(
+        &mut self,
+        setting: &Setting,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        match parse(self.source.get(setting.env)?) {
             Ok(value) => Some(value),
             Err(error) => {
                 self.mistake(setting, error);

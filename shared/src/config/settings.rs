@@ -75,7 +75,7 @@ settings! {
     DATABASE_DIRECT_URL = "POSTRIDER_DATABASE_DIRECT_URL" "URL" None, ALL,
         "The same database past a connection pooler such as PgBouncer, for LISTEN and session locks. Default: DATABASE_URL", secret;
     DATABASE_POOL_SIZE = "POSTRIDER_DATABASE_POOL_SIZE" "COUNT" Some("8"), EVERY_SERVICE,
-        "Connections to PostgreSQL in each pool of a service, 2 to 1000. A service has one pool, the deliverer and the relay two";
+        "Connections to PostgreSQL in each of the two pools of a service, 2 to 1000: one for commits that wait for the disk, one for those that need not. `up` has three services. Each also has a session of its own or two";
     REDIS_URL = "REDIS_URL" "URL" None, &[Relay, Deliverer, Up],
         "Redis 7 or newer, or Valkey, such as `redis://:password@host/0`, `rediss://…` for TLS or `redis+unix:///path`", secret;
     REDIS_PREFIX = "POSTRIDER_REDIS_PREFIX" "TEXT" Some("postrider"), &[Relay, Deliverer, Up],
@@ -117,7 +117,7 @@ settings! {
     DNS_SERVERS = "POSTRIDER_DNS_SERVERS" "ADDRESS,…" None, &[Deliverer, Up],
         "Name servers to ask instead of the system's, such as `10.0.0.2:53`";
     EXTRA_CA_FILE = "POSTRIDER_EXTRA_CA_FILE" "PATH" None, ALL,
-        "PEM certificates that are trusted besides the system's: by webhooks and for PostgreSQL";
+        "PEM certificates that are trusted besides the system's: those of receivers, PostgreSQL and Redis";
     EGRESS_PROXY = "POSTRIDER_EGRESS_PROXY" "URL" None, &[Deliverer, Up],
         "A proxy that all webhooks go through, such as `http://proxy:3128`. It resolves names, so it must refuse private addresses";
     STOP_GRACE_SECONDS = "POSTRIDER_STOP_GRACE_SECONDS" "SECONDS" Some("70"), &[Deliverer, Up],

@@ -10,12 +10,13 @@ mod scripts;
 use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
-use redis::{AsyncCommands, Client, ErrorKind, RedisError};
+use redis::{AsyncCommands, Client, ConnectionAddr, ErrorKind, RedisError, TlsCertificates};
 use uuid::Uuid;
 
 use crate::config::QueueConfig;
 use crate::ids::{DeliveryId, EndpointId};
 use crate::store::outbox::Limits;
+use crate::trust;
 pub use breaker::{BreakerChange, Feedback};
 use scripts::Scripts;
 
@@ -40,6 +41,9 @@ pub enum QueueError {
     /// Redis cannot be reached, or refused.
     #[error("Redis: {0}")]
     Redis(#[source] RedisError),
+    /// The extra certificates cannot be read.
+    #[error("{0}")]
+    Certificates(String),
 }
 
 impl From<RedisError> for QueueError {
@@ -94,9 +98,9 @@ impl Queue {
     /// Prepares a connection, which is made when it is first used.
     ///
     /// # Errors
-    /// When the address is not one.
+    /// When the address is not one, or the extra certificates cannot be read.
     pub fn new(config: &QueueConfig) -> Result<Self, QueueError> {
-        let client = Client::open(config.url.clone())?;
+        let client = client(config)?;
         let manager = ConnectionManagerConfig::new()
             .set_response_timeout(Some(RESPONSE_TIMEOUT))
             .set_connection_timeout(Some(RESPONSE_TIMEOUT))
@@ -308,6 +312,28 @@ impl Queue {
         })
     }
 
+    /// Endpoints that wait for their rate limit now, among the first `limit` that wait for a time.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn throttled(&self, limit: isize) -> Result<Vec<EndpointId>, QueueError> {
+        let mut connection = self.connection.clone();
+        let blocked: Vec<Vec<u8>> = connection.zrange(self.key("blocked"), 0, limit - 1).await?;
+        if blocked.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipe = redis::pipe();
+        let mut endpoints = Vec::with_capacity(blocked.len());
+        for id in &blocked {
+            let endpoint = EndpointId(Uuid::from_slice(id).map_err(|_| malformed())?);
+            pipe.hget(self.endpoint_key("e", endpoint), "probe_at");
+            endpoints.push(endpoint);
+        }
+        // The others wait for a probe.
+        let probes: Vec<Option<String>> = pipe.query_async(&mut connection).await?;
+        Ok(endpoints.into_iter().zip(probes).filter(|(_, probe)| probe.is_none()).map(|(id, _)| id).collect())
+    }
+
     fn key(&self, name: &str) -> String {
         format!("{}:{name}", self.base)
     }
@@ -359,11 +385,23 @@ impl Reservation {
     }
 }
 
+fn client(config: &QueueConfig) -> Result<Client, QueueError> {
+    match config.extra_ca_file.as_deref() {
+        Some(extra) if matches!(config.url.addr(), ConnectionAddr::TcpTls { .. }) => {
+            let root_cert = Some(trust::roots_as_pem(Some(extra)).map_err(QueueError::Certificates)?);
+            Ok(Client::build_with_tls(config.url.clone(), TlsCertificates { client_tls: None, root_cert })?)
+        }
+        _ => Ok(Client::open(config.url.clone())?),
+    }
+}
+
 fn uuid(value: redis::Value) -> Result<Uuid, QueueError> {
     let bytes: Vec<u8> = redis::from_redis_value(value).map_err(RedisError::from)?;
-    Uuid::from_slice(&bytes).map_err(|_| {
-        QueueError::Redis((ErrorKind::UnexpectedReturnType, "an id in the queue has not 16 bytes").into())
-    })
+    Uuid::from_slice(&bytes).map_err(|_| malformed())
+}
+
+fn malformed() -> QueueError {
+    QueueError::Redis((ErrorKind::UnexpectedReturnType, "an id in the queue has not 16 bytes").into())
 }
 
 fn milliseconds(duration: Duration) -> u64 {

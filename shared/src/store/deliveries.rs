@@ -34,7 +34,7 @@ pub struct Delivery {
     /// What the receiver last answered.
     pub last_response_status: Option<i16>,
     /// What keeps it from being sent, beside its time: `disabled` (its endpoint is), `order` (another has to
-    /// end first), `probe` (its endpoint only fails).
+    /// end first), `probe` (its endpoint only fails), `rate_limit` (its endpoint gets as much as it may).
     pub waiting_for: Option<String>,
     /// When it was made.
     pub created_at: DateTime<Utc>,
@@ -102,6 +102,10 @@ macro_rules! columns {
                where b.endpoint_id = d.endpoint_id and b.position < d.position and b.completed_at is null
            ) then 'order'
            when h.state = 'open' and d.next_retry_at <= now() then 'probe'
+           -- Seen of the endpoint, every five seconds: what has just become due need not be held back by it.
+           when d.next_retry_at <= now() - interval '1 second' and h.throttled_at > now() - interval '12 seconds'
+                and e.rate_limit is not null
+           then 'rate_limit'
        end,
        d.created_at, d.completed_at"
     };

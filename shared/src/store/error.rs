@@ -7,7 +7,7 @@ use tokio_postgres::error::SqlState;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// No connection could be had: the server is away or too busy. Try again later.
-    #[error("PostgreSQL cannot be reached")]
+    #[error("PostgreSQL cannot be reached: {}", why(.0))]
     Pool(#[source] Box<PoolError>),
     /// The statement failed.
     #[error("the statement failed: {}", describe(.0))]
@@ -20,7 +20,8 @@ pub enum StoreError {
 impl From<PoolError> for StoreError {
     fn from(error: PoolError) -> Self {
         match error {
-            PoolError::Backend(error) => Self::Database(error),
+            // The server has answered.
+            PoolError::Backend(error) if error.code().is_some() => Self::Database(error),
             other => Self::Pool(Box::new(other)),
         }
     }
@@ -76,6 +77,18 @@ impl StoreError {
         }
     }
 
+    /// True when no waiting helps: the schema is another, or the server refuses the role or knows no such
+    /// database.
+    #[must_use]
+    pub fn is_misconfigured(&self) -> bool {
+        match self {
+            Self::Schema(_) => true,
+            Self::Pool(_) | Self::Database(_) => self
+                .code()
+                .is_some_and(|code| code.code().starts_with("28") || *code == SqlState::INVALID_CATALOG_NAME),
+        }
+    }
+
     /// True when no partition is there for a row: the relay has not run for a week.
     fn is_missing_partition(&self) -> bool {
         let Self::Database(error) = self else { return false };
@@ -89,6 +102,14 @@ impl StoreError {
     #[must_use]
     pub fn is_unique_violation(&self) -> bool {
         self.code() == Some(&SqlState::UNIQUE_VIOLATION)
+    }
+}
+
+/// What lies behind the pool's own words, where something does.
+fn why(error: &PoolError) -> String {
+    match error {
+        PoolError::Backend(error) => error.to_string(),
+        other => other.to_string(),
     }
 }
 

@@ -175,6 +175,29 @@ pub async fn note_attempts(
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
+/// Several relays see the same.
+const THROTTLED: &str = "-- endpoint_health.throttled
+insert into endpoint_health as h (endpoint_id, throttled_at)
+select id, now() from endpoints where id = any ($1)
+order by id
+on conflict (endpoint_id) do update
+set throttled_at = now()
+where h.throttled_at is null or h.throttled_at < now() - interval '3 seconds'";
+
+/// Notes endpoints that are seen to wait for their rate limit at this moment.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn note_throttled(store: &Store, endpoints: &[EndpointId]) -> Result<(), StoreError> {
+    if endpoints.is_empty() {
+        return Ok(());
+    }
+    let client = store.relaxed().await?;
+    let statement = client.prepare_cached(THROTTLED).await?;
+    client.execute(&statement, &[&endpoints]).await?;
+    Ok(())
+}
+
 const GET: &str = "-- endpoint_health.get
 select state = 'open', reason, failing_since, next_probe_at from endpoint_health where endpoint_id = $1";
 

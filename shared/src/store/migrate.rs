@@ -1,13 +1,8 @@
 //! The schema: applied by refinery under an advisory lock, and checked by every service at its start.
 
-use std::time::Duration;
-
-use tokio_util::sync::CancellationToken;
-
 use super::connect::{SCHEMA, connect_unlimited};
 use super::{Store, StoreError};
 use crate::config::DatabaseConfig;
-use crate::health::Health;
 
 mod embedded {
     refinery::embed_migrations!("../migrations");
@@ -63,35 +58,6 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 pub fn needed_version() -> i32 {
     let migrations = embedded::migrations::runner();
     migrations.get_migrations().iter().map(refinery::Migration::version).max().unwrap_or(0)
-}
-
-/// A service that starts before PostgreSQL asks this often.
-const ASK_EVERY: Duration = Duration::from_millis(250);
-
-/// Waits until PostgreSQL answers, and checks its schema; meanwhile `part` of the health is down. False:
-/// told to stop.
-///
-/// # Errors
-/// As [`check_schema`], when the schema does not fit.
-pub async fn await_schema(
-    store: &Store,
-    health: &Health,
-    part: &'static str,
-    shutdown: &CancellationToken,
-) -> Result<bool, StoreError> {
-    loop {
-        match check_schema(store).await {
-            Ok(()) => {
-                health.up(part);
-                return Ok(true);
-            }
-            Err(StoreError::Schema(reason)) => return Err(StoreError::Schema(reason)),
-            Err(error) => health.down(part, error),
-        }
-        if shutdown.run_until_cancelled(tokio::time::sleep(ASK_EVERY)).await.is_none() {
-            return Ok(false);
-        }
-    }
 }
 
 /// Refuses a schema older than this program needs, and a newer one that says it would break it.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use deadpool_postgres::{Object, Transaction};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
@@ -72,6 +73,10 @@ pub struct Take<'a> {
     pub epoch: i64,
     /// What is due, in order.
     pub rows: Vec<DueRow>,
+    /// When the last of them fell due, as PostgreSQL says; `None` where it does not matter.
+    pub due_until: Option<DateTime<Utc>>,
+    /// For how long one of them had been due at most.
+    pub late_by: Duration,
 }
 
 const LOCK: &str = "-- queue_epoch.share
@@ -85,12 +90,12 @@ with taken as (
     delete from outbox
     where id = any (array(
         select id from outbox
-        where not parked and due_at <= now()
+        where not parked and due_at <= now() and due_at >= coalesce($2::timestamptz, '-infinity')
         order by due_at
         limit $1
         for update skip locked
     ))
-    returning id, delivery_id, endpoint_id
+    returning id, delivery_id, endpoint_id, due_at
 ),
 endpoint as (
     select t.endpoint_id, case when e.ordered then 1 else e.concurrency_limit end as concurrency_limit,
@@ -105,7 +110,8 @@ endpoint as (
     left join endpoint_health h on h.endpoint_id = t.endpoint_id
 )
 select t.delivery_id, t.endpoint_id, e.concurrency_limit, e.rate_limit, e.is_breaker_open, e.is_open,
-       e.has_parked, false as bulk
+       e.has_parked, false as bulk, t.due_at,
+       extract(epoch from clock_timestamp() - t.due_at)::float8 as late_by
 from taken t join endpoint e using (endpoint_id)
 order by t.id";
 
@@ -149,12 +155,21 @@ insert into outbox (delivery_id, endpoint_id, parked, bulk)
 select delivery_id, endpoint_id, true, bulk
 from unnest($1::uuid[], $2::uuid[], $3::boolean[]) as r (delivery_id, endpoint_id, bulk)";
 
-/// Takes up to `limit` rows that are due, oldest first. `client` is one of [`Store::relaxed`](super::Store::relaxed).
+/// Takes up to `limit` rows that are due, oldest first, and none that fell due before `since`. `client` is one of
+/// [`Store::relaxed`](super::Store::relaxed).
 ///
 /// # Errors
 /// When PostgreSQL does not answer, or the epoch is being changed.
-pub async fn take(client: &mut Object, limit: i64) -> Result<Take<'_>, StoreError> {
-    take_by(client, TAKE, &[&limit]).await
+pub async fn take(
+    client: &mut Object,
+    limit: i64,
+    since: Option<DateTime<Utc>>,
+) -> Result<Take<'_>, StoreError> {
+    let (transaction, epoch, rows) = take_by(client, TAKE, &[&limit, &since]).await?;
+    let due_until = rows.iter().map(|row| row.get("due_at")).max();
+    let late_by = rows.iter().map(|row| row.get("late_by")).fold(0.0, f64::max);
+    let late_by = Duration::try_from_secs_f64(late_by).unwrap_or_default();
+    Ok(Take { transaction, epoch, rows: rows.iter().map(due_row).collect(), due_until, late_by })
 }
 
 /// Takes parked rows: as many of each endpoint as its room says, those of bulk replays last.
@@ -165,14 +180,21 @@ pub async fn unpark<'a>(client: &'a mut Object, rooms: &[Room]) -> Result<Take<'
     let endpoints: Vec<_> = rooms.iter().map(|room| room.endpoint_id).collect();
     let ordinary: Vec<_> = rooms.iter().map(|room| room.ordinary).collect();
     let bulk: Vec<_> = rooms.iter().map(|room| room.bulk).collect();
-    take_by(client, UNPARK, &[&endpoints, &ordinary, &bulk]).await
+    let (transaction, epoch, rows) = take_by(client, UNPARK, &[&endpoints, &ordinary, &bulk]).await?;
+    Ok(Take {
+        transaction,
+        epoch,
+        rows: rows.iter().map(due_row).collect(),
+        due_until: None,
+        late_by: Duration::ZERO,
+    })
 }
 
 async fn take_by<'a>(
     client: &'a mut Object,
     statement: &str,
     parameters: &[&(dyn ToSql + Sync)],
-) -> Result<Take<'a>, StoreError> {
+) -> Result<(Transaction<'a>, i64, Vec<Row>), StoreError> {
     let transaction = client.transaction().await?;
     let lock = transaction.prepare_cached(LOCK).await?;
     let read = transaction.prepare_cached(READ_EPOCH).await?;
@@ -183,7 +205,7 @@ async fn take_by<'a>(
         transaction.query_one(&read, &[]),
         transaction.query(&statement, parameters),
     )?;
-    Ok(Take { transaction, epoch: epoch.get(0), rows: rows.iter().map(due_row).collect() })
+    Ok((transaction, epoch.get(0), rows))
 }
 
 impl Take<'_> {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use tokio_postgres::Client;
 
 use super::StoreError;
@@ -66,12 +67,14 @@ pub struct Expired {
     pub parent: String,
     /// Its own name.
     pub name: String,
+    /// What was made before this, it may hold.
+    pub ends_at: DateTime<Utc>,
     /// True where an earlier detachment was interrupted.
-    is_detaching: bool,
+    pub is_detaching: bool,
 }
 
 const EXPIRED: &str = "-- partitions.expired
-select parent, name, is_detaching
+select parent, name, ends_at, is_detaching
 from partitions
 where is_detaching or ends_at < now() - make_interval(days => $1)
 order by ends_at, parent";
@@ -85,18 +88,10 @@ pub async fn expired(client: &Client, retention_days: u32) -> Result<Vec<Expired
     let expired = |row: &tokio_postgres::Row| Expired {
         parent: row.get(0),
         name: row.get(1),
-        is_detaching: row.get(2),
+        ends_at: row.get(2),
+        is_detaching: row.get(3),
     };
     Ok(rows.iter().map(expired).collect())
-}
-
-/// How many deliveries of a partition are still open: they go with it.
-///
-/// # Errors
-/// When PostgreSQL does not answer.
-pub async fn count_open(client: &Client, deliveries: &Expired) -> Result<i64, StoreError> {
-    let count = format!("select count(*) from {} where completed_at is null", deliveries.name);
-    Ok(client.query_one(&count, &[]).await?.get(0))
 }
 
 /// Detaches a partition without locking writers out, and drops it. What was interrupted is done by the
@@ -106,7 +101,7 @@ pub async fn count_open(client: &Client, deliveries: &Expired) -> Result<i64, St
 /// When PostgreSQL does not answer, or a statement that reads the partition does not end in time.
 pub async fn drop(
     client: &Client,
-    Expired { parent, name, is_detaching }: &Expired,
+    Expired { parent, name, is_detaching, .. }: &Expired,
 ) -> Result<(), StoreError> {
     let how = if *is_detaching { "finalize" } else { "concurrently" };
     client.batch_execute(&format!("alter table {parent} detach partition {name} {how}")).await?;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use deadpool_postgres::GenericClient;
+use tokio_postgres::Row;
 
 use super::page::id_bounds;
 use super::{Store, StoreError, expunge, operational};
@@ -140,7 +141,7 @@ moved as (
     join locked l on l.id = r.delivery_id
     where d.id = r.delivery_id and d.id between $15 and $16
       and (l.lease_id = r.lease_id or (l.lease_id is null and l.completed_at is null))
-    returning d.id, d.endpoint_id, d.next_retry_at, d.position
+    returning d.id, d.endpoint_id, d.next_retry_at, d.position, d.created_at
 ),
 queued as (
     -- Where order is kept, each end is the turn of another.
@@ -149,9 +150,19 @@ queued as (
     where next_retry_at is not null or position is not null
     returning due_at
 )
-select id, (select count(pg_notify('postrider_outbox', ''))
+select id, extract(epoch from now() - created_at)::float8,
+       (select count(pg_notify('postrider_outbox', ''))
             from (select from queued where due_at <= now() limit 1) n)
 from moved";
+
+/// A delivery that was moved on.
+#[derive(Debug, Clone, Copy)]
+pub struct Moved {
+    /// Which.
+    pub delivery_id: DeliveryId,
+    /// How long ago it was made.
+    pub age: Duration,
+}
 
 /// Writes attempts and moves their deliveries on; a retry gets its outbox row, and a dead letter its
 /// operational event, in the same transaction. Recording the same attempt again is harmless. Answers the
@@ -160,7 +171,7 @@ from moved";
 ///
 /// # Errors
 /// When nothing was recorded; the caller tries again.
-pub async fn record(store: &Store, results: &[Recorded]) -> Result<Vec<DeliveryId>, StoreError> {
+pub async fn record(store: &Store, results: &[Recorded]) -> Result<Vec<Moved>, StoreError> {
     let mut client = store.durable().await?;
     let mut dead: Vec<DeliveryId> = results
         .iter()
@@ -172,13 +183,13 @@ pub async fn record(store: &Store, results: &[Recorded]) -> Result<Vec<DeliveryI
     }
     let transaction = client.transaction().await?;
     let moved = write(&transaction, results).await?;
-    dead.retain(|delivery| moved.contains(delivery));
+    dead.retain(|delivery| moved.iter().any(|moved| moved.delivery_id == *delivery));
     operational::emit_dead_letters(&transaction, &dead).await?;
     transaction.commit().await?;
     Ok(moved)
 }
 
-async fn write(client: &impl GenericClient, results: &[Recorded]) -> Result<Vec<DeliveryId>, StoreError> {
+async fn write(client: &impl GenericClient, results: &[Recorded]) -> Result<Vec<Moved>, StoreError> {
     fn column<'a, T>(results: &'a [Recorded], value: impl Fn(&'a Recorded) -> T) -> Vec<T> {
         results.iter().map(value).collect()
     }
@@ -209,7 +220,11 @@ async fn write(client: &impl GenericClient, results: &[Recorded]) -> Result<Vec<
             ],
         )
         .await?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    let moved = |row: &Row| Moved {
+        delivery_id: row.get(0),
+        age: Duration::try_from_secs_f64(row.get(1)).unwrap_or_default(),
+    };
+    Ok(rows.iter().map(moved).collect())
 }
 
 const GIVE_BACK: &str = "-- deliveries.give_back

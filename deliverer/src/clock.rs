@@ -1,0 +1,21 @@
+//! Watches the clock that webhooks are signed by. Receivers refuse what is signed more than five minutes off, and
+//! only PostgreSQL's clock is at hand to compare with.
+
+use std::time::Duration;
+
+use postrider_shared::health::Health;
+
+/// From so much on somebody has to look: one of the two clocks is wrong.
+const TOLERATED: Duration = Duration::from_secs(30);
+
+/// Notes by how many seconds this machine's clock is ahead of PostgreSQL's.
+pub(crate) fn note(health: &Health, ahead_seconds: f64) {
+    metrics::gauge!("postrider_deliverer_clock_ahead_seconds").set(ahead_seconds);
+    if ahead_seconds.abs() > TOLERATED.as_secs_f64() {
+        let how = if ahead_seconds > 0.0 { "ahead of" } else { "behind" };
+        let reason = format!("this machine's clock is {:.0} s {how} PostgreSQL's", ahead_seconds.abs());
+        health.down("deliverer_clock", reason);
+    } else {
+        health.up("deliverer_clock");
+    }
+}

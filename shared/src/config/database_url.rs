@@ -1,0 +1,58 @@
+//! What `DATABASE_URL` may say that `tokio_postgres` does not know.
+
+use tokio_postgres::Config;
+
+/// Parses a URL or `key=value` pairs. Wherever TLS is spoken, certificate and name are verified (`store::connect`):
+/// the modes `verify-ca` and `verify-full` of libpq are what `require` is here.
+pub(super) fn parse(text: &str) -> Result<Config, String> {
+    let options = match text.split_once("://") {
+        Some((_, rest)) => rest.rsplit_once('?').map_or("", |(_, options)| options),
+        None => text,
+    };
+    if options.split(is_separator).any(|option| option.starts_with("sslrootcert=")) {
+        return Err("`sslrootcert` is not known: name the file in POSTRIDER_EXTRA_CA_FILE".to_owned());
+    }
+    let begin = text.len() - options.len();
+    let options = options.split_inclusive(is_separator).map(|option| {
+        let name = option.trim_end_matches(is_separator);
+        match name {
+            "sslmode=verify-ca" | "sslmode=verify-full" => option.replace(name, "sslmode=require"),
+            _ => option.to_owned(),
+        }
+    });
+    let known = text[..begin].to_owned() + &options.collect::<String>();
+    known.parse().map_err(|error: tokio_postgres::Error| error.to_string())
+}
+
+fn is_separator(character: char) -> bool {
+    character == '&' || character.is_ascii_whitespace()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_postgres::config::SslMode;
+
+    use super::*;
+
+    #[test]
+    fn the_modes_that_verify_are_those_that_require_tls() {
+        for text in [
+            "postgres://user:p@db1,db2:5433/postrider?sslmode=verify-full",
+            "postgresql://db/postrider?application_name=x&sslmode=verify-ca&target_session_attrs=read-write",
+            "host=db sslmode=verify-full dbname=postrider",
+            "host=db dbname=postrider sslmode=verify-ca",
+            "postgres://db/postrider?sslmode=require",
+        ] {
+            let config = parse(text).expect(text);
+            assert_eq!(config.get_ssl_mode(), SslMode::Require, "{text}");
+            assert_eq!(config.get_dbname(), Some("postrider"), "{text}");
+        }
+        assert_eq!(parse("postgres://db/x").expect("a URL").get_ssl_mode(), SslMode::Prefer);
+        let password = parse("postgres://u:sslmode=verify-full@db/x").expect("a URL");
+        assert_eq!(password.get_password(), Some(&b"sslmode=verify-full"[..]));
+        assert!(parse("postgres://db/x?sslmode=verify").is_err());
+        let refused =
+            parse("postgres://db/x?sslmode=verify-full&sslrootcert=/ca.pem").expect_err("not known");
+        assert!(refused.contains("POSTRIDER_EXTRA_CA_FILE"), "{refused}");
+    }
+}
