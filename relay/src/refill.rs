@@ -15,7 +15,7 @@ const IDLE: Duration = Duration::from_millis(500);
 /// Endpoints that are looked at in one go.
 const ENDPOINTS: usize = 256;
 
-/// Rows that are moved in one go.
+/// Rows that are moved in one go, of each kind. Endpoints with room share them.
 const ROWS: i64 = 4_000;
 
 /// Rows of bulk replays that go to an endpoint in one go: at least and at most. As many as it has dealt with
@@ -57,17 +57,17 @@ async fn refill(
     }
     let with_bulk = parked.iter().filter(|e| e.is_open && e.has_bulk).map(|e| e.endpoint_id).collect();
     let bulk = bulk_room(relay, with_bulk, bursts).await?;
-    let mut left = ROWS;
-    let mut rooms = Vec::new();
-    for (&endpoint_id, room) in open.iter().zip(relay.queue.room(&open).await?) {
-        let ordinary = room.min(left);
-        left -= ordinary;
-        let bulk = bulk.get(&endpoint_id).map_or(0, |&bulk| bulk.min(room).min(left));
-        left -= bulk;
-        if ordinary + bulk > 0 {
-            rooms.push(Room { endpoint_id, ordinary, bulk });
-        }
-    }
+    let rooms = relay.queue.room(&open).await?;
+    let mut with_room: Vec<_> = open.into_iter().zip(rooms).collect();
+    with_room.retain(|(_, room)| *room > 0);
+    let share = ROWS / i64::try_from(with_room.len()).unwrap_or(i64::MAX).max(1);
+    let rooms: Vec<_> = with_room
+        .into_iter()
+        .map(|(endpoint_id, room)| {
+            let bulk = bulk.get(&endpoint_id).copied().unwrap_or(0);
+            Room { endpoint_id, ordinary: room.min(share), bulk: bulk.min(room).min(share) }
+        })
+        .collect();
     if !rooms.is_empty() {
         let take = outbox::unpark(&mut client, &rooms).await?;
         if !take.rows.is_empty() {
