@@ -129,6 +129,9 @@ impl Replays {
                 let named: Vec<_> = selection.endpoint_ids.iter().flatten().map(|id| id.0).collect();
                 Err(unknown_endpoints(&named, &unknown).into())
             }
+            replays::Created::UnknownApplication => {
+                Err(Problem::not_found("application_not_found", "application").into())
+            }
             replays::Created::TooMany => {
                 let detail = format!(
                     "The application has {MAX_OPEN} replays that are not closed. Wait, or cancel one."

@@ -89,7 +89,7 @@ async fn an_expunged_event_is_gone_and_cannot_be_sent_again() {
     let body = json!({"filter": {"data.person": SECRET}, "event_id": event});
     assert_eq!(refusal(&producer, &test, body).await, (409, "event_expunged".to_owned()));
     for body in
-        [json!({"mode": "replay"}), json!({"mode": "redrive", "statuses": ["dead_letter", "cancelled"]})]
+        [json!({"mode": "redrive", "statuses": ["dead_letter", "cancelled"]}), json!({"mode": "replay"})]
     {
         let replay = producer.post("/v1/replays", &body).await;
         let matched = eventually("the end of a replay", async || {

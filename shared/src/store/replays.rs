@@ -75,6 +75,8 @@ pub enum Created {
     UnknownEndpoints(Vec<EndpointId>),
     /// The application has [`MAX_OPEN`] of them already.
     TooMany,
+    /// There is no such application.
+    UnknownApplication,
 }
 
 /// What became of a replay that was to be cancelled.
@@ -96,6 +98,10 @@ macro_rules! columns {
          last_error, created_at, started_at, completed_at"
     };
 }
+
+/// Makes those who ask for replays of one application take turns, so that they count right.
+const LOCK: &str = "-- applications.lock_for_replays
+select id from applications where id = $1 and deleted_at is null for no key update";
 
 /// Ids lie within a minute of the time that is told of what they name.
 const CREATE: &str = concat!(
@@ -126,6 +132,10 @@ pub async fn create(
 ) -> Result<Created, StoreError> {
     let mut client = store.durable().await?;
     let transaction = client.transaction().await?;
+    let lock = transaction.prepare_cached(LOCK).await?;
+    if transaction.query_opt(&lock, &[&application]).await?.is_none() {
+        return Ok(Created::UnknownApplication);
+    }
     if let Some(named) = &selection.endpoint_ids {
         let unknown = endpoints::unknown(&transaction, application, named).await?;
         if !unknown.is_empty() {
@@ -195,8 +205,9 @@ pub async fn get(
     Ok(client.query_opt(&statement, &[&replay, &application]).await?.as_ref().map(parse))
 }
 
+/// Of an application, rows are compared as a whole, so that its own index is walked.
 macro_rules! list {
-    ($name:literal, $scope:literal) => {
+    ($name:literal, $scope:literal, $order:literal) => {
         concat!(
             "-- replays.",
             $name,
@@ -207,15 +218,16 @@ select ",
 from replays
 where ",
             $scope,
-            " and id < $2
-order by id desc
-limit $3"
+            " order by ",
+            $order,
+            " limit $3"
         )
     };
 }
 
-const LIST: &str = list!("list", "application_id = $1");
-const LIST_ALL: &str = list!("list_all", "$1::uuid is null");
+const LIST: &str =
+    list!("list", "(application_id, id) < ($1, $2) and application_id >= $1", "application_id desc, id desc");
+const LIST_ALL: &str = list!("list_all", "$1::uuid is null and id < $2", "id desc");
 
 /// Replays, newest first, `limit` at most.
 ///
