@@ -44,13 +44,13 @@ create table emit_rejections (
 -- Rejections of an application, newest first.
 create index emit_rejections_by_application on emit_rejections (application_id, id);
 
-create schema if not exists postrider;
-
 -- Emits an event without waking the api, which looks by itself within a second. What could harm the api is
 -- refused here and now; everything else is judged after the commit. Answers the number of the emission.
+--
+-- It runs with the rights of the tables' owner: names are looked up where these are, whatever the caller has made.
 create function postrider.emit_quietly(application text, event_type text, data jsonb, idempotency_key text)
 returns bigint
-language plpgsql security definer
+language plpgsql security definer set search_path = postrider, pg_temp
 as $$
 declare
     number bigint;
@@ -78,24 +78,11 @@ $$;
 -- many commit at once, emit quietly.
 create function postrider.emit(application text, event_type text, data jsonb, idempotency_key text)
 returns bigint
-language plpgsql security definer
+language plpgsql security definer set search_path = postrider, pg_temp
 as $$
 begin
     perform pg_notify('postrider_inbox', '');
     return postrider.emit_quietly($1, $2, $3, $4);
-end
-$$;
-
--- They run with the rights of the schema's owner: names are looked up where these tables are, whatever the
--- caller has made.
-do $$
-declare
-    here text := current_schema();
-begin
-    execute format(
-        'alter function postrider.emit_quietly(text, text, jsonb, text) set search_path = %I, pg_temp', here
-    );
-    execute format('alter function postrider.emit(text, text, jsonb, text) set search_path = %I, pg_temp', here);
 end
 $$;
 

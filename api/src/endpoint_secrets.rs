@@ -66,7 +66,7 @@ pub(crate) struct RotateSecretRequest {
     /// private key. Absent or null: a new one.
     #[serde(default)]
     secret: Option<String>,
-    /// `hmac-sha256` or `ed25519`. Absent or null: that of `secret`, or `hmac-sha256`.
+    /// `hmac-sha256` or `ed25519`. Absent or null: that of `secret`, or of the newest one.
     #[oai(validator(pattern = "^(hmac-sha256|ed25519)$"))]
     #[serde(default)]
     algorithm: Option<String>,
@@ -78,13 +78,14 @@ pub(crate) struct RotateSecretRequest {
 }
 
 impl RotateSecretRequest {
-    fn check(self) -> Result<(SigningKey, Duration), Problem> {
+    fn check(self) -> Result<(Option<SigningKey>, Duration), Problem> {
         let mut checks = Checks::default();
-        let key = signing_key(&mut checks, self.secret.as_deref(), self.algorithm.as_deref(), "algorithm");
+        let (secret, algorithm) = (self.secret.as_deref(), self.algorithm.as_deref());
+        let is_asked = secret.is_some() || algorithm.is_some();
+        let key = is_asked.then(|| signing_key(&mut checks, secret, algorithm, "algorithm")).flatten();
         let overlap = self.overlap_seconds.unwrap_or(DEFAULT_OVERLAP_SECONDS);
         checks.in_range("overlap_seconds", overlap.into(), 0, MAX_OVERLAP_SECONDS);
         checks.done()?;
-        let key = key.expect("a secret that cannot be read was refused above");
         Ok((key, Duration::from_secs(overlap.unsigned_abs().into())))
     }
 }
@@ -164,7 +165,7 @@ impl EndpointSecrets {
         let application = caller.application(&app, &application_id.0).await?.id;
         let (key, overlap) = body.0.check()?;
         let whose = (application, endpoint_id.0);
-        match secrets::rotate(&app.store, &app.keyring, &caller.actor(), whose, &key, overlap).await? {
+        match secrets::rotate(&app.store, &app.keyring, &caller.actor(), whose, key, overlap).await? {
             Rotated::Keys(keys) => Ok(Accepted::new(EndpointSecret::of(keys).ok_or_else(unknown)?)),
             Rotated::Unknown => Err(unknown().into()),
             Rotated::TooMany => Err(Problem::new(

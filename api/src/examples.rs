@@ -390,7 +390,7 @@ fn problem(status: &str, operation: &str) -> Option<Value> {
             ("too_many_replays", "The application has 10 replays that are not closed. Wait, or cancel one.")
         }
         (409, "cancel_replay") => {
-            ("replay_closed", "The replay is `completed`: there is nothing left to cancel.")
+            ("replay_closed", "The replay is `cancelled`: there is nothing left to cancel.")
         }
         (409, "create_event_type") => (
             "event_type_exists",

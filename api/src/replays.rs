@@ -184,7 +184,8 @@ impl Replays {
 
     /// Cancel a replay
     ///
-    /// Nothing more is queued. What it has queued and nobody has begun to send is cancelled as its turn comes.
+    /// Nothing more is queued. What it has queued and nobody has begun to send is cancelled as its turn comes, also
+    /// of a `completed` one.
     /// Needs the scope `manage`.
     #[oai(path = "/replays/:replay_id/cancel", method = "post", operation_id = "cancel_replay")]
     async fn cancel(

@@ -116,6 +116,11 @@ async fn an_asymmetric_endpoint_is_verified_with_its_public_key() {
     assert!(verifies(&signed, &symmetric["secret"]));
     assert!(verifies_by_public_key(&signed, &public));
     assert!(verifies_by_public_key(&signed, &endpoint["public_key"]));
+
+    // What is not asked for stays as it is: an asymmetric endpoint gets no symmetric secret.
+    producer.post(&format!("{path}/rotate"), &json!({"algorithm": "ed25519"})).await;
+    let rotated = producer.post(&format!("{path}/rotate"), &json!({"overlap_seconds": 0})).await;
+    assert_eq!((&rotated["algorithm"], &rotated["secret"]), (&json!("ed25519"), &Value::Null));
     services.stop().await;
     bed.finish().await;
 }
@@ -161,6 +166,8 @@ fn run(bed: &Bed, arguments: &[&str], master_key: &str) -> (bool, String) {
         .env("DATABASE_URL", bed.source.get("DATABASE_URL").expect("it was set"))
         .env("REDIS_URL", bed.source.get("REDIS_URL").expect("it was set"))
         .env("POSTRIDER_MASTER_KEY", master_key)
+        .env("POSTRIDER_API_LISTEN", "127.0.0.1:0")
+        .env("POSTRIDER_DELIVERER_LISTEN", "127.0.0.1:0")
         .stdin(Stdio::null())
         .output()
         .expect("the program of this crate");
@@ -206,6 +213,15 @@ async fn secrets_are_encrypted_and_encrypted_anew_when_the_master_key_changes() 
             assert!(!succeeded && said.contains("which is not in POSTRIDER_MASTER_KEY"), "{role}: {said}");
         }
     }
+
+    // Of a sensitive header too.
+    let sql = bed.sql().await;
+    sql.batch_execute("create table kept as table endpoint_secrets; delete from endpoint_secrets")
+        .await
+        .expect("no secret");
+    let (succeeded, said) = run(&bed, &["deliverer"], NEW_KEY);
+    assert!(!succeeded && said.contains("which is not in POSTRIDER_MASTER_KEY"), "{said}");
+    sql.batch_execute("insert into endpoint_secrets select * from kept").await.expect("the secrets again");
 
     // The new key goes first, the old one behind it; meanwhile everything works.
     let both = format!("{NEW_KEY},{OLD_KEY}");

@@ -1,6 +1,6 @@
 //! The relay: listens, takes what is due from the outbox, pushes it to Redis, parks what does not fit,
-//! and reconciles. The only producer to Redis. It never sees a URL, a secret or a payload, and any number
-//! of relays run side by side.
+//! and reconciles; takes bulk replays on, and removes what was deleted. The only producer to Redis. It never
+//! sees a URL, a secret or a payload, and any number of relays run side by side.
 
 mod audit;
 mod cleanup;

@@ -12,6 +12,14 @@ use crate::{Relay, RelayError};
 /// Rows of one take.
 const BATCH: usize = 256;
 
+/// After a take of this many rows, but no whole batch, others gather for a moment: many small takes, pushes and
+/// claims cost more than few. Where little is going on, nothing waits.
+const BUSY: usize = 8;
+const GATHER: Duration = Duration::from_millis(2);
+
+/// What is due next is waited for at least this long, so that retries of close times go together.
+const LEAST_WAIT: Duration = Duration::from_millis(5);
+
 /// Without a notification the outbox is looked at this often.
 const POLL: Duration = Duration::from_secs(1);
 
@@ -44,11 +52,14 @@ async fn pump(relay: &Relay) -> Result<Duration, RelayError> {
     if count == 0 {
         drop(take);
         let next = outbox::next_due(&client).await?;
-        return Ok(next.map_or(POLL, |due| due.min(POLL)));
+        return Ok(next.map_or(POLL, |due| due.clamp(LEAST_WAIT, POLL)));
     }
     push(relay, take).await?;
     metrics::counter!("postrider_relay_taken_total").increment(count as u64);
     metrics::histogram!("postrider_relay_batch_size").record(count as f64);
+    if (BUSY..BATCH).contains(&count) {
+        tokio::time::sleep(GATHER).await;
+    }
     // There may be more.
     Ok(Duration::ZERO)
 }

@@ -15,7 +15,7 @@ const IDLE: Duration = Duration::from_millis(500);
 /// Endpoints that are looked at in one go.
 const ENDPOINTS: usize = 256;
 
-/// Rows that are moved in one go.
+/// Rows that are moved in one go, of bulk replays as many again at most.
 const ROWS: i64 = 4_000;
 
 /// Rows of bulk replays that go to an endpoint in one go: at least and at most. As many as it has dealt with
@@ -57,14 +57,13 @@ async fn refill(
     }
     let with_bulk = parked.iter().filter(|e| e.is_open && e.has_bulk).map(|e| e.endpoint_id).collect();
     let bulk = bulk_room(relay, with_bulk, bursts).await?;
-    let mut left = ROWS;
+    // There may be less of each kind than there is room for: neither they nor endpoints take from each other.
+    let share = ROWS / open.len() as i64;
     let mut rooms = Vec::new();
     for (&endpoint_id, room) in open.iter().zip(relay.queue.room(&open).await?) {
-        let ordinary = room.min(left);
-        left -= ordinary;
-        let bulk = bulk.get(&endpoint_id).map_or(0, |&bulk| bulk.min(room).min(left));
-        left -= bulk;
-        if ordinary + bulk > 0 {
+        let ordinary = room.min(share);
+        let bulk = bulk.get(&endpoint_id).map_or(0, |&bulk| bulk.min(ordinary));
+        if ordinary > 0 {
             rooms.push(Room { endpoint_id, ordinary, bulk });
         }
     }

@@ -73,13 +73,13 @@ named! {
 }
 
 named! {
-    /// `pending → running → completed`, and `cancelled` or `failed`.
+    /// `pending → running → completed`, and `cancelled` from each of them, or `failed`.
     ReplayStatus {
         /// Not begun.
         Pending = "pending",
         /// Under way, step by step.
         Running = "running",
-        /// It has come to its end.
+        /// All is queued.
         Completed = "completed",
         /// Withdrawn.
         Cancelled = "cancelled",

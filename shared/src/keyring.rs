@@ -95,11 +95,6 @@ impl Keyring {
         self.0.first().map(|key| key.id.as_str())
     }
 
-    /// The ids of all keys.
-    pub fn ids(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|key| key.id.as_str())
-    }
-
     /// True where the ring can read what this key has encrypted.
     #[must_use]
     pub fn has(&self, id: &str) -> bool {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use postrider_shared::config::DatabaseConfig;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
@@ -218,6 +219,49 @@ async fn what_cannot_be_accepted_stays_to_be_seen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_tables_are_found_whoever_connects_and_whatever_else_is_in_the_database() {
+    let mut bed = Bed::new().await;
+    let sql = bed.sql().await;
+    // PostgreSQL looks first into a schema of the role's name.
+    sql.batch_execute(
+        "do $$ begin create role postrider superuser login; exception when duplicate_object then null; end $$",
+    )
+    .await
+    .expect("a role");
+    sql.batch_execute("create table public.events (id text); create table public.inbox (id text)")
+        .await
+        .expect("tables of the producer's");
+    let url = bed.source.get("DATABASE_URL").expect("it was set").to_owned();
+    bed.source.set("DATABASE_URL", as_role(&url, "postrider"));
+    let config = bed.source.read(DatabaseConfig::read).expect("a configuration");
+    let applied = postrider_shared::store::migrate::migrate(&config).await.expect("nothing to do");
+    assert!(applied.is_empty(), "{applied:?}");
+
+    let services = Services::start(&bed).await;
+    let receiver = Receiver::accepting().await;
+    let producer = Producer::new(services.api).await;
+    producer.endpoint(json!({"url": receiver.url("/")})).await;
+    let application = producer.application_id.as_str();
+    emit(&connect(&url.parse().expect("a URL")).await, application, "order.made", "{}", "emitted").await;
+    producer.publish("order.made", json!({})).await;
+    receiver.wait_for(2).await;
+    services.stop().await;
+    drop(sql);
+    bed.finish().await;
+}
+
+/// The same database, for another role.
+fn as_role(url: &str, role: &str) -> String {
+    match url::Url::parse(url) {
+        Ok(mut url) if url.scheme().starts_with("postgres") => {
+            url.set_username(role).expect("a URL with a host");
+            url.into()
+        }
+        _ => format!("{url} user={role}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whoever_may_emit_may_do_nothing_else() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;
@@ -226,8 +270,7 @@ async fn whoever_may_emit_may_do_nothing_else() {
     let sql = bed.sql().await;
     let role = format!("{}_emitter", bed.name);
     sql.batch_execute(&format!("create role {role} login in role postrider_emitter")).await.expect("a role");
-    let mut config: tokio_postgres::Config =
-        bed.source.get("DATABASE_URL").expect("set").parse().expect("a URL");
+    let mut config = bed.database();
     let emitter = connect(config.user(&role)).await;
     for forbidden in [
         "select * from inbox",

@@ -259,19 +259,23 @@ async fn a_cancelled_replay_withdraws_what_was_not_sent() {
     producer.endpoint(json!({"url": receiver.url("/"), "rate_limit": 20})).await;
     let replay = run(&producer, json!({"mode": "replay"})).await;
     assert_eq!(replay["matched_count"], 800);
-    let (status, problem) = producer.refused(&cancel(&replay), &json!({})).await;
-    assert_eq!((status.as_u16(), &problem["code"]), (409, &json!("replay_closed")));
+    // It has queued all, and sent little.
+    let cancelled = producer.post(&cancel(&replay), &json!({})).await;
+    assert_eq!(
+        (&cancelled["status"], &cancelled["completed_at"]),
+        (&json!("cancelled"), &replay["completed_at"])
+    );
 
     // One that is still open: it waits for a relay.
     let replay = producer.post("/v1/replays", &json!({"mode": "replay"})).await;
     let cancelled = producer.post(&cancel(&replay), &json!({})).await;
     assert_eq!(cancelled["status"], "cancelled");
     assert!(cancelled["completed_at"].is_string());
-    let sql = bed.sql().await;
-    // As if the first one had been cancelled before its end.
-    sql.batch_execute("update replays set status = 'cancelled' where status = 'completed'")
-        .await
-        .expect("cancelled");
+    let counted = run(&producer, json!({"mode": "replay", "dry_run": true})).await;
+    for closed in [&replay, &counted] {
+        let (status, problem) = producer.refused(&cancel(closed), &json!({})).await;
+        assert_eq!((status.as_u16(), &problem["code"]), (409, &json!("replay_closed")));
+    }
     let live = text(&producer.publish("user.deleted", json!({})).await["event_id"]);
     eventually("everything to be closed", async || {
         (bed.count("select count(*) from deliveries where completed_at is null").await == 0).then_some(())

@@ -56,7 +56,15 @@ impl Bed {
 
     /// A connection to look at, or to meddle with, what the services have stored.
     pub async fn sql(&self) -> tokio_postgres::Client {
-        connect(&self.source.get("DATABASE_URL").expect("it was set").parse().expect("a URL")).await
+        connect(&self.database()).await
+    }
+
+    /// The database, seen from where its tables are.
+    pub fn database(&self) -> tokio_postgres::Config {
+        let url = self.source.get("DATABASE_URL").expect("it was set");
+        let mut config: tokio_postgres::Config = url.parse().expect("a URL");
+        config.options("-c search_path=postrider,public");
+        config
     }
 
     /// A connection to the test's Redis.

@@ -80,7 +80,7 @@ settings! {
         "Redis 7 or newer, or Valkey, such as `redis://:password@host/0`, `rediss://…` for TLS or `redis+unix:///path`", secret;
     REDIS_PREFIX = "POSTRIDER_REDIS_PREFIX" "TEXT" Some("postrider"), &[Relay, Deliverer, Up],
         "Begins the name of every Redis key, so that several installations can share one server";
-    QUEUE_WINDOW = "POSTRIDER_QUEUE_WINDOW" "COUNT" Some("1000"), &[Relay, Deliverer, Up],
+    QUEUE_WINDOW = "POSTRIDER_QUEUE_WINDOW" "COUNT" Some("4000"), &[Relay, Deliverer, Up],
         "Deliveries of one endpoint that may wait in Redis; the rest waits in PostgreSQL";
     QUEUE_CAPACITY = "POSTRIDER_QUEUE_CAPACITY" "COUNT" Some("500000"), &[Relay, Deliverer, Up],
         "Deliveries that may wait in Redis over all endpoints; the rest waits in PostgreSQL";

@@ -143,10 +143,11 @@ parked as (
     select j.id, j.endpoint_id, true
     from judged j
     where j.verdict = 'disabled'
-      and not exists (
-          select from outbox o where o.parked and o.endpoint_id = j.endpoint_id and o.bulk = any ('{f,t}')
-            and o.delivery_id = j.id
-      )
+      and (
+          select true from outbox o
+          where o.parked and o.endpoint_id = j.endpoint_id and o.bulk = any ('{f,t}') and o.delivery_id = j.id
+          limit 1
+      ) is null
 ),
 -- Once for each endpoint, however many of its deliveries are claimed.
 key as materialized (

@@ -22,6 +22,10 @@ const TCP_TIMEOUT: Duration = Duration::from_secs(10);
 const SESSION: &str =
     "-c lock_timeout=250ms -c idle_in_transaction_session_timeout=10s -c statement_timeout=30s";
 
+/// Where all tables are, whoever connects and whatever else is in the database. It is set after what the URL
+/// says: PostgreSQL's own default looks first into a schema of the role's name, which might be this one or not.
+pub(super) const SCHEMA: &str = "postrider";
+
 /// What a session of the relaxed pool sets beside that.
 const RELAXED: &str = "-c synchronous_commit=off";
 
@@ -133,7 +137,7 @@ pub(super) async fn connect_unlimited(config: &DatabaseConfig) -> Result<Client,
 fn with_session(url: &Config, options: &str) -> Config {
     let mut config = url.clone();
     let own = url.get_options().unwrap_or_default();
-    config.options(format!("{options} {own}").trim());
+    config.options(format!("{options} {own} -c search_path={SCHEMA}").trim());
     if config.get_application_name().is_none() {
         config.application_name("postrider");
     }

@@ -62,8 +62,9 @@ judged as materialized (
            -- its deliverers: it waits for its schedule, and for up to ten seconds more, so that even on a
            -- short schedule it comes apart from those that were lost with it, and dies alone.
            case
-               when exists (
-                   select from delivery_attempts p
+               -- No `exists`, which PostgreSQL may answer by hashing all attempts of that outcome.
+               when (
+                   select true from delivery_attempts p
                    where p.delivery_id = a.id and p.attempt_number = a.attempt_count - 1
                      and p.outcome = 'unknown'
                )

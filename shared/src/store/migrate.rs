@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::connect::connect_unlimited;
+use super::connect::{SCHEMA, connect_unlimited};
 use super::{Store, StoreError};
 use crate::config::DatabaseConfig;
 use crate::health::Health;
@@ -33,6 +33,7 @@ pub async fn migrate(config: &DatabaseConfig) -> Result<Vec<Applied>, StoreError
     let mut client = connect_unlimited(config).await?;
     // The lock ends with the session.
     client.execute("select pg_advisory_lock($1)", &[&MIGRATION_LOCK]).await?;
+    create_schema(&client).await?;
     let report = embedded::migrations::runner()
         .set_abort_missing(false)
         .run_async(&mut client)
@@ -40,6 +41,15 @@ pub async fn migrate(config: &DatabaseConfig) -> Result<Vec<Applied>, StoreError
         .map_err(|error| StoreError::Schema(format!("the migration failed: {}", with_causes(&error))))?;
     let applied = report.applied_migrations().iter();
     Ok(applied.map(|done| Applied { version: done.version(), name: done.name().to_owned() }).collect())
+}
+
+/// Whoever may not create schemas can be given one.
+async fn create_schema(client: &tokio_postgres::Client) -> Result<(), StoreError> {
+    let find = "select from pg_namespace where nspname = $1";
+    if client.query_opt(find, &[&SCHEMA]).await?.is_none() {
+        client.batch_execute(&format!("create schema {SCHEMA}")).await?;
+    }
+    Ok(())
 }
 
 /// An error and what caused it: PostgreSQL's own words come last.

@@ -97,9 +97,9 @@ endpoint as (
            e.rate_limit, h.state = 'open' as is_breaker_open,
            -- A deleted endpoint passes: the claim cancels what belongs to it.
            e.id is null or e.deleted_at is not null or e.is_active as is_open,
-           exists (
-               select from outbox p where p.parked and p.endpoint_id = t.endpoint_id and not p.bulk
-           ) as has_parked
+           -- No `exists`, which PostgreSQL may answer by hashing all that is parked.
+           (select true from outbox p where p.parked and p.endpoint_id = t.endpoint_id and not p.bulk limit 1)
+               is not null as has_parked
     from (select distinct endpoint_id from taken) t
     left join endpoints e on e.id = t.endpoint_id
     left join endpoint_health h on h.endpoint_id = t.endpoint_id

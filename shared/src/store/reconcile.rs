@@ -93,10 +93,13 @@ queued as (
     select p.id, p.endpoint_id
     from page p
     where p.lease_id is null and p.next_retry_at <= now()
-      and not exists (
-          select from outbox o where o.parked and o.endpoint_id = p.endpoint_id and o.bulk = any ('{f,t}')
+      -- No `exists`, which PostgreSQL may answer by hashing all that is parked.
+      and (
+          select true from outbox o
+          where o.parked and o.endpoint_id = p.endpoint_id and o.bulk = any ('{f,t}')
             and o.delivery_id = p.id
-      )
+          limit 1
+      ) is null
     returning id
 ),
 advanced as (
@@ -142,10 +145,13 @@ with page as materialized (
 )
 select p.id, p.endpoint_id,
        p.lease_id is null and p.next_retry_at < now() - interval '60 seconds'
-       and not exists (
-           select from outbox o where o.parked and o.endpoint_id = p.endpoint_id and o.bulk = any ('{f,t}')
-            and o.delivery_id = p.id
-       )
+       -- No `exists`, which PostgreSQL may answer by hashing all that is parked.
+       and (
+           select true from outbox o
+           where o.parked and o.endpoint_id = p.endpoint_id and o.bulk = any ('{f,t}')
+             and o.delivery_id = p.id
+           limit 1
+       ) is null
        -- Where order is kept, only the first of an endpoint is late.
        and not exists (
            select from deliveries b

@@ -14,6 +14,7 @@ use super::{Store, StoreError};
 use crate::ids::EndpointId;
 use crate::keyring::{Keyring, KeyringError, SIGNING, Stored};
 
+/// Of secrets there is an index by master key; sensitive headers are few.
 const MASTER_KEYS: &str = "-- endpoint_secrets.master_keys
 with recursive walk as (
     select min(master_key_id) as id from endpoint_secrets
@@ -22,16 +23,13 @@ with recursive walk as (
     from walk w
     where w.id is not null
 )
-select id from walk where id is not null limit 1000";
-
-/// Of the headers of any endpoint; where there is a master key, every sensitive one is encrypted.
-const HEADER_KEY: &str = "-- endpoints.unknown_master_key
+select id from walk where id is not null
+union
 select h.value ->> 'key'
 from endpoints e
 cross join lateral jsonb_each(e.headers) h
-where e.sensitive_headers <> '{}' and e.deleted_at is null
-  and jsonb_typeof(h.value) = 'object' and not h.value ->> 'key' = any ($1)
-limit 1";
+where e.sensitive_headers <> '{}' and jsonb_typeof(h.value) = 'object'
+limit 1000";
 
 /// Refuses a keyring without a key that secrets are encrypted under: whoever serves without it would fail
 /// webhook by webhook.
@@ -41,12 +39,9 @@ limit 1";
 pub async fn check_keyring(store: &Store, keyring: &Keyring) -> Result<(), StoreError> {
     let client = store.durable().await?;
     let statement = client.prepare_cached(MASTER_KEYS).await?;
-    let used: Vec<String> = client.query(&statement, &[]).await?.iter().map(|row| row.get(0)).collect();
-    let statement = client.prepare_cached(HEADER_KEY).await?;
-    let known: Vec<&str> = keyring.ids().collect();
-    let of_header: Option<String> = client.query_opt(&statement, &[&known]).await?.map(|row| row.get(0));
-    for id in used.into_iter().chain(of_header) {
-        if !keyring.has(&id) {
+    for row in client.query(&statement, &[]).await? {
+        let id: &str = row.get(0);
+        if !keyring.has(id) {
             return Err(StoreError::Schema(format!(
                 "secrets are encrypted under the master key `{id}`, which is not in POSTRIDER_MASTER_KEY: \
                  add it behind the others, and run `postrider rekey` to be rid of it"

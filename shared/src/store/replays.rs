@@ -84,7 +84,7 @@ pub enum Created {
 pub enum Cancelled {
     /// It is cancelled; this is how it stands.
     Replay(Box<Replay>),
-    /// It was closed already.
+    /// There is nothing left to cancel.
     Closed(ReplayStatus),
     /// There is no such replay.
     Unknown,
@@ -250,20 +250,20 @@ pub async fn list(
 /// What it has queued and nobody has begun to send is withdrawn as its turn comes: the claim sees to that.
 const CANCEL: &str = "-- replays.cancel
 with seen as materialized (
-    select id, status, completed_at
+    select id, status, status in ('pending', 'running') or status = 'completed' and not dry_run as can_be
     from replays
     where id = $1 and application_id = $2
     for no key update
 ),
 moved as (
     update replays r
-    set status = 'cancelled', completed_at = now()
+    set status = 'cancelled', completed_at = coalesce(r.completed_at, now())
     from seen s
-    where r.id = s.id and s.completed_at is null
+    where r.id = s.id and s.can_be
 )
-select status, completed_at is null from seen";
+select status, can_be from seen";
 
-/// Cancels a replay that is not closed.
+/// Cancels a replay that is open, or has queued all and may not have sent it.
 ///
 /// # Errors
 /// When PostgreSQL does not answer; [`StoreError::is_contention`] while a step of it takes long.

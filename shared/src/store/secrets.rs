@@ -120,6 +120,9 @@ where endpoint_id = $1";
 const FORGET: &str = "-- endpoint_secrets.forget
 delete from endpoint_secrets where endpoint_id = $1 and expires_at <= now()";
 
+const ALGORITHM: &str = "-- endpoint_secrets.algorithm
+select algorithm from endpoint_secrets where endpoint_id = $1 order by id desc limit 1";
+
 const COUNT: &str = "-- endpoint_secrets.count
 select count(*) from endpoint_secrets where endpoint_id = $1";
 
@@ -130,7 +133,7 @@ struct Rotation<'a> {
     overlap_seconds: u64,
 }
 
-/// Gives an endpoint a new key; no older one signs for longer than `overlap`, and with none of it they are
+/// Gives an endpoint a new key (`None`: one of the algorithm of its newest); no older one signs for longer than `overlap`, and with none of it they are
 /// gone at once.
 ///
 /// # Errors
@@ -140,7 +143,7 @@ pub async fn rotate(
     keyring: &Keyring,
     actor: &Actor,
     (application, endpoint): (ApplicationId, EndpointId),
-    key: &SigningKey,
+    key: Option<SigningKey>,
     overlap: Duration,
 ) -> Result<Rotated, StoreError> {
     let mut client = store.durable().await?;
@@ -149,6 +152,14 @@ pub async fn rotate(
     if transaction.query_opt(&lock, &[&application, &endpoint]).await?.is_none() {
         return Ok(Rotated::Unknown);
     }
+    let key = match key {
+        Some(key) => key,
+        None => {
+            let newest = transaction.prepare_cached(ALGORITHM).await?;
+            let newest = transaction.query_opt(&newest, &[&endpoint]).await?;
+            SigningKey::generate(newest.map_or(Algorithm::HmacSha256, |row| row.get(0)))
+        }
+    };
     let expire = transaction.prepare_cached(EXPIRE).await?;
     transaction.execute(&expire, &[&endpoint, &overlap.as_secs_f64()]).await?;
     let forget = transaction.prepare_cached(FORGET).await?;
@@ -158,7 +169,7 @@ pub async fn rotate(
     if live_keys >= MAX_LIVE as i64 {
         return Ok(Rotated::TooMany);
     }
-    insert(&transaction, keyring, endpoint, key).await?;
+    insert(&transaction, keyring, endpoint, &key).await?;
     let list = transaction.prepare_cached(LIST).await?;
     let rows = transaction.query(&list, &[&application, &endpoint]).await?;
     let keys: Result<Vec<_>, _> = rows.iter().map(|row| live(row, keyring, endpoint)).collect();

@@ -1,0 +1,171 @@
+//! No endpoint and no tenant feels another: real processes, told by the order in which webhooks arrive.
+
+mod support;
+
+use std::time::Duration;
+
+use serde_json::json;
+use support::producer::{Producer, text};
+use support::receiver::{Receiver, Reply};
+use support::service::Process;
+use support::{Bed, within};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpListener;
+
+/// One API, two relays, two deliverers.
+async fn start(bed: &Bed) -> (Producer, Vec<Process>) {
+    let api = Process::start(bed, "api", &[]);
+    let mut processes: Vec<_> =
+        ["relay", "relay", "deliverer", "deliverer"].map(|role| Process::start(bed, role, &[])).into();
+    api.ready().await;
+    for process in &processes {
+        process.ready().await;
+    }
+    let producer = Producer::new(api.listen).await;
+    processes.push(api);
+    (producer, processes)
+}
+
+/// Posts `count` events of a type, as many at once as a batch takes.
+async fn publish(producer: &Producer, event_type: &str, count: usize) {
+    for first in (0..count).step_by(1_000) {
+        let events: Vec<_> = (first..count.min(first + 1_000))
+            .map(|n| {
+                json!({"idempotency_key": format!("{event_type}-{n}"), "event_type": event_type, "data": {"n": n}})
+            })
+            .collect();
+        let answer = producer.post("/v1/events/batch", &json!({"events": events})).await;
+        let results = answer["results"].as_array().expect("results");
+        assert!(results.iter().all(|result| result["status"] == "accepted"), "{answer}");
+    }
+}
+
+/// Accepts connections, and sends a byte of an answer's body every second.
+async fn dripping() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}/", listener.local_addr().expect("an address"));
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut rest: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n";
+                while stream.write_all(rest).await.is_ok() {
+                    rest = b"x";
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            });
+        }
+    });
+    url
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_healthy_arrives_before_the_first_that_hangs_has_timed_out() {
+    const OF_EACH: usize = 8;
+    const HEALTHY: usize = 48;
+    const EVENTS: usize = 25;
+    let bed = Bed::new().await;
+    let (producer, processes) = start(&bed).await;
+    let receiver = Receiver::start(|webhook| match webhook.path.as_str() {
+        "/hangs" => Reply { delay: Duration::from_secs(600), ..204.into() },
+        "/slower" => Reply { headers: vec![("retry-after", "60".to_owned())], ..429.into() },
+        _ => 204.into(),
+    })
+    .await;
+    let (drips, refuses) = (dripping().await, format!("http://{}/", support::service::free_port()));
+    let endpoint = async |url: &str| {
+        producer.endpoint(json!({"url": url, "timeout_seconds": 30, "retry_schedule": [60]})).await;
+    };
+    for _ in 0..OF_EACH {
+        for url in [&receiver.url("/hangs"), &receiver.url("/slower"), &drips, &refuses] {
+            endpoint(url).await;
+        }
+    }
+    for number in 0..HEALTHY {
+        endpoint(&receiver.url(&format!("/healthy/{number}"))).await;
+    }
+
+    publish(&producer, "user.created", EVENTS).await;
+    within(Duration::from_secs(30), "everything healthy", async || {
+        let arrived =
+            receiver.received().iter().filter(|webhook| webhook.path.starts_with("/healthy")).count();
+        (arrived == HEALTHY * EVENTS).then_some(())
+    })
+    .await;
+    let timed_out = "select count(*) from delivery_attempts where error_class = 'timeout'";
+    assert_eq!(bed.count(timed_out).await, 0, "nothing healthy has waited for what hangs");
+    let of_each = |path: &str| receiver.received().iter().filter(|webhook| webhook.path == path).count();
+    assert!(of_each("/hangs") >= OF_EACH && of_each("/slower") >= OF_EACH, "all were tried");
+    let refused = "select count(distinct endpoint_id) from deliveries
+                   where last_error is not null and attempt_count > 0 and last_response_status is null";
+    assert!(bed.count(refused).await >= OF_EACH as i64, "all were tried");
+    drop(processes);
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_tenant_is_served_before_a_hundredth_of_a_large_ones_backlog() {
+    const BACKLOG: usize = 20_000;
+    let bed = Bed::new().await;
+    let (large, processes) = start(&bed).await;
+    let receiver = Receiver::start(|webhook| Reply {
+        delay: Duration::from_millis(if webhook.path == "/large" { 20 } else { 0 }),
+        ..204.into()
+    })
+    .await;
+    let small = Producer::new(large.api).await;
+    large.endpoint(json!({"url": receiver.url("/large"), "rate_limit": null, "concurrency_limit": 10})).await;
+    small.endpoint(json!({"url": receiver.url("/small")})).await;
+
+    publish(&large, "import.row", BACKLOG).await;
+    for round in 1..=5 {
+        let answer = small.publish("user.created", json!({"round": round})).await;
+        let id = text(&answer["event_id"]);
+        let before = receiver.count();
+        let position = within(Duration::from_secs(10), "the small one's webhook", async || {
+            receiver.received().iter().position(|webhook| webhook.id() == id)
+        })
+        .await;
+        let left = bed.count("select count(*) from deliveries where completed_at is null").await;
+        assert!(left > BACKLOG as i64 / 4, "the backlog is as good as gone: {left}");
+        assert!(
+            position < before + BACKLOG / 100,
+            "{} of the large one's came before it",
+            position.saturating_sub(before)
+        );
+    }
+    drop(processes);
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rate_limit_holds_in_any_ten_seconds_across_deliverers_that_come_and_go() {
+    const LIMIT: usize = 60;
+    const WINDOW: Duration = Duration::from_secs(10);
+    let bed = Bed::new().await;
+    let (producer, mut processes) = start(&bed).await;
+    let receiver = Receiver::accepting().await;
+    producer.endpoint(json!({"url": receiver.url("/"), "rate_limit": LIMIT})).await;
+    publish(&producer, "user.created", 3_000).await;
+
+    receiver.wait_for(LIMIT * 4).await;
+    // A deliverer and a relay vanish, others come.
+    for (index, role) in [(3, "deliverer"), (1, "relay")] {
+        processes[index].kill();
+        processes[index] = Process::start(&bed, role, &[]);
+    }
+    let webhooks = within(Duration::from_secs(60), "sixteen seconds' worth", async || {
+        (receiver.count() >= LIMIT * 16).then(|| receiver.received())
+    })
+    .await;
+    let times: Vec<_> = webhooks.iter().map(|webhook| webhook.at).collect();
+    let fullest = (0..times.len())
+        .map(|first| times[first..].partition_point(|at| *at < times[first] + WINDOW))
+        .max()
+        .expect("webhooks");
+    let most = LIMIT * 10 * 105 / 100;
+    assert!(fullest <= most, "{fullest} in ten seconds; {most} are allowed");
+    let unattempted = "select count(*) from deliveries where attempt_count > 0 and status = 'pending'";
+    assert_eq!(bed.count(unattempted).await, 0, "waiting for the limit is no attempt");
+    drop(processes);
+    bed.finish().await;
+}
