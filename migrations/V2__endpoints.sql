@@ -68,8 +68,8 @@ create table endpoint_health (
     failing_since timestamptz,
     -- Kept to within an hour, so that a failing endpoint is not written to with every attempt.
     last_failed_at timestamptz,
-    -- When it last came back from failing.
-    last_succeeded_at timestamptz,
+    -- When it last came back from failing, or was enabled: what failed before does not count.
+    cleared_at timestamptz,
     -- When it was last seen to wait for its rate limit; every few seconds while it does.
     throttled_at timestamptz,
     updated_at timestamptz not null default now()

@@ -14,7 +14,8 @@ create table inbox (
     event_type text not null,
     data jsonb not null,
     idempotency_key text not null,
-    emitted_at timestamptz not null default now()
+    -- When, and not when the transaction began: a uid means the application that has it then.
+    emitted_at timestamptz not null default clock_timestamp()
 ) with (
     autovacuum_vacuum_scale_factor = 0,
     autovacuum_vacuum_threshold = 1000,

@@ -1,5 +1,7 @@
 //! Events are accepted: checked against the schemas of their types, stored, and answered for.
 
+use std::collections::HashMap;
+
 use http::StatusCode;
 use poem_openapi::Object;
 use postrider_shared::store::accept::{Accepted, NewEvent, Producer};
@@ -64,7 +66,7 @@ pub(crate) async fn accept_all(app: &App, events: Vec<NewEvent>, way: Way) -> Re
     let mut open: Vec<Open> =
         (0..).zip(events).map(|(index, event)| Open { index, event, violations: Vec::new() }).collect();
     for round in 0..ROUNDS {
-        let checked = check(app, std::mem::take(&mut open), &mut answers).await;
+        let checked = check(app, std::mem::take(&mut open), way, &mut answers).await;
         let (events, marks): (Vec<_>, Vec<_>) =
             checked.into_iter().map(|Open { index, event, violations }| (event, (index, violations))).unzip();
         let indices: Vec<usize> = marks.iter().map(|(index, _)| *index).collect();
@@ -91,9 +93,14 @@ pub(crate) async fn accept_all(app: &App, events: Vec<NewEvent>, way: Way) -> Re
                 let schema = (application, event.event_type.clone());
                 if !learned.contains(&schema) {
                     learned.push(schema);
-                    if let Err(problem) = app.schemas.learn(&event, application).await {
-                        answers[index] = Some(Err(problem));
-                        continue;
+                    match app.schemas.learn(&event, application).await {
+                        Ok(()) => {}
+                        // What comes behind it waits too.
+                        Err(problem) if way == Way::InOrder => return Err(problem),
+                        Err(problem) => {
+                            answers[index] = Some(Err(problem));
+                            continue;
+                        }
                     }
                 }
                 open.push(Open { index, event, violations: Vec::new() });
@@ -122,11 +129,17 @@ async fn submit(
     }
 }
 
-/// Asks the budget of the application for what is open, and checks it; what is refused is answered.
-async fn check(app: &App, open: Vec<Open>, answers: &mut [Option<Answer>]) -> Vec<Open> {
+/// Asks the budget of the application for what is open, and checks it; what is refused is answered. In order,
+/// what comes behind one of the same producer that cannot be checked now waits too.
+async fn check(app: &App, open: Vec<Open>, way: Way, answers: &mut [Option<Answer>]) -> Vec<Open> {
     let mut checked = Vec::with_capacity(open.len());
+    let mut held: HashMap<Producer, Problem> = HashMap::new();
     let is_alone = open.len() == 1;
     for mut item in open {
+        if let Some(problem) = held.get(&item.event.producer) {
+            answers[item.index] = Some(Err(problem.clone()));
+            continue;
+        }
         let admitted = app.ingest_limits.admit(&mut item.event).await;
         let violations = match admitted {
             Ok(()) => app.schemas.check(&mut item.event).await,
@@ -134,7 +147,12 @@ async fn check(app: &App, open: Vec<Open>, answers: &mut [Option<Answer>]) -> Ve
         };
         match violations {
             Ok(violations) => checked.push(Open { violations, ..item }),
-            Err(problem) => answers[item.index] = Some(Err(problem)),
+            Err(problem) => {
+                if way == Way::InOrder && problem.status.is_server_error() {
+                    held.insert(item.event.producer, problem.clone());
+                }
+                answers[item.index] = Some(Err(problem));
+            }
         }
         if !is_alone {
             // A thousand of them are not checked in one go.

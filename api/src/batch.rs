@@ -2,12 +2,13 @@
 //!
 //! What was submitted is stored or refused whether or not its producer still listens.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postrider_shared::failpoint;
-use postrider_shared::store::accept::{Accepted, NewEvent, accept};
+use postrider_shared::store::accept::{Accepted, NewEvent, Producer, accept};
 use postrider_shared::store::{Store, StoreError};
 use tokio::task::JoinSet;
 
@@ -95,7 +96,7 @@ impl Batcher {
     pub(crate) async fn store_in_order(&self, events: Vec<NewEvent>) -> Vec<Option<(NewEvent, Outcome)>> {
         let mut outcomes: Vec<_> = events.iter().map(|_| None).collect();
         let indices = (0..events.len()).collect();
-        store_all(&self.0, (events, indices), |event, index: usize, outcome| {
+        store_all(&self.0, (events, indices), true, |event, index: usize, outcome| {
             outcomes[index] = Some((event, outcome));
         })
         .await;
@@ -122,7 +123,8 @@ async fn write_until_closed(shared: Arc<Shared>) {
         let shared = shared.clone();
         let storing = tokio::spawn(async move {
             let items = batch.into_iter().map(|waiting| (waiting.event, waiting.answer)).unzip();
-            store_all(&shared, items, |event, answer: Answer, outcome| answer.send(event, outcome)).await;
+            store_all(&shared, items, false, |event, answer: Answer, outcome| answer.send(event, outcome))
+                .await;
         });
         if let Err(error) = storing.await {
             tracing::error!(%error, "storing a batch of events ended badly");
@@ -131,15 +133,33 @@ async fn write_until_closed(shared: Arc<Shared>) {
 }
 
 /// Stores events in their order, and tells of each what became of it, with what belongs to it. Where one of
-/// them is to blame for a failure, they are split until that one stands alone.
+/// them is to blame for a failure, they are split until that one stands alone. `in_order`: what comes behind one
+/// of the same producer that was not stored is not stored either.
 async fn store_all<T>(
     shared: &Shared,
     items: (Vec<NewEvent>, Vec<T>),
+    in_order: bool,
     mut tell: impl FnMut(NewEvent, T, Outcome),
 ) {
     let mut parts = vec![items];
+    let mut held: HashMap<Producer, Rejection> = HashMap::new();
     while let Some((mut events, mut answers)) = parts.pop() {
-        match store_part(&shared.store, &events).await {
+        if !held.is_empty() {
+            let part = std::mem::take(&mut events).into_iter().zip(std::mem::take(&mut answers));
+            for (event, answer) in part {
+                match held.get(&event.producer) {
+                    Some(&rejection) => tell(event, answer, Err(rejection)),
+                    None => {
+                        events.push(event);
+                        answers.push(answer);
+                    }
+                }
+            }
+            if events.is_empty() {
+                continue;
+            }
+        }
+        match store_part(&shared.store, &events, in_order).await {
             Ok(accepted) => {
                 for ((event, answer), accepted) in events.into_iter().zip(answers).zip(accepted) {
                     if let Accepted::Stored { endpoints, duplicate: false, .. } = accepted {
@@ -160,6 +180,9 @@ async fn store_all<T>(
                     tracing::warn!(%error, events = events.len(), "events were not stored");
                 }
                 for (event, answer) in events.into_iter().zip(answers) {
+                    if in_order && rejection != Rejection::NotStorable {
+                        held.insert(event.producer.clone(), rejection);
+                    }
                     tell(event, answer, Err(rejection));
                 }
             }
@@ -167,12 +190,12 @@ async fn store_all<T>(
     }
 }
 
-async fn store_part(store: &Store, events: &[NewEvent]) -> Result<Vec<Accepted>, StoreError> {
+async fn store_part(store: &Store, events: &[NewEvent], in_order: bool) -> Result<Vec<Accepted>, StoreError> {
     let mut tries = if events.len() == 1 { TRIES } else { 1 };
     loop {
         let began = Instant::now();
         failpoint::die_at("api.before_commit");
-        let result = accept(store, events).await;
+        let result = accept(store, events, in_order).await;
         if result.is_ok() {
             failpoint::die_at("api.after_commit");
             metrics::histogram!("postrider_accept_seconds").record(began.elapsed().as_secs_f64());

@@ -39,7 +39,7 @@ pub(crate) struct EmitRejection {
     detail: String,
     /// The fields that are at fault.
     errors: Vec<FieldError>,
-    /// When the transaction that emitted it began.
+    /// When it was emitted.
     emitted_at: Timestamp,
     /// When it was rejected.
     created_at: Timestamp,

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use postrider_shared::config::DatabaseConfig;
 use postrider_shared::failpoint;
+use postrider_shared::ids::ApplicationId;
 use postrider_shared::store::StoreError;
 use postrider_shared::store::accept::{NewEvent, Producer, SchemaCheck};
-use postrider_shared::store::inbox::{Batch, Emitted, Inbox, Refusal};
+use postrider_shared::store::inbox::{Emitted, Inbox, Refusal};
 use tokio_util::sync::CancellationToken;
 
 use crate::accept::{Answer, Way, accept_all};
@@ -50,42 +51,56 @@ pub(crate) async fn run(app: Arc<App>, config: DatabaseConfig, stop: Cancellatio
 /// Accepts what comes, until the session is lost.
 async fn empty(app: &App, inbox: &mut Inbox) -> Result<(), StoreError> {
     loop {
-        if let Some(batch) = inbox.take().await? {
-            promote(app, batch).await?;
-            continue;
-        }
-        if !inbox.wait(POLL).await {
+        let emitted = inbox.take().await?;
+        if !emitted.is_empty() {
+            let Promoted { accepted, refused, postponed } = inbox.during(promote(app, emitted)).await?;
+            failpoint::die_at("api.before_inbox_finish");
+            inbox.finish(&accepted, &refused).await?;
+            inbox.hold(postponed);
+        } else if !inbox.wait(POLL).await {
             return Ok(());
         }
     }
 }
 
-async fn promote(app: &App, mut batch: Batch<'_>) -> Result<(), StoreError> {
-    let (mut accepted, mut refused) = (Vec::new(), Vec::new());
+/// What became of events that were emitted.
+#[derive(Default)]
+struct Promoted {
+    /// Their numbers.
+    accepted: Vec<i64>,
+    /// They never can be.
+    refused: Vec<Refusal>,
+    /// Whose are to be tried again.
+    postponed: Vec<ApplicationId>,
+}
+
+/// Accepts what can be.
+async fn promote(app: &App, emitted: Vec<Emitted>) -> Promoted {
+    let mut promoted = Promoted::default();
     let (mut events, mut marks) = (Vec::new(), Vec::new());
-    for emitted in std::mem::take(&mut batch.events) {
+    for emitted in emitted {
         let mark = (emitted.number, emitted.application_id);
         match compose(emitted) {
             Ok(event) => {
                 events.push(event);
                 marks.push(mark);
             }
-            Err(problem) => refused.push(refusal(mark, &problem)),
+            Err(problem) => promoted.refused.push(refusal(mark, &problem)),
         }
     }
+    let applications: Vec<_> = marks.iter().filter_map(|&(_, application)| application).collect();
     let answers =
         if events.is_empty() { Ok(Vec::new()) } else { accept_all(app, events, Way::InOrder).await };
-    for (mark, answer) in marks.into_iter().zip(answers.into_iter().flatten()) {
+    let Ok(answers) = answers else { return Promoted { postponed: applications, ..promoted } };
+    for (mark, answer) in marks.into_iter().zip(answers) {
         count(&answer);
         match answer {
-            Ok(_) => accepted.push(mark.0),
-            // It stays, and is tried again.
-            Err(problem) if problem.status.is_server_error() => {}
-            Err(problem) => refused.push(refusal(mark, &problem)),
+            Ok(_) => promoted.accepted.push(mark.0),
+            Err(problem) if problem.status.is_server_error() => promoted.postponed.extend(mark.1),
+            Err(problem) => promoted.refused.push(refusal(mark, &problem)),
         }
     }
-    failpoint::die_at("api.before_inbox_finish");
-    batch.finish(&accepted, &refused).await
+    promoted
 }
 
 /// The same checks as for what is posted.
@@ -105,10 +120,7 @@ fn compose(emitted: Emitted) -> Result<NewEvent, Problem> {
     })
 }
 
-fn refusal(
-    (number, application_id): (i64, Option<postrider_shared::ids::ApplicationId>),
-    problem: &Problem,
-) -> Refusal {
+fn refusal((number, application_id): (i64, Option<ApplicationId>), problem: &Problem) -> Refusal {
     let errors = serde_json::to_string(&problem.errors).expect("errors are plain data");
     Refusal { number, application_id, code: problem.code.to_owned(), detail: problem.detail.clone(), errors }
 }

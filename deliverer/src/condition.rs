@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use postrider_shared::delivery::ErrorClass;
 use postrider_shared::ids::EndpointId;
+use postrider_shared::store::endpoint_changes::{self, Cause};
 use postrider_shared::store::record::{Recorded, Verdict};
-use postrider_shared::store::{StoreError, endpoint_changes, health};
+use postrider_shared::store::{StoreError, health};
 
 use crate::Deliverer;
 
@@ -60,7 +61,8 @@ async fn write(
     for endpoint_id in health::note_attempts(&deliverer.store, succeeded, failed, limit).await? {
         let days = limit.as_secs() / 86_400;
         let reason = format!("every attempt has failed for {days} days");
-        if endpoint_changes::disable(&deliverer.store, endpoint_id, &reason, Some(limit)).await? {
+        let cause = Cause::Failing(limit);
+        if endpoint_changes::disable(&deliverer.store, endpoint_id, &reason, &cause).await? {
             tracing::warn!(%endpoint_id, reason, "endpoint disabled");
         }
     }

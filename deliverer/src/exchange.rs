@@ -188,7 +188,7 @@ fn finish(
             verdict: judgement.verdict,
         },
         reservation,
-        gone: judgement.is_gone.then_some(claimed.endpoint_id),
+        gone: judgement.is_gone.then(|| claimed.endpoint.url.clone()),
         permit,
     }
 }

@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use postrider_shared::ids::EndpointId;
 use postrider_shared::queue::{BreakerChange, Feedback, Reservation};
+use postrider_shared::store::endpoint_changes::{self, Cause};
 use postrider_shared::store::record::{self, Exchange, Moved, Recorded, Verdict};
-use postrider_shared::store::{StoreError, endpoint_changes, health};
+use postrider_shared::store::{StoreError, health};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use crate::classify::feedback;
@@ -20,8 +21,8 @@ const BATCH: usize = 128;
 pub(crate) struct Finished {
     pub(crate) recorded: Recorded,
     pub(crate) reservation: Reservation,
-    /// The receiver wants no more of this endpoint's webhooks.
-    pub(crate) gone: Option<EndpointId>,
+    /// The receiver at this URL wants no more webhooks.
+    pub(crate) gone: Option<String>,
     /// Kept until it is recorded, so that the permits bound what waits here too.
     pub(crate) permit: OwnedSemaphorePermit,
 }
@@ -77,8 +78,8 @@ pub(crate) async fn run(deliverer: Arc<Deliverer>, mut receiver: mpsc::Unbounded
         acknowledge(&deliverer, rest.iter().map(|(told, ..)| told)).await;
         for (told, gone, _permit) in rest {
             deliverer.held.remove(&told.reservation);
-            if let Some(endpoint_id) = gone {
-                disable(&deliverer, endpoint_id).await;
+            if let Some(url) = gone {
+                disable(&deliverer, told.reservation.endpoint_id, url).await;
             }
         }
     }
@@ -188,9 +189,9 @@ fn strip(results: &mut [Recorded], error: &StoreError) -> bool {
     was_stripped
 }
 
-async fn disable(deliverer: &Deliverer, endpoint_id: EndpointId) {
+async fn disable(deliverer: &Deliverer, endpoint_id: EndpointId, url: String) {
     let reason = "the receiver answered 410 Gone";
-    match endpoint_changes::disable(&deliverer.store, endpoint_id, reason, None).await {
+    match endpoint_changes::disable(&deliverer.store, endpoint_id, reason, &Cause::Answer(url)).await {
         Ok(true) => tracing::warn!(%endpoint_id, reason, "endpoint disabled"),
         Ok(false) => {}
         // The next answer does it.

@@ -238,6 +238,20 @@ async fn secrets_are_encrypted_and_encrypted_anew_when_the_master_key_changes() 
     assert_eq!(bed.count("select count(distinct master_key_id) from endpoint_secrets").await, 1);
     services.stop().await;
 
+    // Somebody who has not heard of it yet still encrypts under the old key: that is noticed, and mended.
+    let late = format!("{OLD_KEY},{NEW_KEY}");
+    let services = Services::api_alone(&bed, &[("POSTRIDER_MASTER_KEY", &late)]).await;
+    let producer = Producer { api: services.api, ..producer };
+    let header = json!({"headers": {"x-token": "very-secret"}});
+    producer.patch(&producer.endpoint_path(&endpoint, ""), &header).await;
+    services.stop().await;
+    for role in ["api", "deliverer"] {
+        let (succeeded, said) = run(&bed, &[role], NEW_KEY);
+        assert!(!succeeded && said.contains("which is not in POSTRIDER_MASTER_KEY"), "{role}: {said}");
+    }
+    let (succeeded, said) = run(&bed, &["rekey"], &both);
+    assert!(succeeded && said.contains("0 secrets and the headers of 1 endpoints"), "{said}");
+
     // The old one can go.
     let services = Services::start_with(&bed, &[("POSTRIDER_MASTER_KEY", NEW_KEY)]).await;
     let producer = Producer { api: services.api, ..producer };

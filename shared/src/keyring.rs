@@ -63,13 +63,19 @@ fn key_id(bytes: &[u8]) -> String {
     digest[..4].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A secret as it is stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A secret as it is stored. Its `Debug` form does not show it.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Stored {
     /// The key that encrypted it; `None`: it is stored as it is.
     pub master_key_id: Option<String>,
     /// The ciphertext, or the secret.
     pub bytes: Vec<u8>,
+}
+
+impl fmt::Debug for Stored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stored").field("master_key_id", &self.master_key_id).finish_non_exhaustive()
+    }
 }
 
 /// The master keys: the first encrypts, all decrypt. Without any, secrets are stored as they are.
@@ -201,6 +207,7 @@ mod tests {
     fn without_any_key_secrets_are_stored_as_they_are() {
         let stored = Keyring::default().seal(endpoint(), SIGNING, b"secret");
         assert_eq!(stored, Stored { master_key_id: None, bytes: b"secret".to_vec() });
+        assert_eq!(format!("{stored:?}"), "Stored { master_key_id: None, .. }");
         assert_eq!(Keyring::new(vec![key(1)]).open(endpoint(), SIGNING, &stored), Ok(b"secret".to_vec()));
     }
 

@@ -377,3 +377,131 @@ async fn what_was_emitted_first_is_accepted_first() {
     other.stop().await;
     bed.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_is_kept_although_the_schema_of_some_is_not_known_yet() {
+    let bed = Bed::new().await;
+    let services = Services::start(&bed).await;
+    let receiver = Receiver::accepting().await;
+    let producer = Producer::new(services.api).await;
+    producer.endpoint(json!({"url": receiver.url("/"), "ordered": true})).await;
+    let schema = json!({"properties": {"n": {"type": "integer"}}});
+    producer.post("/v1/event-types", &json!({"name": "order.made", "json_schema": schema})).await;
+    let sql = bed.sql().await;
+    sql.execute(
+        "select postrider.emit($1, case n % 3 when 1 then 'order.made' else 'order.paid' end,
+                               jsonb_build_object('n', n), n::text)
+         from generate_series(1, 30) n",
+        &[&producer.application_id],
+    )
+    .await
+    .expect("emitted");
+    let order: Vec<_> =
+        receiver.wait_for(30).await.iter().map(|webhook| webhook.json()["data"]["n"].clone()).collect();
+    assert_eq!(order, (1..=30).map(|n| json!(n)).collect::<Vec<_>>());
+    services.stop().await;
+    bed.finish().await;
+}
+
+/// Another transaction holds the key of the second of three; somebody else's events do not wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_behind_an_event_that_has_to_wait_waits_too() {
+    let bed = Bed::new().await;
+    let services = Services::api_alone(&bed, &[]).await;
+    let producer = Producer::new(services.api).await;
+    producer.endpoint(json!({"url": "http://127.0.0.1:9/", "ordered": true})).await;
+    let stranger = Producer::new(services.api).await;
+    let mut blocker = bed.sql().await;
+    let open = blocker.transaction().await.expect("a transaction");
+    open.execute(
+        "insert into idempotency_keys values ($1::text::uuid, 'key-2', uuid_v7(), '', 0)",
+        &[&producer.application_id],
+    )
+    .await
+    .expect("the key is taken");
+    let mut emitter = bed.sql().await;
+    let transaction = emitter.transaction().await.expect("a transaction");
+    for (application, key) in
+        [(&producer, "key-1"), (&producer, "key-2"), (&producer, "key-3"), (&stranger, "s")]
+    {
+        emit(&transaction, &application.application_id, "order.made", "{}", key).await;
+    }
+    transaction.commit().await.expect("committed");
+    let sql = bed.sql().await;
+    eventually("the stranger's event", async || keys(&sql).await.contains(&"s".to_owned()).then_some(()))
+        .await;
+    // It is tried again and again, and nothing overtakes it.
+    emit(&sql, &producer.application_id, "order.made", "{}", "key-4").await;
+    emit(&sql, &stranger.application_id, "order.made", "{}", "t").await;
+    eventually("the stranger's next event", async || {
+        keys(&sql).await.contains(&"t".to_owned()).then_some(())
+    })
+    .await;
+    assert_eq!(keys(&sql).await, ["key-1", "s", "t"]);
+    open.rollback().await.expect("the key is free");
+    empty_inbox(&bed).await;
+    let rows = sql
+        .query(
+            "select v.idempotency_key from deliveries d join events v on v.id = d.event_id order by d.position",
+            &[],
+        )
+        .await
+        .expect("keys");
+    let order: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    assert_eq!(order, ["key-1", "key-2", "key-3", "key-4"]);
+    services.stop().await;
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_emitted_for_an_application_does_not_reach_the_next_one_of_its_name() {
+    let bed = Bed::new().await;
+    let services = Services::api_alone(&bed, &[]).await;
+    let admin = Producer::admin(services.api);
+    let create = json!({"name": "a", "uid": "acme"});
+    let old = text(&admin.post("/v1/applications", &create).await["id"]);
+    let (mut early, mut late) = (bed.sql().await, bed.sql().await);
+    let before = early.transaction().await.expect("a transaction");
+    emit(&before, "acme", "order.made", "{}", "for-the-old-one").await;
+    // It has begun before the new one was made.
+    let across = late.transaction().await.expect("a transaction");
+    across.query_one("select txid_current()", &[]).await.expect("it has begun");
+    admin.delete(&format!("/v1/applications/{old}")).await;
+    emit(&bed.sql().await, "acme", "order.made", "{}", "for-nobody").await;
+    let new = text(&admin.post("/v1/applications", &create).await["id"]);
+    emit(&across, "acme", "order.made", "{}", "for-the-new-one").await;
+    before.commit().await.expect("committed");
+    across.commit().await.expect("committed");
+    empty_inbox(&bed).await;
+    let sql = bed.sql().await;
+    let rows =
+        sql.query("select application_id::text, idempotency_key from events", &[]).await.expect("events");
+    let events: Vec<(String, String)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    assert_eq!(events, [(new, "for-the-new-one".to_owned())]);
+    let rejected = "select count(*) from emit_rejections
+                    where application_id is null and code = 'application_not_found'";
+    assert_eq!(bed.count(rejected).await, 2);
+    services.stop().await;
+    bed.finish().await;
+}
+
+/// As a machine that is frozen, or cut off: its session stays, and nothing comes from it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_that_stands_still_is_followed_by_another() {
+    let bed = Bed::new().await;
+    let first = Process::start(&bed, "api", &[]);
+    first.ready().await;
+    let producer = Producer::new(first.listen).await;
+    let sql = bed.sql().await;
+    emit(&sql, &producer.application_id, "order.made", "{}", "before").await;
+    empty_inbox(&bed).await;
+    let second = Services::api_alone(&bed, &[]).await;
+    let frozen = std::process::Command::new("kill").args(["-STOP", &first.id().to_string()]).status();
+    assert!(frozen.expect("kill").success());
+    emit(&sql, &producer.application_id, "order.made", "{}", "after").await;
+    empty_inbox(&bed).await;
+    assert_eq!(keys(&sql).await, ["after", "before"]);
+    drop(first);
+    second.stop().await;
+    bed.finish().await;
+}

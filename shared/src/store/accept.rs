@@ -114,9 +114,18 @@ with input as materialized (
     left join event_types t on t.application_id = a.id and t.name = i.event_type and not t.is_archived
 ),
 hashed as materialized (
-    select ordinal, application_id, idempotency_key, event_type, patterns, payload, event_id, refusal,
+    select ordinal, application_id, idempotency_key, event_type, patterns, payload, event_id,
+           case
+               -- In order, what comes behind one that is to be checked again waits for it.
+               when $10 and refusal is null and exists (
+                   select from input b
+                   where b.application_id = i.application_id and b.ordinal < i.ordinal
+                     and b.refusal = 'schema_changed'
+               ) then 'schema_changed'
+               else refusal
+           end as refusal,
            sha256(convert_to(event_type || ' ' || payload::text, 'UTF8')) as event_hash
-    from input
+    from input i
 ),
 candidate as materialized (
     select distinct on (application_id, idempotency_key)
@@ -187,12 +196,13 @@ join idempotency_keys k
   on k.application_id = i.application_id and k.idempotency_key = i.idempotency_key";
 
 /// Stores events and everything that follows from them, or tells why not, one answer for each in the same
-/// order. All that is answered `Stored` is on disk.
+/// order. All that is answered `Stored` is on disk. `in_order`: none is stored before an earlier one of its
+/// application that is `SchemaChanged`.
 ///
 /// # Errors
 /// When nothing was stored. [`StoreError::is_data_error`] and [`StoreError::is_contention`] mean that one
 /// of the events is to blame, and that the others may be stored without it.
-pub async fn accept(store: &Store, events: &[NewEvent]) -> Result<Vec<Accepted>, StoreError> {
+pub async fn accept(store: &Store, events: &[NewEvent], in_order: bool) -> Result<Vec<Accepted>, StoreError> {
     let client = store.durable().await?;
     let insert = client.prepare_cached(ACCEPT).await?;
     let mut key_hashes: Vec<Option<&[u8]>> = Vec::with_capacity(events.len());
@@ -216,7 +226,18 @@ pub async fn accept(store: &Store, events: &[NewEvent]) -> Result<Vec<Accepted>,
     let rows = client
         .query(
             &insert,
-            &[&key_hashes, &applications, &keys, &types, &patterns, &data, &hashes, &violated, &admitted],
+            &[
+                &key_hashes,
+                &applications,
+                &keys,
+                &types,
+                &patterns,
+                &data,
+                &hashes,
+                &violated,
+                &admitted,
+                &in_order,
+            ],
         )
         .await?;
 

@@ -67,6 +67,8 @@ enum Phase {
     Do(&'static str),
     /// The same, with the reason `$4` and the greatest id `$5`.
     Cancel(&'static str),
+    /// Removes the next deliveries with their attempts.
+    Deliveries,
     /// A statement that deals with `$1` in one go.
     Once(&'static str),
     /// Waits until everything has ended that may have begun before the deletion: no statement lasts longer
@@ -74,7 +76,7 @@ enum Phase {
     Wait,
 }
 
-use Phase::{Cancel, Do, Once, Wait};
+use Phase::{Cancel, Deliveries, Do, Once, Wait};
 
 // Rows are compared as a whole with what is an application's, so that its own index is walked whatever the planner
 // knows of it.
@@ -85,12 +87,12 @@ fn phases(kind: &str) -> &'static [Phase] {
         "queue" => &[Do(QUEUE)],
         "endpoint" => &[Cancel(CANCEL), Wait, Cancel(CANCEL), Once(ENDPOINT)],
         _ => &[
-            Do(DELIVERIES),
+            Deliveries,
             Do(EVENTS),
             Do(IDEMPOTENCY_KEYS),
             Do(OUTBOX),
             Wait,
-            Do(DELIVERIES),
+            Deliveries,
             Do(EVENTS),
             Do(IDEMPOTENCY_KEYS),
             Do(OUTBOX),
@@ -163,23 +165,21 @@ from page order by position desc limit 1";
 const ENDPOINT: &str = "-- endpoints.remove
 delete from endpoints where id = $1 and deleted_at is not null";
 
-const DELIVERIES: &str = "-- deliveries.remove
-with page as materialized (
-    select id
-    from deliveries
-    where (application_id, id) > ($1, coalesce($2::text::uuid, '00000000-0000-0000-0000-000000000000'))
-      and application_id <= $1
-    order by application_id, id
-    limit $3
-    for update
-),
-attempts as (
-    delete from delivery_attempts where delivery_id = any (array(select id from page))
-),
-removed as (
-    delete from deliveries where id = any (array(select id from page))
+const DELIVERIES: &str = "-- deliveries.lock_to_remove
+select id
+from deliveries
+where (application_id, id) > ($1, coalesce($2::text::uuid, '00000000-0000-0000-0000-000000000000'))
+  and application_id <= $1
+order by application_id, id
+limit $3
+for update";
+
+/// A statement of its own: it sees the attempts that were recorded while the rows were waited for.
+const REMOVE_DELIVERIES: &str = "-- deliveries.remove
+with attempts as (
+    delete from delivery_attempts where delivery_id = any ($1)
 )
-select id::text from page order by id desc limit 1";
+delete from deliveries where id = any ($1)";
 
 const EVENTS: &str = "-- events.remove
 with page as materialized (
@@ -298,10 +298,13 @@ update cleanups set not_before = created_at + interval '60 seconds' where id = $
 const END: &str = "-- cleanups.end
 delete from cleanups where id = $1";
 
+const SET_ASIDE: &str = "-- cleanups.set_aside
+update cleanups set not_before = now() + interval '5 seconds' where id = $1";
+
 /// Takes the next step of a cleanup. False: there is nothing to do now.
 ///
 /// # Errors
-/// When PostgreSQL does not answer, or a row is held for too long; the step is then taken again.
+/// When PostgreSQL does not answer, or a row is held for too long; the step is taken again, after those of others.
 pub async fn step(store: &Store) -> Result<bool, StoreError> {
     let mut client = store.relaxed().await?;
     let transaction = client.transaction().await?;
@@ -309,6 +312,17 @@ pub async fn step(store: &Store) -> Result<bool, StoreError> {
     let Some(row) = transaction.query_opt(&take, &[]).await? else {
         return Ok(false);
     };
+    if let Err(error) = advance(&transaction, &row).await {
+        transaction.rollback().await?;
+        let set_aside = client.prepare_cached(SET_ASIDE).await?;
+        client.execute(&set_aside, &[&row.get::<_, i64>("id")]).await?;
+        return Err(error);
+    }
+    transaction.commit().await?;
+    Ok(true)
+}
+
+async fn advance(transaction: &Transaction<'_>, row: &Row) -> Result<(), StoreError> {
     let id: i64 = row.get("id");
     let phase: i16 = row.get("phase");
     match phases(row.get("kind")).get(usize::try_from(phase).unwrap_or(usize::MAX)) {
@@ -321,14 +335,13 @@ pub async fn step(store: &Store) -> Result<bool, StoreError> {
             transaction.execute(&postpone, &[&id]).await?;
         }
         Some(current) => {
-            let cursor = deal(&transaction, current, &row).await?;
+            let cursor = deal(transaction, current, row).await?;
             let phase = if cursor.is_some() { phase } else { phase + 1 };
             let advance = transaction.prepare_cached(ADVANCE).await?;
             transaction.execute(&advance, &[&id, &phase, &cursor]).await?;
         }
     }
-    transaction.commit().await?;
-    Ok(true)
+    Ok(())
 }
 
 /// Does the phase's next rows, and answers where to go on.
@@ -345,6 +358,15 @@ async fn deal(transaction: &Transaction<'_>, phase: &Phase, row: &Row) -> Result
         Do(sql) => {
             let statement = transaction.prepare_cached(sql).await?;
             transaction.query_opt(&statement, &[&owner, &cursor, &STEP]).await?
+        }
+        Deliveries => {
+            let lock = transaction.prepare_cached(DELIVERIES).await?;
+            let rows = transaction.query(&lock, &[&owner, &cursor, &STEP]).await?;
+            let ids: Vec<Uuid> = rows.iter().map(|row| row.get(0)).collect();
+            let Some(last) = ids.last() else { return Ok(None) };
+            let remove = transaction.prepare_cached(REMOVE_DELIVERIES).await?;
+            transaction.execute(&remove, &[&ids]).await?;
+            return Ok(Some(last.to_string()));
         }
         Cancel(sql) => {
             let statement = transaction.prepare_cached(sql).await?;

@@ -70,8 +70,8 @@ select count(pg_notify('postrider_outbox', '')) from told";
 /// An endpoint that is enabled begins with a clean record.
 const FORGIVE: &str = "-- endpoint_health.forgive
 update endpoint_health
-set failing_since = null, updated_at = now()
-where endpoint_id = $1 and failing_since is not null";
+set failing_since = null, cleared_at = now(), updated_at = now()
+where endpoint_id = $1";
 
 /// Changes an endpoint to what `change` makes of it; `None`: there is none.
 ///
@@ -231,7 +231,7 @@ select ",
     endpoint_columns!(),
     "
 from endpoints e
-where id = $1 and deleted_at is null and is_active
+where id = $1 and deleted_at is null and is_active and ($3::text is null or url = $3)
   and ($2::double precision is null or exists (
       select from endpoint_health h
       where h.endpoint_id = e.id and h.failing_since <= now() - make_interval(secs => $2)
@@ -248,9 +248,17 @@ returning ",
     endpoint_columns!()
 );
 
-/// Disables an endpoint because of what its receiver does: because of one answer, or where it has failed
-/// for as long as `failing_for`. Its open deliveries wait. False: it is not active (any more), or it has
-/// succeeded meanwhile.
+/// Why an endpoint is disabled.
+#[derive(Debug, Clone)]
+pub enum Cause {
+    /// What was answered at this URL.
+    Answer(String),
+    /// Nothing but failures for so long.
+    Failing(std::time::Duration),
+}
+
+/// Disables an endpoint because of what its receiver does. Its open deliveries wait. False: it is not active (any
+/// more), it has succeeded meanwhile, or its URL is another by now.
 ///
 /// Apart from the record of attempts, for endpoint rows are read by everyone and must not be locked along
 /// with deliveries.
@@ -261,13 +269,16 @@ pub async fn disable(
     store: &Store,
     endpoint: EndpointId,
     reason: &str,
-    failing_for: Option<std::time::Duration>,
+    cause: &Cause,
 ) -> Result<bool, StoreError> {
     let mut client = store.durable().await?;
     let transaction = client.transaction().await?;
     let lock = transaction.prepare_cached(LOCK_TO_DISABLE).await?;
-    let seconds = failing_for.map(|duration| duration.as_secs_f64());
-    let Some(row) = transaction.query_opt(&lock, &[&endpoint, &seconds]).await? else {
+    let (seconds, url) = match cause {
+        Cause::Answer(url) => (None, Some(url)),
+        Cause::Failing(duration) => (Some(duration.as_secs_f64()), None),
+    };
+    let Some(row) = transaction.query_opt(&lock, &[&endpoint, &seconds, &url]).await? else {
         return Ok(false);
     };
     let before = parse(&row);

@@ -63,7 +63,8 @@ attempt as materialized (
     select a.outcome, a.duration_ms
     from (select id from own order by id desc limit $6) o
     cross join lateral (
-        select outcome, duration_ms from delivery_attempts where delivery_id = o.id
+        -- Looked up one by one: `offset` keeps the planner from reading them all to join them.
+        select outcome, duration_ms from delivery_attempts where delivery_id = o.id offset 0
     ) a
     limit $6
 )

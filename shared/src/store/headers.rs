@@ -1,6 +1,7 @@
 //! Headers of an endpoint's own: how they are stored, so that nobody reads a sensitive one again.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,8 +14,8 @@ use crate::keyring::{Keyring, KeyringError, Stored};
 /// What stands for the value of a sensitive header.
 pub const MASK: &str = "***";
 
-/// The value of a header as it is stored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// The value of a header as it is stored. Its `Debug` form does not show it: it may be a sensitive one.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum StoredHeader {
     /// As it is sent.
@@ -26,6 +27,12 @@ pub enum StoredHeader {
         /// Base64 of the ciphertext.
         sealed: String,
     },
+}
+
+impl fmt::Debug for StoredHeader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(MASK)
+    }
 }
 
 impl StoredHeader {

@@ -25,27 +25,39 @@ pub struct EndpointHealth {
     pub next_probe_at: Option<DateTime<Utc>>,
 }
 
-/// Answers those that were closed before: a probe that fails opens one again.
+/// So that there is a row to be locked.
+const MAKE: &str = "-- endpoint_health.make
+insert into endpoint_health (endpoint_id)
+select id from endpoints where id = any ($1) order by id
+on conflict do nothing";
+
+/// Answers those that were closed before: a probe that fails opens one again, and two deliverers may tell of one
+/// at once. What Redis counts from is older than when the endpoint was enabled, or has last succeeded.
 const OPEN: &str = "-- endpoint_health.open
-with change as materialized (
-    select c.endpoint_id, e.application_id, e.url, c.reason, c.probe_ms, c.failing_ms
-    from unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[])
-         as c (endpoint_id, reason, probe_ms, failing_ms)
-    join endpoints e on e.id = c.endpoint_id
+with seen as materialized (
+    select h.endpoint_id, h.state
+    from endpoint_health h
+    where h.endpoint_id = any ($1)
+    order by h.endpoint_id
+    for no key update
 ),
-written as (
-    insert into endpoint_health (endpoint_id, state, reason, next_probe_at, failing_since)
-    select endpoint_id, 'open', reason, now() + probe_ms * interval '1 millisecond',
-           now() - failing_ms * interval '1 millisecond'
-    from change
-    order by endpoint_id
-    on conflict (endpoint_id) do update
-    set state = 'open', reason = excluded.reason, next_probe_at = excluded.next_probe_at,
-        failing_since = coalesce(endpoint_health.failing_since, excluded.failing_since), updated_at = now()
+opened as (
+    update endpoint_health h
+    set state = 'open', reason = c.reason, next_probe_at = now() + c.probe_ms * interval '1 millisecond',
+        failing_since = coalesce(
+            h.failing_since, greatest(now() - c.failing_ms * interval '1 millisecond', h.cleared_at)
+        ),
+        updated_at = now()
+    from seen s
+    join unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[])
+         as c (endpoint_id, reason, probe_ms, failing_ms) using (endpoint_id)
+    where h.endpoint_id = s.endpoint_id
+    returning h.endpoint_id, c.reason, s.state
 )
-select c.endpoint_id, c.application_id, c.url, c.reason
-from change c
-where not exists (select from endpoint_health h where h.endpoint_id = c.endpoint_id and h.state = 'open')";
+select o.endpoint_id, e.application_id, e.url, o.reason
+from opened o
+join endpoints e on e.id = o.endpoint_id
+where o.state = 'closed'";
 
 const CLOSE: &str = "-- endpoint_health.close
 with opened as materialized (
@@ -56,8 +68,8 @@ with opened as materialized (
 ),
 closed as (
     update endpoint_health h
-    set state = 'closed', reason = null, next_probe_at = null, failing_since = null,
-        last_succeeded_at = now(), updated_at = now()
+    set state = 'closed', reason = null, next_probe_at = null, failing_since = null, cleared_at = now(),
+        updated_at = now()
     from opened o
     where h.endpoint_id = o.endpoint_id
     returning h.endpoint_id
@@ -88,6 +100,8 @@ pub async fn note(store: &Store, changes: &[(BreakerChange, Option<String>)]) ->
     }
     let mut events = Vec::new();
     if !endpoints.is_empty() {
+        let make = transaction.prepare_cached(MAKE).await?;
+        transaction.execute(&make, &[&endpoints]).await?;
         let open = transaction.prepare_cached(OPEN).await?;
         let opened = transaction.query(&open, &[&endpoints, &reasons, &probes, &failing]).await?;
         events.extend(opened.iter().map(|row| breaker_event(BREAKER_OPENED, row)));
@@ -123,7 +137,7 @@ with recovered as materialized (
     for no key update
 )
 update endpoint_health h
-set failing_since = null, last_succeeded_at = now(), updated_at = now()
+set failing_since = null, cleared_at = now(), updated_at = now()
 from recovered r
 where h.endpoint_id = r.endpoint_id";
 

@@ -1,9 +1,10 @@
 //! Events that producers have emitted in transactions of their own, on their way to being accepted.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use tokio_postgres::{Statement, Transaction};
+use tokio_postgres::Statement;
 use uuid::Uuid;
 
 use super::page::Page;
@@ -24,6 +25,16 @@ const LIMIT: i64 = 64;
 /// open for long commits a row with an old number.
 const FULL_EVERY: Duration = Duration::from_secs(1);
 
+/// The same while there is always something newer.
+const FULL_EVERY_WHEN_BUSY: Duration = Duration::from_secs(10);
+
+/// A session that says nothing for this long is ended by PostgreSQL: whoever stands still, or was cut off, is
+/// followed by another.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// How often a session says something while what it has taken is being accepted.
+const BEAT: Duration = Duration::from_secs(2);
+
 /// A session that empties the inbox.
 pub struct Inbox {
     session: Dedicated,
@@ -32,7 +43,10 @@ pub struct Inbox {
     is_leader: bool,
     /// What is older was seen; dead rows before it need not be passed again and again.
     seen: i64,
+    has_seen_all: bool,
     looked_at_all: Option<Instant>,
+    /// Something that they have emitted earlier has to wait: what they have emitted since then waits too.
+    held: HashSet<ApplicationId>,
 }
 
 /// An event that was emitted.
@@ -48,14 +62,6 @@ pub struct Emitted {
     pub data: String,
     /// As the producer wrote it.
     pub idempotency_key: String,
-}
-
-/// Events that were taken by a transaction that is still open: dropped, they are back.
-pub struct Batch<'a> {
-    transaction: Transaction<'a>,
-    finish: &'a Statement,
-    /// In the order of emission.
-    pub events: Vec<Emitted>,
 }
 
 /// Why an event cannot be accepted.
@@ -76,10 +82,11 @@ pub struct Refusal {
 const LOCK: &str = "-- inbox.lead
 select pg_try_advisory_lock($1)";
 
+/// A uid may have been another application's when it was written.
 const TAKE: &str = "-- inbox.take
 select i.id, coalesce(by_id.id, by_uid.id), i.event_type, i.data::text, i.idempotency_key
 from (
-    select id, application, event_type, data, idempotency_key,
+    select id, application, event_type, data, idempotency_key, emitted_at,
            case
                when application ~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$' then application::uuid
            end as application_id
@@ -87,10 +94,10 @@ from (
     where id > $1
     order by id
     limit $2
-    for update skip locked
 ) i
 left join applications by_id on by_id.id = i.application_id and by_id.deleted_at is null
-left join applications by_uid on by_uid.uid = i.application and by_uid.deleted_at is null
+left join applications by_uid
+  on by_uid.uid = i.application and by_uid.deleted_at is null and by_uid.created_at <= i.emitted_at
 order by i.id";
 
 const FINISH: &str = "-- inbox.finish
@@ -118,42 +125,97 @@ impl Inbox {
     /// When PostgreSQL cannot be reached.
     pub async fn open(config: &DatabaseConfig) -> Result<Self, StoreError> {
         let session = connect_dedicated(config).await?;
-        session.client.batch_execute(&format!("listen {CHANNEL}")).await?;
+        let silence = SILENCE.as_millis();
+        session
+            .client
+            .batch_execute(&format!("set idle_session_timeout = {silence}; listen {CHANNEL}"))
+            .await?;
         let take = session.client.prepare(TAKE).await?;
         let finish = session.client.prepare(FINISH).await?;
-        Ok(Self { session, take, finish, is_leader: false, seen: 0, looked_at_all: None })
+        Ok(Self {
+            session,
+            take,
+            finish,
+            is_leader: false,
+            seen: 0,
+            has_seen_all: true,
+            looked_at_all: None,
+            held: HashSet::new(),
+        })
     }
 
-    /// Takes the next events that were emitted, none where another session empties the inbox.
+    /// The next events that were emitted, in that order; none where another session empties the inbox. They stay
+    /// until they are [finished](Self::finish).
     ///
     /// # Errors
     /// When PostgreSQL does not answer: the session is of no use any more.
-    pub async fn take(&mut self) -> Result<Option<Batch<'_>>, StoreError> {
+    pub async fn take(&mut self) -> Result<Vec<Emitted>, StoreError> {
+        let client = &self.session.client;
         if !self.is_leader {
-            self.is_leader = self.session.client.query_one(LOCK, &[&INBOX_LOCK]).await?.get(0);
+            self.is_leader = client.query_one(LOCK, &[&INBOX_LOCK]).await?.get(0);
             if !self.is_leader {
-                return Ok(None);
+                return Ok(Vec::new());
             }
         }
-        if self.looked_at_all.is_none_or(|at| at.elapsed() >= FULL_EVERY) {
+        let full_every = if self.has_seen_all { FULL_EVERY } else { FULL_EVERY_WHEN_BUSY };
+        if self.looked_at_all.is_none_or(|at| at.elapsed() >= full_every) {
             self.seen = 0;
             self.looked_at_all = Some(Instant::now());
+            self.held.clear();
         }
-        let transaction = self.session.client.transaction().await?;
-        let rows = transaction.query(&self.take, &[&self.seen, &LIMIT]).await?;
-        let events: Vec<_> = rows
-            .iter()
-            .map(|row| Emitted {
-                number: row.get(0),
-                application_id: row.get(1),
-                event_type: row.get(2),
-                data: row.get(3),
-                idempotency_key: row.get(4),
-            })
-            .collect();
-        let Some(last) = events.last() else { return Ok(None) };
-        self.seen = last.number;
-        Ok(Some(Batch { transaction, finish: &self.finish, events }))
+        loop {
+            let rows = client.query(&self.take, &[&self.seen, &LIMIT]).await?;
+            self.has_seen_all = rows.is_empty();
+            let Some(last) = rows.last() else { return Ok(Vec::new()) };
+            self.seen = last.get(0);
+            let is_held = |event: &Emitted| event.application_id.is_some_and(|id| self.held.contains(&id));
+            let events: Vec<_> = rows.iter().map(emitted).filter(|event| !is_held(event)).collect();
+            if !events.is_empty() {
+                return Ok(events);
+            }
+        }
+    }
+
+    /// Leaves what applications have emitted where it is for now.
+    pub fn hold(&mut self, applications: impl IntoIterator<Item = ApplicationId>) {
+        self.held.extend(applications);
+    }
+
+    /// Keeps the session alive for as long as `work` takes, which ends with it.
+    ///
+    /// # Errors
+    /// When the session is lost.
+    pub async fn during<T>(&self, work: impl Future<Output = T>) -> Result<T, StoreError> {
+        let beat = async {
+            loop {
+                tokio::time::sleep(BEAT).await;
+                if let Err(error) = self.session.client.simple_query("select 1").await {
+                    return error;
+                }
+            }
+        };
+        tokio::select! {
+            done = work => Ok(done),
+            error = beat => Err(error.into()),
+        }
+    }
+
+    /// Ends a take: what was accepted is gone from the inbox, what was refused is in the list of rejections, and
+    /// the rest is there still.
+    ///
+    /// # Errors
+    /// When PostgreSQL does not confirm: all of it may be there, and be found to be accepted already.
+    pub async fn finish(&self, accepted: &[i64], refused: &[Refusal]) -> Result<(), StoreError> {
+        let numbers: Vec<_> = refused.iter().map(|refusal| refusal.number).collect();
+        let applications: Vec<_> = refused.iter().map(|refusal| refusal.application_id).collect();
+        let codes: Vec<_> = refused.iter().map(|refusal| refusal.code.as_str()).collect();
+        let details: Vec<_> = refused.iter().map(|refusal| refusal.detail.as_str()).collect();
+        let errors: Vec<_> = refused.iter().map(|refusal| refusal.errors.as_str()).collect();
+        let client = &self.session.client;
+        client
+            .execute(&self.finish, &[&accepted, &numbers, &applications, &codes, &details, &errors])
+            .await?;
+        Ok(())
     }
 
     /// Waits until something was emitted, or `limit` has passed. False: the session is lost.
@@ -165,22 +227,13 @@ impl Inbox {
     }
 }
 
-impl Batch<'_> {
-    /// Ends the take: what was accepted is gone from the inbox, what was refused is in the list of rejections,
-    /// and the rest is back.
-    ///
-    /// # Errors
-    /// When PostgreSQL does not confirm: all of it may be back, and be found to be accepted already.
-    pub async fn finish(self, accepted: &[i64], refused: &[Refusal]) -> Result<(), StoreError> {
-        let numbers: Vec<_> = refused.iter().map(|refusal| refusal.number).collect();
-        let applications: Vec<_> = refused.iter().map(|refusal| refusal.application_id).collect();
-        let codes: Vec<_> = refused.iter().map(|refusal| refusal.code.as_str()).collect();
-        let details: Vec<_> = refused.iter().map(|refusal| refusal.detail.as_str()).collect();
-        let errors: Vec<_> = refused.iter().map(|refusal| refusal.errors.as_str()).collect();
-        self.transaction
-            .execute(self.finish, &[&accepted, &numbers, &applications, &codes, &details, &errors])
-            .await?;
-        Ok(self.transaction.commit().await?)
+fn emitted(row: &tokio_postgres::Row) -> Emitted {
+    Emitted {
+        number: row.get(0),
+        application_id: row.get(1),
+        event_type: row.get(2),
+        data: row.get(3),
+        idempotency_key: row.get(4),
     }
 }
 
@@ -205,7 +258,7 @@ pub struct EmitRejection {
     pub detail: String,
     /// The fields that are at fault, as a JSON array of `{field, message}`.
     pub errors: String,
-    /// When the transaction that emitted it began.
+    /// When it was emitted.
     pub emitted_at: DateTime<Utc>,
     /// When it was rejected.
     pub created_at: DateTime<Utc>,
@@ -227,8 +280,12 @@ where ",
     };
 }
 
-const LIST: &str =
-    rejections!("list", "null::text", "application_id = $1 and id < $2 order by id desc limit $3");
+/// Rows are compared as a whole, so that the application's own index is walked.
+const LIST: &str = rejections!(
+    "list",
+    "null::text",
+    "(application_id, id) < ($1, $2) and application_id >= $1 order by application_id desc, id desc limit $3"
+);
 const LIST_ALL: &str =
     rejections!("list_all", "null::text", "$1::uuid is null and id < $2 order by id desc limit $3");
 const GET: &str = rejections!("get", "data::text", "id = $1 and ($2::uuid is null or application_id = $2)");

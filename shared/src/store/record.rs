@@ -82,7 +82,9 @@ impl Verdict {
 }
 
 /// The attempt is written whatever has become of the delivery. The delivery moves only for the holder of
-/// its lease, or where it is open and nobody holds one: a late answer still counts.
+/// its lease, or where it is open and nobody holds one: a late answer still counts. A late failure counts only
+/// where it is the last attempt's and nobody has opened the delivery again by hand; a crash of PostgreSQL may have
+/// lost the claim, and the count with it.
 const RECORD: &str = "-- deliveries.record
 with result as materialized (
     select *
@@ -96,7 +98,7 @@ with result as materialized (
     )
 ),
 locked as materialized (
-    select d.id, d.event_id, d.lease_id, d.completed_at, d.last_error
+    select d.id, d.event_id, d.lease_id, d.completed_at, d.last_error, d.status, d.attempt_count
     from deliveries d
     where d.id = any ($1) and d.id between $15 and $16
     order by d.id
@@ -131,6 +133,7 @@ attempted as (
 moved as (
     update deliveries d
     set status = r.status,
+        attempt_count = greatest(d.attempt_count, r.attempt_number),
         lease_id = null,
         last_response_status = r.response_status,
         last_error = r.error_message,
@@ -140,7 +143,10 @@ moved as (
     from result r
     join locked l on l.id = r.delivery_id
     where d.id = r.delivery_id and d.id between $15 and $16
-      and (l.lease_id = r.lease_id or (l.lease_id is null and l.completed_at is null))
+      and (l.lease_id = r.lease_id
+           or l.lease_id is null and l.completed_at is null
+              and (r.outcome = 'succeeded' or l.attempt_count < r.attempt_number
+                   or l.attempt_count = r.attempt_number and l.status = 'failed'))
     returning d.id, d.endpoint_id, d.next_retry_at, d.position, d.created_at
 ),
 queued as (

@@ -45,6 +45,10 @@ order by stepped_at nulls first, id
 limit 1
 for no key update skip locked";
 
+/// Pages are read in the order of an index, whatever the planner knows: else each step might sort all that is left.
+/// What sorts all the same seems so costly then that it would be compiled.
+const IN_ORDER: &str = "set local enable_sort = off; set local jit = off";
+
 /// A replay as a step needs it.
 struct Task {
     id: ReplayId,
@@ -74,7 +78,8 @@ struct Found {
 /// Takes the next step of the replay whose turn it is; `None`: there is nothing to do.
 ///
 /// # Errors
-/// When the step was not taken; it is taken again. One that cannot succeed fails its replay instead.
+/// When the step was not taken; it is taken again, with fewer rows and after the steps of others. One that cannot
+/// succeed fails its replay instead.
 pub async fn step(store: &Store) -> Result<Option<Step>, StoreError> {
     let began = Instant::now();
     let mut client = store.relaxed().await?;
@@ -96,21 +101,18 @@ pub async fn step(store: &Store) -> Result<Option<Step>, StoreError> {
         end: row.get(11),
         size: i64::from(row.get::<_, i32>(12)),
     };
-    if task.is_new {
-        task.end = find_end(&transaction, &task).await?;
-    }
-    let found = match task.mode {
-        ReplayMode::Replay => replay(&transaction, &task).await,
-        ReplayMode::Redrive => redrive(&transaction, &task).await,
-    };
-    let found = match found {
+    let found = match find(&transaction, &mut task).await {
         Ok(found) => found,
-        Err(error) if error.is_data_error() => {
+        Err(error) => {
             drop(transaction);
+            drop(client);
+            if !error.is_data_error() {
+                postpone(store, task.id).await?;
+                return Err(error);
+            }
             fail(store, task.id, &error).await?;
             return Ok(Some(Step { replay_id: task.id, scanned: 0, matched: 0, is_last: true }));
         }
-        Err(error) => return Err(error),
     };
     let is_last = found.scanned < task.size;
     let next_size = next_size(task.size, found.matched, began.elapsed());
@@ -136,6 +138,30 @@ pub async fn step(store: &Store) -> Result<Option<Step>, StoreError> {
     failpoint::die_at("relay.in_replay_step");
     transaction.commit().await?;
     Ok(Some(Step { replay_id: task.id, scanned: found.scanned, matched: found.matched, is_last }))
+}
+
+async fn find(transaction: &Transaction<'_>, task: &mut Task) -> Result<Found, StoreError> {
+    transaction.batch_execute(IN_ORDER).await?;
+    if task.is_new {
+        task.end = find_end(transaction, task).await?;
+    }
+    match task.mode {
+        ReplayMode::Replay => replay(transaction, task).await,
+        ReplayMode::Redrive => redrive(transaction, task).await,
+    }
+}
+
+const POSTPONE: &str = "-- replays.postpone
+update replays
+set step_size = greatest(step_size / 2, 1), stepped_at = clock_timestamp()
+where id = $1 and completed_at is null";
+
+/// A step that takes too long does so again, and would hold up all others.
+async fn postpone(store: &Store, replay: ReplayId) -> Result<(), StoreError> {
+    let client = store.relaxed().await?;
+    let statement = client.prepare_cached(POSTPONE).await?;
+    client.execute(&statement, &[&replay]).await?;
+    Ok(())
 }
 
 /// As many rows as make about [`TARGET`] deliveries, by what the last ones made.
@@ -273,8 +299,8 @@ moved as (
     set next_retry_at = now(),
         status = case when d.completed_at is null then d.status else 'pending' end,
         max_attempts = case when d.completed_at is null then d.max_attempts else d.attempt_count + 1 end,
-        -- What was open goes on where its replay is cancelled.
-        replay_id = case when d.completed_at is null then d.replay_id else $11 end,
+        -- What was open goes on, whichever replay is cancelled.
+        replay_id = case when d.completed_at is not null then $11::uuid end,
         completed_at = null, dead_at = null
     from locked l
     where d.id = l.id and d.id > $2 and d.id < $3

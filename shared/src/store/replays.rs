@@ -99,6 +99,7 @@ macro_rules! columns {
     };
 }
 
+/// Makes those who ask for replays of one application take turns, so that they count right.
 /// Ids lie within a minute of the time that is told of what they name.
 const CREATE: &str = concat!(
     "-- replays.create
@@ -200,8 +201,9 @@ pub async fn get(
     Ok(client.query_opt(&statement, &[&replay, &application]).await?.as_ref().map(parse))
 }
 
+/// Of an application, rows are compared as a whole, so that its own index is walked.
 macro_rules! list {
-    ($name:literal, $scope:literal) => {
+    ($name:literal, $scope:literal, $order:literal) => {
         concat!(
             "-- replays.",
             $name,
@@ -212,15 +214,16 @@ select ",
 from replays
 where ",
             $scope,
-            " and id < $2
-order by id desc
-limit $3"
+            " order by ",
+            $order,
+            " limit $3"
         )
     };
 }
 
-const LIST: &str = list!("list", "application_id = $1");
-const LIST_ALL: &str = list!("list_all", "$1::uuid is null");
+const LIST: &str =
+    list!("list", "(application_id, id) < ($1, $2) and application_id >= $1", "application_id desc, id desc");
+const LIST_ALL: &str = list!("list_all", "$1::uuid is null and id < $2", "id desc");
 
 /// Replays, newest first, `limit` at most.
 ///
