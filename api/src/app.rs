@@ -6,11 +6,11 @@ use poem_openapi::Tags;
 use postrider_shared::keyring::Keyring;
 use postrider_shared::store::Store;
 
-use crate::batch::Batcher;
-use crate::endpoint_check::UrlRules;
-use crate::ingest_limit::IngestLimits;
-use crate::key_use::KeyUse;
-use crate::known_schemas::KnownSchemas;
+use crate::accept::batch::Batcher;
+use crate::accept::ingest_limit::IngestLimits;
+use crate::accept::known_schemas::KnownSchemas;
+use crate::auth::key_use::KeyUse;
+use crate::resources::endpoints::check::UrlRules;
 
 /// The state of the API.
 pub(crate) struct App {

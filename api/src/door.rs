@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::problem::Problem;
+use crate::web::problem::Problem;
 
 /// How long a request waits: an API that is being started and a PostgreSQL that is there need no longer.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -5,60 +5,15 @@
 //! arrive together are stored by one statement (`batch`).
 
 mod accept;
-mod accept_queue;
-mod answer;
-mod api_keys;
 mod app;
-mod applications;
-mod attempts;
-mod audit_log;
 mod auth;
-mod batch;
-mod body;
-mod catalogue;
-mod check;
-mod data;
-mod deliveries;
-mod docs;
 mod door;
-mod edge;
-mod emit_rejections;
-mod endpoint_check;
-mod endpoint_fields;
-mod endpoint_health;
-mod endpoint_request;
-mod endpoint_secrets;
-mod endpoint_stats;
-mod endpoint_test;
-mod endpoints;
-mod event_type_request;
-mod event_types;
-mod events;
-mod examples;
-mod fanout;
-mod filter_test;
-mod idempotency_key;
-mod inbox;
-mod ingest_limit;
-mod key;
-mod key_use;
-mod known_schemas;
 mod operations;
-mod page;
-mod parameter;
-mod parameter_values;
-mod problem;
-mod publish;
-mod publish_batch;
-mod refused;
-mod replay_event;
-mod replay_request;
-mod replays;
+mod resources;
 mod schema;
 mod server;
-mod spec;
-mod syntax;
-mod value;
+mod specification;
+mod web;
 
 use std::io;
 use std::sync::Arc;
@@ -72,16 +27,16 @@ use postrider_shared::store::{Store, StoreError, start};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use catalogue::{ERROR_CODES, ErrorCode};
 pub use operations::operations_routes;
+pub use web::catalogue::{ERROR_CODES, ErrorCode};
 
+use crate::accept::batch::Batcher;
+use crate::accept::ingest_limit::IngestLimits;
+use crate::accept::known_schemas::KnownSchemas;
 use crate::app::App;
-use crate::batch::Batcher;
+use crate::auth::key_use::KeyUse;
 use crate::door::Door;
-use crate::endpoint_check::UrlRules;
-use crate::ingest_limit::IngestLimits;
-use crate::key_use::KeyUse;
-use crate::known_schemas::KnownSchemas;
+use crate::resources::endpoints::check::UrlRules;
 
 /// How long storing what was taken in may last after the last connection is closed.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -129,7 +84,7 @@ pub async fn run(
         schemas: KnownSchemas::new(store.clone()),
         ingest_limits: IngestLimits::new(store.clone()),
         key_use,
-        admin_tokens: config.admin_tokens.iter().map(|token| key::hash(token.as_bytes())).collect(),
+        admin_tokens: config.admin_tokens.iter().map(|token| auth::key::hash(token.as_bytes())).collect(),
         keyring: config.keyring,
         url_rules: UrlRules { guard: config.guard, https_only: config.https_only },
         max_endpoints: config.max_endpoints,
@@ -170,7 +125,7 @@ async fn work(
     match start::until_it_fits(&app.store, Some(&app.keyring), &health, POSTGRESQL, &stop).await {
         Ok(true) => {
             door.open();
-            inbox::run(app, database, background).await;
+            accept::inbox::run(app, database, background).await;
             Ok(())
         }
         Ok(false) => Ok(()),
@@ -184,21 +139,22 @@ async fn work(
 /// The specification of the API (OpenAPI 3.0) as JSON: pretty, in a fixed order, with a newline at its end.
 #[must_use]
 pub fn specification() -> String {
-    spec::text()
+    specification::text()
 }
 
 fn routes(app: Arc<App>, operations: Route, door: Door) -> impl Endpoint + 'static {
-    let document = spec::document();
-    let methods = edge::Methods::of(&document);
-    let resources = spec::service().into_endpoint().before(move |request| {
+    let document = specification::document();
+    let methods = web::edge::Methods::of(&document);
+    let resources = specification::service().into_endpoint().before(move |request| {
         let door = door.clone();
         async move {
             door.pass().await?;
             Ok(request)
         }
     });
-    let routes = docs::add(operations, spec::text()).nest_no_strip("/v1", resources).data(app);
-    edge::wrap(routes, methods)
+    let routes =
+        specification::docs::add(operations, specification::text()).nest_no_strip("/v1", resources).data(app);
+    web::edge::wrap(routes, methods)
 }
 
 async fn keep_up(metrics: PrometheusHandle, stop: CancellationToken) {

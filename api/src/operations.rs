@@ -10,8 +10,9 @@ use postrider_shared::health::Health;
 use postrider_shared::store::Store;
 use serde::Serialize;
 
+use crate::POSTGRESQL;
 use crate::door::Door;
-use crate::{POSTGRESQL, edge};
+use crate::web::edge;
 
 /// What `/health/ready` says.
 #[derive(Serialize)]

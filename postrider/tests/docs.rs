@@ -100,9 +100,9 @@ fn every_error_code_of_the_source_is_in_the_catalogue_and_none_is_there_in_vain(
     let catalogue: BTreeSet<String> = ERROR_CODES.iter().map(|entry| entry.code.to_owned()).collect();
     let (codes, literals) = source::error_codes_and_literals();
     let unknown: Vec<_> = codes.difference(&catalogue).collect();
-    assert!(unknown.is_empty(), "not in api/src/catalogue.rs: {unknown:?}");
+    assert!(unknown.is_empty(), "not in api/src/web/catalogue.rs: {unknown:?}");
     let unused: Vec<_> = catalogue.difference(&literals).collect();
-    assert!(unused.is_empty(), "in api/src/catalogue.rs, and nowhere else: {unused:?}");
+    assert!(unused.is_empty(), "in api/src/web/catalogue.rs, and nowhere else: {unused:?}");
 }
 
 #[test]

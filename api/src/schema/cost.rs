@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::problem::FieldError;
+use crate::web::problem::FieldError;
 
 /// Subschemas, with every reference followed.
 const MAX_NODES: usize = 5_000;

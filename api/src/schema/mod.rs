@@ -13,8 +13,8 @@ use jsonschema::{PatternOptions, ValidationError, Validator};
 use postrider_shared::store::event_types::StoredSchema;
 use tokio::sync::Semaphore;
 
-use crate::data;
-use crate::problem::{FieldError, Problem};
+use crate::accept::data;
+use crate::web::problem::{FieldError, Problem};
 use cost::Cost;
 
 /// Bytes of a schema, at most.

@@ -1,0 +1,219 @@
+//! Group commit: while one batch of events is being stored, the next gathers. Idle adds no delay.
+//!
+//! What was submitted is stored or refused whether or not its producer still listens.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use postrider_shared::failpoint;
+use postrider_shared::store::accept::{Accepted, NewEvent, Producer, accept};
+use postrider_shared::store::{Store, StoreError};
+use tokio::task::JoinSet;
+
+use crate::accept::fanout::Fanout;
+use crate::accept::queue::{AcceptQueue, Answer};
+
+/// How often an event that is blocked is tried alone.
+const TRIES: u32 = 3;
+/// How long to wait between these.
+const RETRY_DELAY: Duration = Duration::from_millis(20);
+
+/// Why an event was not stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rejection {
+    /// PostgreSQL cannot hold it.
+    NotStorable,
+    /// Another transaction holds its idempotency key.
+    KeyBusy,
+    /// PostgreSQL does not answer.
+    Unavailable,
+    /// Too much waits already.
+    Overloaded,
+    /// The service stops.
+    Stopping,
+}
+
+/// What became of an event.
+pub(crate) type Outcome = Result<Accepted, Rejection>;
+
+/// Takes events from requests and stores them in batches.
+#[derive(Clone)]
+pub(crate) struct Batcher(Arc<Shared>);
+
+struct Shared {
+    store: Store,
+    queue: AcceptQueue,
+    fanout: Fanout,
+}
+
+/// The tasks that store; to be waited for at the end.
+pub(crate) struct Writers {
+    tasks: JoinSet<()>,
+    batcher: Batcher,
+}
+
+impl Batcher {
+    /// Starts `writers` tasks. Events of up to `queue_bytes` bytes may wait for them.
+    pub(crate) fn start(store: &Store, writers: usize, queue_bytes: usize) -> (Self, Writers) {
+        let queue = AcceptQueue::new(queue_bytes);
+        let batcher = Self(Arc::new(Shared { store: store.clone(), queue, fanout: Fanout::default() }));
+        let mut tasks = JoinSet::new();
+        for _ in 0..writers {
+            tasks.spawn(write_until_closed(batcher.0.clone()));
+        }
+        (batcher.clone(), Writers { tasks, batcher })
+    }
+
+    /// Takes in events of one producer, all or none of them, and stores each, and everything that follows from
+    /// it, by itself: one outcome for each, in the same order, with the event; `None` where this program
+    /// failed. Dropping the future does not take them back.
+    ///
+    /// # Errors
+    /// When none was taken in.
+    pub(crate) fn submit_all(
+        &self,
+        events: Vec<NewEvent>,
+    ) -> Result<impl Future<Output = Vec<Option<(NewEvent, Outcome)>>> + use<>, Rejection> {
+        let expected = |event: NewEvent| {
+            let deliveries = self.0.fanout.expect(&event);
+            (event, deliveries)
+        };
+        let answers = self.0.queue.push(events.into_iter().map(expected).collect())?;
+        Ok(async {
+            let mut outcomes = Vec::with_capacity(answers.len());
+            for answer in answers {
+                outcomes.push(answer.await.ok());
+            }
+            outcomes
+        })
+    }
+}
+
+impl Batcher {
+    /// Stores events here and now, in their order, past all that waits.
+    pub(crate) async fn store_in_order(&self, events: Vec<NewEvent>) -> Vec<Option<(NewEvent, Outcome)>> {
+        let mut outcomes: Vec<_> = events.iter().map(|_| None).collect();
+        let indices = (0..events.len()).collect();
+        store_all(&self.0, (events, indices), true, |event, index: usize, outcome| {
+            outcomes[index] = Some((event, outcome));
+        })
+        .await;
+        outcomes
+    }
+}
+
+impl Writers {
+    /// Takes no more events, and stores those that wait.
+    pub(crate) async fn drain(mut self) {
+        self.batcher.0.queue.close();
+        while let Some(result) = self.tasks.join_next().await {
+            if let Err(error) = result {
+                tracing::error!(%error, "a task that stores events ended badly");
+            }
+        }
+    }
+}
+
+async fn write_until_closed(shared: Arc<Shared>) {
+    while let Some(batch) = shared.queue.take().await {
+        metrics::histogram!("postrider_accept_batch_size").record(batch.len() as f64);
+        // A task of its own: a defect that panics costs this batch, not the writer.
+        let shared = shared.clone();
+        let storing = tokio::spawn(async move {
+            let items = batch.into_iter().map(|waiting| (waiting.event, waiting.answer)).unzip();
+            store_all(&shared, items, false, |event, answer: Answer, outcome| answer.send(event, outcome))
+                .await;
+        });
+        if let Err(error) = storing.await {
+            tracing::error!(%error, "storing a batch of events ended badly");
+        }
+    }
+}
+
+/// Stores events in their order, and tells of each what became of it, with what belongs to it. Where one of
+/// them is to blame for a failure, they are split until that one stands alone. `in_order`: what comes behind one
+/// of the same producer that was not stored is not stored either.
+async fn store_all<T>(
+    shared: &Shared,
+    items: (Vec<NewEvent>, Vec<T>),
+    in_order: bool,
+    mut tell: impl FnMut(NewEvent, T, Outcome),
+) {
+    let mut parts = vec![items];
+    let mut held: HashMap<Producer, Rejection> = HashMap::new();
+    while let Some((mut events, mut answers)) = parts.pop() {
+        if !held.is_empty() {
+            let part = std::mem::take(&mut events).into_iter().zip(std::mem::take(&mut answers));
+            for (event, answer) in part {
+                match held.get(&event.producer) {
+                    Some(&rejection) => tell(event, answer, Err(rejection)),
+                    None => {
+                        events.push(event);
+                        answers.push(answer);
+                    }
+                }
+            }
+            if events.is_empty() {
+                continue;
+            }
+        }
+        match store_part(&shared.store, &events, in_order).await {
+            Ok(accepted) => {
+                for ((event, answer), accepted) in events.into_iter().zip(answers).zip(accepted) {
+                    if let Accepted::Stored { endpoints, duplicate: false, .. } = accepted {
+                        shared.fanout.learn(&event, endpoints);
+                    }
+                    tell(event, answer, Ok(accepted));
+                }
+            }
+            Err(error) if events.len() > 1 && (error.is_data_error() || error.is_contention()) => {
+                let middle = events.len() / 2;
+                let second = (events.split_off(middle), answers.split_off(middle));
+                parts.push(second);
+                parts.push((events, answers));
+            }
+            Err(error) => {
+                let rejection = rejection(&error);
+                if rejection == Rejection::Unavailable {
+                    tracing::warn!(%error, events = events.len(), "events were not stored");
+                }
+                for (event, answer) in events.into_iter().zip(answers) {
+                    if in_order && rejection != Rejection::NotStorable {
+                        held.insert(event.producer.clone(), rejection);
+                    }
+                    tell(event, answer, Err(rejection));
+                }
+            }
+        }
+    }
+}
+
+async fn store_part(store: &Store, events: &[NewEvent], in_order: bool) -> Result<Vec<Accepted>, StoreError> {
+    let mut tries = if events.len() == 1 { TRIES } else { 1 };
+    loop {
+        let began = Instant::now();
+        failpoint::die_at("api.before_commit");
+        let result = accept(store, events, in_order).await;
+        if result.is_ok() {
+            failpoint::die_at("api.after_commit");
+            metrics::histogram!("postrider_accept_seconds").record(began.elapsed().as_secs_f64());
+        }
+        tries -= 1;
+        match result {
+            Err(error) if tries > 0 && error.is_contention() => tokio::time::sleep(RETRY_DELAY).await,
+            result => return result,
+        }
+    }
+}
+
+fn rejection(error: &StoreError) -> Rejection {
+    if error.is_data_error() {
+        Rejection::NotStorable
+    } else if error.is_contention() {
+        Rejection::KeyBusy
+    } else {
+        Rejection::Unavailable
+    }
+}

@@ -1,0 +1,136 @@
+//! Accepts what producers have emitted in transactions of their own, as if it had been posted.
+//!
+//! An event is accepted first and then leaves the inbox: whoever dies in between finds it accepted, by its
+//! idempotency key. One api at a time does this; the others stand by.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use postrider_shared::config::DatabaseConfig;
+use postrider_shared::failpoint;
+use postrider_shared::ids::ApplicationId;
+use postrider_shared::store::StoreError;
+use postrider_shared::store::accept::{NewEvent, Producer, SchemaCheck};
+use postrider_shared::store::inbox::{Emitted, Inbox, Refusal};
+use tokio_util::sync::CancellationToken;
+
+use crate::accept::idempotency_key::check_idempotency_key;
+use crate::accept::{Answer, Way, accept_all};
+use crate::app::App;
+use crate::resources::publish;
+use crate::web::problem::Problem;
+
+/// How often it looks without having heard anything.
+const POLL: Duration = Duration::from_secs(1);
+/// After a failure, nothing is tried for this long.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Empties the inbox until `stop`.
+pub(crate) async fn run(app: Arc<App>, config: DatabaseConfig, stop: CancellationToken) {
+    let mut has_failed = false;
+    loop {
+        let session = async {
+            let mut inbox = Inbox::open(&config).await?;
+            if std::mem::take(&mut has_failed) {
+                tracing::info!("the inbox is emptied again");
+            }
+            empty(&app, &mut inbox).await
+        };
+        let Some(result) = stop.run_until_cancelled(session).await else { return };
+        if let Err(error) = result
+            && !std::mem::replace(&mut has_failed, true)
+        {
+            tracing::warn!(%error, "the inbox of emitted events cannot be emptied; trying again");
+        }
+        if stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
+            return;
+        }
+    }
+}
+
+/// Accepts what comes, until the session is lost.
+async fn empty(app: &App, inbox: &mut Inbox) -> Result<(), StoreError> {
+    loop {
+        let emitted = inbox.take().await?;
+        if !emitted.is_empty() {
+            let Promoted { accepted, refused, postponed } = inbox.during(promote(app, emitted)).await?;
+            failpoint::die_at("api.before_inbox_finish");
+            inbox.finish(&accepted, &refused).await?;
+            inbox.hold(postponed);
+        } else if !inbox.wait(POLL).await {
+            return Ok(());
+        }
+    }
+}
+
+/// What became of events that were emitted.
+#[derive(Default)]
+struct Promoted {
+    /// Their numbers.
+    accepted: Vec<i64>,
+    /// They never can be.
+    refused: Vec<Refusal>,
+    /// Whose are to be tried again.
+    postponed: Vec<ApplicationId>,
+}
+
+/// Accepts what can be.
+async fn promote(app: &App, emitted: Vec<Emitted>) -> Promoted {
+    let mut promoted = Promoted::default();
+    let (mut events, mut marks) = (Vec::new(), Vec::new());
+    for emitted in emitted {
+        let mark = (emitted.number, emitted.application_id);
+        match compose(emitted) {
+            Ok(event) => {
+                events.push(event);
+                marks.push(mark);
+            }
+            Err(problem) => promoted.refused.push(refusal(mark, &problem)),
+        }
+    }
+    let applications: Vec<_> = marks.iter().filter_map(|&(_, application)| application).collect();
+    let answers =
+        if events.is_empty() { Ok(Vec::new()) } else { accept_all(app, events, Way::InOrder).await };
+    let Ok(answers) = answers else { return Promoted { postponed: applications, ..promoted } };
+    for (mark, answer) in marks.into_iter().zip(answers) {
+        count(&answer);
+        match answer {
+            Ok(_) => promoted.accepted.push(mark.0),
+            Err(problem) if problem.status.is_server_error() => promoted.postponed.extend(mark.1),
+            Err(problem) => promoted.refused.push(refusal(mark, &problem)),
+        }
+    }
+    promoted
+}
+
+/// The same checks as for what is posted.
+fn compose(emitted: Emitted) -> Result<NewEvent, Problem> {
+    let application =
+        emitted.application_id.ok_or_else(|| Problem::not_found("application_not_found", "application"))?;
+    let idempotency_key = check_idempotency_key("idempotency_key", emitted.idempotency_key.as_bytes())?;
+    let event = publish::check(&emitted.event_type, &emitted.data)?;
+    Ok(NewEvent {
+        producer: Producer::Admin(application),
+        idempotency_key,
+        event_type: event.event_type,
+        data: event.data,
+        schema: SchemaCheck::Unchecked,
+        // It is committed already: no limit can slow its producer down.
+        is_admitted: true,
+    })
+}
+
+fn refusal((number, application_id): (i64, Option<ApplicationId>), problem: &Problem) -> Refusal {
+    let errors = serde_json::to_string(&problem.errors).expect("errors are plain data");
+    Refusal { number, application_id, code: problem.code.to_owned(), detail: problem.detail.clone(), errors }
+}
+
+fn count(answer: &Answer) {
+    let outcome = match answer {
+        Ok(event) if event.duplicate => "duplicate",
+        Ok(_) => "accepted",
+        Err(problem) if problem.status.is_server_error() => "postponed",
+        Err(_) => "rejected",
+    };
+    metrics::counter!("postrider_inbox_events_total", "outcome" => outcome).increment(1);
+}

@@ -1,0 +1,361 @@
+//! `/v1/applications`: the tenants.
+
+use std::sync::Arc;
+
+use poem::web::Data;
+use poem_openapi::types::MaybeUndefined::{self, Null, Undefined, Value};
+use poem_openapi::{Object, OpenApi};
+use postrider_shared::store::StoreError;
+use postrider_shared::store::api_keys::NewApiKey;
+use postrider_shared::store::applications::{self, ApplicationRef, NewApplication, Update};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::app::{App, Tag};
+use crate::auth::key::FreshKey;
+use crate::auth::{self, Caller, Scope};
+use crate::web::answer::{Created, Done, Found};
+use crate::web::body::JsonBody;
+use crate::web::check::Checks;
+use crate::web::page::{Cursor, Page, limit};
+use crate::web::parameter::{InQuery, Path};
+use crate::web::parameter_values::{Limit, check_uid};
+use crate::web::problem::Problem;
+use crate::web::refused::{BODY, CONFLICT, INVALID, NOT_FOUND, Refused};
+use crate::web::value::{JsonObject, Timestamp};
+
+/// A tenant: its keys, endpoints, events and deliveries are its own.
+#[derive(Debug, Object, Serialize)]
+pub(crate) struct Application {
+    /// Its id.
+    id: Uuid,
+    /// Your own name for it, accepted wherever its id is; null where it has none.
+    uid: Option<String>,
+    /// Its name, for people.
+    name: String,
+    /// A JSON object of your own.
+    metadata: JsonObject,
+    /// False: it may not publish.
+    is_active: bool,
+    /// Events per second that it may publish; null: no limit.
+    ingest_rate_limit: Option<i32>,
+    /// True: events of types that are not in its catalogue are refused.
+    strict_event_types: bool,
+    /// When it was created.
+    created_at: Timestamp,
+    /// When it was last changed.
+    updated_at: Timestamp,
+}
+
+/// An application that was just created.
+#[derive(Debug, Object, Serialize)]
+pub(crate) struct CreatedApplication {
+    #[oai(flatten)]
+    #[serde(flatten)]
+    application: Application,
+    /// Its first API key, with all scopes. It is shown here and never again.
+    api_key: String,
+}
+
+/// An application that is to be created.
+#[derive(Debug, Object, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CreateApplicationRequest {
+    /// Its name, for people.
+    #[oai(validator(min_length = 1, max_length = 255))]
+    name: String,
+    /// Your own name for it, such as your customer's id; unique over the installation. Letters, digits and
+    /// `. _ - : @ + | ~ =`; no full stop at its beginning, and not a UUID.
+    #[oai(validator(min_length = 1, max_length = 255))]
+    #[serde(default)]
+    uid: Option<String>,
+    /// A JSON object of your own, up to 16 KiB.
+    #[serde(default)]
+    metadata: Option<JsonObject>,
+    /// Events per second that it may publish, 1 to 1,000,000; what exceeds that is answered 429. Absent or null: no
+    /// limit.
+    #[oai(validator(minimum(value = "1"), maximum(value = "1000000")))]
+    #[serde(default)]
+    ingest_rate_limit: Option<i32>,
+    /// True: events of types that are not in its catalogue are refused. Absent or null: false.
+    #[serde(default)]
+    strict_event_types: Option<bool>,
+}
+
+/// A change of an application: what is absent stays as it is.
+#[derive(Debug, Default, Object, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UpdateApplicationRequest {
+    /// Its name, for people.
+    #[oai(validator(min_length = 1, max_length = 255))]
+    #[serde(default)]
+    name: MaybeUndefined<String>,
+    /// Your own name for it. Null: none. For the admin.
+    #[oai(validator(min_length = 1, max_length = 255))]
+    #[serde(default)]
+    uid: MaybeUndefined<String>,
+    /// A JSON object of your own, up to 16 KiB, in place of the one that is there. Null: empty.
+    #[serde(default)]
+    metadata: MaybeUndefined<JsonObject>,
+    /// False: it may not publish, and events are refused. What was accepted is delivered all the same. For the
+    /// admin.
+    #[serde(default)]
+    is_active: MaybeUndefined<bool>,
+    /// Events per second that it may publish, 1 to 1,000,000; what exceeds that is answered 429. Null: no limit. For
+    /// the admin.
+    #[oai(validator(minimum(value = "1"), maximum(value = "1000000")))]
+    #[serde(default)]
+    ingest_rate_limit: MaybeUndefined<i32>,
+    /// True: events of types that are not in its catalogue are refused. Null: false.
+    #[serde(default)]
+    strict_event_types: MaybeUndefined<bool>,
+}
+
+impl From<applications::Application> for Application {
+    fn from(stored: applications::Application) -> Self {
+        Self {
+            id: stored.id.0,
+            uid: stored.uid,
+            name: stored.name,
+            metadata: JsonObject::rendered(stored.metadata),
+            is_active: stored.is_active,
+            ingest_rate_limit: stored.ingest_rate_limit,
+            strict_event_types: stored.strict_event_types,
+            created_at: stored.created_at.into(),
+            updated_at: stored.updated_at.into(),
+        }
+    }
+}
+
+impl CreateApplicationRequest {
+    fn check(self) -> Result<NewApplication, Problem> {
+        let mut checks = Checks::default();
+        checks.name("name", &self.name);
+        if let Some(uid) = &self.uid {
+            checks.text("uid", check_uid(uid));
+        }
+        let metadata = checks.metadata(self.metadata);
+        if let Some(rate) = self.ingest_rate_limit {
+            check_rate(&mut checks, rate);
+        }
+        checks.done()?;
+        Ok(NewApplication {
+            uid: self.uid,
+            name: self.name,
+            metadata,
+            ingest_rate_limit: self.ingest_rate_limit,
+            strict_event_types: self.strict_event_types.unwrap_or(false),
+        })
+    }
+}
+
+impl UpdateApplicationRequest {
+    /// Changes what is given, and tells all mistakes at once. A key may send what only the admin may change, as
+    /// long as it is what is there already.
+    fn apply(self, current: &applications::Application, caller: &Caller) -> Result<Update, Problem> {
+        let mut checks = Checks::default();
+        let name = match self.name {
+            Undefined => current.name.clone(),
+            Null => {
+                checks.mistake("name", "must not be null");
+                String::new()
+            }
+            Value(name) => {
+                checks.name("name", &name);
+                name
+            }
+        };
+        let uid = match self.uid {
+            Undefined => current.uid.clone(),
+            Null => None,
+            Value(uid) => {
+                checks.text("uid", check_uid(&uid));
+                Some(uid)
+            }
+        };
+        let metadata = match self.metadata {
+            Undefined => current.metadata.clone(),
+            Null => "{}".to_owned(),
+            Value(metadata) => checks.metadata(Some(metadata)),
+        };
+        let is_active = match self.is_active {
+            Undefined => current.is_active,
+            Null => {
+                checks.mistake("is_active", "must not be null");
+                current.is_active
+            }
+            Value(is_active) => is_active,
+        };
+        let ingest_rate_limit = match self.ingest_rate_limit {
+            Undefined => current.ingest_rate_limit,
+            Null => None,
+            Value(rate) => {
+                check_rate(&mut checks, rate);
+                Some(rate)
+            }
+        };
+        let strict_event_types = match self.strict_event_types {
+            Undefined => current.strict_event_types,
+            Null => false,
+            Value(is_strict) => is_strict,
+        };
+        let is_same = (&uid, is_active, ingest_rate_limit)
+            == (&current.uid, current.is_active, current.ingest_rate_limit);
+        if matches!(caller, Caller::Application(_)) && !is_same {
+            return Err(auth::admin_required(
+                "Only the admin token may change `uid`, `is_active` and `ingest_rate_limit`.",
+            ));
+        }
+        checks.done()?;
+        Ok(Update { uid, name, metadata, is_active, ingest_rate_limit, strict_event_types })
+    }
+}
+
+fn check_rate(checks: &mut Checks, rate: i32) {
+    checks.in_range("ingest_rate_limit", rate.into(), 1, 1_000_000);
+}
+
+fn unknown() -> Problem {
+    Problem::not_found("application_not_found", "application")
+}
+
+fn uid_taken() -> Problem {
+    Problem::new(
+        http::StatusCode::CONFLICT,
+        "uid_taken",
+        "Another application has this `uid`. Choose another one, or use that application.",
+    )
+}
+
+/// Why an application was not changed.
+enum NotChanged {
+    Refused(Problem),
+    Store(StoreError),
+}
+
+impl From<StoreError> for NotChanged {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// The operations on applications.
+pub(crate) struct Applications;
+
+#[OpenApi(prefix_path = "/v1", tag = "Tag::Applications")]
+impl Applications {
+    /// Create an application
+    ///
+    /// Answers its first API key, the only time that it is shown. For the admin.
+    #[oai(path = "/applications", method = "post", operation_id = "create_application")]
+    async fn create(
+        &self,
+        caller: Caller,
+        app: Data<&Arc<App>>,
+        body: JsonBody<CreateApplicationRequest>,
+    ) -> Result<Created<CreatedApplication>, Refused<{ BODY | CONFLICT }>> {
+        caller.require_admin()?;
+        let application = body.0.check()?;
+        let key = FreshKey::generate();
+        let first_key = NewApiKey {
+            name: "default".to_owned(),
+            prefix: key.prefix,
+            hash: key.hash,
+            scopes: Scope::ALL.iter().map(|scope| scope.as_str().to_owned()).collect(),
+            expires_at: None,
+        };
+        match applications::create(&app.store, &caller.actor(), &application, &first_key).await {
+            Ok((created, _)) => {
+                let location = format!("/v1/applications/{}", created.id);
+                Ok(Created::at(
+                    location,
+                    CreatedApplication { application: created.into(), api_key: key.text },
+                ))
+            }
+            Err(error) if error.is_unique_violation() => Err(uid_taken().into()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// List applications
+    ///
+    /// Newest first. For the admin.
+    #[oai(path = "/applications", method = "get", operation_id = "list_applications")]
+    async fn list(
+        &self,
+        caller: Caller,
+        app: Data<&Arc<App>>,
+        /// Items on a page, at most.
+        #[oai(name = "limit")]
+        page_limit: InQuery<Limit>,
+        /// The `next_cursor` of the page before.
+        cursor: InQuery<Cursor>,
+    ) -> Result<Found<Page<Application>>, Refused<{ INVALID }>> {
+        caller.require_admin()?;
+        let cursor = cursor.0.map(|cursor| postrider_shared::ids::ApplicationId(cursor.0));
+        let page = applications::list(&app.store, cursor, limit(&page_limit)).await?;
+        Ok(Found::new(Page::of(page)))
+    }
+
+    /// Get an application
+    ///
+    /// For the admin, and for the application's own keys with the scope `read`.
+    #[oai(path = "/applications/:application_id", method = "get", operation_id = "get_application")]
+    async fn get(
+        &self,
+        caller: Caller,
+        app: Data<&Arc<App>>,
+        /// The id of the application, or its `uid`.
+        application_id: Path<ApplicationRef>,
+    ) -> Result<Found<Application>, Refused<{ NOT_FOUND }>> {
+        caller.require(Scope::Read)?;
+        Ok(Found::new(caller.application(&app, &application_id.0).await?))
+    }
+
+    /// Change an application
+    ///
+    /// What is absent stays as it is. For the admin, and for the application's own keys with the scope `manage`,
+    /// which may change `name`, `metadata` and `strict_event_types`.
+    #[oai(path = "/applications/:application_id", method = "patch", operation_id = "update_application")]
+    async fn update(
+        &self,
+        caller: Caller,
+        app: Data<&Arc<App>>,
+        /// The id of the application, or its `uid`.
+        application_id: Path<ApplicationRef>,
+        body: JsonBody<UpdateApplicationRequest>,
+    ) -> Result<Found<Application>, Refused<{ BODY | NOT_FOUND | CONFLICT }>> {
+        caller.require(Scope::Manage)?;
+        let application = caller.application(&app, &application_id.0).await?.id;
+        let change =
+            |current: &applications::Application| body.0.apply(current, &caller).map_err(NotChanged::Refused);
+        match applications::update(&app.store, &caller.actor(), application, change).await {
+            Ok(updated) => Ok(Found::new(updated.ok_or_else(unknown)?)),
+            Err(NotChanged::Refused(problem)) => Err(problem.into()),
+            Err(NotChanged::Store(error)) if error.is_unique_violation() => Err(uid_taken().into()),
+            Err(NotChanged::Store(error)) => Err(error.into()),
+        }
+    }
+
+    /// Delete an application
+    ///
+    /// Takes effect at once: its keys stop, no endpoint of it matches, and what is open is not sent any more;
+    /// webhooks under way end. Everything that is its own is then removed, which may take minutes: endpoints,
+    /// events, deliveries, attempts, keys. The audit log stays, and its `uid` is free again. For the admin.
+    #[oai(path = "/applications/:application_id", method = "delete", operation_id = "delete_application")]
+    async fn delete(
+        &self,
+        caller: Caller,
+        app: Data<&Arc<App>>,
+        /// The id of the application, or its `uid`.
+        application_id: Path<ApplicationRef>,
+    ) -> Result<Done, Refused<{ NOT_FOUND }>> {
+        let application = caller.application(&app, &application_id.0).await?.id;
+        caller.require_admin()?;
+        if applications::delete(&app.store, &caller.actor(), application).await? {
+            Ok(Done)
+        } else {
+            Err(unknown().into())
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! `/v1/deliveries/{delivery_id}/attempts`: what happened, exchange by exchange.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use poem::web::Data;
+use poem_openapi::{Object, OpenApi};
+use postrider_shared::ids::DeliveryId;
+use postrider_shared::store::applications::ApplicationRef;
+use postrider_shared::store::attempts;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::app::{App, Tag};
+use crate::auth::{Caller, Scope};
+use crate::web::answer::Found;
+use crate::web::page::{Cursor, Page, limit};
+use crate::web::parameter::{InQuery, Path};
+use crate::web::parameter_values::Limit;
+use crate::web::problem::Problem;
+use crate::web::refused::{INVALID, NOT_FOUND, Refused};
+use crate::web::value::Timestamp;
+
+/// One HTTP exchange, or a start of one of which nobody knows what came.
+#[derive(Debug, Object, Serialize)]
+pub(crate) struct Attempt {
+    /// Counts from 1.
+    attempt_number: i32,
+    /// `succeeded`, `failed`, or `unknown`: it was begun, and whether it was sent is not known.
+    outcome: String,
+    /// Where it failed: `dns`, `connect`, `tls`, `timeout`, `refused_address`, `http` and others; null where
+    /// it did not.
+    error_class: Option<String>,
+    /// How it failed; null where it did not.
+    error_message: Option<String>,
+    /// The headers that were sent, sensitive values as `***`; null where it did not come to that.
+    request_headers: Option<Vec<Header>>,
+    /// The status of the answer; null where there was none.
+    response_status: Option<i32>,
+    /// The headers of the answer, in order, up to 16 KiB of them; null where there was none.
+    response_headers: Option<Vec<Header>>,
+    /// The first 16 KiB of the answer's body; null where there was none.
+    response_body: Option<String>,
+    /// How `response_body` is written: `utf8`, or `base64` where it is not UTF-8; null where it is null.
+    response_body_encoding: Option<String>,
+    /// True where the body was longer than what is kept.
+    response_body_truncated: bool,
+    /// How long it took; null where that is not known.
+    duration_ms: Option<i32>,
+    /// When it began.
+    created_at: Timestamp,
+}
+
+/// One header.
+#[derive(Debug, Object, Serialize, Deserialize)]
+pub(crate) struct Header {
+    /// Its name.
+    name: String,
+    /// Its value.
+    value: String,
+}
+
+impl From<attempts::Attempt> for Attempt {
+    fn from(stored: attempts::Attempt) -> Self {
+        let (response_body, encoding) = stored.response_body.map(text_of).unzip();
+        Self {
+            attempt_number: stored.attempt_number.into(),
+            outcome: stored.outcome.as_str().to_owned(),
+            error_class: stored.error_class,
+            error_message: stored.error_message,
+            request_headers: stored.request_headers.as_deref().map(headers_of),
+            response_status: stored.response_status.map(Into::into),
+            response_headers: stored.response_headers.as_deref().map(headers_of),
+            response_body,
+            response_body_encoding: encoding.map(str::to_owned),
+            response_body_truncated: stored.response_body_truncated,
+            duration_ms: stored.duration_ms,
+            created_at: stored.created_at.into(),
+        }
+    }
+}
+
+/// Bytes as text, and how that is to be read.
+fn text_of(bytes: Vec<u8>) -> (String, &'static str) {
+    match String::from_utf8(bytes) {
+        Ok(text) => (text, "utf8"),
+        Err(error) => (STANDARD.encode(error.as_bytes()), "base64"),
+    }
+}
+
+fn headers_of(json: &str) -> Vec<Header> {
+    serde_json::from_str(json).unwrap_or_else(|error| {
+        tracing::error!(%error, "the stored headers of an attempt cannot be read");
+        Vec::new()
+    })
+}
+
+/// The operation that reads attempts.
+pub(crate) struct Attempts;
+
+#[OpenApi(prefix_path = "/v1", tag = "Tag::Deliveries")]
+impl Attempts {
+    /// List the attempts of a delivery
+    ///
+    /// Oldest first. Needs the scope `read`.
+    #[oai(
+        path = "/deliveries/:delivery_id/attempts",
+        method = "get",
+        operation_id = "list_delivery_attempts"
+    )]
+    async fn list(
+        &self,
+        caller: Caller,
+        app: Data<&Arc<App>>,
+        /// The id of the delivery.
+        delivery_id: Path<DeliveryId>,
+        /// The id or `uid` of an application: with an admin token, to look at no other's.
+        application_id: InQuery<ApplicationRef>,
+        /// Items on a page, at most.
+        #[oai(name = "limit")]
+        page_limit: InQuery<Limit>,
+        /// The `next_cursor` of the page before.
+        cursor: InQuery<Cursor>,
+    ) -> Result<Found<Page<Attempt>>, Refused<{ NOT_FOUND | INVALID }>> {
+        caller.require(Scope::Read)?;
+        let application = caller.listed_application(&app, application_id.0.as_ref()).await?;
+        let after = cursor.0.map_or(0, number_in);
+        let listed =
+            attempts::list(&app.store, application, delivery_id.0, after, limit(&page_limit)).await?;
+        let (items, has_more) = listed.ok_or_else(|| Problem::not_found("delivery_not_found", "delivery"))?;
+        let last = items.last().map(|attempt| attempt.attempt_number);
+        let next_cursor = last.filter(|_| has_more).map(|number| cursor_after(number).to_string());
+        Ok(Found::new(Page { data: items.into_iter().map(Into::into).collect(), next_cursor }))
+    }
+}
+
+/// Attempts have numbers, not ids: the number stands in the last bytes of the cursor.
+fn cursor_after(number: i16) -> Cursor {
+    Cursor(Uuid::from_u128(u128::from(number.unsigned_abs())))
+}
+
+fn number_in(cursor: Cursor) -> i16 {
+    i16::try_from(cursor.0.as_u128()).unwrap_or(i16::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_is_text_where_it_can_be() {
+        assert_eq!(text_of(b"a\0\xc3\xa9".to_vec()), ("a\0é".to_owned(), "utf8"));
+        assert_eq!(text_of(vec![0xff, 0]), ("/wA=".to_owned(), "base64"));
+    }
+
+    #[test]
+    fn a_cursor_holds_a_number() {
+        assert_eq!(number_in(cursor_after(20)), 20);
+        assert_eq!(number_in(Cursor(Uuid::max())), i16::MAX);
+    }
+}

@@ -1,0 +1,176 @@
+//! What is set of an endpoint, at its creation and by a change of it: the same fields, checked the same way.
+
+use std::collections::BTreeMap;
+
+use poem_openapi::types::MaybeUndefined::{self, Null, Undefined, Value};
+use postrider_shared::signing::{Algorithm, SigningKey};
+use postrider_shared::store::endpoints::EndpointSettings;
+use postrider_shared::store::headers::MASK;
+
+use crate::resources::endpoints::check::{
+    UrlRules, check_filter, check_headers, check_patterns, check_schedule, check_sensitive, check_statuses,
+    check_url, checked_small,
+};
+use crate::web::check::Checks;
+use crate::web::value::JsonObject;
+
+const MAX_DESCRIPTION_LENGTH: usize = 1_000;
+
+/// Fields that are given: an absent one stays as it is, null means what creation makes of an absent one.
+pub(crate) struct Fields {
+    pub(crate) url: MaybeUndefined<String>,
+    pub(crate) description: MaybeUndefined<String>,
+    pub(crate) metadata: MaybeUndefined<JsonObject>,
+    pub(crate) event_types: MaybeUndefined<Vec<String>>,
+    pub(crate) filter: MaybeUndefined<JsonObject>,
+    pub(crate) headers: MaybeUndefined<BTreeMap<String, String>>,
+    pub(crate) sensitive_headers: MaybeUndefined<Vec<String>>,
+    /// The exception: null means that there is no limit.
+    pub(crate) rate_limit: MaybeUndefined<i32>,
+    pub(crate) concurrency_limit: MaybeUndefined<i32>,
+    pub(crate) max_attempts: MaybeUndefined<i32>,
+    pub(crate) retry_schedule: MaybeUndefined<Vec<i32>>,
+    pub(crate) permanent_statuses: MaybeUndefined<Vec<i32>>,
+    pub(crate) timeout_seconds: MaybeUndefined<i32>,
+    pub(crate) ordered: MaybeUndefined<bool>,
+}
+
+/// An endpoint of which nothing was set yet.
+pub(crate) fn defaults() -> EndpointSettings {
+    EndpointSettings {
+        url: String::new(),
+        description: String::new(),
+        metadata: "{}".to_owned(),
+        event_types: vec!["*".to_owned()],
+        headers: BTreeMap::new(),
+        sensitive_headers: Vec::new(),
+        rate_limit: Some(1_000),
+        concurrency_limit: 100,
+        max_attempts: 5,
+        retry_schedule: None,
+        permanent_statuses: None,
+        timeout_seconds: 15,
+        filter: None,
+        ordered: false,
+    }
+}
+
+impl Fields {
+    /// Sets what is given, and notes every mistake. Fields that are not given are not judged: they may be
+    /// older than the rules.
+    pub(crate) fn apply(self, settings: &mut EndpointSettings, checks: &mut Checks, rules: &UrlRules) {
+        match self.url {
+            Undefined => {}
+            Null => checks.mistake("url", "must not be null"),
+            Value(url) => {
+                check_url(checks, &url, rules);
+                settings.url = url;
+            }
+        }
+        let defaults = defaults();
+        set(&mut settings.description, defaults.description, self.description, |description| {
+            if description.chars().count() > MAX_DESCRIPTION_LENGTH {
+                let message = format!("must have at most {MAX_DESCRIPTION_LENGTH} characters");
+                checks.mistake("description", message);
+            }
+            description
+        });
+        set(&mut settings.metadata, defaults.metadata, self.metadata, |json| checks.metadata(Some(json)));
+        set(&mut settings.event_types, defaults.event_types, self.event_types, |patterns| {
+            check_patterns(checks, &patterns);
+            patterns
+        });
+        match self.filter {
+            Undefined => {}
+            Null => settings.filter = None,
+            Value(filter) => settings.filter = check_filter(checks, &filter),
+        }
+        set(&mut settings.ordered, false, self.ordered, |ordered| ordered);
+        set_headers(settings, checks, self.headers, self.sensitive_headers);
+        set(&mut settings.rate_limit, None, self.rate_limit, |rate| {
+            checks.in_range("rate_limit", rate.into(), 1, i32::MAX.into());
+            Some(rate)
+        });
+        set(&mut settings.concurrency_limit, defaults.concurrency_limit, self.concurrency_limit, |limit| {
+            checks.in_range("concurrency_limit", limit.into(), 1, 1_000);
+            limit
+        });
+        set(&mut settings.max_attempts, defaults.max_attempts, self.max_attempts, |attempts| {
+            checked_small(checks, "max_attempts", attempts, 1, 20)
+        });
+        set(&mut settings.timeout_seconds, defaults.timeout_seconds, self.timeout_seconds, |seconds| {
+            checked_small(checks, "timeout_seconds", seconds, 1, 60)
+        });
+        set(&mut settings.retry_schedule, None, self.retry_schedule, |delays| {
+            check_schedule(checks, &delays);
+            Some(delays)
+        });
+        set(&mut settings.permanent_statuses, None, self.permanent_statuses, |statuses| {
+            Some(check_statuses(checks, statuses))
+        });
+    }
+}
+
+fn set<T, G>(field: &mut T, default: T, given: MaybeUndefined<G>, checked: impl FnOnce(G) -> T) {
+    match given {
+        Undefined => {}
+        Null => *field = default,
+        Value(value) => *field = checked(value),
+    }
+}
+
+/// The value of a sensitive header is never shown again: `***` keeps it, and it cannot become readable
+/// unless it is sent anew.
+fn set_headers(
+    settings: &mut EndpointSettings,
+    checks: &mut Checks,
+    headers: MaybeUndefined<BTreeMap<String, String>>,
+    sensitive: MaybeUndefined<Vec<String>>,
+) {
+    let hidden = std::mem::take(&mut settings.sensitive_headers);
+    match headers {
+        Undefined => {}
+        Null => settings.headers.clear(),
+        Value(headers) => settings.headers = check_headers(checks, headers),
+    }
+    settings.sensitive_headers = match sensitive {
+        Undefined => hidden.iter().filter(|name| settings.headers.contains_key(*name)).cloned().collect(),
+        Null => Vec::new(),
+        Value(names) => check_sensitive(checks, names, &settings.headers),
+    };
+    for (name, value) in &settings.headers {
+        let is_sensitive = settings.sensitive_headers.contains(name);
+        match (value == MASK, hidden.contains(name), is_sensitive) {
+            (true, true, false) => checks.mistake(
+                "sensitive_headers",
+                format!("must name `{name}`, whose value is not shown; or send its value anew"),
+            ),
+            (true, false, true) => checks.mistake(
+                format!("headers.{name}"),
+                format!("must be the value itself: `{MASK}` keeps one that is there already"),
+            ),
+            _ => {}
+        }
+    }
+}
+
+/// The signing key that is asked for: one's own, or a new one.
+pub(crate) fn signing_key(
+    checks: &mut Checks,
+    secret: Option<&str>,
+    algorithm: Option<&str>,
+    algorithm_field: &str,
+) -> Option<SigningKey> {
+    let known = "must be `hmac-sha256` or `ed25519`".to_owned();
+    let algorithm = algorithm
+        .map(|text| checks.text(algorithm_field, text.parse::<Algorithm>().map_err(|_| known)))
+        .unwrap_or(None);
+    let Some(secret) = secret else {
+        return Some(SigningKey::generate(algorithm.unwrap_or(Algorithm::HmacSha256)));
+    };
+    let key = checks.text("secret", SigningKey::parse(secret).map_err(|error| error.to_string()))?;
+    if algorithm.is_some_and(|algorithm| algorithm != key.algorithm()) {
+        checks.mistake(algorithm_field, "must be that of `secret`; leave it out");
+    }
+    Some(key)
+}

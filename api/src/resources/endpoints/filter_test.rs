@@ -1,0 +1,155 @@
+//! `…/filter/test`: whether a payload matches a filter, before and after an endpoint has it.
+
+use std::sync::Arc;
+
+use poem::web::Data;
+use poem_openapi::{Object, OpenApi};
+use postrider_shared::filter::Filter;
+use postrider_shared::ids::{ApplicationId, EndpointId, EventId};
+use postrider_shared::store::applications::ApplicationRef;
+use postrider_shared::store::filters::Tried;
+use postrider_shared::store::{endpoints, filters};
+use serde::{Deserialize, Serialize};
+
+use crate::app::{App, Tag};
+use crate::auth::{Caller, Scope};
+use crate::resources::deliveries::expunged;
+use crate::resources::endpoints::check::check_filter;
+use crate::web::answer::Found;
+use crate::web::body::JsonBody;
+use crate::web::check::Checks;
+use crate::web::parameter::Path;
+use crate::web::problem::Problem;
+use crate::web::refused::{BODY, CONFLICT, NOT_FOUND, Refused};
+use crate::web::value::{Id, JsonObject};
+
+/// A filter, and what it is tried on.
+#[derive(Debug, Object, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TestFilterRequest {
+    /// The filter, as an endpoint would have it.
+    filter: JsonObject,
+    /// The `data` of an event; this or `event_id`.
+    #[serde(default)]
+    data: Option<JsonObject>,
+    /// An event that is stored; this or `data`.
+    #[serde(default)]
+    event_id: Option<Id>,
+}
+
+/// What the filter of an endpoint is tried on.
+#[derive(Debug, Object, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TestEndpointFilterRequest {
+    /// The `data` of an event; this or `event_id`.
+    #[serde(default)]
+    data: Option<JsonObject>,
+    /// An event that is stored; this or `data`.
+    #[serde(default)]
+    event_id: Option<Id>,
+}
+
+/// What came of it.
+#[derive(Debug, Object, Serialize)]
+pub(crate) struct FilterTest {
+    /// True where such an event passes the filter. (Its type and whether the endpoint is active are not looked
+    /// at.)
+    matched: bool,
+}
+
+/// What a filter is tried on.
+enum Sample {
+    Data(JsonObject),
+    Event(EventId),
+}
+
+/// The operations that try filters.
+pub(crate) struct FilterTests;
+
+#[OpenApi(prefix_path = "/v1", tag = "Tag::Endpoints")]
+impl FilterTests {
+    /// Test a filter
+    ///
+    /// Tells whether a payload, or an event that is stored, matches it. Nothing is sent. Needs the scope
+    /// `read`.
+    #[oai(
+        path = "/applications/:application_id/endpoints/filter/test",
+        method = "post",
+        operation_id = "test_filter"
+    )]
+    async fn test_filter(
+        &self,
+        caller: Caller,
+        app: Data<&Arc<App>>,
+        /// The id of the application, or its `uid`.
+        application_id: Path<ApplicationRef>,
+        body: JsonBody<TestFilterRequest>,
+    ) -> Result<Found<FilterTest>, Refused<{ BODY | NOT_FOUND | CONFLICT }>> {
+        caller.require(Scope::Read)?;
+        let application = caller.application(&app, &application_id.0).await?.id;
+        let mut checks = Checks::default();
+        let filter = check_filter(&mut checks, &body.0.filter);
+        checks.done()?;
+        let sample = sample(body.0.data, body.0.event_id)?;
+        Ok(Found::new(test(&app, application, filter.as_ref(), sample).await?))
+    }
+
+    /// Test the filter of an endpoint
+    ///
+    /// Tells whether a payload, or an event that is stored, matches it; one without a filter is matched by
+    /// all. Nothing is sent. Needs the scope `read`.
+    #[oai(
+        path = "/applications/:application_id/endpoints/:endpoint_id/filter/test",
+        method = "post",
+        operation_id = "test_endpoint_filter"
+    )]
+    async fn test_endpoint_filter(
+        &self,
+        caller: Caller,
+        app: Data<&Arc<App>>,
+        /// The id of the application, or its `uid`.
+        application_id: Path<ApplicationRef>,
+        /// The id of the endpoint.
+        endpoint_id: Path<EndpointId>,
+        body: JsonBody<TestEndpointFilterRequest>,
+    ) -> Result<Found<FilterTest>, Refused<{ BODY | NOT_FOUND | CONFLICT }>> {
+        caller.require(Scope::Read)?;
+        let application = caller.application(&app, &application_id.0).await?.id;
+        let endpoint = endpoints::get(&app.store, application, endpoint_id.0).await?;
+        let endpoint = endpoint.ok_or_else(|| Problem::not_found("endpoint_not_found", "endpoint"))?;
+        let sample = sample(body.0.data, body.0.event_id)?;
+        Ok(Found::new(test(&app, application, endpoint.settings.filter.as_ref(), sample).await?))
+    }
+}
+
+fn sample(data: Option<JsonObject>, event_id: Option<Id>) -> Result<Sample, Problem> {
+    match (data, event_id) {
+        (Some(data), None) if data.as_str().starts_with('{') => Ok(Sample::Data(data)),
+        (None, Some(event)) => Ok(Sample::Event(EventId(event.0))),
+        (Some(_), None) => Err(Problem::invalid_field("data", "must be a JSON object")),
+        (None, None) => Err(Problem::invalid_field("data", "must be given, or `event_id`")),
+        (Some(_), Some(_)) => {
+            Err(Problem::invalid_field("event_id", "must not be given together with `data`"))
+        }
+    }
+}
+
+/// By the same predicate that decides where an event is accepted; without a filter there is none to fail.
+async fn test(
+    app: &App,
+    application: ApplicationId,
+    filter: Option<&Filter>,
+    sample: Sample,
+) -> Result<FilterTest, Problem> {
+    let any = Filter::any();
+    let filter = filter.unwrap_or(&any);
+    let matched = match sample {
+        Sample::Data(data) => filters::matches_sample(&app.store, filter, data.as_str()).await?,
+        Sample::Event(event) => match filters::matches_event(&app.store, filter, application, event).await? {
+            Tried::Matched(matched) => matched,
+            Tried::Expunged => return Err(expunged()),
+            Tried::UnknownEvent => return Err(Problem::not_found("event_not_found", "event")),
+        },
+    };
+    Ok(FilterTest { matched })
+}

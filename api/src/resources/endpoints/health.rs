@@ -1,0 +1,79 @@
+//! `…/endpoints/{endpoint_id}/health`: whether an endpoint's circuit breaker is open, and why.
+
+use std::sync::Arc;
+
+use chrono::Utc;
+use poem::web::Data;
+use poem_openapi::{Object, OpenApi};
+use postrider_shared::ids::EndpointId;
+use postrider_shared::store::applications::ApplicationRef;
+use postrider_shared::store::{endpoints, health};
+use serde::Serialize;
+
+use crate::app::{App, Tag};
+use crate::auth::{Caller, Scope};
+use crate::web::answer::Found;
+use crate::web::parameter::Path;
+use crate::web::problem::Problem;
+use crate::web::refused::{NOT_FOUND, Refused};
+use crate::web::value::Timestamp;
+
+/// How the receiver behind an endpoint does.
+#[derive(Debug, Object, Serialize)]
+pub(crate) struct EndpointHealth {
+    /// `closed`: deliveries are sent as they come. `open`: the endpoint has only been failing, and what is
+    /// due waits without spending attempts. `half_open`: one delivery is being sent to it as a probe.
+    state: String,
+    /// How it failed last; null where it is closed.
+    reason: Option<String>,
+    /// Since when it has only been failing; null where it has not. After five days of that it is disabled.
+    failing_since: Option<Timestamp>,
+    /// When it is probed next; null where it is closed.
+    next_probe_at: Option<Timestamp>,
+}
+
+impl From<health::EndpointHealth> for EndpointHealth {
+    fn from(stored: health::EndpointHealth) -> Self {
+        let state = match (stored.is_open, stored.next_probe_at) {
+            (false, _) => "closed",
+            (true, Some(at)) if at <= Utc::now() => "half_open",
+            (true, _) => "open",
+        };
+        Self {
+            state: state.to_owned(),
+            reason: stored.reason,
+            failing_since: stored.failing_since.map(Into::into),
+            next_probe_at: stored.next_probe_at.map(Into::into),
+        }
+    }
+}
+
+/// The operation that reads the health of an endpoint.
+pub(crate) struct Healths;
+
+#[OpenApi(prefix_path = "/v1", tag = "Tag::Endpoints")]
+impl Healths {
+    /// Get the health of an endpoint
+    ///
+    /// The state of its circuit breaker. Needs the scope `read`.
+    #[oai(
+        path = "/applications/:application_id/endpoints/:endpoint_id/health",
+        method = "get",
+        operation_id = "get_endpoint_health"
+    )]
+    async fn get(
+        &self,
+        caller: Caller,
+        app: Data<&Arc<App>>,
+        /// The id of the application, or its `uid`.
+        application_id: Path<ApplicationRef>,
+        /// The id of the endpoint.
+        endpoint_id: Path<EndpointId>,
+    ) -> Result<Found<EndpointHealth>, Refused<{ NOT_FOUND }>> {
+        caller.require(Scope::Read)?;
+        let application = caller.application(&app, &application_id.0).await?.id;
+        let endpoint = endpoints::get(&app.store, application, endpoint_id.0).await?;
+        endpoint.ok_or_else(|| Problem::not_found("endpoint_not_found", "endpoint"))?;
+        Ok(Found::new(health::get(&app.store, endpoint_id.0).await?))
+    }
+}

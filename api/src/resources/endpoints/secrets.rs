@@ -1,0 +1,183 @@
+//! `/v1/applications/{application_id}/endpoints/{endpoint_id}/secret`: what webhooks are signed with.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use poem::web::Data;
+use poem_openapi::{Object, OpenApi};
+use postrider_shared::ids::EndpointId;
+use postrider_shared::signing::SigningKey;
+use postrider_shared::store::applications::ApplicationRef;
+use postrider_shared::store::secrets::{self, LiveKey, Rotated};
+use serde::{Deserialize, Serialize};
+
+use crate::app::{App, Tag};
+use crate::auth::{Caller, Scope};
+use crate::resources::endpoints::fields::signing_key;
+use crate::resources::endpoints::unknown;
+use crate::web::answer::{Accepted, Found};
+use crate::web::body::OptionalJsonBody;
+use crate::web::check::Checks;
+use crate::web::parameter::Path;
+use crate::web::problem::Problem;
+use crate::web::refused::{BODY, CONFLICT, NOT_FOUND, Refused};
+use crate::web::value::Timestamp;
+
+const DEFAULT_OVERLAP_SECONDS: i32 = 86_400;
+const MAX_OVERLAP_SECONDS: i64 = 30 * 86_400;
+
+/// What the webhooks of an endpoint are signed with.
+#[derive(Debug, Object, Serialize)]
+pub(crate) struct EndpointSecret {
+    /// `hmac-sha256` (signatures `v1`) or `ed25519` (`v1a`).
+    algorithm: String,
+    /// `whsec_` and base64, as the libraries of Standard Webhooks take it. Null for Ed25519, whose private key
+    /// is never shown.
+    secret: Option<String>,
+    /// `whpk_` and base64, for Ed25519; else null.
+    public_key: Option<String>,
+    /// When it was made.
+    created_at: Timestamp,
+    /// Older ones that still sign beside it, newest first.
+    previous: Vec<PreviousSecret>,
+}
+
+/// A secret that was replaced and still signs.
+#[derive(Debug, Object, Serialize)]
+pub(crate) struct PreviousSecret {
+    /// `hmac-sha256` (signatures `v1`) or `ed25519` (`v1a`).
+    algorithm: String,
+    /// `whsec_` and base64; null for Ed25519.
+    secret: Option<String>,
+    /// `whpk_` and base64, for Ed25519; else null.
+    public_key: Option<String>,
+    /// When it was made.
+    created_at: Timestamp,
+    /// When it ceases to sign.
+    expires_at: Timestamp,
+}
+
+/// A rotation. Everything may be left out.
+#[derive(Debug, Default, Object, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RotateSecretRequest {
+    /// A secret of your own: `whsec_` and base64 of 24 to 64 bytes, or for Ed25519 `whsk_` and base64 of the
+    /// private key. Absent or null: a new one.
+    #[serde(default)]
+    secret: Option<String>,
+    /// `hmac-sha256` or `ed25519`. Absent or null: that of `secret`, or of the newest one.
+    #[oai(validator(pattern = "^(hmac-sha256|ed25519)$"))]
+    #[serde(default)]
+    algorithm: Option<String>,
+    /// How long the older ones sign beside the new one, 0 to 2,592,000 seconds; with 0 they cease at once.
+    /// Absent or null: 86,400, a day.
+    #[oai(validator(minimum(value = "0"), maximum(value = "2592000")))]
+    #[serde(default)]
+    overlap_seconds: Option<i32>,
+}
+
+impl RotateSecretRequest {
+    fn check(self) -> Result<(Option<SigningKey>, Duration), Problem> {
+        let mut checks = Checks::default();
+        let (secret, algorithm) = (self.secret.as_deref(), self.algorithm.as_deref());
+        let is_asked = secret.is_some() || algorithm.is_some();
+        let key = is_asked.then(|| signing_key(&mut checks, secret, algorithm, "algorithm")).flatten();
+        let overlap = self.overlap_seconds.unwrap_or(DEFAULT_OVERLAP_SECONDS);
+        checks.in_range("overlap_seconds", overlap.into(), 0, MAX_OVERLAP_SECONDS);
+        checks.done()?;
+        Ok((key, Duration::from_secs(overlap.unsigned_abs().into())))
+    }
+}
+
+impl EndpointSecret {
+    /// Of the live keys, newest first; `None`: there is none.
+    fn of(keys: Vec<LiveKey>) -> Option<Self> {
+        let mut keys = keys.into_iter();
+        let newest = keys.next()?;
+        let previous = keys.filter_map(|old| {
+            Some(PreviousSecret {
+                algorithm: old.key.algorithm().to_string(),
+                secret: old.key.secret(),
+                public_key: old.key.public_key(),
+                created_at: old.created_at.into(),
+                expires_at: old.expires_at?.into(),
+            })
+        });
+        Some(Self {
+            algorithm: newest.key.algorithm().to_string(),
+            secret: newest.key.secret(),
+            public_key: newest.key.public_key(),
+            created_at: newest.created_at.into(),
+            previous: previous.collect(),
+        })
+    }
+}
+
+/// The operations on the secrets of endpoints.
+pub(crate) struct EndpointSecrets;
+
+#[OpenApi(prefix_path = "/v1", tag = "Tag::Endpoints")]
+impl EndpointSecrets {
+    /// Get the secret of an endpoint
+    ///
+    /// What receivers verify signatures with. Needs the scope `manage`.
+    #[oai(
+        path = "/applications/:application_id/endpoints/:endpoint_id/secret",
+        method = "get",
+        operation_id = "get_endpoint_secret"
+    )]
+    async fn get(
+        &self,
+        caller: Caller,
+        app: Data<&Arc<App>>,
+        /// The id of the application, or its `uid`.
+        application_id: Path<ApplicationRef>,
+        /// The id of the endpoint.
+        endpoint_id: Path<EndpointId>,
+    ) -> Result<Found<EndpointSecret>, Refused<{ NOT_FOUND }>> {
+        caller.require(Scope::Manage)?;
+        let application = caller.application(&app, &application_id.0).await?.id;
+        let keys = secrets::list(&app.store, &app.keyring, application, endpoint_id.0).await?;
+        Ok(Found::new(EndpointSecret::of(keys).ok_or_else(unknown)?))
+    }
+
+    /// Rotate the secret of an endpoint
+    ///
+    /// Webhooks are signed with the new one from now on, and with the older ones as long as the overlap lasts, so
+    /// that a receiver can change over in between. Needs the scope `manage`.
+    #[oai(
+        path = "/applications/:application_id/endpoints/:endpoint_id/secret/rotate",
+        method = "post",
+        operation_id = "rotate_endpoint_secret"
+    )]
+    async fn rotate(
+        &self,
+        caller: Caller,
+        app: Data<&Arc<App>>,
+        /// The id of the application, or its `uid`.
+        application_id: Path<ApplicationRef>,
+        /// The id of the endpoint.
+        endpoint_id: Path<EndpointId>,
+        body: OptionalJsonBody<RotateSecretRequest>,
+    ) -> Result<Accepted<EndpointSecret>, Refused<{ BODY | NOT_FOUND | CONFLICT }>> {
+        caller.require(Scope::Manage)?;
+        let application = caller.application(&app, &application_id.0).await?.id;
+        let (key, overlap) = body.0.check()?;
+        let whose = (application, endpoint_id.0);
+        match secrets::rotate(&app.store, &app.keyring, &caller.actor(), whose, key, overlap).await? {
+            Rotated::Keys(keys) => Ok(Accepted::new(EndpointSecret::of(keys).ok_or_else(unknown)?)),
+            Rotated::Unknown => Err(unknown().into()),
+            Rotated::TooMany => Err(Problem::new(
+                StatusCode::CONFLICT,
+                "too_many_secrets",
+                format!(
+                    "{} secrets sign already, as many as may. Wait until some of them end, or rotate with a \
+                     shorter `overlap_seconds`, which ends them earlier.",
+                    secrets::MAX_LIVE
+                ),
+            )
+            .into()),
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! An event is taken in. The credential is judged by the statement that stores the event,
+//! so that a good request costs no statement of its own for it; a bad one is judged in the order 401, 403,
+//! then what is wrong with it.
+
+use std::borrow::Cow;
+
+use http::StatusCode;
+use poem::{Request, RequestBody};
+use poem_openapi::registry::{MetaRequest, Registry};
+use poem_openapi::types::Type;
+use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions, Object};
+use postrider_shared::event_type::{EventType, RESERVED_PREFIX};
+use postrider_shared::store::accept::{NewEvent, Producer, SchemaCheck};
+use postrider_shared::store::applications::ApplicationRef;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::accept::data;
+use crate::accept::idempotency_key::IdempotencyKey;
+use crate::accept::{PublishedEvent, accept};
+use crate::app::App;
+use crate::auth::{self, Credential, Scope};
+use crate::web::body;
+use crate::web::problem::Problem;
+use crate::web::value::JsonObject;
+
+/// An event that is to be published.
+#[derive(Debug, Object, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PublishEventRequest {
+    /// Parts of letters, digits and `_`, joined by full stops. `postrider.` is reserved.
+    #[oai(validator(min_length = 1, max_length = 255))]
+    event_type: String,
+    /// Any JSON object. It reaches receivers with every digit and character; the order of its keys and
+    /// white space are not kept.
+    data: JsonObject,
+}
+
+/// The body, or why it is refused: judged after the credential.
+pub(crate) struct PostedEvent(Result<Posted, Problem>);
+
+/// What of an event is stored.
+#[derive(Debug)]
+pub(crate) struct Posted {
+    /// Its type.
+    pub(crate) event_type: EventType,
+    /// Its data, as it was written.
+    pub(crate) data: Box<str>,
+}
+
+impl<'a> ApiExtractor<'a> for PostedEvent {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        PublishEventRequest::register(registry);
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        Some(body::request_meta(PublishEventRequest::schema_ref()))
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        let bytes = body::read(request, body, body::MAX_BYTES).await;
+        Ok(Self(bytes.and_then(|bytes| parse(&bytes))))
+    }
+}
+
+/// Parses a body and checks all that would keep it from being stored.
+fn parse(bytes: &[u8]) -> Result<Posted, Problem> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Body<'a> {
+        #[serde(borrow)]
+        event_type: Cow<'a, str>,
+        #[serde(borrow)]
+        data: &'a RawValue,
+    }
+    let body: Body<'_> = body::parse_raw(body::text(bytes)?)?;
+    check(&body.event_type, body.data.get())
+}
+
+/// Checks all that would keep an event from being stored.
+///
+/// # Errors
+/// 422.
+pub(crate) fn check(event_type: &str, data: &str) -> Result<Posted, Problem> {
+    let event_type = EventType::parse(event_type)
+        .map_err(|error| Problem::refused_field("event_type_invalid", "event_type", error.to_string()))?;
+    if event_type.is_reserved() {
+        let message = format!("must not begin with `{RESERVED_PREFIX}`: these are Postrider's own events");
+        return Err(Problem::refused_field("event_type_reserved", "event_type", message));
+    }
+    if !data.starts_with('{') {
+        return Err(Problem::invalid_field("data", "must be a JSON object"));
+    }
+    data::check(data).map_err(|defect| Problem::refused_field(defect.code(), "data", defect.to_string()))?;
+    Ok(Posted { event_type, data: data.into() })
+}
+
+/// Takes an event in.
+///
+/// # Errors
+/// 401, 403, then what is wrong with the event, or 503.
+pub(crate) async fn publish(
+    app: &App,
+    credential: Credential,
+    idempotency_key: IdempotencyKey,
+    application: Option<ApplicationRef>,
+    event: PostedEvent,
+) -> Result<PublishedEvent, Problem> {
+    let event = match compose(app, &credential, idempotency_key, application, event).await {
+        Ok(event) => event,
+        Err(problem) => {
+            credential.identify(app).await?.require(Scope::Publish)?;
+            return Err(problem);
+        }
+    };
+    let answer = accept(app, event).await;
+    if let Credential::Key(hash) = credential
+        && answer.as_ref().err().is_none_or(|problem| problem.status != StatusCode::UNAUTHORIZED)
+    {
+        app.key_use.note(hash);
+    }
+    answer
+}
+
+async fn compose(
+    app: &App,
+    credential: &Credential,
+    idempotency_key: IdempotencyKey,
+    application: Option<ApplicationRef>,
+    event: PostedEvent,
+) -> Result<NewEvent, Problem> {
+    let idempotency_key = idempotency_key.0?;
+    let Posted { event_type, data } = event.0?;
+    let producer = match (credential, &application) {
+        (Credential::Key(hash), None) => Producer::Key(*hash),
+        (Credential::Key(hash), Some(_)) => {
+            let caller = credential.identify(app).await?;
+            caller.require(Scope::Publish)?;
+            caller.written_application(app, application.as_ref()).await?;
+            Producer::Key(*hash)
+        }
+        (Credential::Admin, _) => {
+            Producer::Admin(auth::Caller::Admin.written_application(app, application.as_ref()).await?)
+        }
+    };
+    Ok(NewEvent {
+        producer,
+        idempotency_key,
+        event_type,
+        data,
+        schema: SchemaCheck::Unchecked,
+        is_admitted: false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(json: &str) -> &'static str {
+        parse(json.as_bytes()).err().map_or("ok", |problem| problem.code)
+    }
+
+    #[test]
+    fn the_data_reaches_the_store_as_it_was_written() {
+        let json = r#"{"event_type":"a.b","data":{"n":1e308,"m":0.10,"l":12345678901234567890}}"#;
+        let posted = parse(json.as_bytes()).expect("an event");
+        assert_eq!(&*posted.data, r#"{"n":1e308,"m":0.10,"l":12345678901234567890}"#);
+        assert_eq!(posted.event_type.as_str(), "a.b");
+    }
+
+    #[test]
+    fn what_is_refused_has_a_code() {
+        for (json, expected) in [
+            (r#"{"event_type":"a","data":{}}"#, "ok"),
+            (r#"{"event_type":"\u0061","data":{}}"#, "ok"),
+            ("", "malformed_json"),
+            (r#"{"event_type":"a","data":{}"#, "malformed_json"),
+            (r#"{"event_type":1,"data":{}"#, "malformed_json"),
+            (r#"{"event_type":"a","data":{}}x"#, "malformed_json"),
+            (r#"{"event_type":"a","data":{"a":01}}"#, "malformed_json"),
+            ("[]", "validation_failed"),
+            (r#"["a",{}]"#, "validation_failed"),
+            (r#"{"data":{}}"#, "validation_failed"),
+            (r#"{"event_type":"a"}"#, "validation_failed"),
+            (r#"{"event_type":null,"data":{}}"#, "validation_failed"),
+            (r#"{"event_type":"a","data":[]}"#, "validation_failed"),
+            (r#"{"event_type":"a","data":{},"x":1}"#, "validation_failed"),
+            (r#"{"event_type":"a","event_type":"b","data":{}}"#, "validation_failed"),
+            (r#"{"event_type":"a-b","data":{}}"#, "event_type_invalid"),
+            (r#"{"event_type":"a\u0000","data":{}}"#, "event_type_invalid"),
+            (r#"{"event_type":"postrider.x","data":{}}"#, "event_type_reserved"),
+            (r#"{"event_type":"a","data":{"a":1,"a":2}}"#, "json_duplicate_key"),
+            (r#"{"event_type":"a","data":{"a":"\u0000"}}"#, "json_nul"),
+            (r#"{"event_type":"a","data":{"a":"\ud800"}}"#, "json_lone_surrogate"),
+            (r#"{"event_type":"a","data":{"a":1e131071}}"#, "json_number_too_long"),
+        ] {
+            assert_eq!(code(json), expected, "{json}");
+        }
+        assert_eq!(
+            parse(b"{\"event_type\":\"\xff\"}").err().map(|problem| problem.code),
+            Some("malformed_json")
+        );
+    }
+}

@@ -1,0 +1,343 @@
+//! A batch of events is taken in. Its items stand alone: one that is refused costs the others nothing.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use http::StatusCode;
+use poem::{Request, RequestBody};
+use poem_openapi::registry::{MetaRequest, Registry};
+use poem_openapi::types::Type;
+use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions, Object};
+use postrider_shared::store::accept::{NewEvent, Producer, SchemaCheck};
+use postrider_shared::store::applications::ApplicationRef;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize as DeriveDeserialize, Serialize};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::accept::data;
+use crate::accept::idempotency_key::check_idempotency_key;
+use crate::accept::{Answer, Way, accept_all};
+use crate::app::App;
+use crate::auth::{Credential, Scope};
+use crate::resources::publish::{self, Posted};
+use crate::web::body;
+use crate::web::problem::{Problem, ProblemBody};
+use crate::web::value::JsonObject;
+
+/// Events in one request.
+const MAX_EVENTS: usize = 1_000;
+/// The largest body.
+const MAX_BYTES: usize = 4 << 20;
+/// The `data` of one event.
+const MAX_DATA_BYTES: usize = 262_144;
+
+/// Events that are to be published.
+#[derive(Debug, Object, Serialize, DeriveDeserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PublishEventBatchRequest {
+    /// The events, each accepted or rejected by itself.
+    #[oai(validator(min_items = 1, max_items = 1000))]
+    events: Vec<BatchEvent>,
+}
+
+/// One event of a batch.
+#[derive(Debug, Object, Serialize, DeriveDeserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct BatchEvent {
+    /// Your own key for this event, the same on every try: 1 to 255 visible ASCII characters.
+    #[oai(validator(min_length = 1, max_length = 255))]
+    idempotency_key: String,
+    /// Parts of letters, digits and `_`, joined by full stops. `postrider.` is reserved.
+    #[oai(validator(min_length = 1, max_length = 255))]
+    event_type: String,
+    /// Any JSON object, up to 262,144 bytes.
+    data: JsonObject,
+}
+
+/// What became of a batch.
+#[derive(Debug, Object, Serialize)]
+pub(crate) struct PublishedEventBatch {
+    /// One for each event, in the order of the request.
+    results: Vec<BatchResult>,
+}
+
+/// What became of one event of a batch.
+#[derive(Debug, Object, Serialize)]
+pub(crate) struct BatchResult {
+    /// Which event of the request, from 0.
+    index: i32,
+    /// `accepted`: it is safely stored; `rejected`: `error` says why not.
+    status: String,
+    /// The id of the event; null where it was rejected.
+    event_id: Option<Uuid>,
+    /// How many endpoints it goes to; null where it was rejected.
+    deliveries_queued: Option<i32>,
+    /// True where it had been published before under the same key: nothing was done again; null where it was
+    /// rejected.
+    duplicate: Option<bool>,
+    /// The problem that publishing it alone would have been answered with; null where it was accepted.
+    error: Option<ProblemBody>,
+}
+
+/// The body, or why it is refused: judged after the credential.
+pub(crate) struct PostedBatch(Result<Vec<Result<Item, Problem>>, Problem>);
+
+/// An event of a batch, checked.
+#[derive(Debug)]
+struct Item {
+    idempotency_key: String,
+    event: Posted,
+}
+
+impl<'a> ApiExtractor<'a> for PostedBatch {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        PublishEventBatchRequest::register(registry);
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        Some(body::request_meta(PublishEventBatchRequest::schema_ref()))
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        let bytes = body::read(request, body, MAX_BYTES).await;
+        Ok(Self(bytes.and_then(|bytes| parse(&bytes))))
+    }
+}
+
+/// Takes a batch in: what is refused is told for each event by itself.
+///
+/// # Errors
+/// 401, 403, what is wrong with the batch as a whole; 503 where nothing of it was stored and another try may
+/// help.
+pub(crate) async fn publish_batch(
+    app: &App,
+    credential: Credential,
+    application: Option<ApplicationRef>,
+    batch: PostedBatch,
+) -> Result<PublishedEventBatch, Problem> {
+    let caller = credential.identify(app).await?;
+    caller.require(Scope::Publish)?;
+    let application = caller.written_application(app, application.as_ref()).await?;
+    let producer = match credential {
+        Credential::Key(hash) => Producer::Key(hash),
+        Credential::Admin => Producer::Admin(application),
+    };
+    let mut events = Vec::new();
+    let mut refusals = Vec::new();
+    for item in batch.0? {
+        refusals.push(item.map(|item| events.push(item.by(producer.clone()))).err());
+    }
+    let mut answers = accept_all(app, events, Way::Queued).await?.into_iter();
+    let results = refusals.into_iter().filter_map(|refusal| match refusal {
+        Some(problem) => Some(Err(problem)),
+        None => answers.next(),
+    });
+    summarise(results.collect())
+}
+
+impl Item {
+    fn by(self, producer: Producer) -> NewEvent {
+        let Posted { event_type, data } = self.event;
+        NewEvent {
+            producer,
+            idempotency_key: self.idempotency_key,
+            event_type,
+            data,
+            schema: SchemaCheck::Unchecked,
+            is_admitted: false,
+        }
+    }
+}
+
+/// Where nothing was accepted and another try may help, the whole of it is answered so.
+fn summarise(results: Vec<Answer>) -> Result<PublishedEventBatch, Problem> {
+    if results.iter().all(Result::is_err)
+        && let Some(problem) = results.iter().filter_map(|result| result.as_ref().err()).find(|problem| {
+            matches!(problem.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS)
+        })
+    {
+        return Err(problem.clone());
+    }
+    let results = (0..).zip(results).map(|(index, result)| result_of(index, result)).collect();
+    Ok(PublishedEventBatch { results })
+}
+
+fn result_of(index: i32, result: Answer) -> BatchResult {
+    let (published, error) = match result {
+        Ok(published) => (Some(published), None),
+        Err(problem) => (None, Some(problem.body())),
+    };
+    BatchResult {
+        index,
+        status: if error.is_none() { "accepted" } else { "rejected" }.to_owned(),
+        event_id: published.as_ref().map(|event| event.event_id),
+        deliveries_queued: published.as_ref().map(|event| event.deliveries_queued),
+        duplicate: published.as_ref().map(|event| event.duplicate),
+        error,
+    }
+}
+
+/// Parses a batch; what is wrong with one item is the item's own.
+fn parse(bytes: &[u8]) -> Result<Vec<Result<Item, Problem>>, Problem> {
+    #[derive(DeriveDeserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Body<'a> {
+        #[serde(borrow)]
+        events: Events<'a>,
+    }
+    let Body { events } = body::parse_raw(body::utf8(bytes)?)?;
+    if !(1..=MAX_EVENTS).contains(&events.count) {
+        return Err(Problem::invalid_field("events", format!("must have 1 to {MAX_EVENTS} items")));
+    }
+    Ok(events.first.into_iter().map(|raw| parse_item(raw.get())).collect())
+}
+
+fn parse_item(json: &str) -> Result<Item, Problem> {
+    #[derive(DeriveDeserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Body<'a> {
+        #[serde(borrow)]
+        idempotency_key: Cow<'a, str>,
+        #[serde(borrow)]
+        event_type: Cow<'a, str>,
+        #[serde(borrow)]
+        data: &'a RawValue,
+    }
+    if !json.starts_with('{') {
+        return Err(Problem::invalid_field("event", "must be a JSON object"));
+    }
+    data::check_depth(json)
+        .map_err(|defect| Problem::refused_field(defect.code(), "data", defect.to_string()))?;
+    let body: Body<'_> = body::parse_raw(json)?;
+    let idempotency_key = check_idempotency_key("idempotency_key", body.idempotency_key.as_bytes())?;
+    let data = body.data.get();
+    if data.len() > MAX_DATA_BYTES {
+        let message = format!("must have at most {MAX_DATA_BYTES} bytes");
+        let problem = Problem::refused_field("data_too_large", "data", message);
+        return Err(Problem { status: StatusCode::PAYLOAD_TOO_LARGE, ..problem });
+    }
+    Ok(Item { idempotency_key, event: publish::check(&body.event_type, data)? })
+}
+
+/// The first events of an array, as many as there may be, and how many there are.
+struct Events<'a> {
+    first: Vec<&'a RawValue>,
+    count: usize,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Events<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct EventsVisitor;
+        impl<'de> Visitor<'de> for EventsVisitor {
+            type Value = Events<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array of events")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Events<'de>, A::Error> {
+                let mut first = Vec::new();
+                while first.len() < MAX_EVENTS {
+                    let Some(event) = seq.next_element()? else {
+                        return Ok(Events { count: first.len(), first });
+                    };
+                    first.push(event);
+                }
+                let mut count = first.len();
+                while seq.next_element::<IgnoredAny>()?.is_some() {
+                    count += 1;
+                }
+                Ok(Events { first, count })
+            }
+        }
+        deserializer.deserialize_seq(EventsVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::accept::PublishedEvent;
+
+    fn codes(json: &str) -> Result<Vec<&'static str>, &'static str> {
+        match parse(json.as_bytes()) {
+            Ok(items) => Ok(items
+                .iter()
+                .map(|item| item.as_ref().err().map_or("ok", |problem| problem.code))
+                .collect()),
+            Err(problem) => Err(problem.code),
+        }
+    }
+
+    fn event(data: &str) -> String {
+        format!(r#"{{"idempotency_key":"k","event_type":"a.b","data":{data}}}"#)
+    }
+
+    #[test]
+    fn items_stand_alone() {
+        let deep = event(&format!("{}{}{}", r#"{"a":"#.repeat(63), "{}", "}".repeat(63)));
+        let large = event(&format!(r#"{{"a":"{}"}}"#, "x".repeat(MAX_DATA_BYTES)));
+        for (item, code) in [
+            (event("{}").as_str(), "ok"),
+            (r#"{"idempotency_key":"\u006b","event_type":"a","data":{"a":1e300}}"#, "ok"),
+            (&deep, "json_too_deep"),
+            (&large, "data_too_large"),
+            ("1", "validation_failed"),
+            ("{}", "validation_failed"),
+            (r#"{"idempotency_key":"k","event_type":"a","data":{},"x":1}"#, "validation_failed"),
+            (r#"{"idempotency_key":"k k","event_type":"a","data":{}}"#, "idempotency_key_invalid"),
+            (r#"{"idempotency_key":"k","event_type":"postrider.a","data":{}}"#, "event_type_reserved"),
+            (r#"{"idempotency_key":"k","event_type":"a","data":[]}"#, "validation_failed"),
+            (r#"{"idempotency_key":"k","event_type":"a","data":{"a":1e1001}}"#, "json_number_too_long"),
+        ] {
+            let batch = format!(r#"{{"events":[{item},{}]}}"#, event("{}"));
+            assert_eq!(codes(&batch), Ok(vec![code, "ok"]), "{item}");
+        }
+    }
+
+    #[test]
+    fn a_batch_that_is_none_is_refused_whole() {
+        let many = |count: usize| format!(r#"{{"events":[{}]}}"#, vec![event("{}"); count].join(","));
+        assert_eq!(codes(&many(1_000)).map(|items| items.len()), Ok(1_000));
+        assert_eq!(codes(&many(1_001)), Err("validation_failed"));
+        for json in [r#"{"events":[]}"#, r#"{"events":{}}"#, "{}", "[]", r#"{"events":[],"x":1}"#] {
+            assert_eq!(codes(json), Err("validation_failed"), "{json}");
+        }
+        for json in ["", r#"{"events":[}"#, r#"{"events":[{]}"#, r#"{"events":[1]}x"#, "{\"events\":[1"] {
+            assert_eq!(codes(json), Err("malformed_json"), "{json}");
+        }
+        assert_eq!(codes(&"[".repeat(100_000)), Err("malformed_json"));
+    }
+
+    #[test]
+    fn only_where_nothing_was_stored_is_another_try_asked_for() {
+        let accepted = || {
+            Ok(PublishedEvent {
+                status: "accepted".to_owned(),
+                event_id: Uuid::nil(),
+                deliveries_queued: 2,
+                duplicate: false,
+            })
+        };
+        let away = || Err(Problem::database_unavailable());
+        let wrong = || Err(Problem::invalid_field("data", "must be a JSON object"));
+        assert_eq!(summarise(vec![wrong(), away()]).expect_err("503").code, "unavailable");
+        for results in [vec![wrong(), wrong()], vec![accepted(), away(), wrong()]] {
+            let expected: Vec<_> = results.iter().map(Result::is_ok).collect();
+            let batch = summarise(results).expect("results");
+            for ((index, result), is_ok) in (0..).zip(&batch.results).zip(expected) {
+                assert_eq!(result.index, index);
+                assert_eq!((result.event_id.is_some(), result.error.is_none()), (is_ok, is_ok));
+            }
+        }
+    }
+}

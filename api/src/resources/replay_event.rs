@@ -1,0 +1,111 @@
+//! `POST /v1/events/{event_id}/replay`: an event is sent again.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use poem::web::Data;
+use poem_openapi::{Object, OpenApi};
+use postrider_shared::ids::{EndpointId, EventId};
+use postrider_shared::store::applications::ApplicationRef;
+use postrider_shared::store::replay_event::{Replayed, replay_event};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::app::{App, Tag};
+use crate::auth::{Caller, Scope};
+use crate::resources::deliveries::expunged;
+use crate::web::answer::Accepted;
+use crate::web::body::JsonBody;
+use crate::web::check::Checks;
+use crate::web::parameter::{InQuery, Path};
+use crate::web::problem::Problem;
+use crate::web::refused::{BODY, CONFLICT, NOT_FOUND, Refused};
+use crate::web::value::Id;
+
+const MAX_ENDPOINTS: usize = 1_000;
+
+/// Where an event is to be sent again.
+#[derive(Debug, Object, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ReplayEventRequest {
+    /// The endpoints, whatever they subscribe to. Absent or null: all that are active and match the event
+    /// now.
+    #[oai(validator(min_items = 1, max_items = 1000))]
+    #[serde(default)]
+    endpoint_ids: Option<Vec<Id>>,
+}
+
+/// What follows from a replay.
+#[derive(Debug, Object, Serialize)]
+pub(crate) struct ReplayedEvent {
+    /// The event; its id is again the `webhook-id`.
+    event_id: Uuid,
+    /// How many endpoints it goes to.
+    deliveries_queued: i32,
+    /// The new deliveries.
+    delivery_ids: Vec<Uuid>,
+}
+
+/// The operation that replays one event.
+pub(crate) struct ReplayEvent;
+
+#[OpenApi(prefix_path = "/v1", tag = "Tag::Events")]
+impl ReplayEvent {
+    /// Replay an event
+    ///
+    /// Makes new deliveries of it, with the same `webhook-id` as before: to the endpoints that match it now,
+    /// or to those that you name. A named endpoint that is disabled gets it once it is enabled. Needs the
+    /// scope `manage`.
+    #[oai(path = "/events/:event_id/replay", method = "post", operation_id = "replay_event")]
+    async fn replay(
+        &self,
+        caller: Caller,
+        app: Data<&Arc<App>>,
+        /// The id of the event.
+        event_id: Path<EventId>,
+        /// The id or `uid` of the application: needed with an admin token.
+        application_id: InQuery<ApplicationRef>,
+        body: JsonBody<ReplayEventRequest>,
+    ) -> Result<Accepted<ReplayedEvent>, Refused<{ BODY | NOT_FOUND | CONFLICT }>> {
+        caller.require(Scope::Manage)?;
+        let application = caller.written_application(&app, application_id.0.as_ref()).await?;
+        let endpoints = body.0.endpoint_ids.as_deref().map(checked).transpose()?;
+        let event = event_id.0;
+        match replay_event(&app.store, &caller.actor(), application, event, endpoints.as_deref()).await? {
+            Replayed::Deliveries(deliveries) => Ok(Accepted::new(ReplayedEvent {
+                event_id: event.0,
+                deliveries_queued: i32::try_from(deliveries.len()).unwrap_or(i32::MAX),
+                delivery_ids: deliveries.into_iter().map(|id| id.0).collect(),
+            })),
+            Replayed::UnknownEndpoints(unknown) => {
+                let named = body.0.endpoint_ids.iter().flatten().map(|id| id.0);
+                Err(unknown_endpoints(named, &unknown).into())
+            }
+            Replayed::Expunged => Err(expunged().into()),
+            Replayed::UnknownEvent => Err(Problem::not_found("event_not_found", "event").into()),
+        }
+    }
+}
+
+/// The endpoints, each once.
+fn checked(named: &[Id]) -> Result<Vec<EndpointId>, Problem> {
+    let mut checks = Checks::default();
+    if !(1..=MAX_ENDPOINTS).contains(&named.len()) {
+        let message = format!("must have 1 to {MAX_ENDPOINTS} items; leave it out for all that match");
+        checks.mistake("endpoint_ids", message);
+    }
+    checks.done()?;
+    let distinct: BTreeSet<Uuid> = named.iter().map(|id| id.0).collect();
+    Ok(distinct.into_iter().map(EndpointId).collect())
+}
+
+/// 422: some of the endpoints that were named are not there.
+pub(crate) fn unknown_endpoints(named: impl Iterator<Item = Uuid>, unknown: &[EndpointId]) -> Problem {
+    let mut checks = Checks::default();
+    for (index, id) in named.enumerate() {
+        if unknown.contains(&EndpointId(id)) {
+            checks.mistake(format!("endpoint_ids[{index}]"), "names no endpoint of the application");
+        }
+    }
+    checks.done().err().unwrap_or_else(Problem::internal)
+}

@@ -1,0 +1,154 @@
+//! What may be replayed in bulk: the request, and its checks.
+
+use poem_openapi::Object;
+use postrider_shared::delivery::{DeliveryStatus, ReplayMode};
+use postrider_shared::event_type::EventType;
+use postrider_shared::ids::EndpointId;
+use postrider_shared::store::replays::Selection;
+use serde::{Deserialize, Serialize};
+
+use crate::web::check::Checks;
+use crate::web::problem::Problem;
+use crate::web::value::{Id, Timestamp};
+
+const MAX_ITEMS: usize = 100;
+/// What can be opened again in bulk.
+pub(crate) const REDRIVEN: [DeliveryStatus; 3] =
+    [DeliveryStatus::DeadLetter, DeliveryStatus::Cancelled, DeliveryStatus::Failed];
+
+/// What is to be replayed. All that is given must hold.
+#[derive(Debug, Object, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CreateReplayRequest {
+    /// `replay`: new deliveries of old events, to the endpoints that match them now. `redrive`: dead letters are
+    /// opened again, with one attempt more.
+    mode: String,
+    /// To any of these endpoints. Absent or null: to all.
+    #[oai(validator(min_items = 1, max_items = 100))]
+    #[serde(default)]
+    endpoint_ids: Option<Vec<Id>>,
+    /// Of any of these types. Absent or null: of all.
+    #[oai(validator(min_items = 1, max_items = 100))]
+    #[serde(default)]
+    event_types: Option<Vec<String>>,
+    /// For `redrive`: deliveries in any of these states, `dead_letter`, `cancelled` or `failed` (which wait for a
+    /// retry, and are due at once instead). Absent or null: `["dead_letter"]`.
+    #[oai(validator(min_items = 1, max_items = 3))]
+    #[serde(default)]
+    statuses: Option<Vec<String>>,
+    /// Events (for `redrive`: deliveries) created at this time or later. Absent or null: as far back as they are
+    /// kept.
+    #[serde(default)]
+    created_after: Option<Timestamp>,
+    /// Created before this time. Absent or null, or later than now: before now.
+    #[serde(default)]
+    created_before: Option<Timestamp>,
+    /// True: counts what would be sent, and sends nothing. Absent or null: false.
+    #[serde(default)]
+    dry_run: Option<bool>,
+}
+
+impl CreateReplayRequest {
+    /// Checks everything, and tells all mistakes at once.
+    ///
+    /// # Errors
+    /// 422.
+    pub(crate) fn check(self) -> Result<(Selection, bool), Problem> {
+        let mut checks = Checks::default();
+        let mode = checks.text("mode", one_of(&self.mode, ReplayMode::ALL, ReplayMode::as_str));
+        for (field, count) in [
+            ("endpoint_ids", self.endpoint_ids.as_ref().map(Vec::len)),
+            ("event_types", self.event_types.as_ref().map(Vec::len)),
+        ] {
+            if count.is_some_and(|count| !(1..=MAX_ITEMS).contains(&count)) {
+                checks.mistake(field, format!("must have 1 to {MAX_ITEMS} items; leave it out for all"));
+            }
+        }
+        if self.statuses.as_ref().is_some_and(|statuses| !(1..=REDRIVEN.len()).contains(&statuses.len())) {
+            checks.mistake("statuses", format!("must have 1 to {} items", REDRIVEN.len()));
+        }
+        for (index, event_type) in self.event_types.iter().flatten().enumerate().take(MAX_ITEMS) {
+            if let Err(error) = EventType::parse(event_type) {
+                checks.mistake(format!("event_types[{index}]"), error.to_string());
+            }
+        }
+        if self.statuses.is_some() && mode == Some(ReplayMode::Replay) {
+            checks.mistake("statuses", "is for `redrive` only: a replay is of events, which have no status");
+        }
+        let statuses = self.statuses.map(|names| check_statuses(&mut checks, &names));
+        let (created_after, created_before) =
+            (self.created_after.map(|at| at.0), self.created_before.map(|at| at.0));
+        if created_after.zip(created_before).is_some_and(|(after, before)| after >= before) {
+            checks.mistake("created_before", "must be later than `created_after`");
+        }
+        checks.done()?;
+        let selection = Selection {
+            mode: mode.expect("a mode that is none was refused above"),
+            endpoint_ids: self.endpoint_ids.map(|ids| ids.into_iter().map(|id| EndpointId(id.0)).collect()),
+            event_types: self.event_types,
+            statuses,
+            created_after,
+            created_before,
+        };
+        Ok((selection, self.dry_run.unwrap_or_default()))
+    }
+}
+
+fn check_statuses(checks: &mut Checks, names: &[String]) -> Vec<DeliveryStatus> {
+    let mut statuses: Vec<_> = (0..)
+        .zip(names.iter().take(REDRIVEN.len()))
+        .filter_map(|(index, name): (usize, _)| {
+            checks.text(&format!("statuses[{index}]"), one_of(name, &REDRIVEN, DeliveryStatus::as_str))
+        })
+        .collect();
+    statuses.sort_by_key(|status| status.as_str());
+    statuses.dedup();
+    statuses
+}
+
+fn one_of<T: Copy>(text: &str, all: &[T], name: impl Fn(T) -> &'static str) -> Result<T, String> {
+    let names: Vec<_> = all.iter().map(|&one| format!("`{}`", name(one))).collect();
+    let found = all.iter().copied().find(|&one| name(one) == text);
+    found.ok_or_else(|| format!("must be one of {}", names.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mistakes(json: &str) -> Vec<String> {
+        let request: CreateReplayRequest = serde_json::from_str(json).expect("a request");
+        let problem = request.check().err();
+        problem.into_iter().flat_map(|problem| problem.errors).map(|error| error.field).collect()
+    }
+
+    #[test]
+    fn what_cannot_be_replayed_is_refused() {
+        for (json, fields) in [
+            (r#"{"mode":"replay"}"#, &[][..]),
+            (r#"{"mode":"redrive","statuses":["dead_letter","failed","cancelled"],"dry_run":true}"#, &[]),
+            (r#"{"mode":"resend"}"#, &["mode"]),
+            (r#"{"mode":"replay","statuses":["dead_letter"]}"#, &["statuses"]),
+            (r#"{"mode":"redrive","statuses":["failed","failed","failed","failed"]}"#, &["statuses"]),
+            (r#"{"mode":"redrive","statuses":["succeeded","x"]}"#, &["statuses[0]", "statuses[1]"]),
+            (
+                r#"{"mode":"redrive","statuses":[],"endpoint_ids":[],"event_types":["a b"]}"#,
+                &["endpoint_ids", "statuses", "event_types[0]"],
+            ),
+            (
+                r#"{"mode":"replay","created_after":"2026-01-02T00:00:00Z","created_before":"2026-01-02T00:00:00Z"}"#,
+                &["created_before"],
+            ),
+        ] {
+            assert_eq!(mistakes(json), fields, "{json}");
+        }
+    }
+
+    #[test]
+    fn states_are_told_once_and_in_order() {
+        let json = r#"{"mode":"redrive","statuses":["failed","dead_letter","failed"]}"#;
+        let (selection, _) =
+            serde_json::from_str::<CreateReplayRequest>(json).expect("one").check().expect("good");
+        assert_eq!(selection.statuses, Some(vec![DeliveryStatus::DeadLetter, DeliveryStatus::Failed]));
+    }
+}

@@ -1,0 +1,240 @@
+//! The specification (OpenAPI 3.0): what poem-openapi makes of the operations, corrected and completed so
+//! that generators and people can rely on it. This document is the one that is served, shown and kept.
+
+pub(crate) mod docs;
+pub(crate) mod examples;
+pub(crate) mod syntax;
+
+use std::collections::BTreeSet;
+
+use poem_openapi::{LicenseObject, OpenApi, OpenApiService, ServerObject};
+use serde_json::{Map, Value, json};
+
+use crate::resources::api_keys::ApiKeys;
+use crate::resources::applications::Applications;
+use crate::resources::attempts::Attempts;
+use crate::resources::audit_log::AuditLog;
+use crate::resources::deliveries::Deliveries;
+use crate::resources::emit_rejections::EmitRejections;
+use crate::resources::endpoints::Endpoints;
+use crate::resources::endpoints::filter_test::FilterTests;
+use crate::resources::endpoints::health::Healths;
+use crate::resources::endpoints::secrets::EndpointSecrets;
+use crate::resources::endpoints::send_test::EndpointTest;
+use crate::resources::endpoints::stats::EndpointStatistics;
+use crate::resources::event_types::EventTypes;
+use crate::resources::events::Events;
+use crate::resources::replay_event::ReplayEvent;
+use crate::resources::replays::Replays;
+
+const DESCRIPTION: &str = "Postrider delivers webhooks. Post an event once; it is stored durably, fanned out to \
+every endpoint that matches its type, signed after [Standard Webhooks](https://www.standardwebhooks.com), sent, \
+retried, and every attempt recorded.\n\nTimes are RFC 3339 in UTC. Lists are read page by page with `limit` and \
+`cursor`. Every refusal is a problem body (RFC 9457) with a stable `code`. Every response has an `X-Request-Id`, \
+taken from the request where it sends one.";
+
+/// Fields of a change that may be left out and yet not be null.
+const NEVER_NULL: [(&str, &str); 4] = [
+    ("UpdateApplicationRequest", "name"),
+    ("UpdateApplicationRequest", "is_active"),
+    ("UpdateEndpointRequest", "url"),
+    ("UpdateEndpointRequest", "is_active"),
+];
+
+/// All operations.
+pub(crate) fn service() -> OpenApiService<impl OpenApi, ()> {
+    let endpoints = (Endpoints, Healths, FilterTests, EndpointSecrets, EndpointTest, EndpointStatistics);
+    let events = (Events, ReplayEvent, EventTypes, EmitRejections);
+    let operations = (Applications, ApiKeys, endpoints, events, Deliveries, Attempts, Replays, AuditLog);
+    OpenApiService::new(operations, "Postrider", env!("CARGO_PKG_VERSION"))
+        .description(DESCRIPTION)
+        .license(LicenseObject::new("MIT").url("https://opensource.org/license/mit"))
+        .server(ServerObject::new("/").description("The server that this document comes from."))
+}
+
+/// The specification, as it is published.
+pub(crate) fn document() -> Value {
+    let mut document: Value = serde_json::from_str(&service().spec()).expect("poem-openapi writes JSON");
+    document["openapi"] = json!("3.0.3");
+    rename_pages(&mut document);
+    correct_schemas(&mut document);
+    correct_parameters(&mut document);
+    syntax::add(&mut document);
+    add_headers(&mut document);
+    examples::add(&mut document);
+    document
+}
+
+/// The specification as text: pretty, in a fixed order, with a newline at its end.
+pub(crate) fn text() -> String {
+    /// The order in which people read it; what is inside has the order of its keys.
+    const ORDER: [&str; 6] = ["openapi", "info", "servers", "tags", "paths", "components"];
+    let document = document();
+    let parts: Vec<_> = ORDER
+        .iter()
+        .map(|name| {
+            let part = serde_json::to_string_pretty(&sorted(&document[name])).expect("JSON");
+            format!("  \"{name}\": {}", part.replace('\n', "\n  "))
+        })
+        .collect();
+    format!("{{\n{}\n}}\n", parts.join(",\n"))
+}
+
+/// The same with the keys of every object in order, however the map keeps them.
+fn sorted(value: &Value) -> Value {
+    match value {
+        Value::Array(items) => items.iter().map(sorted).collect(),
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.iter().collect();
+            entries.sort_by_key(|&(key, _)| key);
+            entries.into_iter().map(|(key, item)| (key.clone(), sorted(item))).collect()
+        }
+        leaf => leaf.clone(),
+    }
+}
+
+/// `Page_Event` → `EventPage`.
+fn rename_pages(document: &mut Value) {
+    let names: Vec<String> =
+        schemas(document).keys().filter(|name| name.starts_with("Page_")).cloned().collect();
+    let mut text = document.to_string();
+    for name in names {
+        let item = name.trim_start_matches("Page_");
+        text = text.replace(&format!("\"{name}\""), &format!("\"{item}Page\""));
+        text = text.replace(&format!("schemas/{name}\""), &format!("schemas/{item}Page\""));
+    }
+    *document = serde_json::from_str(&text).expect("only names were changed");
+}
+
+/// Says which fields may be null and which are always there. In a response all are; in a request those that
+/// may be left out may also be null. What poem-openapi knows is only which are optional in Rust.
+fn correct_schemas(document: &mut Value) {
+    let requests = request_schemas(document);
+    let all = schemas(document).clone();
+    for (name, schema) in schemas_mut(document) {
+        schema.as_object_mut().expect("a schema is an object").remove("title");
+        let required: BTreeSet<String> = schema["required"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect();
+        let properties = schema["properties"].as_object_mut().expect("every schema is that of a struct");
+        for (field, property) in properties.iter_mut() {
+            correct_property(property);
+            if !required.contains(field) && !NEVER_NULL.contains(&(name.as_str(), field.as_str())) {
+                inline(property, &all);
+                property["nullable"] = json!(true);
+            }
+        }
+        let fields: Vec<_> = properties.keys().cloned().collect();
+        if requests.contains(name.as_str()) {
+            schema["additionalProperties"] = json!(false);
+        } else {
+            schema["required"] = json!(fields);
+        }
+    }
+}
+
+/// What may be null cannot be a mere reference: what stands beside `$ref` is ignored in OpenAPI 3.0. (A
+/// reference with a description is an `allOf` to poem-openapi, over which generators stumble.)
+fn inline(property: &mut Value, schemas: &Map<String, Value>) {
+    let parts = property["allOf"].as_array().cloned().unwrap_or_default();
+    let part = |name: &str| parts.iter().find_map(|part| part[name].as_str());
+    let name = part("$ref").and_then(|text| text.rsplit('/').next());
+    if let Some(schema) = name.and_then(|name| schemas.get(name)) {
+        let description = part("description").map(str::to_owned);
+        *property = schema.clone();
+        property["description"] = json!(description);
+    }
+}
+
+/// `additionalProperties: {}` means anything; generators understand `true` better.
+fn correct_property(property: &mut Value) {
+    if let Some(reference) = property["allOf"].as_array().and_then(|parts| parts.first()) {
+        *property = reference.clone();
+    }
+    if property.get("additionalProperties").is_some_and(|open| open.as_object().is_some_and(Map::is_empty)) {
+        property["additionalProperties"] = json!(true);
+    }
+}
+
+fn correct_parameters(document: &mut Value) {
+    for_each_operation(document, |operation| {
+        for parameter in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
+            let parameter = parameter.as_object_mut().expect("a parameter is an object");
+            parameter.remove("deprecated");
+            if parameter["in"] != "query" {
+                parameter.remove("explode");
+            }
+        }
+    });
+}
+
+/// The headers of responses.
+fn add_headers(document: &mut Value) {
+    document["components"]["headers"] = json!({
+        "Location": {
+            "description": "Where what was created can be read.",
+            "schema": { "type": "string", "example": "/v1/applications/0198f1a2-3b4c-7d5e-8f60-718293a4b5c6" }
+        },
+        "Retry-After": {
+            "description": "Seconds after which another try may succeed.",
+            "schema": { "type": "integer", "format": "int32", "example": 1 }
+        },
+        "WWW-Authenticate": {
+            "description": "How to prove who calls.",
+            "schema": { "type": "string", "example": "Bearer" }
+        },
+        "X-Request-Id": {
+            "description": "What to name when asking about this request: taken from it, or made.",
+            "schema": { "type": "string", "example": "0198f1a2-3b4c-7d5e-8f60-718293a4b5c9" }
+        }
+    });
+    for_each_operation(document, |operation| {
+        for (status, response) in operation["responses"].as_object_mut().into_iter().flatten() {
+            let own = match status.as_str() {
+                "201" => Some("Location"),
+                "401" => Some("WWW-Authenticate"),
+                "429" | "503" => Some("Retry-After"),
+                _ => None,
+            };
+            let headers = own.into_iter().chain(["X-Request-Id"]);
+            let reference =
+                |name| (String::from(name), json!({ "$ref": format!("#/components/headers/{name}") }));
+            response["headers"] = Value::Object(headers.map(reference).collect());
+        }
+    });
+}
+
+/// The names of the schemas that requests are made of.
+fn request_schemas(document: &mut Value) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for_each_operation(document, |operation| {
+        let reference = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].as_str();
+        names.extend(reference.and_then(|text| text.rsplit('/').next()).map(str::to_owned));
+    });
+    names
+}
+
+/// Does something to every operation.
+pub(crate) fn for_each_operation(document: &mut Value, mut change: impl FnMut(&mut Value)) {
+    for (_, path) in document["paths"].as_object_mut().into_iter().flatten() {
+        for (_, operation) in path.as_object_mut().into_iter().flatten() {
+            change(operation);
+        }
+    }
+}
+
+fn schemas(document: &Value) -> &Map<String, Value> {
+    document["components"]["schemas"].as_object().expect("the document has schemas")
+}
+
+/// The schemas, by name.
+pub(crate) fn schemas_mut(document: &mut Value) -> &mut Map<String, Value> {
+    document["components"]["schemas"].as_object_mut().expect("the document has schemas")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,79 @@
+//! Gathers what is wrong with the fields of a body, so that all of it is told at once.
+
+use crate::web::problem::{FieldError, Problem};
+use crate::web::value::JsonObject;
+
+/// Bytes of `metadata`, at most.
+pub(crate) const MAX_METADATA_BYTES: usize = 16_384;
+/// Characters of a name, at most.
+const MAX_NAME_LENGTH: usize = 255;
+
+/// What is wrong so far.
+#[derive(Debug, Default)]
+pub(crate) struct Checks {
+    errors: Vec<FieldError>,
+    code: Option<&'static str>,
+}
+
+impl Checks {
+    /// Notes a mistake.
+    pub(crate) fn mistake(&mut self, field: impl Into<String>, message: impl Into<String>) {
+        self.errors.push(FieldError { field: field.into(), message: message.into() });
+    }
+
+    /// Notes a mistake that has a name of its own; the first of these names the problem.
+    pub(crate) fn refuse(
+        &mut self,
+        code: &'static str,
+        field: impl Into<String>,
+        message: impl Into<String>,
+    ) {
+        self.code.get_or_insert(code);
+        self.mistake(field, message);
+    }
+
+    /// Notes the mistake of a check that failed.
+    pub(crate) fn text<T>(&mut self, field: &str, result: Result<T, String>) -> Option<T> {
+        result.map_err(|message| self.mistake(field, message)).ok()
+    }
+
+    /// Notes a name that is blank or too long.
+    pub(crate) fn name(&mut self, field: &str, name: &str) {
+        if name.trim().is_empty() || name.chars().count() > MAX_NAME_LENGTH {
+            self.mistake(field, format!("must have 1 to {MAX_NAME_LENGTH} characters, not only spaces"));
+        }
+    }
+
+    /// Notes a number that is out of range.
+    pub(crate) fn in_range(&mut self, field: impl Into<String>, number: i64, least: i64, most: i64) {
+        if !(least..=most).contains(&number) {
+            self.mistake(field, format!("must be from {least} to {most}"));
+        }
+    }
+
+    /// Notes metadata that is no object or too large; `{}` where there is none.
+    pub(crate) fn metadata(&mut self, metadata: Option<JsonObject>) -> String {
+        let Some(metadata) = metadata else {
+            return "{}".to_owned();
+        };
+        let json = metadata.as_str();
+        if !json.starts_with('{') {
+            self.mistake("metadata", "must be a JSON object");
+        } else if json.len() > MAX_METADATA_BYTES {
+            self.mistake("metadata", format!("must have at most {MAX_METADATA_BYTES} bytes"));
+        }
+        json.to_owned()
+    }
+
+    /// Ends the checks.
+    ///
+    /// # Errors
+    /// 422 where there was a mistake.
+    pub(crate) fn done(self) -> Result<(), Problem> {
+        if self.errors.is_empty() {
+            return Ok(());
+        }
+        let problem = Problem::invalid(self.errors);
+        Err(Problem { code: self.code.unwrap_or(problem.code), ..problem })
+    }
+}

@@ -1,0 +1,13 @@
+//! What all operations have in common: bodies, parameters, pages, answers and refusals.
+
+pub(crate) mod answer;
+pub(crate) mod body;
+pub(crate) mod catalogue;
+pub(crate) mod check;
+pub(crate) mod edge;
+pub(crate) mod page;
+pub(crate) mod parameter;
+pub(crate) mod parameter_values;
+pub(crate) mod problem;
+pub(crate) mod refused;
+pub(crate) mod value;

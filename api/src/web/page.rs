@@ -1,0 +1,112 @@
+//! Lists: a page, and the cursor to the next.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use poem_openapi::Object;
+use poem_openapi::registry::MetaSchema;
+use poem_openapi::types::{ParseFromJSON, ToJSON};
+use postrider_shared::ids::ApplicationId;
+use postrider_shared::store::event_types::Place;
+use postrider_shared::store::page;
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::web::parameter::{InQuery, Parameter};
+use crate::web::parameter_values::Limit;
+
+/// A page of a list.
+#[derive(Debug, Object, Serialize)]
+pub(crate) struct Page<T: ParseFromJSON + ToJSON> {
+    /// The items. There may be fewer than `limit`, even none, while others follow.
+    pub(crate) data: Vec<T>,
+    /// Give it as `cursor` to get the next page; null: this was the last one.
+    pub(crate) next_cursor: Option<String>,
+}
+
+impl<T: ParseFromJSON + ToJSON> Page<T> {
+    /// What was read, as it is answered.
+    pub(crate) fn of<I: Into<T>>(page: page::Page<I>) -> Self {
+        Self {
+            data: page.items.into_iter().map(Into::into).collect(),
+            next_cursor: page.next.map(|id| Cursor(id).to_string()),
+        }
+    }
+}
+
+/// Where a page begins: opaque to clients, the last id of the page before to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cursor(pub(crate) Uuid);
+
+impl std::fmt::Display for Cursor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&URL_SAFE_NO_PAD.encode(self.0.as_bytes()))
+    }
+}
+
+impl Parameter for Cursor {
+    fn schema() -> MetaSchema {
+        MetaSchema { example: Some("AZjxoju0fV6PYHGCk6S1xg".into()), ..MetaSchema::new("string") }
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| Uuid::from_slice(&bytes).ok());
+        bytes.map(Self).ok_or_else(|| "must be the `next_cursor` of the page before".to_owned())
+    }
+}
+
+/// Where a page of a list of event types begins: the application and the name of the last one of the page
+/// before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PlaceCursor(pub(crate) Place);
+
+impl std::fmt::Display for PlaceCursor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (application, name) = &self.0;
+        f.write_str(&URL_SAFE_NO_PAD.encode([application.0.as_bytes(), name.as_bytes()].concat()))
+    }
+}
+
+impl Parameter for PlaceCursor {
+    fn schema() -> MetaSchema {
+        let example = PlaceCursor((ApplicationId(Uuid::from_u128(1)), "invoice.paid".to_owned()));
+        MetaSchema { example: Some(example.to_string().into()), ..MetaSchema::new("string") }
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let place = URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| {
+            let (application, name) = bytes.split_first_chunk::<16>()?;
+            let name = std::str::from_utf8(name).ok().filter(|name| is_name(name))?;
+            Some((ApplicationId(Uuid::from_bytes(*application)), name.to_owned()))
+        });
+        place.map(Self).ok_or_else(|| "must be the `next_cursor` of the page before".to_owned())
+    }
+}
+
+/// The names of event types are ASCII; whatever else there is, NUL is nothing that PostgreSQL could compare with.
+fn is_name(text: &str) -> bool {
+    text.len() <= 255 && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// The `limit` that was asked for, or the default.
+pub(crate) fn limit(limit: &InQuery<Limit>) -> u32 {
+    limit.0.map_or(Limit::DEFAULT, |limit| limit.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_is_read_as_it_was_written() {
+        let cursor = Cursor(Uuid::now_v7());
+        assert_eq!(Cursor::parse(&cursor.to_string()), Ok(cursor));
+        for text in ["", "x", "AZjxoju0fV6PYHGCk6S1", "\0"] {
+            assert!(Cursor::parse(text).is_err(), "{text}");
+        }
+        let cursor = PlaceCursor((ApplicationId(Uuid::now_v7()), "invoice.paid".to_owned()));
+        assert_eq!(PlaceCursor::parse(&cursor.to_string()), Ok(cursor));
+        for text in ["", "AA", "=", &URL_SAFE_NO_PAD.encode([0; 17]), &URL_SAFE_NO_PAD.encode([b'a'; 272])] {
+            assert!(PlaceCursor::parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Parameters in path and query: parsed once, each with its schema, and refused with its name.
+
+use poem::{Request, RequestBody};
+use poem_openapi::registry::{MetaParamIn, MetaSchema, MetaSchemaRef};
+use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
+
+use crate::web::problem::Problem;
+
+/// What a parameter's text is parsed into.
+pub(crate) trait Parameter: Sized + Send + Sync {
+    /// The name of the thing that a path names by it, and the code of its absence.
+    const THING: (&'static str, &'static str) = ("route_not_found", "route");
+
+    /// Its schema, with an example.
+    fn schema() -> MetaSchema;
+
+    /// Parses it.
+    ///
+    /// # Errors
+    /// With what it must be.
+    fn parse(text: &str) -> Result<Self, String>;
+}
+
+/// A part of the path. What cannot be parsed names nothing: 404. (poem-openapi tells parts of the path by the
+/// name of this type.)
+pub(crate) struct Path<T>(pub(crate) T);
+
+/// A parameter of the query that may be absent; given twice it is refused.
+pub(crate) struct InQuery<T>(pub(crate) Option<T>);
+
+/// A parameter of the query that may be repeated and means "any of"; `None` where it is absent.
+pub(crate) struct AnyOf<T>(pub(crate) Option<Vec<T>>);
+
+/// The most values a repeated parameter may have.
+const MAX_VALUES: usize = 100;
+
+impl<'a, T: Parameter> ApiExtractor<'a> for Path<T> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::Parameter];
+    const PARAM_IS_REQUIRED: bool = true;
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn param_in() -> Option<MetaParamIn> {
+        Some(MetaParamIn::Path)
+    }
+
+    fn param_schema_ref() -> Option<MetaSchemaRef> {
+        Some(MetaSchemaRef::Inline(Box::new(T::schema())))
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        _: &mut RequestBody,
+        options: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        let text = request.raw_path_param(options.name).unwrap_or_default();
+        let (code, what) = T::THING;
+        Ok(Self(T::parse(text).map_err(|_| Problem::not_found(code, what))?))
+    }
+}
+
+impl<'a, T: Parameter> ApiExtractor<'a> for InQuery<T> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::Parameter];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn param_in() -> Option<MetaParamIn> {
+        Some(MetaParamIn::Query)
+    }
+
+    fn param_schema_ref() -> Option<MetaSchemaRef> {
+        Some(MetaSchemaRef::Inline(Box::new(T::schema())))
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        _: &mut RequestBody,
+        options: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        let mut values = parse_all(request, options.name)?;
+        if values.len() > 1 {
+            return Err(Problem::invalid_field(options.name, "may be given once").into());
+        }
+        Ok(Self(values.pop()))
+    }
+}
+
+impl<'a, T: Parameter> ApiExtractor<'a> for AnyOf<T> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::Parameter];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn param_in() -> Option<MetaParamIn> {
+        Some(MetaParamIn::Query)
+    }
+
+    fn param_schema_ref() -> Option<MetaSchemaRef> {
+        let item = MetaSchemaRef::Inline(Box::new(T::schema()));
+        let list = MetaSchema {
+            items: Some(Box::new(item)),
+            max_items: Some(MAX_VALUES),
+            ..MetaSchema::new("array")
+        };
+        Some(MetaSchemaRef::Inline(Box::new(list)))
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        _: &mut RequestBody,
+        options: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        let values: Vec<T> = parse_all(request, options.name)?;
+        if values.len() > MAX_VALUES {
+            let message = format!("may be given {MAX_VALUES} times at most");
+            return Err(Problem::invalid_field(options.name, message).into());
+        }
+        Ok(Self(Some(values).filter(|values| !values.is_empty())))
+    }
+}
+
+fn parse_all<T: Parameter>(request: &Request, name: &str) -> Result<Vec<T>, Problem> {
+    let query = request.uri().query().unwrap_or_default();
+    url::form_urlencoded::parse(query.as_bytes())
+        .filter(|(key, _)| key == name)
+        .map(|(_, value)| T::parse(&value).map_err(|message| Problem::invalid_field(name, message)))
+        .collect()
+}

@@ -1,0 +1,274 @@
+//! What parameters are parsed into: ids, names, times, and the values of filters.
+
+use chrono::{DateTime, Utc};
+use poem_openapi::registry::MetaSchema;
+use postrider_shared::delivery::DeliveryStatus;
+use postrider_shared::event_type::EventType;
+use postrider_shared::ids::{
+    ApiKeyId, ApplicationId, DeliveryId, EmitRejectionId, EndpointId, EventId, ReplayId,
+};
+use postrider_shared::store::applications::ApplicationRef;
+
+use crate::accept::data;
+use crate::specification::syntax;
+use crate::web::parameter::Parameter;
+use crate::web::value;
+
+macro_rules! id_parameters {
+    ($($id:ident, $code:literal, $what:literal;)+) => { $(
+        impl Parameter for $id {
+            const THING: (&'static str, &'static str) = ($code, $what);
+
+            fn schema() -> MetaSchema {
+                let example = Some("0198f1a2-3b4c-7d5e-8f60-718293a4b5c6".into());
+                MetaSchema { example, ..MetaSchema::new_with_format("string", "uuid") }
+            }
+
+            fn parse(text: &str) -> Result<Self, String> {
+                value::id(text).map(Self).ok_or_else(|| "must be a UUID".to_owned())
+            }
+        }
+    )+ };
+}
+
+id_parameters! {
+    ApiKeyId, "api_key_not_found", "API key";
+    EndpointId, "endpoint_not_found", "endpoint";
+    EventId, "event_not_found", "event";
+    DeliveryId, "delivery_not_found", "delivery";
+    ReplayId, "replay_not_found", "replay";
+    EmitRejectionId, "emit_rejection_not_found", "rejection";
+}
+
+/// The id or the name of anything.
+#[derive(Debug, Clone)]
+pub(crate) struct ResourceId(pub(crate) String);
+
+impl Parameter for ResourceId {
+    fn schema() -> MetaSchema {
+        MetaSchema {
+            example: Some("0198f1a3-5d6e-7f70-8182-93a4b5c6d7e8".into()),
+            min_length: Some(1),
+            max_length: Some(255),
+            pattern: Some("^[A-Za-z0-9._-]{1,255}$".to_owned()),
+            ..MetaSchema::new("string")
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if let Some(id) = value::id(text) {
+            Ok(Self(id.to_string()))
+        } else if (1..=255).contains(&text.len()) && text.bytes().all(is_allowed) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("must be a UUID, or the name of an event type".to_owned())
+        }
+    }
+}
+
+impl Parameter for ApplicationRef {
+    const THING: (&'static str, &'static str) = ("application_not_found", "application");
+
+    fn schema() -> MetaSchema {
+        MetaSchema {
+            example: Some("acme".into()),
+            min_length: Some(1),
+            max_length: Some(255),
+            pattern: Some(syntax::APPLICATION.to_owned()),
+            ..MetaSchema::new("string")
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        if let Some(id) = value::id(text) {
+            return Ok(Self::Id(ApplicationId(id)));
+        }
+        check_characters(text).map(|()| Self::Uid(text.to_owned()))
+    }
+}
+
+fn check_characters(uid: &str) -> Result<(), String> {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:@+|~=".contains(&byte);
+    if (1..=255).contains(&uid.len()) && uid.bytes().all(is_allowed) {
+        return Ok(());
+    }
+    Err("must be 1 to 255 letters, digits and `. _ - : @ + | ~ =`".to_owned())
+}
+
+/// The syntax of a uid: it stands in paths, where `.` and `..` would not arrive, and cannot be taken for an
+/// id.
+///
+/// # Errors
+/// With what it must be.
+pub(crate) fn check_uid(uid: &str) -> Result<(), String> {
+    check_characters(uid)?;
+    if uid.starts_with('.') {
+        return Err("must not begin with a full stop".to_owned());
+    }
+    if uid.parse::<uuid::Uuid>().is_ok() {
+        return Err("must not be a UUID: it could be taken for an id".to_owned());
+    }
+    Ok(())
+}
+
+/// How many items a page has at most.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limit(pub u32);
+
+impl Limit {
+    /// Where none is given.
+    pub(crate) const DEFAULT: u32 = 50;
+    /// At most.
+    pub(crate) const MAX: u32 = 250;
+}
+
+impl Parameter for Limit {
+    fn schema() -> MetaSchema {
+        MetaSchema {
+            minimum: Some(1.0),
+            maximum: Some(f64::from(Self::MAX)),
+            default: Some(Self::DEFAULT.into()),
+            ..MetaSchema::new_with_format("integer", "int32")
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let number = text.parse().ok().filter(|number| (1..=Self::MAX).contains(number));
+        number.map(Self).ok_or_else(|| format!("must be a whole number from 1 to {}", Self::MAX))
+    }
+}
+
+impl Parameter for DateTime<Utc> {
+    fn schema() -> MetaSchema {
+        let example = Some("2026-01-31T12:00:00Z".into());
+        MetaSchema { example, ..MetaSchema::new_with_format("string", "date-time") }
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        value::time(text).ok_or_else(|| {
+            "must be a time such as `2026-01-31T12:00:00Z` (RFC 3339, to the year 9999; encode a `+` as `%2B`)"
+                .to_owned()
+        })
+    }
+}
+
+impl Parameter for bool {
+    fn schema() -> MetaSchema {
+        MetaSchema { default: Some(false.into()), ..MetaSchema::new("boolean") }
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| "must be `true` or `false`".to_owned())
+    }
+}
+
+impl Parameter for EventType {
+    const THING: (&'static str, &'static str) = ("event_type_not_found", "event type");
+
+    fn schema() -> MetaSchema {
+        MetaSchema {
+            example: Some("invoice.paid".into()),
+            max_length: Some(255),
+            pattern: Some(syntax::EVENT_TYPE.to_owned()),
+            ..MetaSchema::new("string")
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        Self::parse(text).map_err(|error| error.to_string())
+    }
+}
+
+impl Parameter for DeliveryStatus {
+    fn schema() -> MetaSchema {
+        let enum_items = Self::ALL.iter().map(|status| status.as_str().into()).collect();
+        MetaSchema { enum_items, example: Some("dead_letter".into()), ..MetaSchema::new("string") }
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let names = Self::ALL.iter().map(|status| status.as_str()).collect::<Vec<_>>().join(", ");
+        text.parse().map_err(|_| format!("must be one of {names}"))
+    }
+}
+
+/// A status of HTTP.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HttpStatus(pub i16);
+
+impl Parameter for HttpStatus {
+    fn schema() -> MetaSchema {
+        MetaSchema {
+            minimum: Some(100.0),
+            maximum: Some(599.0),
+            example: Some(500.into()),
+            ..MetaSchema::new_with_format("integer", "int32")
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let number = text.parse().ok().filter(|number| (100..=599).contains(number));
+        number.map(Self).ok_or_else(|| "must be a status from 100 to 599".to_owned())
+    }
+}
+
+/// A JSON object that an event's `data` must contain.
+#[derive(Debug, Clone)]
+pub(crate) struct Containment(pub(crate) String);
+
+impl Parameter for Containment {
+    fn schema() -> MetaSchema {
+        MetaSchema { example: Some(r#"{"currency":"EUR"}"#.into()), ..MetaSchema::new("string") }
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        data::check_depth(text).map_err(|defect| defect.to_string())?;
+        let raw: &serde_json::value::RawValue = serde_json::from_str(text)
+            .map_err(|_| "must be JSON, such as `{\"currency\":\"EUR\"}`".to_owned())?;
+        if !raw.get().starts_with('{') {
+            return Err("must be a JSON object, such as `{\"currency\":\"EUR\"}`".to_owned());
+        }
+        data::check(text).map_err(|defect| defect.to_string())?;
+        Ok(Self(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_application_is_named_by_id_or_uid() {
+        let id = "0198f1a2-3b4c-7d5e-8f60-718293a4b5c6";
+        assert!(matches!(ApplicationRef::parse(id), Ok(ApplicationRef::Id(_))));
+        assert_eq!(ApplicationRef::parse("acme:1"), Ok(ApplicationRef::Uid("acme:1".to_owned())));
+        for text in ["", "a b", "a/b", "é", "\0", &"a".repeat(256), &format!("{{{id}}}")] {
+            assert!(ApplicationRef::parse(text).is_err(), "{text}");
+        }
+        for uid in [id, ".", "..", ".a", "a b"] {
+            assert!(check_uid(uid).is_err(), "{uid}");
+        }
+    }
+
+    #[test]
+    fn ids_have_one_form() {
+        assert!(EventId::parse("0198f1a2-3b4c-7d5e-8f60-718293a4b5c6").is_ok());
+        for text in ["0198f1a23b4c7d5e8f60718293a4b5c6", "{0198f1a2-3b4c-7d5e-8f60-718293a4b5c6}", "1", ""] {
+            assert!(EventId::parse(text).is_err(), "{text}");
+        }
+        let upper = ResourceId::parse("0198F1A2-3B4C-7D5E-8F60-718293A4B5C6").expect("an id");
+        assert_eq!(upper.0, "0198f1a2-3b4c-7d5e-8f60-718293a4b5c6");
+    }
+
+    #[test]
+    fn limits_statuses_and_filters_are_bounded() {
+        for text in ["0", "251", "-1", "1.5", "x", ""] {
+            assert!(Limit::parse(text).is_err(), "{text}");
+        }
+        assert!(HttpStatus::parse("99").is_err() && HttpStatus::parse("503").is_ok());
+        for text in ["", "x", "[1]", "1", r#"{"a":"\u0000"}"#, r#"{"a":1e2000}"#, "{}x"] {
+            assert!(Containment::parse(text).is_err(), "{text}");
+        }
+        assert!(Containment::parse(r#" {"a":{"b":1}} "#).is_ok());
+    }
+}

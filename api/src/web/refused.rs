@@ -1,0 +1,105 @@
+//! Which refusals an operation documents. An operation answers `Result<_, Refused<{ … }>>`, and the
+//! specification lists exactly these statuses, besides those that any operation may answer.
+
+use http::StatusCode;
+use poem_openapi::ApiResponse;
+use poem_openapi::payload::Payload;
+use poem_openapi::registry::{MetaMediaType, MetaResponse, MetaResponses, MetaSchemaRef, Registry};
+use poem_openapi::types::Type;
+use postrider_shared::store::StoreError;
+
+use crate::web::problem::{CONTENT_TYPE, Problem, ProblemBody};
+
+/// Nothing besides 401, 403 and 503, which every operation may answer.
+pub(crate) const ALWAYS: u32 = 0;
+/// 404: there is no such thing.
+pub(crate) const NOT_FOUND: u32 = 1;
+/// 409: it is in a state that does not allow this.
+pub(crate) const CONFLICT: u32 = 1 << 1;
+/// 422: parameters or fields are not valid.
+pub(crate) const INVALID: u32 = 1 << 2;
+/// 400, 413, 415, 422: what may be wrong with a body.
+pub(crate) const BODY: u32 = INVALID | 1 << 3;
+
+/// 429: more often than it may be.
+pub(crate) const LIMITED: u32 = 1 << 4;
+
+/// A refusal, of an operation that documents `STATUSES`.
+#[derive(Debug)]
+pub(crate) struct Refused<const STATUSES: u32>(Problem);
+
+const TABLE: [(u32, StatusCode, &str); 10] = [
+    (
+        1 << 3,
+        StatusCode::BAD_REQUEST,
+        "The request cannot be understood: the body is not JSON, or a header is missing.",
+    ),
+    (0, StatusCode::UNAUTHORIZED, "No credential was sent, or it is unknown, expired or revoked."),
+    (0, StatusCode::FORBIDDEN, "The credential is known and does not allow this."),
+    (NOT_FOUND, StatusCode::NOT_FOUND, "There is no such thing, or it belongs to another application."),
+    (CONFLICT, StatusCode::CONFLICT, "The state of what is there does not allow this."),
+    (
+        1 << 3,
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "The body is too large: 262,144 bytes are the most, 4 MiB for a batch of events.",
+    ),
+    (1 << 3, StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is not `application/json`."),
+    (INVALID, StatusCode::UNPROCESSABLE_ENTITY, "Fields or parameters are not valid; `errors` names them."),
+    (
+        LIMITED,
+        StatusCode::TOO_MANY_REQUESTS,
+        "The application publishes more events per second than it may. Try again after `Retry-After`.",
+    ),
+    (
+        0,
+        StatusCode::SERVICE_UNAVAILABLE,
+        "The service is overloaded or its database away. Try again after `Retry-After`.",
+    ),
+];
+
+/// The media type of problems, for the specification.
+struct ProblemPayload;
+
+impl Payload for ProblemPayload {
+    const CONTENT_TYPE: &'static str = CONTENT_TYPE;
+
+    fn schema_ref() -> MetaSchemaRef {
+        ProblemBody::schema_ref()
+    }
+}
+
+impl<const STATUSES: u32> ApiResponse for Refused<STATUSES> {
+    fn meta() -> MetaResponses {
+        let documented = TABLE.iter().filter(|(bit, ..)| *bit == ALWAYS || STATUSES & bit != 0);
+        let responses = documented.map(|&(_, status, description)| MetaResponse {
+            description,
+            status: Some(status.as_u16()),
+            status_range: None,
+            content: vec![MetaMediaType { content_type: CONTENT_TYPE, schema: ProblemPayload::schema_ref() }],
+            headers: Vec::new(),
+        });
+        MetaResponses { responses: responses.collect() }
+    }
+
+    fn register(registry: &mut Registry) {
+        ProblemBody::register(registry);
+    }
+}
+
+impl<const STATUSES: u32> From<Problem> for Refused<STATUSES> {
+    fn from(problem: Problem) -> Self {
+        Self(problem)
+    }
+}
+
+impl<const STATUSES: u32> From<StoreError> for Refused<STATUSES> {
+    fn from(error: StoreError) -> Self {
+        Self(error.into())
+    }
+}
+
+impl<const STATUSES: u32> From<Refused<STATUSES>> for poem::Error {
+    fn from(refused: Refused<STATUSES>) -> Self {
+        refused.0.into()
+    }
+}
