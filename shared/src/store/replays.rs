@@ -99,7 +99,6 @@ macro_rules! columns {
     };
 }
 
-/// Makes those who ask for replays of one application take turns, so that they count right.
 /// Ids lie within a minute of the time that is told of what they name.
 const CREATE: &str = concat!(
     "-- replays.create
