@@ -2,7 +2,7 @@
 //! became of them can be read. It never sends a webhook and never touches Redis.
 //!
 //! An event that is answered 202 is on disk together with its deliveries and their outbox rows: events that
-//! arrive together are stored by one statement (`batch`).
+//! arrive together are stored by one statement (`accept::batch`).
 
 mod accept;
 mod app;

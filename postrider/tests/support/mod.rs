@@ -70,7 +70,11 @@ impl Bed {
     /// A connection to the test's Redis.
     pub async fn redis(&self) -> redis::aio::MultiplexedConnection {
         let client = redis::Client::open(self.source.get("REDIS_URL").expect("it was set")).expect("a URL");
-        client.get_multiplexed_async_connection().await.expect("Redis")
+        // Looking at all keys, of all tests beside, may take a while.
+        let config = redis::AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(DEADLINE))
+            .set_response_timeout(Some(DEADLINE));
+        client.get_multiplexed_async_connection_with_config(&config).await.expect("Redis")
     }
 
     /// Removes every key of this test from Redis at once: what FLUSHALL does to an installation of its own.
