@@ -169,3 +169,31 @@ async fn a_rate_limit_holds_in_any_ten_seconds_across_deliverers_that_come_and_g
     drop(processes);
     bed.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_accepted_for_a_backlog_joins_it_and_passes_the_relay_by() {
+    let bed = Bed::new().await;
+    let api = Process::start(&bed, "api", &[]);
+    api.ready().await;
+    let producer = Producer::new(api.listen).await;
+    let receiver = Receiver::accepting().await;
+    producer.endpoint(json!({"url": receiver.url("/behind"), "event_types": ["behind"]})).await;
+    producer.endpoint(json!({"url": receiver.url("/free"), "event_types": ["free", "behind"]})).await;
+    let first = producer.publish("behind", json!({"n": 0})).await;
+    let park = "update outbox o set parked = true
+                from deliveries d join endpoints e on e.id = d.endpoint_id
+                where d.id = o.delivery_id and e.url like '%/behind'";
+    assert_eq!(bed.sql().await.execute(park, &[]).await.expect("parked"), 1);
+
+    producer.publish("behind", json!({"n": 1})).await;
+    producer.publish("free", json!({"n": 2})).await;
+    let parked = "select count(*) from outbox where parked";
+    assert_eq!((bed.count(parked).await, bed.count("select count(*) from outbox").await), (2, 5));
+    let processes = ["relay", "deliverer"].map(|role| Process::start(&bed, role, &[]));
+    let webhooks = receiver.wait_for(5).await;
+    let behind: Vec<_> = webhooks.iter().filter(|webhook| webhook.path == "/behind").collect();
+    assert_eq!(behind[0].id(), text(&first["event_id"]), "the oldest first");
+    assert_eq!(behind.len(), 2);
+    drop((processes, api));
+    bed.finish().await;
+}

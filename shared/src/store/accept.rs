@@ -173,13 +173,25 @@ delivered as (
     ) d
     returning id, endpoint_id
 ),
+-- Where something waits for room, what comes joins it at once: the relay, which takes from all endpoints in one
+-- line, has nothing to do with it, and nobody stands behind a backlog that is not his own.
+backlogged as materialized (
+    select endpoint_id
+    from (select distinct endpoint_id from subscribed) s
+    where (
+        select true from outbox p
+        where p.parked and p.endpoint_id = s.endpoint_id and not p.bulk
+        limit 1
+    )
+),
 queued as (
-    insert into outbox (delivery_id, endpoint_id)
-    select id, endpoint_id from delivered
-    returning id
+    insert into outbox (delivery_id, endpoint_id, parked)
+    select d.id, d.endpoint_id, b.endpoint_id is not null
+    from delivered d left join backlogged b using (endpoint_id)
+    returning parked
 ),
 notified as (
-    select pg_notify('postrider_outbox', '') from queued limit 1
+    select pg_notify('postrider_outbox', '') from queued where not parked limit 1
 )
 select h.ordinal, h.refusal, h.application_id, h.event_hash, k.event_id, k.deliveries_queued,
        coalesce(f.endpoints, 0)::integer, (select count(*) from notified) as notifications
