@@ -72,7 +72,7 @@ fn readiness(health: &Health) -> Response {
         .into_iter()
         .map(|(name, reason)| (name, Part { status: if reason.is_none() { "up" } else { "down" }, reason }))
         .collect();
-    let is_ready = parts.values().all(|part| part.reason.is_none());
+    let is_ready = !parts.is_empty() && parts.values().all(|part| part.reason.is_none());
     let (status, code) =
         if is_ready { ("ready", StatusCode::OK) } else { ("not_ready", StatusCode::SERVICE_UNAVAILABLE) };
     json(code, &Readiness { status, parts })
@@ -94,6 +94,7 @@ mod tests {
     #[test]
     fn readiness_is_lost_with_any_part() {
         let health = Health::default();
+        assert_eq!(readiness(&health).status(), StatusCode::SERVICE_UNAVAILABLE);
         health.expect("postgresql");
         assert_eq!(readiness(&health).status(), StatusCode::SERVICE_UNAVAILABLE);
         health.up("postgresql");

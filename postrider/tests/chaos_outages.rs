@@ -97,7 +97,6 @@ async fn services_that_start_before_postgresql_wait_for_it() {
         within(Duration::from_secs(20), "a service that says what it waits for", async || {
             let (status, answer) = process.health("ready").await?;
             assert_eq!(status, 503, "{answer}");
-            assert_eq!(answer["parts"][&part]["status"], "down");
             answer["parts"][&part]["reason"].as_str()?.contains("PostgreSQL cannot be reached").then_some(())
         })
         .await;

@@ -36,16 +36,10 @@ impl Health {
         }
     }
 
-    /// Each part with `None` where it works, or the reason why it does not.
+    /// Each part with `None` where it works, or the reason why it does not. None yet: the service has not begun.
     #[must_use]
     pub fn parts(&self) -> BTreeMap<&'static str, Option<String>> {
         self.lock().clone()
-    }
-
-    /// True when every part works.
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
-        self.lock().values().all(Option::is_none)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, Option<String>>> {
