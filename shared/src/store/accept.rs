@@ -181,6 +181,7 @@ backlogged as materialized (
     where (
         select true from outbox p
         where p.parked and p.endpoint_id = s.endpoint_id and not p.bulk
+        order by p.delivery_id
         limit 1
     )
 ),

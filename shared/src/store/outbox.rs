@@ -102,9 +102,14 @@ endpoint as (
            e.rate_limit, h.state = 'open' as is_breaker_open,
            -- A deleted endpoint passes: the claim cancels what belongs to it.
            e.id is null or e.deleted_at is not null or e.is_active as is_open,
-           -- No `exists`, which PostgreSQL may answer by hashing all that is parked.
-           (select true from outbox p where p.parked and p.endpoint_id = t.endpoint_id and not p.bulk limit 1)
-               is not null as has_parked
+           -- No `exists`, which PostgreSQL may answer by hashing all that is parked; and in order, or it might
+           -- look through the table for the first of so many.
+           (
+               select true from outbox p
+               where p.parked and p.endpoint_id = t.endpoint_id and not p.bulk
+               order by p.delivery_id
+               limit 1
+           ) is not null as has_parked
     from (select distinct endpoint_id from taken) t
     left join endpoints e on e.id = t.endpoint_id
     left join endpoint_health h on h.endpoint_id = t.endpoint_id
@@ -297,7 +302,12 @@ with recursive walk as (
     where w.endpoint_id is not null
 )
 select w.endpoint_id, e.id is null or e.deleted_at is not null or e.is_active as is_open,
-       exists (select from outbox b where b.parked and b.endpoint_id = w.endpoint_id and b.bulk) as has_bulk
+       (
+           select true from outbox b
+           where b.parked and b.endpoint_id = w.endpoint_id and b.bulk
+           order by b.delivery_id
+           limit 1
+       ) is not null as has_bulk
 from (select endpoint_id from walk where endpoint_id is not null limit $2) w
 left join endpoints e on e.id = w.endpoint_id";
 
