@@ -80,10 +80,19 @@ pub enum ApplicationRef {
     Uid(String),
 }
 
-const CREATE: &str = "-- applications.create
+macro_rules! columns {
+    () => {
+        "id, uid, name, metadata::text, is_active, ingest_rate_limit, strict_event_types, created_at, updated_at"
+    };
+}
+
+const CREATE: &str = concat!(
+    "-- applications.create
 insert into applications (uid, name, metadata, ingest_rate_limit, strict_event_types)
 values ($1, $2, $3::text::jsonb, $4, $5)
-returning id, uid, name, metadata::text, is_active, ingest_rate_limit, strict_event_types, created_at, updated_at";
+returning ",
+    columns!()
+);
 
 /// Makes an application and its first API key, both or neither.
 ///
@@ -121,10 +130,14 @@ pub async fn create(
     Ok((created, key))
 }
 
-const FIND: &str = "-- applications.find
-select id, uid, name, metadata::text, is_active, ingest_rate_limit, strict_event_types, created_at, updated_at
+const FIND: &str = concat!(
+    "-- applications.find
+select ",
+    columns!(),
+    "
 from applications
-where (id = $1 or uid = $2) and deleted_at is null";
+where (id = $1 or uid = $2) and deleted_at is null"
+);
 
 /// Finds an application by its id or uid.
 ///
@@ -141,12 +154,16 @@ pub async fn find(store: &Store, reference: &ApplicationRef) -> Result<Option<Ap
     Ok(row.as_ref().map(parse))
 }
 
-const LIST: &str = "-- applications.list
-select id, uid, name, metadata::text, is_active, ingest_rate_limit, strict_event_types, created_at, updated_at
+const LIST: &str = concat!(
+    "-- applications.list
+select ",
+    columns!(),
+    "
 from applications
 where id < $1 and deleted_at is null
 order by id desc
-limit $2";
+limit $2"
+);
 
 /// Applications, newest first, `limit` at most.
 ///
@@ -178,18 +195,25 @@ pub(super) async fn take_turn(
     Ok(transaction.query_opt(&lock, &[&application]).await?.map(|row| row.get(0)))
 }
 
-const LOCK: &str = "-- applications.lock_to_change
-select id, uid, name, metadata::text, is_active, ingest_rate_limit, strict_event_types, created_at, updated_at
+const LOCK: &str = concat!(
+    "-- applications.lock_to_change
+select ",
+    columns!(),
+    "
 from applications
 where id = $1 and deleted_at is null
-for no key update";
+for no key update"
+);
 
-const UPDATE: &str = "-- applications.update
+const UPDATE: &str = concat!(
+    "-- applications.update
 update applications
 set uid = $2, name = $3, metadata = $4::text::jsonb, is_active = $5, ingest_rate_limit = $6,
     strict_event_types = $7, updated_at = now()
 where id = $1
-returning id, uid, name, metadata::text, is_active, ingest_rate_limit, strict_event_types, created_at, updated_at";
+returning ",
+    columns!()
+);
 
 /// Changes an application to what `change` makes of it; `None`: there is none.
 ///
