@@ -17,7 +17,8 @@ const MOST: f64 = 1.5;
 const NOISE: f64 = 8.0;
 
 /// Fills six weeks with `count` events, each with a delivery that has succeeded at its first attempt; every
-/// hundredth is still open, but not due. No statistics are gathered: nothing may depend on them.
+/// hundredth is still open, but not due. As many are parked for an endpoint that is disabled. No statistics are gathered,
+/// for nothing may depend on them; but of the outbox, where those of one endpoint's backlog are misleading.
 async fn fill(bed: &Bed, count: i64) {
     let sql = bed.sql().await;
     let weeks = "
@@ -33,7 +34,7 @@ async fn fill(bed: &Bed, count: i64) {
             select (left(first_id(now() - interval '35 days' * random())::text, 18)
                     || right(gen_random_uuid()::text, 18))::uuid as id
             from generate_series(1, $count)
-        ) i cross join (select id as endpoint_id, application_id from endpoints limit 1) e (id, application_id)
+        ) i cross join (select id as endpoint_id, application_id from endpoints where is_active) e (id, application_id)
         order by 1;
         insert into events (id, application_id, event_type, payload, idempotency_key, created_at)
         select id, application_id, 'user.created', '{\"id\": 1}', id::text, id_time(id) from history;
@@ -51,6 +52,9 @@ async fn fill(bed: &Bed, count: i64) {
         select id, 1, 'succeeded', 204 from history;
         insert into outbox (delivery_id, endpoint_id, due_at)
         select id, endpoint_id, next_retry_at from deliveries where completed_at is null;
+        insert into outbox (delivery_id, endpoint_id, parked)
+        select h.id, e.id, true from history h cross join (select id from endpoints where not is_active) e;
+        analyze outbox;
         drop table history;";
     sql.batch_execute(&weeks.replace("$count", &count.to_string())).await.expect("a history");
 }
@@ -66,6 +70,7 @@ async fn work(count: i64) -> BTreeMap<String, f64> {
     let receiver = Receiver::start(|webhook| if webhook.attempt == 1 { 500 } else { 204 }).await;
     let producer = Producer::new(services.api).await;
     let endpoint = producer.endpoint(json!({"url": receiver.url("/"), "retry_schedule": [0]})).await;
+    producer.endpoint(json!({"url": receiver.url("/"), "is_active": false})).await;
     fill(&bed, count).await;
     services.relay(&bed, &[]);
     services.deliverer(&bed, &[]);

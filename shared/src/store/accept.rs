@@ -1,5 +1,6 @@
 //! Accepting events: many at once, in one statement that is its own transaction.
 
+use super::outbox::has_parked;
 use super::{Store, StoreError};
 use crate::event_type::EventType;
 use crate::ids::{ApplicationId, EventId};
@@ -89,7 +90,8 @@ pub enum Accepted {
 /// The SQL that stores a batch. Equal keys are collapsed to the first of them, and keys are inserted in
 /// their order, so that two batches never wait for each other in a circle. Endpoints are matched here,
 /// so that one that was created a moment ago counts. One notification for all.
-const ACCEPT: &str = "-- events.accept
+const ACCEPT: &str = concat!(
+    "-- events.accept
 with input as materialized (
     select i.ordinal, i.idempotency_key, i.event_type, i.patterns::text[] as patterns,
            i.data::jsonb as payload, uuid_v7() as event_id,
@@ -178,12 +180,9 @@ delivered as (
 backlogged as materialized (
     select endpoint_id
     from (select distinct endpoint_id from subscribed) s
-    where (
-        select true from outbox p
-        where p.parked and p.endpoint_id = s.endpoint_id and not p.bulk
-        order by p.delivery_id
-        limit 1
-    )
+    where ",
+    has_parked!("s.endpoint_id", "false"),
+    "
 ),
 queued as (
     insert into outbox (delivery_id, endpoint_id, parked)
@@ -198,7 +197,8 @@ select h.ordinal, h.refusal, h.application_id, h.event_hash, k.event_id, k.deliv
        coalesce(f.endpoints, 0)::integer, (select count(*) from notified) as notifications
 from hashed h
 left join keyed k using (event_id)
-left join fanout f using (event_id)";
+left join fanout f using (event_id)"
+);
 
 /// What was stored earlier under a key. A statement of its own: the snapshot of the other one may be
 /// older than the commit that won the key.

@@ -7,6 +7,7 @@ use postgres_types::Json;
 use tokio_postgres::Row;
 
 use super::headers::StoredHeader;
+use super::outbox::is_not_parked;
 use super::page::id_bounds;
 use super::secrets::StoredKey;
 use super::{Store, StoreError, operational};
@@ -83,7 +84,8 @@ pub struct Claim {
 
 /// Rows are locked in the order of their ids, and judged as they are then: an id may be stale. The bounds
 /// of the ids leave all partitions but theirs aside.
-const CLAIM: &str = "-- deliveries.claim
+const CLAIM: &str = concat!(
+    "-- deliveries.claim
 with seen as materialized (
     select d.id, d.event_id, d.endpoint_id, d.attempt_count, d.max_attempts,
            d.next_retry_at, d.lease_id, d.completed_at, d.position, d.replay_id
@@ -143,11 +145,9 @@ parked as (
     select j.id, j.endpoint_id, true
     from judged j
     where j.verdict = 'disabled'
-      and (
-          select true from outbox o
-          where o.parked and o.endpoint_id = j.endpoint_id and o.bulk = any ('{f,t}') and o.delivery_id = j.id
-          limit 1
-      ) is null
+      and ",
+    is_not_parked!("j.endpoint_id", "j.id"),
+    "
 ),
 -- Once for each endpoint, however many of its deliveries are claimed.
 key as materialized (
@@ -168,7 +168,8 @@ left join lease l on j.verdict = 'claimed'
 left join endpoints e on j.verdict = 'claimed' and e.id = j.endpoint_id
 left join events v on j.verdict = 'claimed' and v.id = j.event_id and v.expunged_at is null
 left join key k on k.endpoint_id = e.id
-order by j.id";
+order by j.id"
+);
 
 /// Takes a lease on those of the deliveries that are open and due, and tells what it saw of every one.
 ///

@@ -85,7 +85,38 @@ select pg_advisory_xact_lock_shared($1)";
 const READ_EPOCH: &str = "-- queue_epoch.read
 select epoch from queue_epoch where shard = 0";
 
-const TAKE: &str = "-- outbox.take
+/// SQL: whether anything of an endpoint is parked, by bulk replays or beside them. Not by `exists`, which
+/// PostgreSQL may answer by hashing all that is parked; and in order, so that it goes by the index, instead of
+/// looking through the table for the first of very many.
+macro_rules! has_parked {
+    ($endpoint:literal, $bulk:literal) => {
+        concat!(
+            "(select true from outbox o where o.parked and o.endpoint_id = ",
+            $endpoint,
+            " and o.bulk = ",
+            $bulk,
+            " order by o.delivery_id limit 1) is not null"
+        )
+    };
+}
+pub(super) use has_parked;
+
+/// SQL: whether a delivery is not parked; not by `exists` either.
+macro_rules! is_not_parked {
+    ($endpoint:literal, $delivery:literal) => {
+        concat!(
+            "(select true from outbox o where o.parked and o.endpoint_id = ",
+            $endpoint,
+            " and o.bulk = any ('{f,t}') and o.delivery_id = ",
+            $delivery,
+            " limit 1) is null"
+        )
+    };
+}
+pub(super) use is_not_parked;
+
+const TAKE: &str = concat!(
+    "-- outbox.take
 with taken as (
     delete from outbox
     where id = any (array(
@@ -102,14 +133,9 @@ endpoint as (
            e.rate_limit, h.state = 'open' as is_breaker_open,
            -- A deleted endpoint passes: the claim cancels what belongs to it.
            e.id is null or e.deleted_at is not null or e.is_active as is_open,
-           -- No `exists`, which PostgreSQL may answer by hashing all that is parked; and in order, or it might
-           -- look through the table for the first of so many.
-           (
-               select true from outbox p
-               where p.parked and p.endpoint_id = t.endpoint_id and not p.bulk
-               order by p.delivery_id
-               limit 1
-           ) is not null as has_parked
+           ",
+    has_parked!("t.endpoint_id", "false"),
+    " as has_parked
     from (select distinct endpoint_id from taken) t
     left join endpoints e on e.id = t.endpoint_id
     left join endpoint_health h on h.endpoint_id = t.endpoint_id
@@ -118,7 +144,8 @@ select t.delivery_id, t.endpoint_id, e.concurrency_limit, e.rate_limit, e.is_bre
        e.has_parked, false as bulk, t.due_at,
        extract(epoch from clock_timestamp() - t.due_at)::float8 as late_by
 from taken t join endpoint e using (endpoint_id)
-order by t.id";
+order by t.id"
+);
 
 const UNPARK: &str = "-- outbox.unpark
 with taken as (
@@ -283,7 +310,8 @@ pub struct ParkedEndpoint {
     pub has_bulk: bool,
 }
 
-const PARKED_ENDPOINTS: &str = "-- outbox.parked_endpoints
+const PARKED_ENDPOINTS: &str = concat!(
+    "-- outbox.parked_endpoints
 with recursive walk as (
     (
         select endpoint_id from outbox
@@ -302,14 +330,12 @@ with recursive walk as (
     where w.endpoint_id is not null
 )
 select w.endpoint_id, e.id is null or e.deleted_at is not null or e.is_active as is_open,
-       (
-           select true from outbox b
-           where b.parked and b.endpoint_id = w.endpoint_id and b.bulk
-           order by b.delivery_id
-           limit 1
-       ) is not null as has_bulk
+       ",
+    has_parked!("w.endpoint_id", "true"),
+    " as has_bulk
 from (select endpoint_id from walk where endpoint_id is not null limit $2) w
-left join endpoints e on e.id = w.endpoint_id";
+left join endpoints e on e.id = w.endpoint_id"
+);
 
 /// The next endpoints after `after` that have parked rows, by a walk over the index that touches one
 /// entry for each.

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::outbox::EPOCH_LOCK;
+use super::outbox::{EPOCH_LOCK, is_not_parked};
 use super::{Store, StoreError};
 use crate::ids::{DeliveryId, EndpointId};
 
@@ -71,7 +71,8 @@ pub async fn begin_epoch<E: From<StoreError>>(
     Ok(())
 }
 
-const STEP: &str = "-- deliveries.reconcile
+const STEP: &str = concat!(
+    "-- deliveries.reconcile
 with state as materialized (
     select reconcile_cursor from queue_epoch
     where shard = 0 and reconcile_cursor is not null
@@ -93,13 +94,9 @@ queued as (
     select p.id, p.endpoint_id
     from page p
     where p.lease_id is null and p.next_retry_at <= now()
-      -- No `exists`, which PostgreSQL may answer by hashing all that is parked.
-      and (
-          select true from outbox o
-          where o.parked and o.endpoint_id = p.endpoint_id and o.bulk = any ('{f,t}')
-            and o.delivery_id = p.id
-          limit 1
-      ) is null
+      and ",
+    is_not_parked!("p.endpoint_id", "p.id"),
+    "
     returning id
 ),
 advanced as (
@@ -110,7 +107,8 @@ advanced as (
     returning q.reconcile_cursor
 )
 select (select count(*) from queued), (select reconcile_cursor is null from advanced),
-       (select count(pg_notify('postrider_outbox', '')) from (select from queued limit 1) n)";
+       (select count(pg_notify('postrider_outbox', '')) from (select from queued limit 1) n)"
+);
 
 /// Puts the next open deliveries that are due and not leased back into the outbox, `limit` at a time, and
 /// answers how many there were, or `None` when all is done. Duplicates are harmless: they find their
@@ -135,7 +133,8 @@ pub struct Overdue {
     pub endpoint_id: EndpointId,
 }
 
-const OVERDUE: &str = "-- deliveries.overdue
+const OVERDUE: &str = concat!(
+    "-- deliveries.overdue
 with page as materialized (
     select d.id, d.endpoint_id, d.lease_id, d.next_retry_at, d.position
     from deliveries d
@@ -145,20 +144,17 @@ with page as materialized (
 )
 select p.id, p.endpoint_id,
        p.lease_id is null and p.next_retry_at < now() - interval '60 seconds'
-       -- No `exists`, which PostgreSQL may answer by hashing all that is parked.
-       and (
-           select true from outbox o
-           where o.parked and o.endpoint_id = p.endpoint_id and o.bulk = any ('{f,t}')
-             and o.delivery_id = p.id
-           limit 1
-       ) is null
+       and ",
+    is_not_parked!("p.endpoint_id", "p.id"),
+    "
        -- Where order is kept, only the first of an endpoint is late.
        and not exists (
            select from deliveries b
            where b.endpoint_id = p.endpoint_id and b.position < p.position and b.completed_at is null
        ) as is_overdue
 from page p
-order by p.id";
+order by p.id"
+);
 
 /// Looks at the next `limit` open deliveries after `after`: which are overdue by more than a minute and
 /// neither leased nor parked, and where to go on (`None`: from the beginning).
