@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use poem::web::Data;
-use poem_openapi::types::MaybeUndefined::{self, Null, Undefined, Value};
+use poem_openapi::types::MaybeUndefined;
 use poem_openapi::{Object, OpenApi};
 use postrider_shared::store::StoreError;
 use postrider_shared::store::api_keys::NewApiKey;
@@ -16,7 +16,7 @@ use crate::auth::key::FreshKey;
 use crate::auth::{self, Caller, Scope};
 use crate::web::answer::{Created, Done, Found};
 use crate::web::body::JsonBody;
-use crate::web::check::Checks;
+use crate::web::check::{Checks, set};
 use crate::web::page::{Cursor, Page, limit};
 use crate::web::parameter::{InQuery, Path};
 use crate::web::parameter_values::{Limit, check_uid};
@@ -154,52 +154,32 @@ impl UpdateApplicationRequest {
     /// long as it is what is there already.
     fn apply(self, current: &applications::Application, caller: &Caller) -> Result<Update, Problem> {
         let mut checks = Checks::default();
-        let name = match self.name {
-            Undefined => current.name.clone(),
-            Null => {
-                checks.mistake("name", "must not be null");
-                String::new()
-            }
-            Value(name) => {
-                checks.name("name", &name);
-                name
-            }
+        let mut update = Update {
+            uid: current.uid.clone(),
+            name: current.name.clone(),
+            metadata: current.metadata.clone(),
+            is_active: current.is_active,
+            ingest_rate_limit: current.ingest_rate_limit,
+            strict_event_types: current.strict_event_types,
         };
-        let uid = match self.uid {
-            Undefined => current.uid.clone(),
-            Null => None,
-            Value(uid) => {
-                checks.text("uid", check_uid(&uid));
-                Some(uid)
-            }
-        };
-        let metadata = match self.metadata {
-            Undefined => current.metadata.clone(),
-            Null => "{}".to_owned(),
-            Value(metadata) => checks.metadata(Some(metadata)),
-        };
-        let is_active = match self.is_active {
-            Undefined => current.is_active,
-            Null => {
-                checks.mistake("is_active", "must not be null");
-                current.is_active
-            }
-            Value(is_active) => is_active,
-        };
-        let ingest_rate_limit = match self.ingest_rate_limit {
-            Undefined => current.ingest_rate_limit,
-            Null => None,
-            Value(rate) => {
-                check_rate(&mut checks, rate);
-                Some(rate)
-            }
-        };
-        let strict_event_types = match self.strict_event_types {
-            Undefined => current.strict_event_types,
-            Null => false,
-            Value(is_strict) => is_strict,
-        };
-        let is_same = (&uid, is_active, ingest_rate_limit)
+        if let Some(name) = checks.not_null("name", self.name) {
+            checks.name("name", &name);
+            update.name = name;
+        }
+        set(&mut update.uid, None, self.uid, |uid| {
+            checks.text("uid", check_uid(&uid));
+            Some(uid)
+        });
+        set(&mut update.metadata, "{}".to_owned(), self.metadata, |json| checks.metadata(Some(json)));
+        if let Some(is_active) = checks.not_null("is_active", self.is_active) {
+            update.is_active = is_active;
+        }
+        set(&mut update.ingest_rate_limit, None, self.ingest_rate_limit, |rate| {
+            check_rate(&mut checks, rate);
+            Some(rate)
+        });
+        set(&mut update.strict_event_types, false, self.strict_event_types, |is_strict| is_strict);
+        let is_same = (&update.uid, update.is_active, update.ingest_rate_limit)
             == (&current.uid, current.is_active, current.ingest_rate_limit);
         if matches!(caller, Caller::Application(_)) && !is_same {
             return Err(auth::admin_required(
@@ -207,7 +187,7 @@ impl UpdateApplicationRequest {
             ));
         }
         checks.done()?;
-        Ok(Update { uid, name, metadata, is_active, ingest_rate_limit, strict_event_types })
+        Ok(update)
     }
 }
 

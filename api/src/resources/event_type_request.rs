@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 use crate::schema::{self, Checked, Schema};
-use crate::web::check::Checks;
+use crate::web::check::{Checks, set};
 use crate::web::problem::Problem;
 use crate::web::value::JsonObject;
 
@@ -88,25 +88,17 @@ impl UpdateEventTypeRequest {
     /// # Errors
     /// 422.
     pub(crate) async fn apply(&self, seen: &EventTypeEntry) -> Result<EventTypeSettings, Problem> {
-        let json = |changed: &MaybeUndefined<JsonObject>, current: &Option<String>| match changed {
-            MaybeUndefined::Undefined => current.clone(),
-            MaybeUndefined::Null => None,
-            MaybeUndefined::Value(json) => Some(json.as_str().to_owned()),
+        let mut settings = EventTypeSettings {
+            description: seen.description.clone(),
+            example: seen.example.clone(),
+            json_schema: seen.json_schema.clone(),
+            is_archived: seen.is_archived,
         };
-        let settings = EventTypeSettings {
-            description: match &self.description {
-                MaybeUndefined::Undefined => seen.description.clone(),
-                MaybeUndefined::Null => String::new(),
-                MaybeUndefined::Value(text) => text.clone(),
-            },
-            example: json(&self.example, &seen.example),
-            json_schema: json(&self.json_schema, &seen.json_schema),
-            is_archived: match self.is_archived {
-                MaybeUndefined::Undefined => seen.is_archived,
-                MaybeUndefined::Null => false,
-                MaybeUndefined::Value(is_archived) => is_archived,
-            },
-        };
+        let json = |json: &JsonObject| Some(json.as_str().to_owned());
+        set(&mut settings.description, String::new(), self.description.as_ref(), Clone::clone);
+        set(&mut settings.example, None, self.example.as_ref(), json);
+        set(&mut settings.json_schema, None, self.json_schema.as_ref(), json);
+        set(&mut settings.is_archived, false, self.is_archived, |is_archived| is_archived);
         check(Checks::default(), settings).await
     }
 }

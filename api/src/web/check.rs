@@ -1,5 +1,7 @@
 //! Gathers what is wrong with the fields of a body, so that all of it is told at once.
 
+use poem_openapi::types::MaybeUndefined::{self, Null, Undefined, Value};
+
 use crate::web::problem::{FieldError, Problem};
 use crate::web::value::JsonObject;
 
@@ -44,6 +46,18 @@ impl Checks {
         }
     }
 
+    /// What is given for a field that cannot be null; notes it where it is.
+    pub(crate) fn not_null<T>(&mut self, field: &str, given: MaybeUndefined<T>) -> Option<T> {
+        match given {
+            Undefined => None,
+            Null => {
+                self.mistake(field, "must not be null");
+                None
+            }
+            Value(value) => Some(value),
+        }
+    }
+
     /// Notes a number that is out of range.
     pub(crate) fn in_range(&mut self, field: impl Into<String>, number: i64, least: i64, most: i64) {
         if !(least..=most).contains(&number) {
@@ -75,5 +89,14 @@ impl Checks {
         }
         let problem = Problem::invalid(self.errors);
         Err(Problem { code: self.code.unwrap_or(problem.code), ..problem })
+    }
+}
+
+/// Changes a field as a PATCH says: what is absent stays as it is, null means the default.
+pub(crate) fn set<T, G>(field: &mut T, default: T, given: MaybeUndefined<G>, checked: impl FnOnce(G) -> T) {
+    match given {
+        Undefined => {}
+        Null => *field = default,
+        Value(value) => *field = checked(value),
     }
 }

@@ -11,7 +11,7 @@ use crate::resources::endpoints::check::{
     UrlRules, check_filter, check_headers, check_patterns, check_schedule, check_sensitive, check_statuses,
     check_url, checked_small,
 };
-use crate::web::check::Checks;
+use crate::web::check::{Checks, set};
 use crate::web::value::JsonObject;
 
 const MAX_DESCRIPTION_LENGTH: usize = 1_000;
@@ -59,13 +59,9 @@ impl Fields {
     /// Sets what is given, and notes every mistake. Fields that are not given are not judged: they may be
     /// older than the rules.
     pub(crate) fn apply(self, settings: &mut EndpointSettings, checks: &mut Checks, rules: &UrlRules) {
-        match self.url {
-            Undefined => {}
-            Null => checks.mistake("url", "must not be null"),
-            Value(url) => {
-                check_url(checks, &url, rules);
-                settings.url = url;
-            }
+        if let Some(url) = checks.not_null("url", self.url) {
+            check_url(checks, &url, rules);
+            settings.url = url;
         }
         let defaults = defaults();
         set(&mut settings.description, defaults.description, self.description, |description| {
@@ -108,14 +104,6 @@ impl Fields {
         set(&mut settings.permanent_statuses, None, self.permanent_statuses, |statuses| {
             Some(check_statuses(checks, statuses))
         });
-    }
-}
-
-fn set<T, G>(field: &mut T, default: T, given: MaybeUndefined<G>, checked: impl FnOnce(G) -> T) {
-    match given {
-        Undefined => {}
-        Null => *field = default,
-        Value(value) => *field = checked(value),
     }
 }
 

@@ -244,14 +244,7 @@ impl UpdateEndpointRequest {
 
     /// Whether it is active from now on, if not, why, and what becomes of what is open.
     fn activity(&self, current: &Endpoint, checks: &mut Checks) -> (bool, Option<String>, OpenDeliveries) {
-        let is_active = match self.is_active {
-            Undefined => current.is_active,
-            Null => {
-                checks.mistake("is_active", "must not be null");
-                current.is_active
-            }
-            Value(is_active) => is_active,
-        };
+        let is_active = checks.not_null("is_active", self.is_active).unwrap_or(current.is_active);
         let reason = match &self.disabled_reason {
             Value(_) if is_active => {
                 checks.mistake("disabled_reason", "is for an endpoint that is not active");
