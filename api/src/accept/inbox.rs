@@ -10,14 +10,14 @@ use postrider_shared::config::DatabaseConfig;
 use postrider_shared::failpoint;
 use postrider_shared::ids::ApplicationId;
 use postrider_shared::store::StoreError;
-use postrider_shared::store::accept::{NewEvent, Producer, SchemaCheck};
+use postrider_shared::store::accept::{NewEvent, Producer};
 use postrider_shared::store::inbox::{Emitted, Inbox, Refusal};
 use tokio_util::sync::CancellationToken;
 
 use crate::accept::idempotency_key::check_idempotency_key;
+use crate::accept::posted::Posted;
 use crate::accept::{Answer, Way, accept_all};
 use crate::app::App;
-use crate::resources::publish;
 use crate::web::problem::Problem;
 
 /// How often it looks without having heard anything.
@@ -108,16 +108,9 @@ fn compose(emitted: Emitted) -> Result<NewEvent, Problem> {
     let application =
         emitted.application_id.ok_or_else(|| Problem::not_found("application_not_found", "application"))?;
     let idempotency_key = check_idempotency_key("idempotency_key", emitted.idempotency_key.as_bytes())?;
-    let event = publish::check(&emitted.event_type, &emitted.data)?;
-    Ok(NewEvent {
-        producer: Producer::Admin(application),
-        idempotency_key,
-        event_type: event.event_type,
-        data: event.data,
-        schema: SchemaCheck::Unchecked,
-        // It is committed already: no limit can slow its producer down.
-        is_admitted: true,
-    })
+    let event = Posted::check(&emitted.event_type, &emitted.data)?;
+    // It is committed already: no limit can slow its producer down.
+    Ok(NewEvent { is_admitted: true, ..event.by(Producer::Admin(application), idempotency_key) })
 }
 
 fn refusal((number, application_id): (i64, Option<ApplicationId>), problem: &Problem) -> Refusal {

@@ -1,12 +1,12 @@
 //! Events are accepted: checked against the schemas of their types, stored, and answered for.
 
 pub(crate) mod batch;
-pub(crate) mod data;
 pub(crate) mod fanout;
 pub(crate) mod idempotency_key;
 pub(crate) mod inbox;
 pub(crate) mod ingest_limit;
 pub(crate) mod known_schemas;
+pub(crate) mod posted;
 pub(crate) mod queue;
 
 use std::collections::HashMap;

@@ -9,14 +9,13 @@ use poem::{Request, RequestBody};
 use poem_openapi::registry::{MetaRequest, Registry};
 use poem_openapi::types::Type;
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions, Object};
-use postrider_shared::event_type::{EventType, RESERVED_PREFIX};
-use postrider_shared::store::accept::{NewEvent, Producer, SchemaCheck};
+use postrider_shared::store::accept::{NewEvent, Producer};
 use postrider_shared::store::applications::ApplicationRef;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::accept::data;
 use crate::accept::idempotency_key::IdempotencyKey;
+use crate::accept::posted::Posted;
 use crate::accept::{PublishedEvent, accept};
 use crate::app::App;
 use crate::auth::{self, Credential, Scope};
@@ -38,15 +37,6 @@ pub(crate) struct PublishEventRequest {
 
 /// The body, or why it is refused: judged after the credential.
 pub(crate) struct PostedEvent(Result<Posted, Problem>);
-
-/// What of an event is stored.
-#[derive(Debug)]
-pub(crate) struct Posted {
-    /// Its type.
-    pub(crate) event_type: EventType,
-    /// Its data, as it was written.
-    pub(crate) data: Box<str>,
-}
 
 impl<'a> ApiExtractor<'a> for PostedEvent {
     const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
@@ -82,25 +72,7 @@ fn parse(bytes: &[u8]) -> Result<Posted, Problem> {
         data: &'a RawValue,
     }
     let body: Body<'_> = body::parse_raw(body::text(bytes)?)?;
-    check(&body.event_type, body.data.get())
-}
-
-/// Checks all that would keep an event from being stored.
-///
-/// # Errors
-/// 422.
-pub(crate) fn check(event_type: &str, data: &str) -> Result<Posted, Problem> {
-    let event_type = EventType::parse(event_type)
-        .map_err(|error| Problem::refused_field("event_type_invalid", "event_type", error.to_string()))?;
-    if event_type.is_reserved() {
-        let message = format!("must not begin with `{RESERVED_PREFIX}`: these are Postrider's own events");
-        return Err(Problem::refused_field("event_type_reserved", "event_type", message));
-    }
-    if !data.starts_with('{') {
-        return Err(Problem::invalid_field("data", "must be a JSON object"));
-    }
-    data::check(data).map_err(|defect| Problem::refused_field(defect.code(), "data", defect.to_string()))?;
-    Ok(Posted { event_type, data: data.into() })
+    Posted::check(&body.event_type, body.data.get())
 }
 
 /// Takes an event in.
@@ -138,7 +110,7 @@ async fn compose(
     event: PostedEvent,
 ) -> Result<NewEvent, Problem> {
     let idempotency_key = idempotency_key.0?;
-    let Posted { event_type, data } = event.0?;
+    let posted = event.0?;
     let producer = match (credential, &application) {
         (Credential::Key(hash), None) => Producer::Key(*hash),
         (Credential::Key(hash), Some(_)) => {
@@ -151,14 +123,7 @@ async fn compose(
             Producer::Admin(auth::Caller::Admin.written_application(app, application.as_ref()).await?)
         }
     };
-    Ok(NewEvent {
-        producer,
-        idempotency_key,
-        event_type,
-        data,
-        schema: SchemaCheck::Unchecked,
-        is_admitted: false,
-    })
+    Ok(posted.by(producer, idempotency_key))
 }
 
 #[cfg(test)]

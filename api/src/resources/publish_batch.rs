@@ -8,20 +8,20 @@ use poem::{Request, RequestBody};
 use poem_openapi::registry::{MetaRequest, Registry};
 use poem_openapi::types::Type;
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions, Object};
-use postrider_shared::store::accept::{NewEvent, Producer, SchemaCheck};
+use postrider_shared::store::accept::Producer;
 use postrider_shared::store::applications::ApplicationRef;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize as DeriveDeserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::accept::data;
 use crate::accept::idempotency_key::check_idempotency_key;
+use crate::accept::posted::Posted;
 use crate::accept::{Answer, Way, accept_all};
 use crate::app::App;
 use crate::auth::{Credential, Scope};
-use crate::resources::publish::{self, Posted};
 use crate::web::body;
+use crate::web::data;
 use crate::web::problem::{Problem, ProblemBody};
 use crate::web::value::JsonObject;
 
@@ -134,7 +134,8 @@ pub(crate) async fn publish_batch(
     let mut events = Vec::new();
     let mut refusals = Vec::new();
     for item in batch.0? {
-        refusals.push(item.map(|item| events.push(item.by(producer.clone()))).err());
+        let by = |item: Item| item.event.by(producer.clone(), item.idempotency_key);
+        refusals.push(item.map(|item| events.push(by(item))).err());
     }
     let mut answers = accept_all(app, events, Way::Queued).await?.into_iter();
     let results = refusals.into_iter().filter_map(|refusal| match refusal {
@@ -142,20 +143,6 @@ pub(crate) async fn publish_batch(
         None => answers.next(),
     });
     summarise(results.collect())
-}
-
-impl Item {
-    fn by(self, producer: Producer) -> NewEvent {
-        let Posted { event_type, data } = self.event;
-        NewEvent {
-            producer,
-            idempotency_key: self.idempotency_key,
-            event_type,
-            data,
-            schema: SchemaCheck::Unchecked,
-            is_admitted: false,
-        }
-    }
 }
 
 /// Where nothing was accepted and another try may help, the whole of it is answered so.
@@ -225,7 +212,7 @@ fn parse_item(json: &str) -> Result<Item, Problem> {
         let problem = Problem::refused_field("data_too_large", "data", message);
         return Err(Problem { status: StatusCode::PAYLOAD_TOO_LARGE, ..problem });
     }
-    Ok(Item { idempotency_key, event: publish::check(&body.event_type, data)? })
+    Ok(Item { idempotency_key, event: Posted::check(&body.event_type, data)? })
 }
 
 /// The first events of an array, as many as there may be, and how many there are.

@@ -13,7 +13,7 @@ use jsonschema::{PatternOptions, ValidationError, Validator};
 use postrider_shared::store::event_types::StoredSchema;
 use tokio::sync::Semaphore;
 
-use crate::accept::data;
+use crate::web::data;
 use crate::web::problem::{FieldError, Problem};
 use cost::Cost;
 

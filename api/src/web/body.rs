@@ -12,7 +12,7 @@ use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::accept::data;
+use crate::web::data;
 use crate::web::problem::Problem;
 
 /// The largest body of a request, but for a batch of events.

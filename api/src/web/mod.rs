@@ -4,6 +4,7 @@ pub(crate) mod answer;
 pub(crate) mod body;
 pub(crate) mod catalogue;
 pub(crate) mod check;
+pub(crate) mod data;
 pub(crate) mod edge;
 pub(crate) mod page;
 pub(crate) mod parameter;

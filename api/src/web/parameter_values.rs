@@ -9,8 +9,8 @@ use postrider_shared::ids::{
 };
 use postrider_shared::store::applications::ApplicationRef;
 
-use crate::accept::data;
 use crate::specification::syntax;
+use crate::web::data;
 use crate::web::parameter::Parameter;
 use crate::web::value;
 
