@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use postrider_shared::ids::EndpointId;
+use postrider_shared::queue::Space;
 use postrider_shared::store::outbox::{self, Room};
 
 use crate::{Relay, RelayError, pump};
@@ -51,23 +52,25 @@ async fn refill(
     let began_at_the_first = after.is_none();
     let parked = outbox::parked_endpoints(&client, *after, ENDPOINTS as i64).await?;
     *after = parked.last().filter(|_| parked.len() == ENDPOINTS).map(|endpoint| endpoint.endpoint_id);
-    let open: Vec<EndpointId> = parked.iter().filter(|e| e.is_open).map(|e| e.endpoint_id).collect();
+    let open: Vec<_> = parked.iter().filter(|endpoint| endpoint.is_open).collect();
     if open.is_empty() {
         return Ok(!(parked.is_empty() && began_at_the_first));
     }
-    let with_bulk = parked.iter().filter(|e| e.is_open && e.has_bulk).map(|e| e.endpoint_id).collect();
-    let bulk = bulk_room(relay, with_bulk, bursts).await?;
-    let rooms = relay.queue.room(&open).await?;
-    let mut with_room: Vec<_> = open.into_iter().zip(rooms).collect();
-    with_room.retain(|(_, room)| *room > 0);
-    let share = ROWS / i64::try_from(with_room.len()).unwrap_or(i64::MAX).max(1);
-    let rooms: Vec<_> = with_room
-        .into_iter()
-        .map(|(endpoint_id, room)| {
-            let bulk = bulk.get(&endpoint_id).copied().unwrap_or(0);
-            Room { endpoint_id, ordinary: room.min(share), bulk: bulk.min(room).min(share) }
-        })
-        .collect();
+    if !open.iter().any(|endpoint| endpoint.has_bulk) {
+        bursts.clear();
+    }
+    let ids: Vec<EndpointId> = open.iter().map(|endpoint| endpoint.endpoint_id).collect();
+    let spaces = relay.queue.space(&ids).await?;
+    let with_room = spaces.iter().filter(|space| space.room > 0).count();
+    let share = ROWS / i64::try_from(with_room).unwrap_or(i64::MAX).max(1);
+    let mut rooms = Vec::with_capacity(with_room);
+    for (endpoint, Space { waiting, room }) in open.into_iter().zip(spaces) {
+        let endpoint_id = endpoint.endpoint_id;
+        let bulk = if endpoint.has_bulk { bulk_room(bursts, endpoint_id, waiting) } else { 0 };
+        if room > 0 {
+            rooms.push(Room { endpoint_id, ordinary: room.min(share), bulk: bulk.min(room).min(share) });
+        }
+    }
     if !rooms.is_empty() {
         let take = outbox::unpark(&mut client, &rooms).await?;
         if !take.rows.is_empty() {
@@ -77,23 +80,11 @@ async fn refill(
     Ok(true)
 }
 
-/// How many rows of bulk replays may go to each of the endpoints: twice as many as last time where nothing
-/// waits any more, half where something does.
-async fn bulk_room(
-    relay: &Relay,
-    endpoints: Vec<EndpointId>,
-    bursts: &mut Bursts,
-) -> Result<HashMap<EndpointId, i64>, RelayError> {
-    if endpoints.is_empty() {
-        bursts.clear();
-        return Ok(HashMap::new());
-    }
-    let mut rooms = HashMap::with_capacity(endpoints.len());
-    for (endpoint, waiting) in endpoints.iter().zip(relay.queue.waiting(&endpoints).await?) {
-        let burst = bursts.entry(*endpoint).or_insert(LEAST_BURST / 2);
-        *burst = if waiting == 0 { *burst * 2 } else { *burst / 2 }.clamp(LEAST_BURST, LARGEST_BURST);
-        let room = if waiting == 0 { *burst } else { LEAST_BURST - waiting };
-        rooms.insert(*endpoint, room.max(0));
-    }
-    Ok(rooms)
+/// How many rows of bulk replays may go to an endpoint: twice as many as last time where nothing waits any more,
+/// half where something does.
+fn bulk_room(bursts: &mut Bursts, endpoint: EndpointId, waiting: i64) -> i64 {
+    let burst = bursts.entry(endpoint).or_insert(LEAST_BURST / 2);
+    *burst = if waiting == 0 { *burst * 2 } else { *burst / 2 }.clamp(LEAST_BURST, LARGEST_BURST);
+    let room = if waiting == 0 { *burst } else { LEAST_BURST - waiting };
+    room.max(0)
 }

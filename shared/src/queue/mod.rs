@@ -94,6 +94,15 @@ pub struct Queue {
     capacity: u32,
 }
 
+/// The line of one endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Ids that wait.
+    pub waiting: i64,
+    /// Ids that would fit.
+    pub room: i64,
+}
+
 impl Queue {
     /// Prepares a connection, which is made when it is first used.
     ///
@@ -203,11 +212,11 @@ impl Queue {
         Ok(extend.invoke_async::<()>(&mut self.connection.clone()).await?)
     }
 
-    /// How many ids of each endpoint would fit now.
+    /// How much there is of each endpoint, and how much more would fit now.
     ///
     /// # Errors
     /// When Redis does not answer.
-    pub async fn room(&self, endpoints: &[EndpointId]) -> Result<Vec<i64>, QueueError> {
+    pub async fn space(&self, endpoints: &[EndpointId]) -> Result<Vec<Space>, QueueError> {
         let mut pipe = redis::pipe();
         pipe.get(self.key("size"));
         for endpoint in endpoints {
@@ -216,24 +225,12 @@ impl Queue {
         let answers: Vec<Option<i64>> = pipe.query_async(&mut self.connection.clone()).await?;
         let mut answers = answers.into_iter().map(|answer| answer.unwrap_or(0));
         let mut left = i64::from(self.capacity) - answers.next().unwrap_or(0);
-        let room = |waiting: i64| {
+        let space = |waiting: i64| {
             let room = (i64::from(self.window) - waiting).min(left).max(FEW - waiting).max(0);
             left -= room;
-            room
+            Space { waiting, room }
         };
-        Ok(answers.map(room).collect())
-    }
-
-    /// How many ids of each endpoint wait.
-    ///
-    /// # Errors
-    /// When Redis does not answer.
-    pub async fn waiting(&self, endpoints: &[EndpointId]) -> Result<Vec<i64>, QueueError> {
-        let mut pipe = redis::pipe();
-        for endpoint in endpoints {
-            pipe.llen(self.endpoint_key("q", *endpoint));
-        }
-        Ok(pipe.query_async(&mut self.connection.clone()).await?)
+        Ok(answers.map(space).collect())
     }
 
     /// Which of the endpoints have nothing here, neither waiting nor reserved.
