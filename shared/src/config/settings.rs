@@ -101,7 +101,7 @@ settings! {
     MAX_ENDPOINTS = "POSTRIDER_MAX_ENDPOINTS" "COUNT" Some("1000"), &[Api, Up],
         "Endpoints that one application may have";
     ACCEPT_WRITERS = "POSTRIDER_ACCEPT_WRITERS" "COUNT" Some("2"), &[Api, Up],
-        "Statements that store accepted events side by side; more of them make smaller batches";
+        "Statements that store accepted events side by side, at most: the next one goes beside another only where that takes longer than 10 ms";
     ACCEPT_QUEUE_BYTES = "POSTRIDER_ACCEPT_QUEUE_BYTES" "BYTES" Some("67108864"), &[Api, Up],
         "Bytes of events that may wait to be stored before producers are answered 503";
     RETRY_SCHEDULE = "POSTRIDER_RETRY_SCHEDULE" "SECONDS,…" Some("5,300,1800,7200,18000,36000,50400,72000,86400"), &[Relay, Deliverer, Up],

@@ -90,12 +90,14 @@ pub enum Accepted {
 /// The SQL that stores a batch. Equal keys are collapsed to the first of them, and keys are inserted in
 /// their order, so that two batches never wait for each other in a circle. Endpoints are matched here,
 /// so that one that was created a moment ago counts. One notification for all.
+///
+/// What is known of an event travels with it from step to step, and `(… in (…)) is true` asks a hash table: a join
+/// of steps, which PostgreSQL believes to have one row each, would compare every event with every other.
 const ACCEPT: &str = concat!(
     "-- events.accept
 with input as materialized (
     select i.ordinal, i.idempotency_key, i.event_type, i.patterns::text[] as patterns,
-           i.data::jsonb as payload, uuid_v7() as event_id,
-           a.id as application_id,
+           i.data::jsonb as payload, a.id as application_id,
            case
                when i.key_hash is not null and (k.id is null or k.expires_at <= now()) then 'unknown_key'
                when a.id is null or a.deleted_at is not null then 'unknown_application'
@@ -113,10 +115,15 @@ with input as materialized (
                is_admitted, ordinal)
     left join api_keys k on k.key_hash = i.key_hash
     left join applications a on a.id = coalesce(k.application_id, i.application_id)
-    left join event_types t on t.application_id = a.id and t.name = i.event_type and not t.is_archived
+    left join lateral (
+        select t.name, t.schema_hash
+        from event_types t
+        where t.application_id = a.id and t.name = i.event_type and not t.is_archived
+        limit 1
+    ) t on true
 ),
-hashed as materialized (
-    select ordinal, application_id, idempotency_key, event_type, patterns, payload, event_id,
+judged as materialized (
+    select ordinal, application_id, idempotency_key, event_type, patterns, payload,
            case
                -- In order, what comes behind one that is to be checked again waits for it.
                when $10 and refusal is null and exists (
@@ -130,48 +137,62 @@ hashed as materialized (
     from input i
 ),
 candidate as materialized (
-    select distinct on (application_id, idempotency_key)
-           ordinal, application_id, idempotency_key, event_type, patterns, payload, event_id, event_hash
-    from hashed
-    where refusal is null
-    order by application_id, idempotency_key, ordinal
+    select *,
+           case
+               when refusal is null and 1 = row_number() over (
+                   partition by application_id, idempotency_key
+                   order by refusal is not null, ordinal
+               )
+               then uuid_v7()
+           end as event_id
+    from judged
 ),
-subscribed as materialized (
-    select c.event_id, e.id as endpoint_id, e.max_attempts, e.ordered,
-           e.filter_path is null or c.payload @@ e.filter_path as is_matched
+fanned as materialized (
+    select c.*, f.endpoints, f.endpoint_ids, f.max_attempts, f.ordered,
+           coalesce(cardinality(f.endpoint_ids), 0) as deliveries
     from candidate c
-    join endpoints e
-      on e.application_id = c.application_id and e.deleted_at is null
-     and e.is_active and e.event_types && c.patterns
-),
-fanout as materialized (
-    select event_id, count(*) as endpoints, count(*) filter (where is_matched) as deliveries
-    from subscribed
-    group by event_id
+    cross join lateral (
+        select count(*)::integer as endpoints,
+               array_agg(s.id) filter (where s.is_matched) as endpoint_ids,
+               array_agg(s.max_attempts) filter (where s.is_matched) as max_attempts,
+               array_agg(s.ordered) filter (where s.is_matched) as ordered
+        from (
+            select e.id, e.max_attempts, e.ordered,
+                   e.filter_path is null or c.payload @@ e.filter_path as is_matched
+            from endpoints e
+            where c.event_id is not null and e.application_id = c.application_id
+              and e.deleted_at is null and e.is_active and e.event_types && c.patterns
+            -- A boundary: what matches is asked once.
+            offset 0
+        ) s
+    ) f
 ),
 keyed as (
     insert into idempotency_keys (application_id, idempotency_key, event_id, event_hash, deliveries_queued)
-    select c.application_id, c.idempotency_key, c.event_id, c.event_hash, coalesce(f.deliveries, 0)
-    from candidate c
-    left join fanout f using (event_id)
-    order by c.application_id, c.idempotency_key
+    select application_id, idempotency_key, event_id, event_hash, deliveries
+    from fanned
+    where event_id is not null
+    order by application_id, idempotency_key
     on conflict do nothing
-    returning event_id, deliveries_queued
+    returning event_id
 ),
 stored as (
     insert into events (id, application_id, event_type, payload, idempotency_key)
-    select c.event_id, c.application_id, c.event_type, c.payload, c.idempotency_key
-    from candidate c join keyed using (event_id)
+    select event_id, application_id, event_type, payload, idempotency_key
+    from fanned
+    where (event_id in (select event_id from keyed)) is true
 ),
 delivered as (
     insert into deliveries (id, application_id, event_id, endpoint_id, event_type, max_attempts, position)
     select uuid_v7(), application_id, event_id, endpoint_id, event_type, max_attempts,
            case when ordered then nextval('delivery_positions') end
     from (
-        select c.application_id, c.event_id, s.endpoint_id, c.event_type, s.max_attempts, s.ordered
-        from candidate c join keyed using (event_id) join subscribed s using (event_id)
-        where s.is_matched
-        order by c.ordinal
+        select f.application_id, f.event_id, d.endpoint_id, f.event_type, d.max_attempts, d.ordered
+        from fanned f
+        cross join lateral unnest(f.endpoint_ids, f.max_attempts, f.ordered)
+            as d (endpoint_id, max_attempts, ordered)
+        where (f.event_id in (select event_id from keyed)) is true
+        order by f.ordinal
     ) d
     returning id, endpoint_id
 ),
@@ -179,25 +200,24 @@ delivered as (
 -- line, has nothing to do with it, and nobody stands behind a backlog that is not his own.
 backlogged as materialized (
     select endpoint_id
-    from (select distinct endpoint_id from subscribed) s
+    from (select distinct unnest(endpoint_ids) as endpoint_id from fanned) s
     where ",
     has_parked!("s.endpoint_id", "false"),
     "
 ),
 queued as (
     insert into outbox (delivery_id, endpoint_id, parked)
-    select d.id, d.endpoint_id, b.endpoint_id is not null
-    from delivered d left join backlogged b using (endpoint_id)
+    select id, endpoint_id, (endpoint_id in (select endpoint_id from backlogged)) is true
+    from delivered
     returning parked
 ),
 notified as (
     select pg_notify('postrider_outbox', '') from queued where not parked limit 1
 )
-select h.ordinal, h.refusal, h.application_id, h.event_hash, k.event_id, k.deliveries_queued,
-       coalesce(f.endpoints, 0)::integer, (select count(*) from notified) as notifications
-from hashed h
-left join keyed k using (event_id)
-left join fanout f using (event_id)"
+select ordinal, refusal, application_id, event_hash,
+       case when (event_id in (select event_id from keyed)) is true then event_id end,
+       deliveries, endpoints, (select count(*) from notified) as notifications
+from fanned"
 );
 
 /// What was stored earlier under a key. A statement of its own: the snapshot of the other one may be

@@ -128,7 +128,8 @@ with taken as (
     ))
     returning id, delivery_id, endpoint_id, due_at
 ),
-endpoint as (
+-- Once for each endpoint, however many rows it has.
+endpoint as materialized (
     select t.endpoint_id, case when e.ordered then 1 else e.concurrency_limit end as concurrency_limit,
            e.rate_limit, h.state = 'open' as is_breaker_open,
            -- A deleted endpoint passes: the claim cancels what belongs to it.
