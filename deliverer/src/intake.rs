@@ -85,6 +85,7 @@ async fn take_in(
     if shutdown.is_cancelled() {
         give_back(deliverer, &claim.claimed, &mut reservations).await;
     } else {
+        deliverer.leases.taken(&claim.claimed);
         for claimed in claim.claimed {
             let Some(reservation) = reservations.remove(&claimed.delivery_id) else { continue };
             send(deliverer, claimed, claimed_at, reservation, &mut permits);
@@ -125,7 +126,10 @@ async fn take_turns(
     });
     for (reservation, claimed_at, next) in join_all(claims).await {
         match next {
-            Ok(Next::Claimed(claimed)) => send(deliverer, *claimed, claimed_at, reservation, permits),
+            Ok(Next::Claimed(claimed)) => {
+                deliverer.leases.taken(std::slice::from_ref(&claimed));
+                send(deliverer, *claimed, claimed_at, reservation, permits);
+            }
             Ok(Next::Nothing) => acknowledge(deliverer, vec![reservation]).await,
             Ok(Next::Unrenderable(head, error)) => {
                 set_apart(deliverer, head, &error).await;

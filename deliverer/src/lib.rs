@@ -8,6 +8,7 @@ mod condition;
 mod exchange;
 mod heartbeat;
 mod intake;
+mod leases;
 mod recorder;
 mod registration;
 mod request;
@@ -26,6 +27,7 @@ use tokio_util::task::TaskTracker;
 
 use condition::Condition;
 use heartbeat::Held;
+use leases::Leases;
 use recorder::Recorder;
 use registration::Registration;
 
@@ -55,6 +57,7 @@ struct Deliverer {
     health: Health,
     registration: Registration,
     held: Held,
+    leases: Leases,
     recorder: Recorder,
     /// How endpoints fared lately.
     condition: Condition,
@@ -89,6 +92,7 @@ pub async fn run(
         exchanges: Arc::new(Semaphore::new(config.concurrency)),
         body_bytes: Arc::new(Semaphore::new(config.body_bytes)),
         held: Held::default(),
+        leases: Leases::default(),
         condition: Condition::default(),
         sending: TaskTracker::new(),
         store,

@@ -128,8 +128,10 @@ async fn acknowledge<'a>(deliverer: &Deliverer, told: impl Iterator<Item = &'a T
 async fn write(deliverer: &Deliverer, mut results: Vec<Recorded>) {
     loop {
         let began = Instant::now();
-        let error = match record::record(&deliverer.store, &results).await {
+        let ended = deliverer.leases.ended_by(&results);
+        let error = match record::record(&deliverer.store, &results, &ended).await {
             Ok(moved) => {
+                deliverer.leases.recorded(&results);
                 metrics::histogram!("postrider_record_seconds").record(began.elapsed().as_secs_f64());
                 deliverer.recorder.is_flowing.send_if_modified(|flowing| !std::mem::replace(flowing, true));
                 return measure(&results, &moved);
@@ -144,6 +146,7 @@ async fn write(deliverer: &Deliverer, mut results: Vec<Recorded>) {
         }
         if is_data_error && !strip(&mut results, &error) {
             // Not even without its details: the lease is left to the sweep.
+            deliverer.leases.abandon(results[0].lease_id);
             tracing::error!(delivery_id = %results[0].delivery_id, %error, "the attempt cannot be recorded");
             return;
         }

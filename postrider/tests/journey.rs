@@ -252,6 +252,8 @@ async fn real_events_arrive(answer: impl Fn(usize) -> u16 + Send + Sync + 'stati
             .then_some(())
     })
     .await;
+    let leases = bed.count("select count(*) from leases").await;
+    assert_eq!(leases, 0, "a lease ends with the record of its last delivery");
     let webhooks = receiver.received();
     let mut bodies: HashMap<String, Vec<u8>> = HashMap::new();
     for webhook in &webhooks {

@@ -26,7 +26,7 @@ fn store(bed: &Bed) -> Store {
 
 /// Records one attempt, and answers which delivery was moved by it.
 async fn record(store: &Store, attempt: Recorded) -> Vec<DeliveryId> {
-    let moved = record::record(store, &[attempt]).await.expect("recorded");
+    let moved = record::record(store, &[attempt], &[]).await.expect("recorded");
     moved.iter().map(|moved| moved.delivery_id).collect()
 }
 

@@ -2,7 +2,7 @@
 //! distributed system lose in ways that nobody has thought of.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postrider_shared::ids::{DeliveryId, EndpointId};
 use postrider_shared::store::reconcile;
@@ -11,16 +11,23 @@ use crate::{Relay, RelayError};
 
 const EVERY: Duration = Duration::from_secs(2);
 
+/// A step that takes long is followed by a rest of this many times as long, up to a minute: it has no hurry.
+const REST: u32 = 50;
+const LONGEST_REST: Duration = Duration::from_secs(60);
+
 /// Open deliveries that one step looks at.
 const STEP: i64 = 5_000;
 
 /// Audits for ever.
 pub(crate) async fn run(relay: &Relay) {
     let mut after = None;
+    let mut rest = EVERY;
     loop {
-        tokio::time::sleep(EVERY).await;
+        tokio::time::sleep(rest).await;
+        let began = Instant::now();
         let result = audit(relay, &mut after).await;
         relay.settle(result).await;
+        rest = (began.elapsed() * REST).clamp(EVERY, LONGEST_REST);
     }
 }
 

@@ -133,28 +133,41 @@ pub struct Overdue {
     pub endpoint_id: EndpointId,
 }
 
-const OVERDUE: &str = concat!(
-    "-- deliveries.overdue
+/// What is parked is looked up by ranges of the index, not one by one: of a backlog everything is parked. A limit makes
+/// PostgreSQL go by the index; what is beyond it is put into the outbox twice, which is harmless.
+const OVERDUE: &str = "-- deliveries.overdue
 with page as materialized (
-    select d.id, d.endpoint_id, d.lease_id, d.next_retry_at, d.position
+    select d.id, d.endpoint_id, d.position,
+           d.lease_id is null and d.next_retry_at < now() - interval '60 seconds' as is_late
     from deliveries d
     where d.completed_at is null and d.id > $1
     order by d.id
     limit $2
+),
+parked as materialized (
+    select o.delivery_id
+    from (select distinct endpoint_id from page where is_late) e
+    cross join (values (false), (true)) b (bulk)
+    cross join lateral (
+        select o.delivery_id
+        from outbox o
+        where o.parked and o.endpoint_id = e.endpoint_id and o.bulk = b.bulk
+          and o.delivery_id between (select id from page order by id limit 1)
+                                and (select id from page order by id desc limit 1)
+        order by o.delivery_id
+        limit 2 * $2
+    ) o
 )
 select p.id, p.endpoint_id,
-       p.lease_id is null and p.next_retry_at < now() - interval '60 seconds'
-       and ",
-    is_not_parked!("p.endpoint_id", "p.id"),
-    "
+       p.is_late
+       and p.id not in (select delivery_id from parked)
        -- Where order is kept, only the first of an endpoint is late.
-       and not exists (
+       and (p.position is null or not exists (
            select from deliveries b
            where b.endpoint_id = p.endpoint_id and b.position < p.position and b.completed_at is null
-       ) as is_overdue
+       )) as is_overdue
 from page p
-order by p.id"
-);
+order by p.id";
 
 /// Looks at the next `limit` open deliveries after `after`: which are overdue by more than a minute and
 /// neither leased nor parked, and where to go on (`None`: from the beginning).

@@ -155,6 +155,11 @@ queued as (
     select id, endpoint_id, coalesce(next_retry_at, now()) from moved
     where next_retry_at is not null or position is not null
     returning due_at
+),
+ended as (
+    -- Never waited for: a sweep that holds one removes it.
+    delete from leases
+    where id = any (array(select id from leases where id = any ($18) for update skip locked))
 )
 select id, extract(epoch from now() - created_at)::float8,
        (select count(pg_notify('postrider_outbox', ''))
@@ -171,13 +176,17 @@ pub struct Moved {
 }
 
 /// Writes attempts and moves their deliveries on; a retry gets its outbox row, and a dead letter its
-/// operational event, in the same transaction. Recording the same attempt again is harmless. Answers the
-/// deliveries that were moved: the others have been cancelled, swept and sent by somebody else, or closed
-/// before.
+/// operational event, in the same transaction. Recording the same attempt again is harmless. `ended` are leases of
+/// which nothing is left to be recorded after these: they are removed. Answers the deliveries that were moved: the
+/// others have been cancelled, swept and sent by somebody else, or closed before.
 ///
 /// # Errors
 /// When nothing was recorded; the caller tries again.
-pub async fn record(store: &Store, results: &[Recorded]) -> Result<Vec<Moved>, StoreError> {
+pub async fn record(
+    store: &Store,
+    results: &[Recorded],
+    ended: &[LeaseId],
+) -> Result<Vec<Moved>, StoreError> {
     let mut client = store.durable().await?;
     let mut dead: Vec<DeliveryId> = results
         .iter()
@@ -185,17 +194,21 @@ pub async fn record(store: &Store, results: &[Recorded]) -> Result<Vec<Moved>, S
         .map(|result| result.delivery_id)
         .collect();
     if dead.is_empty() {
-        return write(&client, results).await;
+        return write(&client, results, ended).await;
     }
     let transaction = client.transaction().await?;
-    let moved = write(&transaction, results).await?;
+    let moved = write(&transaction, results, ended).await?;
     dead.retain(|delivery| moved.iter().any(|moved| moved.delivery_id == *delivery));
     operational::emit_dead_letters(&transaction, &dead).await?;
     transaction.commit().await?;
     Ok(moved)
 }
 
-async fn write(client: &impl GenericClient, results: &[Recorded]) -> Result<Vec<Moved>, StoreError> {
+async fn write(
+    client: &impl GenericClient,
+    results: &[Recorded],
+    ended: &[LeaseId],
+) -> Result<Vec<Moved>, StoreError> {
     fn column<'a, T>(results: &'a [Recorded], value: impl Fn(&'a Recorded) -> T) -> Vec<T> {
         results.iter().map(value).collect()
     }
@@ -223,6 +236,7 @@ async fn write(client: &impl GenericClient, results: &[Recorded]) -> Result<Vec<
                 &first,
                 &last,
                 &expunge::REASON,
+                &ended,
             ],
         )
         .await?;

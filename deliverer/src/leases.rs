@@ -1,0 +1,107 @@
+//! The leases that this deliverer has taken, and how much of each is still to be recorded. The record of its last
+//! delivery removes a lease; one of which something is never recorded is left to the sweep.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use postrider_shared::ids::LeaseId;
+use postrider_shared::store::claim::Claimed;
+use postrider_shared::store::record::Recorded;
+
+/// Deliveries that are to be recorded, by lease.
+#[derive(Default)]
+pub(crate) struct Leases {
+    unrecorded: Mutex<HashMap<LeaseId, usize>>,
+}
+
+impl Leases {
+    /// Notes what was claimed.
+    pub(crate) fn taken(&self, claimed: &[Claimed]) {
+        let mut unrecorded = self.lock();
+        for claimed in claimed {
+            *unrecorded.entry(claimed.lease_id).or_default() += 1;
+        }
+    }
+
+    /// The leases of which nothing is left once these are recorded.
+    pub(crate) fn ended_by(&self, results: &[Recorded]) -> Vec<LeaseId> {
+        let unrecorded = self.lock();
+        let is_ended = |(lease, count): &(LeaseId, usize)| unrecorded.get(lease) == Some(count);
+        counts(results).into_iter().filter(is_ended).map(|(lease, _)| lease).collect()
+    }
+
+    /// Notes what has been recorded.
+    pub(crate) fn recorded(&self, results: &[Recorded]) {
+        let mut unrecorded = self.lock();
+        for (lease, count) in counts(results) {
+            if let Some(left) = unrecorded.get_mut(&lease) {
+                *left = left.saturating_sub(count);
+                if *left == 0 {
+                    unrecorded.remove(&lease);
+                }
+            }
+        }
+    }
+
+    /// Notes that something of a lease will never be recorded.
+    pub(crate) fn abandon(&self, lease: LeaseId) {
+        self.lock().remove(&lease);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<LeaseId, usize>> {
+        self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn counts(results: &[Recorded]) -> HashMap<LeaseId, usize> {
+    let mut counts = HashMap::new();
+    for result in results {
+        *counts.entry(result.lease_id).or_default() += 1;
+    }
+    counts
+}
+
+#[cfg(test)]
+mod tests {
+    use postrider_shared::ids::DeliveryId;
+    use postrider_shared::store::record::{Exchange, Verdict};
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn results(lease: i64, count: u128) -> Vec<Recorded> {
+        let result = |number| Recorded {
+            delivery_id: DeliveryId(Uuid::from_u128(number)),
+            lease_id: LeaseId(lease),
+            attempt_number: 1,
+            exchange: Exchange::default(),
+            verdict: Verdict::Succeeded,
+        };
+        (0..count).map(result).collect()
+    }
+
+    fn holding(counts: &[(i64, usize)]) -> Leases {
+        let unrecorded = counts.iter().map(|&(lease, count)| (LeaseId(lease), count)).collect();
+        Leases { unrecorded: Mutex::new(unrecorded) }
+    }
+
+    #[test]
+    fn a_lease_ends_with_the_last_of_its_deliveries_and_not_before() {
+        let leases = holding(&[(1, 5), (2, 2)]);
+        assert_eq!(leases.ended_by(&results(1, 4)), []);
+        assert_eq!(leases.ended_by(&[results(1, 4), results(2, 2)].concat()), [LeaseId(2)]);
+        leases.recorded(&[results(1, 4), results(2, 2)].concat());
+        assert_eq!(leases.ended_by(&results(2, 2)), [], "it has ended");
+        assert_eq!(leases.ended_by(&results(1, 1)), [LeaseId(1)]);
+        leases.recorded(&results(1, 1));
+        assert!(leases.lock().is_empty());
+    }
+
+    #[test]
+    fn a_lease_of_which_something_is_never_recorded_does_not_end() {
+        let leases = holding(&[(1, 5)]);
+        leases.abandon(LeaseId(1));
+        leases.recorded(&results(1, 4));
+        assert_eq!(leases.ended_by(&results(1, 4)), []);
+    }
+}
