@@ -3,10 +3,10 @@
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::support::{Bed, eventually};
 use crate::support::producer::{Producer, text};
 use crate::support::receiver::Receiver;
 use crate::support::service::Services;
+use crate::support::{Bed, eventually};
 
 fn event(key: impl Into<String>, event_type: &str, data: Value) -> Value {
     json!({"idempotency_key": key.into(), "event_type": event_type, "data": data})

@@ -66,8 +66,9 @@ pub struct KeyOwner {
 const FIND_OWNER: &str = "-- api_keys.find_owner
 select k.id, k.prefix, k.application_id, k.scopes
 from api_keys k
-join applications a on a.id = k.application_id
-where k.key_hash = $1 and (k.expires_at is null or k.expires_at > now()) and a.deleted_at is null";
+where k.key_hash = $1 and (k.expires_at is null or k.expires_at > now())
+  -- Not by a join, for which PostgreSQL may read all applications that are not deleted.
+  and (select a.deleted_at is null from applications a where a.id = k.application_id)";
 
 /// Finds whom a key stands for; `None` where it is unknown, expired or revoked.
 ///
