@@ -55,21 +55,24 @@ async fn pump(relay: &Relay, low_water: &mut LowWater) -> Result<Duration, Relay
     let (count, due_until, late_by) = (take.rows.len(), take.due_until, take.late_by);
     if count == 0 {
         drop(take);
-        low_water.note(since, None, began, Instant::now());
-        let poll = low_water.pause(Instant::now()).min(POLL);
-        let next = outbox::next_due(&client).await?;
-        return Ok(next.map_or(poll, |due| due.min(poll)).max(LEAST_WAIT));
+    } else {
+        push(relay, take).await?;
+        metrics::counter!("postrider_relay_taken_total").increment(count as u64);
+        metrics::histogram!("postrider_relay_batch_size").record(count as f64);
+        metrics::histogram!("postrider_relay_lag_seconds").record(late_by.as_secs_f64());
     }
-    push(relay, take).await?;
     low_water.note(since, due_until, began, Instant::now());
-    metrics::counter!("postrider_relay_taken_total").increment(count as u64);
-    metrics::histogram!("postrider_relay_batch_size").record(count as f64);
-    metrics::histogram!("postrider_relay_lag_seconds").record(late_by.as_secs_f64());
-    if (BUSY..BATCH).contains(&count) {
-        tokio::time::sleep(GATHER).await;
+    if count >= BUSY {
+        // There is more, or soon will be.
+        if count < BATCH {
+            tokio::time::sleep(GATHER).await;
+        }
+        return Ok(Duration::ZERO);
     }
-    // There may be more.
-    Ok(Duration::ZERO)
+    // Whatever has been written since the take notifies, unless it is due later.
+    let poll = low_water.pause(Instant::now()).min(POLL);
+    let next = outbox::next_due(&client).await?;
+    Ok(next.map_or(poll, |due| due.min(poll)).max(LEAST_WAIT))
 }
 
 /// Pushes what was taken, parks what has to wait, and ends the take.
