@@ -205,6 +205,7 @@ fn count(recorded: &Recorded) {
 }
 
 async fn give_back(deliverer: &Deliverer, claimed: &Claimed, reservation: Reservation) {
+    deliverer.leases.abandon(claimed.lease_id);
     let lease = (claimed.delivery_id, claimed.lease_id);
     match record::give_back(&deliverer.store, &[lease]).await {
         Ok(()) => {

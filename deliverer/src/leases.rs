@@ -43,7 +43,7 @@ impl Leases {
         }
     }
 
-    /// Notes that something of a lease will never be recorded.
+    /// Notes that something of a lease will never be recorded: it was given back, or cannot be.
     pub(crate) fn abandon(&self, lease: LeaseId) {
         self.lock().remove(&lease);
     }
