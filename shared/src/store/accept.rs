@@ -113,8 +113,19 @@ with input as materialized (
          with ordinality
          as i (key_hash, application_id, idempotency_key, event_type, patterns, data, schema_hash, is_violated,
                is_admitted, ordinal)
-    left join api_keys k on k.key_hash = i.key_hash
-    left join applications a on a.id = coalesce(k.application_id, i.application_id)
+    -- Looked up one by one, and not joined: a plan that was made while there was little would read all of it.
+    left join lateral (
+        select k.id, k.application_id, k.expires_at, k.scopes
+        from api_keys k
+        where k.key_hash = i.key_hash
+        limit 1
+    ) k on true
+    left join lateral (
+        select a.id, a.deleted_at, a.is_active, a.ingest_rate_limit, a.strict_event_types
+        from applications a
+        where a.id = coalesce(k.application_id, i.application_id)
+        limit 1
+    ) a on true
     left join lateral (
         select t.name, t.schema_hash
         from event_types t

@@ -109,8 +109,15 @@ judged as materialized (
                else 'claimed'
            end as verdict
     from seen s
-    left join endpoints e on e.id = s.endpoint_id
-    left join replays r on r.id = s.replay_id and r.status = 'cancelled'
+    left join lateral (
+        select e.id, e.ordered, e.deleted_at, e.is_active, e.timeout_seconds
+        from endpoints e
+        where e.id = s.endpoint_id
+        limit 1
+    ) e on true
+    left join lateral (
+        select r.id from replays r where r.id = s.replay_id and r.status = 'cancelled' limit 1
+    ) r on true
 ),
 lease as (
     insert into leases (deliverer, expires_at, delivery_ids)
@@ -151,13 +158,15 @@ parked as (
 ),
 -- Once for each endpoint, however many of its deliveries are claimed.
 key as materialized (
-    select s.endpoint_id,
-           array_agg(s.algorithm order by s.id desc) as algorithms,
-           array_agg(s.secret order by s.id desc) as secrets,
-           array_agg(s.master_key_id order by s.id desc) as master_key_ids
+    select e.id as endpoint_id, s.algorithms, s.secrets, s.master_key_ids
     from (select distinct endpoint_id as id from judged where verdict = 'claimed') e
-    join endpoint_secrets s on s.endpoint_id = e.id and (s.expires_at is null or s.expires_at > now())
-    group by s.endpoint_id
+    cross join lateral (
+        select array_agg(s.algorithm order by s.id desc) as algorithms,
+               array_agg(s.secret order by s.id desc) as secrets,
+               array_agg(s.master_key_id order by s.id desc) as master_key_ids
+        from endpoint_secrets s
+        where s.endpoint_id = e.id and (s.expires_at is null or s.expires_at > now())
+    ) s
 )
 select j.id, l.id, (j.attempt_count + 1)::smallint, j.max_attempts, j.endpoint_id, j.event_id,
        v.event_type, rfc3339(v.created_at), v.payload::text,
@@ -165,7 +174,12 @@ select j.id, l.id, (j.attempt_count + 1)::smallint, j.max_attempts, j.endpoint_i
        k.algorithms, k.secrets, k.master_key_ids, j.verdict = 'ordered'
 from judged j
 left join lease l on j.verdict = 'claimed'
-left join endpoints e on j.verdict = 'claimed' and e.id = j.endpoint_id
+left join lateral (
+    select e.id, e.url, e.headers, e.sensitive_headers, e.timeout_seconds, e.retry_schedule, e.permanent_statuses
+    from endpoints e
+    where j.verdict = 'claimed' and e.id = j.endpoint_id
+    limit 1
+) e on true
 left join events v on j.verdict = 'claimed' and v.id = j.event_id and v.expunged_at is null
 left join key k on k.endpoint_id = e.id
 order by j.id"

@@ -95,9 +95,15 @@ from (
     order by id
     limit $2
 ) i
-left join applications by_id on by_id.id = i.application_id and by_id.deleted_at is null
-left join applications by_uid
-  on by_uid.uid = i.application and by_uid.deleted_at is null and by_uid.created_at <= i.emitted_at
+left join lateral (
+    select a.id from applications a where a.id = i.application_id and a.deleted_at is null limit 1
+) by_id on true
+left join lateral (
+    select a.id
+    from applications a
+    where a.uid = i.application and a.deleted_at is null and a.created_at <= i.emitted_at
+    limit 1
+) by_uid on true
 order by i.id";
 
 const FINISH: &str = "-- inbox.finish

@@ -115,6 +115,28 @@ macro_rules! is_not_parked {
 }
 pub(super) use is_not_parked;
 
+/// SQL: the endpoints of what was taken and their limits, each looked up once, however many rows it has.
+macro_rules! endpoints_of_taken {
+    () => {
+        "endpoint as materialized (
+    select t.endpoint_id, case when e.ordered then 1 else e.concurrency_limit end as concurrency_limit,
+           e.rate_limit, h.state = 'open' as is_breaker_open,
+           -- A deleted endpoint passes: the claim cancels what belongs to it.
+           e.id is null or e.deleted_at is not null or e.is_active as is_open
+    from (select distinct endpoint_id from taken) t
+    left join lateral (
+        select e.id, e.ordered, e.concurrency_limit, e.rate_limit, e.deleted_at, e.is_active
+        from endpoints e
+        where e.id = t.endpoint_id
+        limit 1
+    ) e on true
+    left join lateral (
+        select h.state from endpoint_health h where h.endpoint_id = t.endpoint_id limit 1
+    ) h on true
+)"
+    };
+}
+
 const TAKE: &str = concat!(
     "-- outbox.take
 with taken as (
@@ -128,27 +150,24 @@ with taken as (
     ))
     returning id, delivery_id, endpoint_id, due_at
 ),
--- Once for each endpoint, however many rows it has.
-endpoint as materialized (
-    select t.endpoint_id, case when e.ordered then 1 else e.concurrency_limit end as concurrency_limit,
-           e.rate_limit, h.state = 'open' as is_breaker_open,
-           -- A deleted endpoint passes: the claim cancels what belongs to it.
-           e.id is null or e.deleted_at is not null or e.is_active as is_open,
-           ",
-    has_parked!("t.endpoint_id", "false"),
+",
+    endpoints_of_taken!(),
+    ",
+backlog as materialized (
+    select e.endpoint_id, ",
+    has_parked!("e.endpoint_id", "false"),
     " as has_parked
-    from (select distinct endpoint_id from taken) t
-    left join endpoints e on e.id = t.endpoint_id
-    left join endpoint_health h on h.endpoint_id = t.endpoint_id
+    from endpoint e
 )
 select t.delivery_id, t.endpoint_id, e.concurrency_limit, e.rate_limit, e.is_breaker_open, e.is_open,
-       e.has_parked, false as bulk, t.due_at,
+       b.has_parked, false as bulk, t.due_at,
        extract(epoch from clock_timestamp() - t.due_at)::float8 as late_by
-from taken t join endpoint e using (endpoint_id)
+from taken t join endpoint e using (endpoint_id) join backlog b using (endpoint_id)
 order by t.id"
 );
 
-const UNPARK: &str = "-- outbox.unpark
+const UNPARK: &str = concat!(
+    "-- outbox.unpark
 with taken as (
     delete from outbox
     where id = any (array(
@@ -173,15 +192,15 @@ with taken as (
         ) p
     ))
     returning id, delivery_id, endpoint_id, bulk
-)
-select t.delivery_id, t.endpoint_id, case when e.ordered then 1 else e.concurrency_limit end, e.rate_limit,
-       h.state = 'open',
-       e.id is null or e.deleted_at is not null or e.is_active as is_open,
+),
+",
+    endpoints_of_taken!(),
+    "
+select t.delivery_id, t.endpoint_id, e.concurrency_limit, e.rate_limit, e.is_breaker_open, e.is_open,
        false as has_parked, t.bulk
-from taken t
-left join endpoints e on e.id = t.endpoint_id
-left join endpoint_health h on h.endpoint_id = t.endpoint_id
-order by t.bulk, t.delivery_id";
+from taken t join endpoint e using (endpoint_id)
+order by t.bulk, t.delivery_id"
+);
 
 const PARK: &str = "-- outbox.park
 insert into outbox (delivery_id, endpoint_id, parked, bulk)
