@@ -3,6 +3,7 @@
 
 pub(crate) mod docs;
 pub(crate) mod examples;
+mod problem_examples;
 pub(crate) mod syntax;
 
 use std::collections::BTreeSet;

@@ -6,10 +6,11 @@
 
 mod breaker;
 mod scripts;
+mod waker;
 
 use std::time::Duration;
 
-use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{AsyncCommands, Client, ConnectionAddr, ErrorKind, RedisError, TlsCertificates};
 use uuid::Uuid;
 
@@ -19,6 +20,7 @@ use crate::store::outbox::Limits;
 use crate::trust;
 pub use breaker::{BreakerChange, Feedback};
 use scripts::Scripts;
+pub use waker::Waker;
 
 /// How long Redis may take to answer anything.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -28,9 +30,6 @@ pub const RESERVATION: Duration = Duration::from_secs(6);
 
 /// However full the queue is, an endpoint with nothing waiting gets this many ids in.
 const FEW: i64 = 8;
-
-/// How long an idle deliverer waits for a wake-up before it looks by itself.
-const WAKE_BACKSTOP: Duration = Duration::from_secs(1);
 
 /// What went wrong with Redis.
 #[derive(Debug, thiserror::Error)]
@@ -251,11 +250,7 @@ impl Queue {
     /// # Errors
     /// When Redis cannot be reached.
     pub async fn waker(&self) -> Result<Waker, QueueError> {
-        let config = redis::AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(RESPONSE_TIMEOUT))
-            .set_response_timeout(Some(WAKE_BACKSTOP + RESPONSE_TIMEOUT));
-        let connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
-        Ok(Waker { connection, key: self.key("wake") })
+        Waker::connect(&self.client, self.key("wake")).await
     }
 
     /// Reads the epoch that Redis holds and the run it is in. `None`: it holds none.
@@ -353,24 +348,6 @@ pub struct QueueStatistics {
     pub blocked_endpoints: i64,
     /// Endpoints with exchanges under way.
     pub endpoints_in_flight: i64,
-}
-
-/// Waits for something to do.
-pub struct Waker {
-    connection: MultiplexedConnection,
-    key: String,
-}
-
-impl Waker {
-    /// Waits until something was queued, or `limit`, or a second has passed.
-    ///
-    /// # Errors
-    /// When the connection is lost.
-    pub async fn wait(&mut self, limit: Option<Duration>) -> Result<(), QueueError> {
-        let limit = limit.unwrap_or(WAKE_BACKSTOP).clamp(Duration::from_millis(1), WAKE_BACKSTOP);
-        self.connection.blpop::<_, Option<(Vec<u8>, Vec<u8>)>>(&self.key, limit.as_secs_f64()).await?;
-        Ok(())
-    }
 }
 
 impl Reservation {
