@@ -134,8 +134,7 @@ async fn a_name_that_does_not_resolve_is_a_failure_of_dns() {
     }
     // The look-up counts towards the timeout.
     let outcome = scene.deliver_to("http://silent.example.com/").await;
-    let duration = outcome.failed("timeout", None)["duration_ms"].as_u64().expect("a duration");
-    assert!((2_000..3_500).contains(&duration), "{duration}");
+    outcome.timed_out(None);
     scene.finish().await;
 }
 

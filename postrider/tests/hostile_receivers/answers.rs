@@ -7,7 +7,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::future::join_all;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::sleep;
@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use crate::scene::{RawReceiver, Scene, read_request};
 use crate::support::receiver::Receiver;
 
-/// A byte now and then: far too slow for a timeout of two seconds, far too lively for one of idleness.
+/// A byte now and then: far too slow for the timeout, far too lively for one of idleness.
 const DRIP: Duration = Duration::from_millis(200);
 
 /// Reads a request and sends `bytes`; then the connection is closed.
@@ -40,12 +40,6 @@ async fn dripping(first: &'static [u8], rest: &'static [u8], pause: Duration) ->
     .await
 }
 
-/// The timeout of two seconds was kept: neither given up before, nor waited for much longer.
-fn took_its_timeout(attempt: &Value) {
-    let duration = attempt["duration_ms"].as_u64().expect("a duration");
-    assert!((2_000..3_500).contains(&duration), "{attempt}");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_does_not_come_is_a_timeout_over_the_whole_exchange() {
     let scene = Scene::new().await;
@@ -66,9 +60,8 @@ async fn an_answer_that_does_not_come_is_a_timeout_over_the_whole_exchange() {
     ];
     let urls = receivers.each_ref().map(RawReceiver::url);
     for outcome in join_all(urls.iter().map(|url| scene.deliver_to(url))).await {
-        let attempt = outcome.failed("timeout", None);
-        took_its_timeout(attempt);
-        assert_eq!(attempt["error_message"], "the exchange took longer than 2 s");
+        let attempt = outcome.timed_out(None);
+        assert_eq!(attempt["error_message"], "the exchange took longer than 4 s");
         assert!(attempt["response_headers"].is_null() && attempt["response_body"].is_null());
         let sent = attempt["request_headers"].as_array().expect("headers");
         assert!(sent.iter().any(|header| header["name"] == "webhook-signature"), "{attempt}");
@@ -91,7 +84,7 @@ async fn a_connection_that_is_not_taken_is_a_timeout() {
         waiting.push(connection.expect("it waits to be accepted"));
     }
     let outcome = scene.deliver_to(&format!("http://{address}/")).await;
-    took_its_timeout(outcome.failed("timeout", None));
+    outcome.timed_out(None);
     scene.finish().await;
 }
 
@@ -103,10 +96,9 @@ async fn a_body_that_drips_is_a_timeout_with_what_came_of_it() {
         dripping(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", b"1\r\nx\r\n", DRIP).await;
     let urls = [started.url(), chunked.url()];
     for outcome in join_all(urls.iter().map(|url| scene.deliver_to(url))).await {
-        let attempt = outcome.failed("timeout", Some(200));
-        took_its_timeout(attempt);
+        let attempt = outcome.timed_out(Some(200));
         let body = attempt["response_body"].as_str().expect("a body");
-        assert!((1..=10).contains(&body.len()) && body.bytes().all(|byte| byte == b'x'), "{attempt}");
+        assert!((1..=30).contains(&body.len()) && body.bytes().all(|byte| byte == b'x'), "{attempt}");
         assert_eq!(attempt["response_body_truncated"], false, "it is all that came");
         assert_eq!(attempt["response_headers"].as_array().map(Vec::len), Some(1));
     }
@@ -147,7 +139,6 @@ async fn of_a_gigabyte_sixteen_kibibytes_are_kept_and_the_rest_is_not_read() {
         assert_eq!(attempt["response_body"].as_str().map(str::len), Some(16 * 1024));
         assert_eq!(attempt["response_body_encoding"], "utf8");
         assert_eq!(attempt["response_body_truncated"], true);
-        assert!(attempt["duration_ms"].as_u64() < Some(2_000), "{attempt}");
     }
     let head = flood("HTTP/1.1 200 OK\r\n", b"x-flood: 0123456789\r\n".repeat(1_000)).await;
     scene.deliver_to(&head.url()).await.failed("http", None);

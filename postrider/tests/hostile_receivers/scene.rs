@@ -14,9 +14,10 @@ use crate::support::receiver::Receiver;
 use crate::support::service::Services;
 use crate::support::{Bed, eventually, within};
 
-/// How soon a healthy endpoint has its webhook, whatever goes on beside it: before the shortest timeout of
-/// a hostile one is over.
-const UNDISTURBED: Duration = Duration::from_millis(1_900);
+/// How long an exchange with a hostile endpoint may take.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(4);
+/// How soon a healthy endpoint has its webhook, whatever goes on beside it: before a hostile one is given up.
+const UNDISTURBED: Duration = Duration::from_millis(3_900);
 
 /// One of each service, and an endpoint that is well.
 pub(crate) struct Scene {
@@ -51,12 +52,12 @@ impl Scene {
     }
 
     /// Sends one event to a hostile endpoint, and to the healthy one, and waits until the first is closed.
-    /// `settings` are over those of an endpoint with a single attempt of two seconds.
+    /// `settings` are over those of an endpoint with a single attempt of [`TIMEOUT`].
     pub(crate) async fn deliver(&self, url: &str, settings: Value) -> Outcome {
         let event_type = format!("hostile.number_{}", self.deliveries.fetch_add(1, Ordering::Relaxed));
         let mut endpoint = json!({
             "url": url, "event_types": [event_type],
-            "timeout_seconds": 2, "max_attempts": 1, "retry_schedule": [0],
+            "timeout_seconds": TIMEOUT.as_secs(), "max_attempts": 1, "retry_schedule": [0],
         });
         let own = settings.as_object().expect("settings").clone();
         endpoint.as_object_mut().expect("an object").extend(own);
@@ -100,6 +101,14 @@ impl Outcome {
         assert_eq!(self.delivery["status"], "dead_letter");
         assert_eq!(self.delivery["last_error"], attempt["error_message"]);
         assert_eq!(self.delivery["last_response_status"], json!(response_status));
+        attempt
+    }
+
+    /// The only attempt: it timed out, neither before its time nor long after it.
+    pub(crate) fn timed_out(&self, response_status: Option<u16>) -> &Value {
+        let attempt = self.failed("timeout", response_status);
+        let duration = Duration::from_millis(attempt["duration_ms"].as_u64().expect("a duration"));
+        assert!((TIMEOUT..2 * TIMEOUT).contains(&duration), "{attempt}");
         attempt
     }
 
