@@ -34,8 +34,11 @@ async fn an_endpoint_that_hangs_holds_up_no_other() {
     assert_eq!(scene.bed.count(closed).await, 0, "nothing was waited for");
 
     for number in 0..50 {
+        let published = std::time::Instant::now();
         scene.producer.publish("user.created", json!({ "n": number })).await;
-        scene.healthy.wait_for(202 + number).await;
+        let webhooks = scene.healthy.wait_for(202 + number).await;
+        let took = webhooks[201 + number].at - published;
+        assert!(took < Duration::from_secs(2), "number {number} took {took:?}");
     }
     assert_eq!(scene.bed.count(closed).await, 0, "all of that went on beside it");
     assert_eq!(hanging.connections(), 1);
