@@ -7,7 +7,7 @@ use postrider_shared::address::RefusedAddress;
 use postrider_shared::delivery::ErrorClass;
 use postrider_shared::queue::Feedback;
 use postrider_shared::retry::RetrySchedule;
-use postrider_shared::store::record::{Exchange, Recorded, Verdict};
+use postrider_shared::store::record::{Exchange, Verdict};
 use rand::Rng;
 
 use crate::resolver::NameError;
@@ -20,7 +20,11 @@ pub(crate) const PERMANENT_STATUSES: [u16; 11] = [400, 405, 406, 411, 413, 414, 
 const GONE: u16 = 410;
 
 /// Answers whose `Retry-After` is obeyed.
-const RETRY_AFTER_STATUSES: [u16; 2] = [429, 503];
+const RETRY_AFTER_STATUSES: [u16; 5] = [413, 429, 502, 503, 504];
+
+/// Answers by which a receiver, or the gateway before it, says that it is overloaded (Standard Webhooks):
+/// they slow the endpoint.
+const OVERLOAD_STATUSES: [u16; 4] = [429, 502, 503, 504];
 
 /// How an exchange ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,13 +88,14 @@ impl Policy<'_> {
 
 /// What an attempt tells of its endpoint, for its concurrency and its circuit breaker. A receiver that
 /// refuses one request for good has answered, which says nothing of the next one.
-pub(crate) fn feedback(recorded: &Recorded) -> Feedback {
-    let Exchange { error_class, response_status, duration, .. } = &recorded.exchange;
-    let is_busy = response_status.is_some_and(|status| RETRY_AFTER_STATUSES.contains(&status.unsigned_abs()));
-    match (recorded.verdict, error_class) {
+pub(crate) fn feedback(verdict: Verdict, exchange: &Exchange) -> Feedback {
+    let Exchange { error_class, response_status, duration, .. } = exchange;
+    let is_overloaded =
+        response_status.is_some_and(|status| OVERLOAD_STATUSES.contains(&status.unsigned_abs()));
+    match (verdict, error_class) {
         (Verdict::Succeeded, _) => Feedback::Succeeded,
         (_, Some(ErrorClass::Timeout)) => Feedback::Overloaded(*duration),
-        (_, Some(ErrorClass::Http)) if is_busy => Feedback::Overloaded(*duration),
+        (_, Some(ErrorClass::Http)) if is_overloaded => Feedback::Overloaded(*duration),
         (Verdict::Dead, Some(ErrorClass::Http)) if response_status.is_some_and(|status| status < 500) => {
             Feedback::None
         }
@@ -183,14 +188,34 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_counts_for_429_and_503_alone() {
-        let delay = |status| match judge(answered(status), 1).verdict {
-            Verdict::Retry(delay) => delay.as_secs(),
-            other => panic!("{status}: {other:?}"),
+    fn retry_after_is_obeyed_on_413_429_502_503_and_504() {
+        let schedule = RetrySchedule::new(vec![Duration::from_secs(10)]);
+        let policy =
+            Policy { attempt_number: 1, max_attempts: 5, permanent_statuses: &[], schedule: &schedule };
+        for status in 400..600 {
+            let Verdict::Retry(delay) = policy.judge(answered(status), &mut rand::rng()).verdict else {
+                assert_eq!(status, GONE);
+                continue;
+            };
+            let is_obeyed = [413, 429, 502, 503, 504].contains(&status);
+            assert_eq!(delay == Duration::from_secs(100), is_obeyed, "{status}: {delay:?}");
+        }
+    }
+
+    #[test]
+    fn signs_of_overload_slow_the_endpoint() {
+        let told = |status: i16, class| {
+            let (error_class, response_status) = (Some(class), Some(status));
+            let exchange = Exchange { error_class, response_status, ..Exchange::default() };
+            feedback(Verdict::Retry(Duration::ZERO), &exchange)
         };
-        assert_eq!(delay(429), 100);
-        assert_eq!(delay(503), 100);
-        assert!(delay(500) <= 12);
+        for status in [429, 502, 503, 504] {
+            assert_eq!(told(status, ErrorClass::Http), Feedback::Overloaded(Duration::ZERO), "{status}");
+        }
+        for status in [301, 400, 404, 413, 500, 501, 505] {
+            assert_eq!(told(status, ErrorClass::Http), Feedback::Failed(Duration::ZERO), "{status}");
+        }
+        assert_eq!(told(200, ErrorClass::Timeout), Feedback::Overloaded(Duration::ZERO));
     }
 
     #[test]

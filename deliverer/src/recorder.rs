@@ -96,7 +96,7 @@ impl Told {
     fn of(finished: &Finished) -> Self {
         Self {
             reservation: finished.reservation,
-            feedback: feedback(&finished.recorded),
+            feedback: feedback(finished.recorded.verdict, &finished.recorded.exchange),
             error: finished.recorded.exchange.error_message.clone(),
         }
     }

@@ -1,7 +1,8 @@
 //! When a failed delivery is tried again.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use chrono::DateTime;
 use rand::{Rng, RngExt as _};
 
 /// The longest `Retry-After` that is obeyed.
@@ -53,21 +54,31 @@ impl RetrySchedule {
 }
 
 /// Reads a `Retry-After` header (RFC 9110, section 10.2.3): seconds, or a date, counted from `now`.
-/// What is neither is ignored; a date that has passed is no delay.
+/// Anything else is ignored; a date in the past is no delay.
 #[must_use]
-pub fn parse_retry_after(value: &str, now: std::time::SystemTime) -> Option<Duration> {
+pub fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
         // More digits than a number holds still mean "long".
         return Some(value.parse().map_or(MAX_RETRY_AFTER, Duration::from_secs));
     }
-    let date = httpdate::parse_http_date(value).ok()?;
-    Some(date.duration_since(now).unwrap_or_default())
+    Some(parse_date(value)?.duration_since(now).unwrap_or_default())
+}
+
+/// Reads a date in one of the three formats of RFC 9110, section 5.6.7, or in the formats that servers send
+/// instead: `UTC` or a numeric offset in place of `GMT` (RFC 5322), and RFC 3339.
+fn parse_date(value: &str) -> Option<SystemTime> {
+    let in_gmt = value.strip_suffix("UTC").map(|rest| format!("{rest}GMT"));
+    let value = in_gmt.as_deref().unwrap_or(value);
+    httpdate::parse_http_date(value).ok().or_else(|| {
+        let date = DateTime::parse_from_rfc2822(value).or_else(|_| DateTime::parse_from_rfc3339(value));
+        date.ok().map(SystemTime::from)
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::{SystemTime, UNIX_EPOCH};
+    use std::time::UNIX_EPOCH;
 
     use proptest::prelude::*;
 
@@ -91,8 +102,28 @@ mod tests {
         assert_eq!(read("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::from_secs(7)));
         assert_eq!(read("Sat, 06 Nov 1993 08:49:37 GMT"), Some(Duration::ZERO));
         assert_eq!(read("99999999999999999999999"), Some(MAX_RETRY_AFTER));
-        for nonsense in ["", "-1", "1.5", "soon", "1e3"] {
+        for nonsense in ["", "-1", "1.5", "soon", "1e3", "UTC", "GMT", "Sun, 06 Nov 1994 08:49:37 Mars"] {
             assert_eq!(read(nonsense), None, "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn retry_after_dates_are_read_in_every_format_that_servers_send() {
+        let now = UNIX_EPOCH + Duration::from_secs(784_111_770);
+        for date in [
+            "Sun, 06 Nov 1994 08:49:37 GMT",
+            "Sunday, 06-Nov-94 08:49:37 GMT",
+            "Sun Nov  6 08:49:37 1994",
+            "Sun, 06 Nov 1994 08:49:37 UTC",
+            "Sunday, 06-Nov-94 08:49:37 UTC",
+            "Sun, 06 Nov 1994 08:49:37 +0000",
+            "Sun, 06 Nov 1994 08:49:37 -0000",
+            "Sun, 06 Nov 1994 10:49:37 +0200",
+            "Sun, 6 Nov 1994 08:49:37 GMT",
+            "1994-11-06T08:49:37Z",
+            "1994-11-06T08:49:37+00:00",
+        ] {
+            assert_eq!(parse_retry_after(date, now), Some(Duration::from_secs(7)), "{date}");
         }
     }
 
