@@ -9,7 +9,7 @@ use postrider_shared::delivery::ErrorClass;
 use postrider_shared::failpoint;
 use postrider_shared::queue::{Feedback, Reservation};
 use postrider_shared::retry::{RetrySchedule, parse_retry_after};
-use postrider_shared::store::claim::{Claimed, EndpointSettings, LEASE_MARGIN};
+use postrider_shared::store::claim::{Claimed, EndpointSettings, LEASE_MARGIN, Unrendered};
 use postrider_shared::store::record::{self, Exchange, Recorded, Verdict};
 use reqwest::Response;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
@@ -63,8 +63,9 @@ async fn attempt(
     claimed: &Claimed,
     claimed_at: Instant,
 ) -> Option<(Exchange, Ending)> {
-    let Some(event) = &claimed.event else {
-        return Some(unrenderable("the event is no longer stored"));
+    let event = match &claimed.event {
+        Ok(event) => event,
+        Err(Unrendered { class, reason }) => return Some((Exchange::default(), failed(*class, reason))),
     };
     failpoint::die_at_for("deliverer.before_send", &event.event_type);
     let body = request::body(event);
@@ -221,8 +222,4 @@ async fn give_back(deliverer: &Deliverer, claimed: &Claimed, reservation: Reserv
 
 fn failed(class: ErrorClass, message: &str) -> Ending {
     Ending::Failed { class, message: message.to_owned() }
-}
-
-fn unrenderable(reason: &str) -> (Exchange, Ending) {
-    (Exchange::default(), failed(ErrorClass::Unrenderable, reason))
 }

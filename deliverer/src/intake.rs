@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use postrider_shared::failpoint;
-use postrider_shared::ids::{DelivererNumber, DeliveryId};
+use postrider_shared::ids::{DelivererNumber, DeliveryId, EndpointId};
 use postrider_shared::queue::{Feedback, QueueError, Reservation, Waker};
 use postrider_shared::store::StoreError;
-use postrider_shared::store::claim::{self, Claim, Claimed, Next};
+use postrider_shared::store::claim::{self, Claim, Claimed, Next, Unrendered};
 use postrider_shared::store::record;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -121,20 +121,16 @@ async fn take_turns(
 ) {
     let claims = turns.into_iter().map(async |reservation| {
         let claimed_at = Instant::now();
-        let next = claim::claim_next(&deliverer.store, number, reservation.endpoint_id).await;
+        let next = claim_turn(deliverer, number, reservation.endpoint_id).await;
         (reservation, claimed_at, next)
     });
     for (reservation, claimed_at, next) in join_all(claims).await {
         match next {
-            Ok(Next::Claimed(claimed)) => {
+            Ok(Some(claimed)) => {
                 deliverer.leases.taken(std::slice::from_ref(&claimed));
                 send(deliverer, *claimed, claimed_at, reservation, permits);
             }
-            Ok(Next::Nothing) => acknowledge(deliverer, vec![reservation]).await,
-            Ok(Next::Unrenderable(head, error)) => {
-                set_apart(deliverer, head, &error).await;
-                acknowledge(deliverer, vec![reservation]).await;
-            }
+            Ok(None) => acknowledge(deliverer, vec![reservation]).await,
             // It comes back when its reservation expires.
             Err(error) => {
                 if !error.is_contention() {
@@ -144,6 +140,24 @@ async fn take_turns(
             }
         }
     }
+}
+
+/// Claims what is next at an endpoint, without its event if that cannot be rendered.
+async fn claim_turn(
+    deliverer: &Deliverer,
+    number: DelivererNumber,
+    endpoint: EndpointId,
+) -> Result<Option<Box<Claimed>>, StoreError> {
+    let mut next = claim::claim_next(&deliverer.store, number, endpoint, None).await?;
+    if let Next::Unrendered(head, why) = &next {
+        tracing::error!(delivery_id = %head, reason = why.reason, "the event cannot be rendered");
+        next = claim::claim_next(&deliverer.store, number, endpoint, Some((*head, why))).await?;
+    }
+    Ok(match next {
+        Next::Claimed(claimed) => Some(claimed),
+        // If another one is next by now and cannot be rendered either, its own id comes again.
+        Next::Nothing | Next::Unrendered(..) => None,
+    })
 }
 
 /// Waits for one permit, and takes as many more as are free, up to a batch.
@@ -158,18 +172,18 @@ async fn permits(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
 }
 
 /// Claims what can be claimed. Where one delivery spoils the statement for all, the batch is halved until
-/// it is alone: one that cannot be rendered becomes a dead letter, one that is locked is left for later.
+/// it is alone: one that cannot be rendered is claimed without its event, one that is locked is left for later.
 async fn claim_around_culprits(deliverer: &Deliverer, number: DelivererNumber, ids: &[DeliveryId]) -> Claim {
     let began = Instant::now();
-    match claim::claim(&deliverer.store, number, ids).await {
+    match claim::claim(&deliverer.store, number, ids, None).await {
         Ok(claim) => {
             metrics::histogram!("postrider_claim_seconds").record(began.elapsed().as_secs_f64());
             deliverer.health.up("deliverer_postgresql");
             claim
         }
-        Err(error) if error.is_data_error() || error.is_contention() => {
+        Err(error) if error.is_data_error() || error.is_timeout() || error.is_contention() => {
             if let [culprit] = ids {
-                set_apart(deliverer, *culprit, &error).await
+                claim_without_event(deliverer, number, *culprit, &error).await
             } else {
                 let (first, second) = ids.split_at(ids.len() / 2);
                 let mut claim = Box::pin(claim_around_culprits(deliverer, number, first)).await;
@@ -188,13 +202,18 @@ async fn claim_around_culprits(deliverer: &Deliverer, number: DelivererNumber, i
     }
 }
 
-async fn set_apart(deliverer: &Deliverer, culprit: DeliveryId, error: &StoreError) -> Claim {
-    if error.is_contention() {
-        return Claim::default();
-    }
-    tracing::error!(delivery_id = %culprit, %error, "the event cannot be rendered: dead letter");
-    match claim::bury(&deliverer.store, culprit, &format!("the event cannot be rendered: {error}")).await {
-        Ok(()) => Claim { settled: vec![culprit], ..Claim::default() },
+/// The attempt then fails as others do, and is retried or not. Where PostgreSQL is too slow for everything, this is
+/// too slow as well, and no attempt is spent.
+async fn claim_without_event(
+    deliverer: &Deliverer,
+    number: DelivererNumber,
+    culprit: DeliveryId,
+    error: &StoreError,
+) -> Claim {
+    let Some(why) = Unrendered::because_of(error) else { return Claim::default() };
+    tracing::error!(delivery_id = %culprit, reason = why.reason, "the event cannot be rendered");
+    match claim::claim(&deliverer.store, number, &[culprit], Some((culprit, &why))).await {
+        Ok(claim) => claim,
         Err(error) => {
             deliverer.health.down("deliverer_postgresql", error);
             Claim::default()

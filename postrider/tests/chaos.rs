@@ -335,6 +335,48 @@ async fn an_event_that_cannot_be_rendered_is_a_dead_letter_and_harms_no_other() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_takes_too_long_to_render_spends_its_attempts_and_harms_no_other() {
+    let bed = Bed::new().await;
+    let stack = Stack::start(&bed).await;
+    let receiver = Receiver::accepting().await;
+    let producer = Producer::new(stack.api.listen).await;
+    producer.endpoint(json!({"url": receiver.url("/"), "max_attempts": 3, "retry_schedule": [0]})).await;
+    let ordered = Producer::new(stack.api.listen).await;
+    ordered
+        .endpoint(
+            json!({"ordered": true, "url": receiver.url("/"), "max_attempts": 3, "retry_schedule": [0]}),
+        )
+        .await;
+    // What PostgreSQL says when a statement reaches its timeout, without the wait for it.
+    let slow = "create or replace function rfc3339(at timestamptz) returns text language plpgsql as $$
+                begin
+                    if at = '2001-01-01Z' then
+                        raise exception 'canceling statement due to statement timeout' using errcode = '57014';
+                    end if;
+                    return to_char(at at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"');
+                end $$;
+                create function make_slow() returns trigger language plpgsql as $$
+                begin new.created_at = '2001-01-01Z'; return new; end $$;
+                create trigger make_slow before insert on events for each row
+                when (new.event_type = 'slow') execute function make_slow()";
+    bed.sql().await.batch_execute(slow).await.expect("a slow event");
+
+    for producer in [&producer, &ordered] {
+        let slow = producer.publish("slow", json!({})).await;
+        for number in 0..3 {
+            producer.publish("user.created", json!({ "n": number })).await;
+        }
+        let dead = producer.delivery_in(&text(&slow["event_id"]), "dead_letter").await;
+        let classes: Vec<_> =
+            producer.attempts(&dead).await.iter().map(|attempt| text(&attempt["error_class"])).collect();
+        assert_eq!(classes, ["internal"; 3]);
+    }
+    bed.all_succeeded(6).await;
+    assert_eq!(receiver.count(), 6);
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_kills_its_deliverers_is_a_dead_letter_after_its_attempts_and_harms_no_other() {
     let bed = Bed::new().await;
     let (api, relay) = (Process::start(&bed, "api", &[]), Process::start(&bed, "relay", &[]));

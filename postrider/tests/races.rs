@@ -37,7 +37,7 @@ fn id(value: &Value) -> Uuid {
 /// Claims a delivery, as a deliverer does.
 async fn claim(store: &Store, delivery: &Value) -> Claimed {
     let ids = [DeliveryId(id(&delivery["id"]))];
-    let mut claim = claim::claim(store, DelivererNumber(1), &ids).await.expect("a claim");
+    let mut claim = claim::claim(store, DelivererNumber(1), &ids, None).await.expect("a claim");
     claim.claimed.pop().expect("it is due")
 }
 

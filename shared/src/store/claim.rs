@@ -10,7 +10,8 @@ use super::headers::StoredHeader;
 use super::outbox::is_not_parked;
 use super::page::id_bounds;
 use super::secrets::StoredKey;
-use super::{Store, StoreError, operational};
+use super::{Store, StoreError};
+use crate::delivery::ErrorClass;
 use crate::ids::{DelivererNumber, DeliveryId, EndpointId, EventId, LeaseId};
 use crate::keyring::Stored;
 use crate::signing::Algorithm;
@@ -33,8 +34,8 @@ pub struct Claimed {
     pub endpoint_id: EndpointId,
     /// Its event: the `webhook-id`.
     pub event_id: EventId,
-    /// The event; `None` where it has gone.
-    pub event: Option<EventContent>,
+    /// The event, or why there is nothing to send.
+    pub event: Result<EventContent, Unrendered>,
     /// The endpoint.
     pub endpoint: EndpointSettings,
 }
@@ -48,6 +49,34 @@ pub struct EventContent {
     pub timestamp: String,
     /// The stored JSON as PostgreSQL renders it: the same text at every attempt.
     pub data: String,
+}
+
+/// Why a delivery is claimed without its event: the attempt fails.
+#[derive(Debug, Clone)]
+pub struct Unrendered {
+    /// [`ErrorClass::Unrenderable`] if no attempt can succeed, [`ErrorClass::Internal`] if a later one may.
+    pub class: ErrorClass,
+    /// For people.
+    pub reason: String,
+}
+
+impl Unrendered {
+    /// Reads the error of a claim of one delivery alone. `None` if the event has nothing to do with it.
+    #[must_use]
+    pub fn because_of(error: &StoreError) -> Option<Self> {
+        let class = if error.is_data_error() {
+            ErrorClass::Unrenderable
+        } else if error.is_timeout() {
+            ErrorClass::Internal
+        } else {
+            return None;
+        };
+        Some(Self { class, reason: format!("the event cannot be rendered: {error}") })
+    }
+
+    fn gone() -> Self {
+        Self { class: ErrorClass::Unrenderable, reason: "the event is no longer stored".to_owned() }
+    }
 }
 
 /// How an endpoint wants to be sent to.
@@ -181,30 +210,36 @@ left join lateral (
     limit 1
 ) e on true
 left join events v on j.verdict = 'claimed' and v.id = j.event_id and v.expunged_at is null
+                  and j.id is distinct from $7
 left join key k on k.endpoint_id = e.id
 order by j.id"
 );
 
 /// Takes a lease on those of the deliveries that are open and due, and tells what it saw of every one.
+/// `unrendered` is one of them that is claimed without its event.
 ///
 /// # Errors
-/// When nothing was claimed. [`StoreError::is_data_error`] means that one of the deliveries cannot be
-/// rendered, [`StoreError::is_contention`] that a row of one is held by another transaction: the others
-/// may be claimed without it.
+/// When nothing was claimed. [`StoreError::is_data_error`] and [`StoreError::is_timeout`] mean that one of the
+/// deliveries cannot be rendered, [`StoreError::is_contention`] that a row of one is held by another transaction:
+/// the others may be claimed without it.
 pub async fn claim(
     store: &Store,
     deliverer: DelivererNumber,
     deliveries: &[DeliveryId],
+    unrendered: Option<(DeliveryId, &Unrendered)>,
 ) -> Result<Claim, StoreError> {
     let client = store.relaxed().await?;
     let statement = client.prepare_cached(CLAIM).await?;
     let (first, last) = id_bounds(deliveries);
     let margin = LEASE_MARGIN.as_secs_f64();
-    let rows = client.query(&statement, &[&deliveries, &deliverer, &margin, &first, &last, &false]).await?;
+    let without = unrendered.map(|(id, _)| id);
+    let rows = client
+        .query(&statement, &[&deliveries, &deliverer, &margin, &first, &last, &false, &without])
+        .await?;
     let mut claim = Claim::default();
     for row in &rows {
         match row.get::<_, Option<LeaseId>>(1) {
-            Some(lease_id) => claim.claimed.push(claimed(row, lease_id)),
+            Some(lease_id) => claim.claimed.push(claimed(row, lease_id, unrendered)),
             None if row.get(18) => claim.ordered.push(row.get(0)),
             None => claim.settled.push(row.get(0)),
         }
@@ -234,13 +269,13 @@ pub enum Next {
     Claimed(Box<Claimed>),
     /// Nothing to do now: none is open, or the first one is under way or not due, which brings its own id.
     Nothing,
-    /// The delivery whose turn it is cannot be rendered.
-    Unrenderable(DeliveryId, StoreError),
+    /// The delivery whose turn it is cannot be claimed with its event. Nothing is claimed.
+    Unrendered(DeliveryId, Unrendered),
 }
 
 /// Takes a lease on the delivery whose turn it is at an endpoint that keeps the order of acceptance: the
 /// first open one, unless it is under way or not due. Whoever comes at the same time waits for the lock on
-/// the endpoint, and sees that one under way.
+/// the endpoint, and sees that one under way. `unrendered` is a delivery that is claimed without its event.
 ///
 /// # Errors
 /// When nothing was claimed; [`StoreError::is_contention`]: the endpoint is locked.
@@ -248,6 +283,7 @@ pub async fn claim_next(
     store: &Store,
     deliverer: DelivererNumber,
     endpoint: EndpointId,
+    unrendered: Option<(DeliveryId, &Unrendered)>,
 ) -> Result<Next, StoreError> {
     let mut client = store.relaxed().await?;
     let transaction = client.transaction().await?;
@@ -259,31 +295,40 @@ pub async fn claim_next(
     let head: DeliveryId = row.get(0);
     let margin = LEASE_MARGIN.as_secs_f64();
     let ids = [head];
-    let found = transaction.query(&claim, &[&ids.as_slice(), &deliverer, &margin, &head, &head, &true]).await;
+    let without = unrendered.map(|(id, _)| id);
+    let found = transaction
+        .query(&claim, &[&ids.as_slice(), &deliverer, &margin, &head, &head, &true, &without])
+        .await;
     let rows = match found.map_err(StoreError::from) {
         Ok(rows) => rows,
-        Err(error) if error.is_data_error() => return Ok(Next::Unrenderable(head, error)),
-        Err(error) => return Err(error),
+        Err(error) => match Unrendered::because_of(&error) {
+            Some(why) if without != Some(head) => return Ok(Next::Unrendered(head, why)),
+            _ => return Err(error),
+        },
     };
-    let leased = rows.first().and_then(|row| Some(claimed(row, row.get::<_, Option<LeaseId>>(1)?)));
+    let leased =
+        rows.first().and_then(|row| Some(claimed(row, row.get::<_, Option<LeaseId>>(1)?, unrendered)));
     transaction.commit().await?;
     Ok(leased.map_or(Next::Nothing, |claimed| Next::Claimed(Box::new(claimed))))
 }
 
-fn claimed(row: &Row, lease_id: LeaseId) -> Claimed {
+fn claimed(row: &Row, lease_id: LeaseId, unrendered: Option<(DeliveryId, &Unrendered)>) -> Claimed {
+    let delivery_id = row.get(0);
     let event_type: Option<String> = row.get(6);
+    let why_none = || match unrendered {
+        Some((id, why)) if id == delivery_id => why.clone(),
+        _ => Unrendered::gone(),
+    };
     Claimed {
-        delivery_id: row.get(0),
+        delivery_id,
         lease_id,
         attempt_number: row.get(2),
         max_attempts: row.get(3),
         endpoint_id: row.get(4),
         event_id: row.get(5),
-        event: event_type.map(|event_type| EventContent {
-            event_type,
-            timestamp: row.get(7),
-            data: row.get(8),
-        }),
+        event: event_type
+            .map(|event_type| EventContent { event_type, timestamp: row.get(7), data: row.get(8) })
+            .ok_or_else(why_none),
         endpoint: EndpointSettings {
             url: row.get(9),
             headers: row.get::<_, Json<_>>(10).0,
@@ -308,34 +353,4 @@ fn keys(row: &Row, column: usize) -> Vec<StoredKey> {
             stored: Stored { master_key_id, bytes },
         })
         .collect()
-}
-
-const BURY: &str = "-- deliveries.bury
-with buried as (
-    update deliveries
-    set status = 'dead_letter', attempt_count = attempt_count + 1, last_error = $2,
-        next_retry_at = null, completed_at = now(), dead_at = now()
-    where id = $1 and completed_at is null and lease_id is null
-    returning id, endpoint_id, position, attempt_count
-),
-queued as (
-    insert into outbox (delivery_id, endpoint_id)
-    select id, endpoint_id from buried where position is not null
-)
-insert into delivery_attempts (delivery_id, attempt_number, outcome, error_class, error_message)
-select id, attempt_count, 'failed', 'unrenderable', $2 from buried
-on conflict do nothing";
-
-/// Makes a dead letter of a delivery whose event cannot be rendered, with an attempt that says why. Does
-/// nothing to one that is closed or leased.
-///
-/// # Errors
-/// When PostgreSQL does not answer.
-pub async fn bury(store: &Store, delivery: DeliveryId, reason: &str) -> Result<(), StoreError> {
-    let mut client = store.durable().await?;
-    let transaction = client.transaction().await?;
-    let statement = transaction.prepare_cached(BURY).await?;
-    transaction.execute(&statement, &[&delivery, &reason]).await?;
-    operational::emit_dead_letters(&transaction, &[delivery]).await?;
-    Ok(transaction.commit().await?)
 }

@@ -61,6 +61,13 @@ impl StoreError {
         })
     }
 
+    /// True when the statement took longer than a statement may: PostgreSQL is slow, or an item of a batch costs too
+    /// much, which is found by trying them one by one.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        self.code() == Some(&SqlState::QUERY_CANCELED)
+    }
+
     /// True when PostgreSQL is away, starting, stopping, out of room or too slow: not the statement's fault,
     /// and worth another try later.
     #[must_use]
