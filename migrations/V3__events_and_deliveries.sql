@@ -94,6 +94,8 @@ create table delivery_attempts (
     -- The first 16 KiB, whatever bytes they are.
     response_body bytea,
     response_body_truncated boolean not null default false,
+    -- The request was sent twice: the connection had been used before, and broke before an answer began.
+    resent boolean not null default false,
     duration_ms integer,
     created_at timestamptz not null default now(),
     -- Recording twice is harmless.

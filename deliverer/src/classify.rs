@@ -1,16 +1,12 @@
 //! What an answer means: the retry policy, as pure functions.
 
-use std::error::Error;
 use std::time::Duration;
 
-use postrider_shared::address::RefusedAddress;
 use postrider_shared::delivery::ErrorClass;
 use postrider_shared::queue::Feedback;
 use postrider_shared::retry::RetrySchedule;
 use postrider_shared::store::record::{Exchange, Verdict};
 use rand::Rng;
-
-use crate::resolver::NameError;
 
 /// Answers by which a receiver says that this request will never be accepted as it is. An endpoint can
 /// have a list of its own.
@@ -110,42 +106,6 @@ fn describe(status: u16) -> String {
         GONE => "the receiver answered 410: it wants no more webhooks".to_owned(),
         _ => format!("the receiver answered {status}"),
     }
-}
-
-/// Tells by the causes of an error of the HTTP client where the exchange failed, and why in a sentence
-/// without the URL, which may hold a receiver's secrets.
-pub(crate) fn classify(error: &reqwest::Error) -> (ErrorClass, String) {
-    let mut root: &(dyn Error + 'static) = error;
-    let mut is_tls = false;
-    let mut cause = error.source();
-    while let Some(current) = cause {
-        root = current;
-        if let Some(refused) = current.downcast_ref::<RefusedAddress>() {
-            return (ErrorClass::RefusedAddress, refused.to_string());
-        }
-        if let Some(name) = current.downcast_ref::<NameError>() {
-            return (ErrorClass::Dns, name.to_string());
-        }
-        is_tls |= current.is::<rustls::Error>() || wraps_tls(current);
-        cause = current.source();
-    }
-    if error.is_timeout() {
-        return (ErrorClass::Timeout, "the receiver could not be connected to in time".to_owned());
-    }
-    let class = match (is_tls, error.is_connect()) {
-        (true, _) => ErrorClass::Tls,
-        (false, true) => ErrorClass::Connect,
-        (false, false) => ErrorClass::Http,
-    };
-    (class, format!("the exchange failed: {root}"))
-}
-
-/// An I/O error hides the error that it carries from `source`, and may carry another one of its kind.
-fn wraps_tls(error: &(dyn Error + 'static)) -> bool {
-    error
-        .downcast_ref::<std::io::Error>()
-        .and_then(std::io::Error::get_ref)
-        .is_some_and(|inner| inner.is::<rustls::Error>() || wraps_tls(inner))
 }
 
 #[cfg(test)]

@@ -5,19 +5,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::FutureExt as _;
+use http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use postrider_shared::delivery::ErrorClass;
 use postrider_shared::failpoint;
 use postrider_shared::queue::{Feedback, Reservation};
 use postrider_shared::retry::{RetrySchedule, parse_retry_after};
 use postrider_shared::store::claim::{Claimed, EndpointSettings, LEASE_MARGIN, Unrendered};
 use postrider_shared::store::record::{self, Exchange, Recorded, Verdict};
-use reqwest::Response;
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout_at;
 
 use crate::Deliverer;
-use crate::classify::{Ending, Judgement, PERMANENT_STATUSES, Policy, classify};
+use crate::classify::{Ending, Judgement, PERMANENT_STATUSES, Policy};
+use crate::client::{self, Client, Deadline, Failure, Sent};
 use crate::recorder::Finished;
 use crate::request::{self, Outgoing, Unsendable};
 
@@ -77,10 +76,10 @@ async fn attempt(
             return Some((Exchange::default(), failed(class, &reason)));
         }
     };
-    if let Err(refused) = deliverer.config.guard.check_host(&outgoing.url) {
+    if let Err(refused) = deliverer.config.guard.check_host(&outgoing.post.url) {
         return Some((Exchange::default(), failed(ErrorClass::RefusedAddress, &refused.to_string())));
     }
-    if deliverer.config.https_only && outgoing.url.scheme() != "https" {
+    if deliverer.config.https_only && outgoing.post.url.scheme() != "https" {
         return Some((Exchange::default(), failed(ErrorClass::RefusedAddress, "only https is sent to")));
     }
     if claimed_at.elapsed() > SEND_WITHIN {
@@ -92,38 +91,36 @@ async fn attempt(
 }
 
 /// Sends and reads the answer, all within `timeout`.
-async fn send(client: &reqwest::Client, outgoing: Outgoing, timeout: Duration) -> (Exchange, Ending) {
-    let deadline = tokio::time::Instant::now() + timeout;
-    let mut exchange = Exchange { request_headers: Some(outgoing.shown_headers), ..Exchange::default() };
-    let request = client.post(outgoing.url).headers(outgoing.headers).body(outgoing.body);
-    let too_slow = || format!("the exchange took longer than {} s", timeout.as_secs());
-    let mut response = match timeout_at(deadline, request.send()).await {
-        Ok(Ok(response)) => response,
-        Ok(Err(error)) => {
-            let (class, message) = classify(&error);
-            return (exchange, failed(class, &message));
-        }
-        Err(_) => return (exchange, failed(ErrorClass::Timeout, &too_slow())),
+async fn send(client: &Client, outgoing: Outgoing, timeout: Duration) -> (Exchange, Ending) {
+    let deadline = Deadline::after(timeout);
+    let Sent { resent, answer } = client.send(outgoing.post, deadline).await;
+    let mut exchange =
+        Exchange { request_headers: Some(outgoing.shown_headers), resent, ..Exchange::default() };
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(Failure { class, message }) => return (exchange, Ending::Failed { class, message }),
     };
-    let status = response.status().as_u16();
+    let status = answer.status().as_u16();
     exchange.response_status = Some(status.cast_signed());
-    exchange.response_headers = Some(request::show(kept(response.headers()), &[]));
-    let retry_after = response
+    exchange.response_headers = Some(request::show(kept(answer.headers()), &[]));
+    let retry_after = answer
         .headers()
         .get(RETRY_AFTER)
         .and_then(|value| parse_retry_after(value.to_str().ok()?, SystemTime::now()));
     let mut body = Vec::new();
-    let read = timeout_at(deadline, read_body(&mut response, &mut body)).await;
-    let ending = match read {
-        Ok(Ok(truncated)) => {
+    let ending = match deadline.cap(answer.read(MAX_RESPONSE_BODY, &mut body)).await {
+        Some(Ok(truncated)) => {
             exchange.response_body_truncated = truncated;
             Ending::Answered { status, retry_after }
         }
-        Ok(Err(error)) => {
-            let message = format!("the answer's body broke off: {}", error.without_url());
+        Some(Err(error)) => {
+            let message = format!("the answer's body broke off: {}", client::root(&error));
             Ending::Broken { status, class: ErrorClass::Http, message, retry_after }
         }
-        Err(_) => Ending::Broken { status, class: ErrorClass::Timeout, message: too_slow(), retry_after },
+        None => {
+            let message = deadline.exceeded();
+            Ending::Broken { status, class: ErrorClass::Timeout, message, retry_after }
+        }
     };
     exchange.response_body = Some(body);
     (exchange, ending)
@@ -135,18 +132,6 @@ fn kept(headers: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)
         *room = room.checked_sub(name.as_str().len() + value.len())?;
         Some((name, value))
     })
-}
-
-/// Reads as much as is kept. True: there is more, which is left unread.
-async fn read_body(response: &mut Response, body: &mut Vec<u8>) -> Result<bool, reqwest::Error> {
-    while let Some(chunk) = response.chunk().await? {
-        let room = MAX_RESPONSE_BODY - body.len();
-        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
-        if chunk.len() > room {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 fn judge(deliverer: &Deliverer, claimed: &Claimed, ending: Ending) -> Judgement {

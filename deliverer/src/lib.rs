@@ -25,6 +25,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use client::Client;
 use condition::Condition;
 use heartbeat::Held;
 use leases::Leases;
@@ -53,7 +54,7 @@ struct Deliverer {
     config: DelivererConfig,
     store: Store,
     queue: Queue,
-    client: reqwest::Client,
+    client: Client,
     health: Health,
     registration: Registration,
     held: Held,
@@ -81,7 +82,7 @@ pub async fn run(
 ) -> Result<(), DelivererError> {
     let store = Store::new(&config.database)?;
     let queue = Queue::new(&config.queue)?;
-    let client = client::build(&config).map_err(DelivererError::Client)?;
+    let client = Client::new(&config).map_err(DelivererError::Client)?;
     let part = "deliverer_postgresql";
     if !start::until_it_fits(&store, Some(&config.keyring), &health, part, &shutdown).await? {
         return Ok(());

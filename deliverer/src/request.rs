@@ -3,22 +3,22 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use postrider_shared::delivery::ErrorClass;
 use postrider_shared::keyring::Keyring;
 use postrider_shared::signing::signature_header;
 use postrider_shared::store::claim::{Claimed, EventContent};
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
 use url::Url;
+
+use crate::client::Post;
 
 /// What Postrider calls itself.
 pub(crate) const USER_AGENT: &str = concat!("Postrider/", env!("CARGO_PKG_VERSION"));
 
 /// A signed request.
 pub(crate) struct Outgoing {
-    pub(crate) url: Url,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: Bytes,
+    pub(crate) post: Post,
     /// The headers as they are kept with the attempt.
     pub(crate) shown_headers: String,
 }
@@ -88,7 +88,7 @@ pub(crate) fn sign(
         headers.insert(HeaderName::from_static(name), value);
     }
     let shown_headers = show(&headers, &claimed.endpoint.sensitive_headers);
-    Ok(Outgoing { url, headers, body, shown_headers })
+    Ok(Outgoing { post: Post { url, headers, body }, shown_headers })
 }
 
 fn own_headers(claimed: &Claimed, keyring: &Keyring) -> Result<HeaderMap, Unsendable> {

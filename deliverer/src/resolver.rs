@@ -1,48 +1,63 @@
-//! Resolves names, asynchronously and with a deadline, and lets only those addresses through that the
-//! guard passes: what it returns is what is dialled, so that a name cannot be rebound in between.
+//! Resolves names, asynchronously: the addresses of each family on their own, because one may come long
+//! before the other, or alone.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use futures_util::future::{BoxFuture, FutureExt as _, ready};
+use futures_util::stream::FuturesUnordered;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use postrider_shared::address::{AddressGuard, RefusedAddress};
-use postrider_shared::config::DelivererConfig;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use url::Host;
 
-/// How long one question to a name server may take, and how often it is asked.
-const TIMEOUT: Duration = Duration::from_secs(3);
+/// How long one question to a name server may take, and how often it is asked again.
+const TIMEOUT: Duration = Duration::from_secs(2);
 const ATTEMPTS: usize = 2;
 
 /// However long a name server says that an answer is good.
 const MAX_TTL: Duration = Duration::from_secs(300);
 
-/// The name could not be resolved.
-#[derive(Debug, thiserror::Error)]
-#[error("the name cannot be resolved: {0}")]
-pub(crate) struct NameError(String);
-
-/// A resolver behind the guard.
-#[derive(Clone)]
-pub(crate) struct GuardedResolver {
-    resolver: TokioResolver,
-    guard: AddressGuard,
+/// Why a name has no address of a family; where both families have none, the greater reason tells more.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub(crate) enum NameError {
+    /// The name exists.
+    #[error("the name has no address")]
+    NoAddress,
+    /// Nobody knows.
+    #[error("the name servers do not answer")]
+    Unanswered,
+    /// Nobody knows.
+    #[error("{0}")]
+    Failed(String),
+    /// NXDOMAIN.
+    #[error("the name does not exist")]
+    Unknown,
 }
 
-impl GuardedResolver {
-    /// Asks the configured name servers, or the system's.
+/// What is looked up of one name, a family each.
+pub(crate) type Lookups = FuturesUnordered<BoxFuture<'static, Result<Vec<IpAddr>, NameError>>>;
+
+/// Asks name servers, and remembers.
+#[derive(Clone)]
+pub(crate) struct Resolver(TokioResolver);
+
+impl Resolver {
+    /// Asks these name servers, or the system's.
     ///
     /// # Errors
     /// With a sentence, when the system's configuration cannot be read.
-    pub(crate) fn new(config: &DelivererConfig) -> Result<Self, String> {
+    pub(crate) fn new(servers: &[SocketAddr]) -> Result<Self, String> {
         let unusable = |error: &dyn std::fmt::Display| {
             format!("the system's name servers cannot be read, set POSTRIDER_DNS_SERVERS: {error}")
         };
-        let mut builder = if config.dns_servers.is_empty() {
+        let mut builder = if servers.is_empty() {
             TokioResolver::builder_tokio().map_err(|error| unusable(&error))?
         } else {
-            let servers = config.dns_servers.iter().copied().map(name_server).collect();
+            let servers = servers.iter().copied().map(name_server).collect();
             let servers = ResolverConfig::from_name_servers(servers);
             TokioResolver::builder_with_config(servers, TokioRuntimeProvider::default())
         };
@@ -51,8 +66,46 @@ impl GuardedResolver {
         options.attempts = ATTEMPTS;
         options.positive_max_ttl = Some(MAX_TTL);
         options.negative_max_ttl = Some(Duration::from_secs(10));
-        let resolver = builder.build().map_err(|error| unusable(&error))?;
-        Ok(Self { resolver, guard: config.guard.clone() })
+        Ok(Self(builder.build().map_err(|error| unusable(&error))?))
+    }
+
+    /// Looks up the addresses of a host.
+    pub(crate) fn look_up(&self, host: &Host<&str>) -> Lookups {
+        let name = match *host {
+            Host::Ipv4(address) => return [ready(Ok(vec![address.into()])).boxed()].into_iter().collect(),
+            Host::Ipv6(address) => return [ready(Ok(vec![address.into()])).boxed()].into_iter().collect(),
+            Host::Domain(name) => match parse(name) {
+                Ok(name) => name,
+                Err(error) => return [ready(Err(error)).boxed()].into_iter().collect(),
+            },
+        };
+        [RecordType::AAAA, RecordType::A]
+            .into_iter()
+            .map(|family| self.clone().addresses(name.clone(), family).boxed())
+            .collect()
+    }
+
+    async fn addresses(self, name: Name, family: RecordType) -> Result<Vec<IpAddr>, NameError> {
+        let found = self.0.lookup(name, family).await?;
+        let addresses: Vec<_> = found.answers().iter().filter_map(|record| address(&record.data)).collect();
+        if addresses.is_empty() { Err(NameError::NoAddress) } else { Ok(addresses) }
+    }
+}
+
+/// Takes labels as they are: the world has hosts whose names no host should have.
+fn parse(name: &str) -> Result<Name, NameError> {
+    let labels = name.strip_suffix('.').unwrap_or(name).split('.').map(str::as_bytes);
+    let mut parsed = Name::from_labels(labels).map_err(|error| NameError::Failed(error.to_string()))?;
+    // A name without a full stop at its end may be one of the search domains of the system.
+    parsed.set_fqdn(name.ends_with('.'));
+    Ok(parsed)
+}
+
+fn address(data: &RData) -> Option<IpAddr> {
+    match data {
+        RData::A(address) => Some(address.0.into()),
+        RData::AAAA(address) => Some(address.0.into()),
+        _ => None,
     }
 }
 
@@ -64,25 +117,20 @@ fn name_server(address: SocketAddr) -> NameServerConfig {
     NameServerConfig::new(address.ip(), true, connections.to_vec())
 }
 
-impl Resolve for GuardedResolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let this = self.clone();
-        Box::pin(async move {
-            let found = this.resolver.lookup_ip(name.as_str()).await;
-            let found = found.map_err(|error| NameError(error.to_string()))?;
-            let mut refused: Option<RefusedAddress> = None;
-            let mut passed = Vec::new();
-            for address in found.iter() {
-                match this.guard.check(address) {
-                    Ok(()) => passed.push(SocketAddr::new(address, 0)),
-                    Err(error) => refused = Some(error),
-                }
-            }
-            match (passed.is_empty(), refused) {
-                (true, Some(error)) => Err(error.into()),
-                (true, None) => Err(NameError("it has no address".to_owned()).into()),
-                (false, _) => Ok(Box::new(passed.into_iter()) as Addrs),
-            }
-        })
+impl From<NetError> for NameError {
+    fn from(error: NetError) -> Self {
+        let answered = |code: ResponseCode| {
+            Self::Failed(format!("the name server answered {}", format!("{code:?}").to_uppercase()))
+        };
+        match error {
+            NetError::Timeout => Self::Unanswered,
+            NetError::Dns(DnsError::NoRecordsFound(none)) => match none.response_code {
+                ResponseCode::NXDomain => Self::Unknown,
+                ResponseCode::NoError => Self::NoAddress,
+                code => answered(code),
+            },
+            NetError::Dns(DnsError::ResponseCode(code)) => answered(code),
+            other => Self::Failed(format!("the name servers cannot be asked: {other}")),
+        }
     }
 }

@@ -32,6 +32,50 @@ async fn a_delivery_says_that_it_waits_for_the_rate_limit_as_long_as_it_does() {
     bed.finish().await;
 }
 
+/// The user that docs/operations.md tells to make, with the name, password and prefix of this test.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_documented_redis_user_may_do_all_that_the_services_need() {
+    let bed = Bed::new().await;
+    let docs = include_str!("../../docs/operations.md");
+    let rule = docs.split('`').find(|code| code.starts_with("ACL SETUSER ")).expect("the rule of the user");
+    let rule = rule
+        .replace("SETUSER postrider ", &format!("SETUSER {} ", bed.name))
+        .replace("{postrider:", &format!("{{{}:", bed.name));
+    assert!(rule.contains(&format!("~{{{}:*", bed.name)), "{rule}");
+    let mut words = rule.split(' ');
+    let mut command = redis::cmd(words.next().expect("a command"));
+    for word in words {
+        command.arg(word);
+    }
+    let mut redis = bed.redis().await;
+    let () = command.query_async(&mut redis).await.expect("a user");
+
+    let url = bed.source.get("REDIS_URL").expect("it was set").to_owned();
+    let url = match url.split_once("://") {
+        Some(("redis+unix", path)) => format!("redis+unix://{path}?user={}&pass=PASSWORD", bed.name),
+        Some((scheme, host)) => {
+            let host = host.rsplit('@').next().expect("a host");
+            format!("{scheme}://{}:PASSWORD@{host}", bed.name)
+        }
+        None => panic!("no URL: {url}"),
+    };
+    let services = Services::start_with(&bed, &[("REDIS_URL", &url)]).await;
+    let receiver = Receiver::start(|webhook| if webhook.attempt == 1 { 500 } else { 204 }).await;
+    let producer = Producer::new(services.api).await;
+    producer.endpoint(json!({"url": receiver.url("/"), "rate_limit": 20})).await;
+    for number in 0..30 {
+        producer.publish("user.created", json!({ "n": number })).await;
+    }
+    bed.all_succeeded(30).await;
+    let log: Vec<redis::Value> = redis::cmd("ACL").arg("LOG").query_async(&mut redis).await.expect("a log");
+    let log = log.iter().map(|entry| format!("{entry:?}"));
+    let denied: Vec<_> = log.filter(|entry| entry.contains(&bed.name)).collect();
+    assert!(denied.is_empty(), "{denied:?}");
+    services.stop().await;
+    let () = redis::cmd("ACL").arg("DELUSER").arg(&bed.name).query_async(&mut redis).await.expect("removed");
+    bed.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn operators_see_how_long_webhooks_take_and_what_is_left_to_do() {
     let bed = Bed::new().await;

@@ -18,4 +18,4 @@ pub mod retry;
 pub mod signing;
 pub mod store;
 pub mod telemetry;
-mod trust;
+pub mod trust;

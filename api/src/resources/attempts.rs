@@ -46,6 +46,9 @@ pub(crate) struct Attempt {
     response_body_encoding: Option<String>,
     /// True where the body was longer than what is kept.
     response_body_truncated: bool,
+    /// True where the request was sent twice within this attempt: the connection, which had been used before,
+    /// broke before an answer began.
+    resent: bool,
     /// How long it took; null where that is not known.
     duration_ms: Option<i32>,
     /// When it began.
@@ -75,6 +78,7 @@ impl From<attempts::Attempt> for Attempt {
             response_body,
             response_body_encoding: encoding.map(str::to_owned),
             response_body_truncated: stored.response_body_truncated,
+            resent: stored.resent,
             duration_ms: stored.duration_ms,
             created_at: stored.created_at.into(),
         }

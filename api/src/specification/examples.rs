@@ -355,6 +355,7 @@ fn attempt() -> Value {
         "response_body": "try again later",
         "response_body_encoding": "utf8",
         "response_body_truncated": false,
+        "resent": false,
         "duration_ms": 42,
         "created_at": "2026-01-31T12:00:00.234567Z"
     })

@@ -118,27 +118,6 @@ async fn a_name_that_changes_with_every_look_is_dialled_only_where_it_passes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_that_does_not_resolve_is_a_failure_of_dns() {
-    let name_server = NameServer::start(|name, _| match name {
-        "silent.example.com" => Reply::Silence,
-        "empty.example.com" => addresses(&[]),
-        _ => Reply::Unknown,
-    })
-    .await;
-    let scene = scene_asking(&name_server).await;
-    for name in ["unknown.example.com", "empty.example.com"] {
-        let outcome = scene.deliver_to(&format!("http://{name}/")).await;
-        let message = outcome.failed("dns", None)["error_message"].clone();
-        let message = message.as_str().expect("a message");
-        assert!(message.starts_with("the name cannot be resolved: "), "{message}");
-    }
-    // The look-up counts towards the timeout.
-    let outcome = scene.deliver_to("http://silent.example.com/").await;
-    outcome.timed_out(None);
-    scene.finish().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn an_address_that_is_refused_makes_no_endpoint() {
     let scene = Scene::new().await;
     let path = format!("/v1/applications/{}/endpoints", scene.producer.application_id);

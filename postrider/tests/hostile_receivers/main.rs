@@ -3,6 +3,10 @@
 
 mod addresses;
 mod answers;
+mod dialling;
+mod egress;
+mod endings;
+mod heads;
 mod isolation;
 mod name_server;
 mod scene;

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use hickory_proto::op::{Message, ResponseCode};
-use hickory_proto::rr::{RData, Record, RecordType};
+use hickory_proto::rr::rdata::CNAME;
+use hickory_proto::rr::{Name, RData, Record, RecordType};
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 
@@ -11,8 +12,14 @@ use tokio::task::JoinHandle;
 pub(crate) enum Reply {
     /// These addresses, of which those of the wanted kind are given; good for no time at all.
     Addresses(Vec<IpAddr>),
+    /// These addresses; whether there are any of IPv6 is never said.
+    WithoutIpv6(Vec<IpAddr>),
+    /// The name is an alias of another one, and so on; the last one has these addresses.
+    Alias(Vec<&'static str>, Vec<IpAddr>),
     /// There is no such name.
     Unknown,
+    /// The name server has failed.
+    Failure(ResponseCode),
     /// Nothing is ever said.
     Silence,
 }
@@ -53,19 +60,36 @@ fn answer_to(question: Message, reply: Reply) -> Option<Message> {
     let mut message = question.into_response();
     // What the client may do is its own affair.
     message.edns = None;
-    match reply {
-        Reply::Addresses(addresses) => {
-            let is_wanted = |address: &IpAddr| match query.query_type() {
-                RecordType::A => address.is_ipv4(),
-                RecordType::AAAA => address.is_ipv6(),
-                _ => false,
-            };
-            for address in addresses.into_iter().filter(is_wanted) {
-                message.add_answer(Record::from_rdata(query.name().clone(), 0, RData::from(address)));
+    let mut owner = query.name().clone();
+    let addresses = match reply {
+        Reply::WithoutIpv6(_) if query.query_type() == RecordType::AAAA => return None,
+        Reply::Addresses(addresses) | Reply::WithoutIpv6(addresses) => addresses,
+        Reply::Alias(names, addresses) => {
+            for name in names {
+                let target = Name::from_ascii(format!("{name}.")).expect("a name");
+                let alias = RData::CNAME(CNAME(target.clone()));
+                message.add_answer(Record::from_rdata(owner, 0, alias));
+                owner = target;
             }
+            addresses
         }
-        Reply::Unknown => message.metadata.response_code = ResponseCode::NXDomain,
+        Reply::Failure(code) => {
+            message.metadata.response_code = code;
+            Vec::new()
+        }
+        Reply::Unknown => {
+            message.metadata.response_code = ResponseCode::NXDomain;
+            Vec::new()
+        }
         Reply::Silence => return None,
+    };
+    let is_wanted = |address: &IpAddr| match query.query_type() {
+        RecordType::A => address.is_ipv4(),
+        RecordType::AAAA => address.is_ipv6(),
+        _ => false,
+    };
+    for address in addresses.into_iter().filter(is_wanted) {
+        message.add_answer(Record::from_rdata(owner.clone(), 0, RData::from(address)));
     }
     Some(message)
 }

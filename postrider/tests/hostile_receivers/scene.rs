@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::support::producer::{Producer, text};
@@ -54,6 +54,11 @@ impl Scene {
     /// Sends one event to a hostile endpoint, and to the healthy one, and waits until the first is closed.
     /// `settings` are over those of an endpoint with a single attempt of [`TIMEOUT`].
     pub(crate) async fn deliver(&self, url: &str, settings: Value) -> Outcome {
+        self.deliver_data(url, settings, json!({"n": 1})).await
+    }
+
+    /// As [`Scene::deliver`], with `data` of its own.
+    pub(crate) async fn deliver_data(&self, url: &str, settings: Value, data: Value) -> Outcome {
         let event_type = format!("hostile.number_{}", self.deliveries.fetch_add(1, Ordering::Relaxed));
         let mut endpoint = json!({
             "url": url, "event_types": [event_type],
@@ -64,7 +69,7 @@ impl Scene {
         let endpoint_id = text(&self.producer.endpoint(endpoint).await["id"]);
 
         let published = Instant::now();
-        let event_id = text(&self.producer.publish(&event_type, json!({"n": 1})).await["event_id"]);
+        let event_id = text(&self.producer.publish(&event_type, data).await["event_id"]);
         within(UNDISTURBED, "the webhook of the healthy endpoint", async || {
             let received = self.healthy.received();
             received.iter().any(|webhook| webhook.id() == event_id && webhook.at > published).then_some(())
@@ -171,6 +176,29 @@ impl RawReceiver {
 impl Drop for RawReceiver {
     fn drop(&mut self) {
         self.accepting.abort();
+    }
+}
+
+/// An address at which nobody answers: the queue of the listener is full, and nobody takes from it.
+pub(crate) struct Unanswered {
+    pub(crate) address: SocketAddr,
+    _listener: TcpListener,
+    _waiting: Vec<TcpStream>,
+}
+
+impl Unanswered {
+    pub(crate) async fn at(address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(address).expect("a port");
+        let listener = socket.listen(1).expect("a listener");
+        let address = listener.local_addr().expect("an address");
+        let connect =
+            async || tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(address)).await;
+        let mut waiting = Vec::new();
+        while let Ok(connection) = connect().await {
+            waiting.push(connection.expect("it waits to be accepted"));
+        }
+        Self { address, _listener: listener, _waiting: waiting }
     }
 }
 

@@ -8,8 +8,9 @@ mod read;
 mod settings;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
+
+use rustls::pki_types::CertificateDer;
 
 pub use read::{Mistakes, Reader, Source};
 pub use settings::{SETTINGS, Service, Setting};
@@ -17,6 +18,7 @@ pub use settings::{SETTINGS, Service, Setting};
 use crate::address::AddressGuard;
 use crate::keyring::{Keyring, MasterKey};
 use crate::retry::RetrySchedule;
+use crate::trust;
 
 /// How PostgreSQL is reached.
 #[derive(Clone, Debug)]
@@ -28,7 +30,7 @@ pub struct DatabaseConfig {
     /// Connections of each pool.
     pub pool_size: usize,
     /// Certificates that are trusted besides the system's.
-    pub extra_ca_file: Option<PathBuf>,
+    pub extra_certificates: Vec<CertificateDer<'static>>,
 }
 
 /// How Redis is reached.
@@ -43,7 +45,7 @@ pub struct QueueConfig {
     /// Ids in Redis at most, over all endpoints.
     pub capacity: u32,
     /// Certificates that are trusted besides the system's.
-    pub extra_ca_file: Option<PathBuf>,
+    pub extra_certificates: Vec<CertificateDer<'static>>,
 }
 
 /// What the API starts from.
@@ -110,7 +112,7 @@ pub struct DelivererConfig {
     /// Name servers to ask instead of the system's.
     pub dns_servers: Vec<SocketAddr>,
     /// Certificates that are trusted besides the system's.
-    pub extra_ca_file: Option<PathBuf>,
+    pub extra_certificates: Vec<CertificateDer<'static>>,
     /// A proxy for all webhooks. It must do the guarding: names are resolved by it.
     pub egress_proxy: Option<url::Url>,
     /// How long what is in flight may go on after a signal to stop.
@@ -126,7 +128,9 @@ impl DatabaseConfig {
             direct_url: direct_url.unwrap_or_else(|| url.clone()),
             url,
             pool_size: reader.in_range(&settings::DATABASE_POOL_SIZE, 2, 1_000) as usize,
-            extra_ca_file: reader.optional(&settings::EXTRA_CA_FILE),
+            extra_certificates: reader
+                .optional_with(&settings::EXTRA_CA_FILE, trust::read)
+                .unwrap_or_default(),
         }
     }
 }
@@ -141,7 +145,9 @@ impl QueueConfig {
             prefix: reader.required(&settings::REDIS_PREFIX),
             window: reader.in_range(&settings::QUEUE_WINDOW, 1, 1_000_000) as u32,
             capacity: reader.in_range(&settings::QUEUE_CAPACITY, 1, 100_000_000) as u32,
-            extra_ca_file: reader.optional(&settings::EXTRA_CA_FILE),
+            extra_certificates: reader
+                .optional_with(&settings::EXTRA_CA_FILE, trust::read)
+                .unwrap_or_default(),
         }
     }
 }
@@ -210,7 +216,9 @@ impl DelivererConfig {
             concurrency: reader.in_range(&settings::DELIVERER_CONCURRENCY, 1, 100_000) as usize,
             body_bytes: reader.in_range(&settings::DELIVERER_BODY_BYTES, 1 << 20, 1 << 34) as usize,
             dns_servers: reader.list(&settings::DNS_SERVERS, read::socket_address),
-            extra_ca_file: reader.optional(&settings::EXTRA_CA_FILE),
+            extra_certificates: reader
+                .optional_with(&settings::EXTRA_CA_FILE, trust::read)
+                .unwrap_or_default(),
             egress_proxy: reader.optional(&settings::EGRESS_PROXY),
             stop_grace: Duration::from_secs(reader.in_range(&settings::STOP_GRACE_SECONDS, 0, 3_600)),
         }

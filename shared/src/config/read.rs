@@ -211,6 +211,27 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_certificates_has_one_in_it() {
+        let refused = |path: &str| {
+            let source = source(&[
+                ("DATABASE_URL", "postgres://postrider@localhost/postrider"),
+                ("REDIS_URL", "redis://localhost"),
+                ("POSTRIDER_EXTRA_CA_FILE", path),
+            ]);
+            source.read(DelivererConfig::read).expect_err("a mistake").0
+        };
+        let this_file = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+        assert_eq!(
+            refused(this_file),
+            [format!(
+                "POSTRIDER_EXTRA_CA_FILE (--extra-ca-file): `{this_file}` has no certificate in it, no line \
+             `-----BEGIN CERTIFICATE-----`"
+            )]
+        );
+        assert!(refused("/nowhere.pem")[0].contains("cannot read `/nowhere.pem`"));
+    }
+
+    #[test]
     fn defaults_suffice_but_for_the_servers() {
         let source = source(&[
             ("DATABASE_URL", "postgres://postrider@localhost/postrider"),

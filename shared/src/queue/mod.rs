@@ -40,9 +40,6 @@ pub enum QueueError {
     /// Redis cannot be reached, or refused.
     #[error("Redis: {0}")]
     Redis(#[source] RedisError),
-    /// The extra certificates cannot be read.
-    #[error("{0}")]
-    Certificates(String),
 }
 
 impl From<RedisError> for QueueError {
@@ -106,7 +103,7 @@ impl Queue {
     /// Prepares a connection, which is made when it is first used.
     ///
     /// # Errors
-    /// When the address is not one, or the extra certificates cannot be read.
+    /// When the address is not one, or the certificates cannot be used.
     pub fn new(config: &QueueConfig) -> Result<Self, QueueError> {
         let client = client(config)?;
         let manager = ConnectionManagerConfig::new()
@@ -360,13 +357,11 @@ impl Reservation {
 }
 
 fn client(config: &QueueConfig) -> Result<Client, QueueError> {
-    match config.extra_ca_file.as_deref() {
-        Some(extra) if matches!(config.url.addr(), ConnectionAddr::TcpTls { .. }) => {
-            let root_cert = Some(trust::roots_as_pem(Some(extra)).map_err(QueueError::Certificates)?);
-            Ok(Client::build_with_tls(config.url.clone(), TlsCertificates { client_tls: None, root_cert })?)
-        }
-        _ => Ok(Client::open(config.url.clone())?),
+    if config.extra_certificates.is_empty() || !matches!(config.url.addr(), ConnectionAddr::TcpTls { .. }) {
+        return Ok(Client::open(config.url.clone())?);
     }
+    let root_cert = Some(trust::roots_as_pem(&config.extra_certificates));
+    Ok(Client::build_with_tls(config.url.clone(), TlsCertificates { client_tls: None, root_cert })?)
 }
 
 fn uuid(value: redis::Value) -> Result<Uuid, QueueError> {

@@ -28,6 +28,8 @@ pub struct Attempt {
     pub response_body: Option<Vec<u8>>,
     /// True where there was more of it.
     pub response_body_truncated: bool,
+    /// True where the request was sent twice.
+    pub resent: bool,
     /// How long it took.
     pub duration_ms: Option<i32>,
     /// When it began.
@@ -37,11 +39,11 @@ pub struct Attempt {
 const LIST: &str = "-- delivery_attempts.list
 select d.id, a.attempt_number, a.outcome, a.error_class, a.error_message, a.request_headers::text,
        a.response_status, a.response_headers::text, a.response_body, a.response_body_truncated,
-       a.duration_ms, a.created_at
+       a.resent, a.duration_ms, a.created_at
 from deliveries d
 left join lateral (
     select attempt_number, outcome, error_class, error_message, request_headers, response_status,
-           response_headers, response_body, response_body_truncated, duration_ms, created_at
+           response_headers, response_body, response_body_truncated, resent, duration_ms, created_at
     from delivery_attempts
     where delivery_id = d.id and attempt_number > $3
     order by attempt_number
@@ -86,7 +88,8 @@ fn parse(row: &Row) -> Attempt {
         response_headers: row.get(7),
         response_body: row.get(8),
         response_body_truncated: row.get(9),
-        duration_ms: row.get(10),
-        created_at: row.get(11),
+        resent: row.get(10),
+        duration_ms: row.get(11),
+        created_at: row.get(12),
     }
 }

@@ -1,6 +1,5 @@
 //! Connections to PostgreSQL: pools for statements, and single ones for what needs a session.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{
@@ -83,7 +82,7 @@ impl Store {
 fn pool(config: &DatabaseConfig, options: &str) -> Result<Pool, StoreError> {
     let manager = Manager::from_config(
         with_session(&config.url, options),
-        tls(config)?,
+        tls(config),
         ManagerConfig { recycling_method: RecyclingMethod::Fast },
     );
     Pool::builder(manager)
@@ -114,7 +113,7 @@ pub struct Dedicated {
 /// # Errors
 /// When PostgreSQL cannot be reached.
 pub async fn connect_dedicated(config: &DatabaseConfig) -> Result<Dedicated, StoreError> {
-    let (client, mut connection) = with_session(&config.direct_url, SESSION).connect(tls(config)?).await?;
+    let (client, mut connection) = with_session(&config.direct_url, SESSION).connect(tls(config)).await?;
     // More notifications than this in one go say no more than these: "look".
     let (sender, messages) = tokio::sync::mpsc::channel(16);
     tokio::spawn(async move {
@@ -133,7 +132,7 @@ pub async fn connect_dedicated(config: &DatabaseConfig) -> Result<Dedicated, Sto
 
 /// Connects as an administrator of the schema does: without the timeouts of services.
 pub(super) async fn connect_unlimited(config: &DatabaseConfig) -> Result<Client, StoreError> {
-    let (client, connection) = with_session(&config.direct_url, "").connect(tls(config)?).await?;
+    let (client, connection) = with_session(&config.direct_url, "").connect(tls(config)).await?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "the connection for migrations ended");
@@ -157,13 +156,6 @@ fn with_session(url: &Config, options: &str) -> Config {
     config
 }
 
-fn tls(config: &DatabaseConfig) -> Result<MakeRustlsConnect, StoreError> {
-    let roots = trust::roots(config.extra_ca_file.as_deref()).map_err(StoreError::Schema)?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("the provider supports the default versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(MakeRustlsConnect::new(tls))
+fn tls(config: &DatabaseConfig) -> MakeRustlsConnect {
+    MakeRustlsConnect::new(trust::client_config(trust::roots(&config.extra_certificates)))
 }

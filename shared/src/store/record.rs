@@ -42,6 +42,8 @@ pub struct Exchange {
     pub response_body: Option<Vec<u8>>,
     /// True where there was more of it.
     pub response_body_truncated: bool,
+    /// True where the request was sent twice: once on a connection that broke before an answer began.
+    pub resent: bool,
     /// From the first look-up to the last byte.
     pub duration: Duration,
 }
@@ -90,11 +92,12 @@ with result as materialized (
     select *
     from unnest(
         $1::uuid[], $2::bigint[], $3::smallint[], $4::text[], $5::text[], $6::text[], $7::text[],
-        $8::smallint[], $9::text[], $10::bytea[], $11::boolean[], $12::integer[], $13::text[], $14::bigint[]
+        $8::smallint[], $9::text[], $10::bytea[], $11::boolean[], $12::integer[], $13::text[], $14::bigint[],
+        $19::boolean[]
     ) as r (
         delivery_id, lease_id, attempt_number, outcome, error_class, error_message, request_headers,
         response_status, response_headers, response_body, response_body_truncated, duration_ms,
-        status, retry_ms
+        status, retry_ms, resent
     )
 ),
 locked as materialized (
@@ -107,7 +110,8 @@ locked as materialized (
 attempted as (
     insert into delivery_attempts (
         delivery_id, attempt_number, outcome, error_class, error_message, request_headers,
-        response_status, response_headers, response_body, response_body_truncated, duration_ms, created_at
+        response_status, response_headers, response_body, response_body_truncated, resent,
+        duration_ms, created_at
     )
     select r.delivery_id, r.attempt_number, r.outcome, r.error_class, r.error_message,
            r.request_headers::jsonb, r.response_status, r.response_headers::jsonb,
@@ -119,7 +123,7 @@ attempted as (
                then null
                else r.response_body
            end,
-           r.response_body_truncated, r.duration_ms, now() - r.duration_ms * interval '1 millisecond'
+           r.response_body_truncated, r.resent, r.duration_ms, now() - r.duration_ms * interval '1 millisecond'
     from result r
     join locked l on l.id = r.delivery_id
     on conflict (delivery_id, attempt_number) do update
@@ -127,7 +131,7 @@ attempted as (
         error_message = excluded.error_message, request_headers = excluded.request_headers,
         response_status = excluded.response_status, response_headers = excluded.response_headers,
         response_body = excluded.response_body,
-        response_body_truncated = excluded.response_body_truncated,
+        response_body_truncated = excluded.response_body_truncated, resent = excluded.resent,
         duration_ms = excluded.duration_ms, created_at = excluded.created_at
 ),
 moved as (
@@ -237,6 +241,7 @@ async fn write(
                 &last,
                 &expunge::REASON,
                 &ended,
+                &column(results, |r| r.exchange.resent),
             ],
         )
         .await?;

@@ -1,0 +1,105 @@
+//! From a URL to a connection: name, TCP, proxy, TLS.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, HOST, HeaderValue, PROXY_AUTHORIZATION};
+use http::{Method, Request, Uri};
+use http_body_util::Full;
+use postrider_shared::address::AddressGuard;
+use postrider_shared::config::DelivererConfig;
+use postrider_shared::delivery::ErrorClass;
+use tokio::net::TcpStream;
+use url::{Position, Url};
+
+use super::Post;
+use super::connection::{Connection, Stream};
+use super::deadline::Deadline;
+use super::dial::dial;
+use super::failure::Failure;
+use super::proxy::Proxy;
+use super::tls::Tls;
+use crate::resolver::Resolver;
+
+/// Part of an endpoint's timeout: a receiver that is not there holds a permit no longer than this.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Makes connections.
+pub(super) struct Connector {
+    resolver: Resolver,
+    /// What the addresses of receivers must pass. The proxy's own is the operator's choice.
+    guard: AddressGuard,
+    tls: Tls,
+    proxy: Option<Proxy>,
+}
+
+impl Connector {
+    pub(super) fn new(config: &DelivererConfig) -> Result<Self, String> {
+        Ok(Self {
+            resolver: Resolver::new(&config.dns_servers)?,
+            guard: config.guard.clone(),
+            tls: Tls::new(&config.extra_certificates)?,
+            proxy: config.egress_proxy.clone().map(Proxy::new).transpose()?,
+        })
+    }
+
+    /// The request as it is written on a connection to this URL.
+    pub(super) fn request(&self, post: &Post) -> Result<Request<Full<Bytes>>, Failure> {
+        let unsendable = |_| Failure::new(ErrorClass::Unrenderable, "the URL cannot be sent");
+        let url = &post.url;
+        // A proxy is told the whole URL, except where it only passes TLS on.
+        let plain_proxy = self.proxy.as_ref().filter(|_| url.scheme() == "http");
+        let from = if plain_proxy.is_some() { Position::BeforeScheme } else { Position::BeforePath };
+        let uri: Uri = url[from..Position::AfterQuery].parse().map_err(|_| ()).map_err(unsendable)?;
+        let host = &url[Position::BeforeHost..Position::AfterPort];
+        let host = HeaderValue::from_str(host).map_err(|_| ()).map_err(unsendable)?;
+
+        let mut request = Request::new(Full::new(post.body.clone()));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = post.headers.clone();
+        request.headers_mut().insert(HOST, host);
+        request.headers_mut().entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
+        if let Some(authorization) = plain_proxy.and_then(|proxy| proxy.authorization.clone()) {
+            request.headers_mut().insert(PROXY_AUTHORIZATION, authorization);
+        }
+        Ok(request)
+    }
+
+    /// Connects, before `deadline`.
+    pub(super) async fn connect(&self, url: &Url, deadline: Deadline) -> Result<Connection, Failure> {
+        let mut stream: Box<dyn Stream> = match &self.proxy {
+            None => Box::new(self.dial(url, &self.guard, deadline).await?),
+            Some(proxy) => self.through(proxy, url, deadline).await?,
+        };
+        if url.scheme() == "https" {
+            stream = self.tls.wrap(url, stream, deadline).await?;
+        }
+        Connection::open(stream).await.map_err(|error| Failure::of_http(&error))
+    }
+
+    async fn dial(&self, url: &Url, guard: &AddressGuard, deadline: Deadline) -> Result<TcpStream, Failure> {
+        let nowhere = || Failure::new(ErrorClass::Unrenderable, "the URL names no host");
+        let (Some(host), Some(port)) = (url.host(), url.port_or_known_default()) else {
+            return Err(nowhere());
+        };
+        dial(self.resolver.look_up(&host), port, guard, deadline.or_after(CONNECT_TIMEOUT)).await
+    }
+
+    /// A stream to the host of `url` by way of the proxy.
+    async fn through(
+        &self,
+        proxy: &Proxy,
+        url: &Url,
+        deadline: Deadline,
+    ) -> Result<Box<dyn Stream>, Failure> {
+        let mut stream: Box<dyn Stream> = Box::new(self.dial(&proxy.url, &proxy.guard, deadline).await?);
+        if proxy.url.scheme() == "https" {
+            stream = self.tls.wrap(&proxy.url, stream, deadline).await?;
+        }
+        if url.scheme() == "https" {
+            stream = proxy.tunnel(stream, url, deadline).await?;
+        }
+        Ok(stream)
+    }
+}

@@ -1,0 +1,149 @@
+//! Names that have several addresses, of which some are dead, and name servers that do not do their work.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use hickory_proto::op::ResponseCode;
+use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+
+use crate::name_server::{NameServer, Reply};
+use crate::scene::{RawReceiver, Scene, Unanswered, read_request};
+
+/// All of the loopback network may be sent to.
+async fn scene_asking(name_server: &NameServer) -> Scene {
+    Scene::with(&[
+        ("POSTRIDER_DNS_SERVERS", &name_server.address.to_string()),
+        ("POSTRIDER_ALLOW_NETWORKS", "127.0.0.0/8"),
+    ])
+    .await
+}
+
+async fn accept(mut stream: TcpStream) {
+    read_request(&mut stream).await;
+    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").await;
+}
+
+fn loopback(last: u8) -> IpAddr {
+    Ipv4Addr::new(127, 0, 0, last).into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_address_costs_a_moment_where_another_one_is_alive() {
+    let name_server = NameServer::start(|name, _| match name {
+        "two.example.test" => Reply::Addresses(vec![loopback(11), loopback(20)]),
+        "five.example.test" => Reply::Addresses([11, 12, 13, 14, 20].map(loopback).to_vec()),
+        "refusing.example.test" => Reply::Addresses([15, 16, 17, 20].map(loopback).to_vec()),
+        _ => Reply::Addresses([11, 12].map(loopback).to_vec()),
+    })
+    .await;
+    let scene = scene_asking(&name_server).await;
+    let alive = RawReceiver::at(SocketAddr::new(loopback(20), 0), accept).await;
+    let port = alive.address.port();
+    let mut dead = Vec::new();
+    for last in 11..=14 {
+        dead.push(Unanswered::at(SocketAddr::new(loopback(last), port)).await);
+    }
+    for name in ["two", "five", "refusing"] {
+        let outcome = scene.deliver_to(&format!("http://{name}.example.test:{port}/")).await;
+        assert_eq!(outcome.delivery["status"], "succeeded", "{name}: {:?}", outcome.attempts);
+    }
+    assert_eq!(alive.connections(), 3);
+    let outcome = scene.deliver_to(&format!("http://none.example.test:{port}/")).await;
+    let message = outcome.failed("connect", None)["error_message"].clone();
+    assert_eq!(message, "no connection could be made within 4 s");
+    scene.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_with_many_dead_addresses_is_a_failure_to_connect() {
+    let name_server = NameServer::start(|_, _| {
+        Reply::Addresses((0..60).map(|n| Ipv4Addr::new(127, 0, 1, n).into()).collect())
+    })
+    .await;
+    let scene = scene_asking(&name_server).await;
+    let address = crate::support::service::free_port();
+    let outcome = scene.deliver_to(&format!("http://many.example.test:{}/", address.port())).await;
+    let message = outcome.failed("connect", None)["error_message"].clone();
+    assert!(message.as_str().is_some_and(|message| message.contains("Connection refused")), "{message}");
+    scene.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_server_that_never_says_whether_there_is_ipv6_delays_nothing() {
+    let name_server = NameServer::start(|name, _| match name {
+        "silent.example.test" => Reply::Silence,
+        _ => Reply::WithoutIpv6(vec![loopback(1)]),
+    })
+    .await;
+    let scene = scene_asking(&name_server).await;
+    let receiver = RawReceiver::start(accept).await;
+    let url = format!("http://v4.example.test:{}/", receiver.address.port());
+    // Were IPv6 waited for, this would be too short: a name server is asked three times.
+    let outcome = scene.deliver(&url, json!({"timeout_seconds": 2})).await;
+    assert_eq!(outcome.delivery["status"], "succeeded", "{:?}", outcome.attempts);
+
+    let outcome = scene.deliver_to("http://silent.example.test/").await;
+    let message = outcome.failed("dns", None)["error_message"].clone();
+    assert_eq!(message, "the name cannot be resolved: the name servers did not answer within 4 s");
+    let outcome = scene.deliver("http://silent.example.test/", json!({"timeout_seconds": 30})).await;
+    let message = outcome.failed("dns", None)["error_message"].clone();
+    assert_eq!(message, "the name cannot be resolved: the name servers do not answer");
+    scene.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn why_a_name_cannot_be_resolved_is_said() {
+    let name_server = NameServer::start(|name, _| match name {
+        "empty.example.test" => Reply::Addresses(Vec::new()),
+        "failing.example.test" => Reply::Failure(ResponseCode::ServFail),
+        "refusing.example.test" => Reply::Failure(ResponseCode::Refused),
+        _ => Reply::Unknown,
+    })
+    .await;
+    let scene = scene_asking(&name_server).await;
+    for (name, reason) in [
+        ("unknown", "the name does not exist"),
+        ("empty", "the name has no address"),
+        ("failing", "the name server answered SERVFAIL"),
+        ("refusing", "the name server answered REFUSED"),
+    ] {
+        let outcome = scene.deliver_to(&format!("http://{name}.example.test/")).await;
+        let message = outcome.failed("dns", None)["error_message"].clone();
+        assert_eq!(message, format!("the name cannot be resolved: {reason}"), "{name}");
+    }
+    scene.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_no_host_should_have_are_resolved() {
+    let name_server = NameServer::start(|name, _| match name {
+        "alias.example.test" => Reply::Alias(
+            ["one.example.test", "two.example.test", "three.example.test"].to_vec(),
+            vec![loopback(1)],
+        ),
+        _ => Reply::Addresses(vec![loopback(1)]),
+    })
+    .await;
+    let scene = scene_asking(&name_server).await;
+    let receiver = RawReceiver::start(accept).await;
+    for host in [
+        "my_service.example.test",
+        "_service.example.test",
+        "service_.example.test",
+        "service-.example.test",
+        "-service.example.test",
+        "a--b.example.test",
+        "xn--bcher-kva.example.test",
+        "bücher.example.test",
+        "absolute.example.test.",
+        "UPPER.Example.test",
+        "123.example.test",
+        "alias.example.test",
+    ] {
+        let url = format!("http://{host}:{}/", receiver.address.port());
+        let outcome = scene.deliver_to(&url).await;
+        assert_eq!(outcome.delivery["status"], "succeeded", "{host}: {:?}", outcome.attempts);
+    }
+    scene.finish().await;
+}
