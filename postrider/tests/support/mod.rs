@@ -39,9 +39,22 @@ impl Bed {
 
     /// Makes one on other servers: on those of a test that restarts them.
     pub async fn on(maintenance: &str, redis: &str) -> Self {
+        let bed = Self::empty_on(maintenance, redis, "").await;
+        bed.migrate().await;
+        bed
+    }
+
+    /// Makes a database without a schema, with options of `create database`.
+    pub async fn empty(options: &str) -> Self {
+        let maintenance = required("POSTRIDER_TEST_DATABASE_URL");
+        let redis = required("POSTRIDER_TEST_REDIS_URL");
+        Self::empty_on(&maintenance, &redis, options).await
+    }
+
+    async fn empty_on(maintenance: &str, redis: &str, options: &str) -> Self {
         let name = format!("test_{}", Uuid::new_v4().simple());
         let client = connect(&maintenance.parse().expect("a database URL")).await;
-        client.batch_execute(&format!("create database {name}")).await.expect("a database");
+        client.batch_execute(&format!("create database {name} {options}")).await.expect("a database");
         let mut source = Source::gather(|_| None, |_| None);
         source.set("DATABASE_URL", with_database(maintenance, &name));
         source.set("REDIS_URL", redis);
@@ -49,9 +62,13 @@ impl Bed {
         source.set("POSTRIDER_ALLOW_NETWORKS", "127.0.0.1/32");
         source.set("POSTRIDER_RETRY_SCHEDULE", "1");
         source.set("POSTRIDER_DATABASE_POOL_SIZE", "4");
-        let config = source.read(DatabaseConfig::read).expect("the configuration of a test");
-        postrider_shared::store::migrate::migrate(&config).await.expect("the schema");
         Self { name, source, maintenance: maintenance.to_owned() }
+    }
+
+    /// Brings the schema into the database.
+    pub async fn migrate(&self) {
+        let config = self.source.read(DatabaseConfig::read).expect("the configuration of a test");
+        postrider_shared::store::migrate::migrate(&config).await.expect("the schema");
     }
 
     /// A connection to look at, or to meddle with, what the services have stored.

@@ -71,7 +71,7 @@ macro_rules! settings {
 
 settings! {
     DATABASE_URL = "DATABASE_URL" "URL" None, ALL,
-        "PostgreSQL 15 or newer, such as `postgres://user:password@host/database`. With several hosts, `target_session_attrs=read-write` finds the primary", secret;
+        "PostgreSQL 15 or newer, such as `postgres://user:password@host/database`, with an encoding of UTF-8. Of several hosts (`host1,host2`) the primary is used", secret;
     DATABASE_DIRECT_URL = "POSTRIDER_DATABASE_DIRECT_URL" "URL" None, ALL,
         "The same database past a connection pooler such as PgBouncer, for LISTEN and session locks. Default: DATABASE_URL", secret;
     DATABASE_POOL_SIZE = "POSTRIDER_DATABASE_POOL_SIZE" "COUNT" Some("8"), EVERY_SERVICE,

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use deadpool_postgres::{
-    Manager, ManagerConfig, Object, Pool, QueueMode, RecyclingMethod, Runtime, Timeouts,
+    Hook, HookError, Manager, ManagerConfig, Object, Pool, QueueMode, RecyclingMethod, Runtime, Timeouts,
 };
+use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::{AsyncMessage, Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::StoreError;
+use super::{StoreError, session_settings, sessions};
 use crate::config::DatabaseConfig;
 use crate::trust;
 
@@ -27,11 +28,11 @@ const TCP_TIMEOUT: Duration = Duration::from_secs(10);
 const SESSION: &str = "-c lock_timeout=250ms -c idle_in_transaction_session_timeout=10s -c statement_timeout=30s \
      -c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c jit=off";
 
-/// Where all tables are, whoever connects and whatever else is in the database. It is set after what the URL
-/// says: PostgreSQL's own default looks first into a schema of the role's name, which might be this one or not.
-pub(super) const SCHEMA: &str = "postrider";
+/// What a session of an administrator sets instead.
+const UNLIMITED: &str = "-c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c statement_timeout=0";
 
-/// What a session of the relaxed pool sets beside that.
+/// What a session of the durable pool sets beside that, and what one of the relaxed pool.
+const DURABLE: &str = "-c synchronous_commit=on";
 const RELAXED: &str = "-c synchronous_commit=off";
 
 /// PostgreSQL, through two pools.
@@ -47,7 +48,7 @@ impl Store {
     /// # Errors
     /// When the extra certificates cannot be read.
     pub fn new(config: &DatabaseConfig) -> Result<Self, StoreError> {
-        Ok(Self { durable: pool(config, SESSION)?, relaxed: pool(config, &format!("{SESSION} {RELAXED}"))? })
+        Ok(Self { durable: pool(config, DURABLE)?, relaxed: pool(config, RELAXED)? })
     }
 
     /// A connection whose commits have reached the disk when they return.
@@ -79,9 +80,9 @@ impl Store {
     }
 }
 
-fn pool(config: &DatabaseConfig, options: &str) -> Result<Pool, StoreError> {
+fn pool(config: &DatabaseConfig, durability: &str) -> Result<Pool, StoreError> {
     let manager = Manager::from_config(
-        with_session(&config.url, options),
+        with_session(&config.url, &format!("{SESSION} {durability}")),
         tls(config),
         ManagerConfig { recycling_method: RecyclingMethod::Fast },
     );
@@ -90,6 +91,10 @@ fn pool(config: &DatabaseConfig, options: &str) -> Result<Pool, StoreError> {
         .runtime(Runtime::Tokio1)
         // The one that was used last has its plans made and its caches warm.
         .queue_mode(QueueMode::Lifo)
+        .pre_recycle(Hook::sync_fn(|_, metrics| match sessions::is_outdated(metrics.created) {
+            true => Err(HookError::message("the session is outdated")),
+            false => Ok(()),
+        }))
         .timeouts(Timeouts {
             wait: Some(POOL_TIMEOUT),
             create: Some(POOL_TIMEOUT),
@@ -108,7 +113,8 @@ pub struct Dedicated {
     pub messages: tokio::sync::mpsc::Receiver<tokio_postgres::Notification>,
 }
 
-/// Opens a connection past any pooler.
+/// Opens a connection past any pooler. It ends when any session turns out to be on a server that has become read-only:
+/// this one may be there too, and hear nothing.
 ///
 /// # Errors
 /// When PostgreSQL cannot be reached.
@@ -116,7 +122,7 @@ pub async fn connect_dedicated(config: &DatabaseConfig) -> Result<Dedicated, Sto
     let (client, mut connection) = with_session(&config.direct_url, SESSION).connect(tls(config)).await?;
     // More notifications than this in one go say no more than these: "look".
     let (sender, messages) = tokio::sync::mpsc::channel(16);
-    tokio::spawn(async move {
+    let forward = async move {
         while let Some(message) = std::future::poll_fn(|context| connection.poll_message(context)).await {
             match message {
                 Ok(AsyncMessage::Notification(notification)) => {
@@ -126,13 +132,19 @@ pub async fn connect_dedicated(config: &DatabaseConfig) -> Result<Dedicated, Sto
                 Err(_) => break,
             }
         }
+    };
+    tokio::spawn(async move {
+        tokio::select! {
+            () = forward => {}
+            () = sessions::server_is_read_only() => {}
+        }
     });
     Ok(Dedicated { client, messages })
 }
 
 /// Connects as an administrator of the schema does: without the timeouts of services.
 pub(super) async fn connect_unlimited(config: &DatabaseConfig) -> Result<Client, StoreError> {
-    let (client, connection) = with_session(&config.direct_url, "").connect(tls(config)).await?;
+    let (client, connection) = with_session(&config.direct_url, UNLIMITED).connect(tls(config)).await?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "the connection for migrations ended");
@@ -141,10 +153,13 @@ pub(super) async fn connect_unlimited(config: &DatabaseConfig) -> Result<Client,
     Ok(client)
 }
 
+/// The URL may say otherwise of `options`, and not of what all statements rely on.
 fn with_session(url: &Config, options: &str) -> Config {
     let mut config = url.clone();
     let own = url.get_options().unwrap_or_default();
-    config.options(format!("{options} {own} -c search_path={SCHEMA}").trim());
+    config.options(format!("{options} {own} {}", session_settings::options()).trim());
+    // Of several servers behind a name the primary; and while there is none, no session at all.
+    config.target_session_attrs(TargetSessionAttrs::ReadWrite);
     if config.get_application_name().is_none() {
         config.application_name("postrider");
     }

@@ -3,6 +3,8 @@
 use deadpool_postgres::PoolError;
 use tokio_postgres::error::SqlState;
 
+use super::sessions;
+
 /// A statement that did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -11,17 +13,24 @@ pub enum StoreError {
     Pool(#[source] Box<PoolError>),
     /// The statement failed.
     #[error("the statement failed: {}", describe(.0))]
-    Database(#[from] tokio_postgres::Error),
-    /// The schema is not the one that this program needs.
+    Database(#[source] tokio_postgres::Error),
+    /// The database is not as this program needs it.
     #[error("{0}")]
     Schema(String),
+}
+
+impl From<tokio_postgres::Error> for StoreError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        sessions::note(&error);
+        Self::Database(error)
+    }
 }
 
 impl From<PoolError> for StoreError {
     fn from(error: PoolError) -> Self {
         match error {
             // The server has answered.
-            PoolError::Backend(error) if error.code().is_some() => Self::Database(error),
+            PoolError::Backend(error) if error.code().is_some() => error.into(),
             other => Self::Pool(Box::new(other)),
         }
     }
@@ -68,12 +77,13 @@ impl StoreError {
         self.code() == Some(&SqlState::QUERY_CANCELED)
     }
 
-    /// True when PostgreSQL is away, starting, stopping, out of room or too slow: not the statement's fault,
-    /// and worth another try later.
+    /// True when PostgreSQL is away, starting, stopping, out of room or too slow, or the session is outdated: not the
+    /// statement's fault, and worth another try later.
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
         match (self, self.code()) {
             (Self::Pool(_), _) | (Self::Database(_), None) => true,
+            (Self::Database(error), _) if sessions::is_stale_statement(error) => true,
             // A primary that has become a standby is read-only.
             (_, Some(code)) => {
                 matches!(&code.code()[..2], "08" | "53" | "57" | "58")
@@ -84,7 +94,7 @@ impl StoreError {
         }
     }
 
-    /// True when no waiting helps: the schema is another, or the server refuses the role or knows no such
+    /// True when no waiting helps: the database is not as it must be, or the server refuses the role or knows no such
     /// database.
     #[must_use]
     pub fn is_misconfigured(&self) -> bool {

@@ -1,6 +1,7 @@
 //! The schema: applied by refinery under an advisory lock, and checked by every service at its start.
 
-use super::connect::{SCHEMA, connect_unlimited};
+use super::connect::connect_unlimited;
+use super::session_settings::{self, SCHEMA};
 use super::{Store, StoreError};
 use crate::config::DatabaseConfig;
 
@@ -23,9 +24,12 @@ pub struct Applied {
 /// Brings the schema to the version of this program, and says what was done. Services may run meanwhile.
 ///
 /// # Errors
-/// When PostgreSQL cannot be reached, or a migration fails; each is applied wholly or not at all.
+/// When PostgreSQL cannot be reached, the database is not UTF-8, or a migration fails; each is applied wholly or not at
+/// all.
 pub async fn migrate(config: &DatabaseConfig) -> Result<Vec<Applied>, StoreError> {
     let mut client = connect_unlimited(config).await?;
+    session_settings::check_encoding(&client).await?;
+    session_settings::check(&client).await?;
     // The lock ends with the session.
     client.execute("select pg_advisory_lock($1)", &[&MIGRATION_LOCK]).await?;
     create_schema(&client).await?;
@@ -60,12 +64,15 @@ pub fn needed_version() -> i32 {
     migrations.get_migrations().iter().map(refinery::Migration::version).max().unwrap_or(0)
 }
 
-/// Refuses a schema older than this program needs, and a newer one that says it would break it.
+/// Refuses a database that is not UTF-8, a session that is not as it must be, a schema older than this program needs,
+/// and a newer one that says it would break it.
 ///
 /// # Errors
 /// With a sentence that says what to do.
 pub async fn check_schema(store: &Store) -> Result<(), StoreError> {
     let client = store.durable().await?;
+    session_settings::check_encoding(&client).await?;
+    session_settings::check(&client).await?;
     let needed = needed_version();
     let missing = || {
         StoreError::Schema("the database has no schema of Postrider yet: run `postrider migrate`".to_owned())

@@ -37,6 +37,8 @@ pub mod replay_event;
 pub mod replay_steps;
 pub mod replays;
 pub mod secrets;
+mod session_settings;
+mod sessions;
 pub mod start;
 pub mod statistics;
 pub mod synthetic;
