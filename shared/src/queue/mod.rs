@@ -5,12 +5,12 @@
 //! same hash tag.
 
 mod breaker;
+mod connection;
 mod scripts;
 mod waker;
 
 use std::time::Duration;
 
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{AsyncCommands, Client, ConnectionAddr, ErrorKind, RedisError, TlsCertificates};
 use uuid::Uuid;
 
@@ -19,6 +19,7 @@ use crate::ids::{DeliveryId, EndpointId};
 use crate::store::outbox::Limits;
 use crate::trust;
 pub use breaker::{BreakerChange, Feedback};
+use connection::Connection;
 use scripts::Scripts;
 pub use waker::Waker;
 
@@ -82,8 +83,7 @@ pub struct Reserved {
 /// Redis. Cheap to clone; reconnects by itself.
 #[derive(Clone)]
 pub struct Queue {
-    client: Client,
-    connection: ConnectionManager,
+    connection: Connection,
     scripts: Scripts,
     base: String,
     window: u32,
@@ -105,14 +105,8 @@ impl Queue {
     /// # Errors
     /// When the address is not one, or the certificates cannot be used.
     pub fn new(config: &QueueConfig) -> Result<Self, QueueError> {
-        let client = client(config)?;
-        let manager = ConnectionManagerConfig::new()
-            .set_response_timeout(Some(RESPONSE_TIMEOUT))
-            .set_connection_timeout(Some(RESPONSE_TIMEOUT))
-            .set_number_of_retries(1);
         Ok(Self {
-            connection: ConnectionManager::new_lazy_with_config(client.clone(), manager)?,
-            client,
+            connection: Connection::new(client(config)?)?,
             scripts: Scripts::load(),
             base: format!("{{{}:0}}", config.prefix),
             window: config.window,
@@ -247,7 +241,7 @@ impl Queue {
     /// # Errors
     /// When Redis cannot be reached.
     pub async fn waker(&self) -> Result<Waker, QueueError> {
-        Waker::connect(&self.client, self.key("wake")).await
+        Waker::connect(&self.connection, self.key("wake")).await
     }
 
     /// Reads the epoch that Redis holds and the run it is in. `None`: it holds none.
