@@ -104,12 +104,12 @@ async fn a_process_that_will_be_killed() {
     std::future::pending::<()>().await;
 }
 
-#[tokio::test]
-async fn the_servers_of_a_process_that_was_killed_are_adopted() {
-    let (_place, data_dir) = place();
+/// Starts the servers from a process of its own that has these variables, and kills it.
+fn start_and_kill(data_dir: &Path, environment: &[(&str, &str)]) {
     let mut parent = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "a_process_that_will_be_killed", "--ignored", "--nocapture"])
-        .env(DATA_DIR, &data_dir)
+        .env(DATA_DIR, data_dir)
+        .envs(environment.iter().copied())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
@@ -119,6 +119,37 @@ async fn the_servers_of_a_process_that_was_killed_are_adopted() {
     parent.kill().unwrap();
     parent.wait().unwrap();
     assert!(is_ready, "it did not start");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_servers_inherit_nothing_that_is_secret() {
+    let (_place, data_dir) = place();
+    let secrets = [
+        ("POSTRIDER_ADMIN_TOKEN", "a-secret-of-this-test"),
+        ("DATABASE_URL", "postgres://user:a-secret-of-this-test@host/database"),
+        ("AWS_SECRET_ACCESS_KEY", "a-secret-of-this-test"),
+        ("PGPASSWORD", "a-secret-of-this-test"),
+    ];
+    start_and_kill(&data_dir, &secrets);
+    let embedded = Embedded::start(&data_dir, FAST).await.unwrap();
+    let (postgres, redis) = embedded.process_ids();
+    for pid in [postgres.unwrap(), redis.unwrap()] {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
+        let environment = String::from_utf8_lossy(&environment);
+        assert!(!environment.contains("secret"), "{environment}");
+        // Redis overwrites its own with the title of its process.
+        if Some(pid) == postgres {
+            assert!(environment.contains("LC_ALL=C") && environment.contains("PATH="), "{environment}");
+        }
+    }
+    embedded.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_servers_of_a_process_that_was_killed_are_adopted() {
+    let (_place, data_dir) = place();
+    start_and_kill(&data_dir, &[]);
     let before = postmaster(&data_dir);
     redis(&format!("redis+unix://{}/run/redis.sock", data_dir.display()), &["SET", "kept", "here"]).await;
 

@@ -14,12 +14,12 @@ use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use sha2::{Digest as _, Sha256};
 
 use super::EmbeddedError;
-use super::process::RunUser;
+use super::process::{RunUser, bare};
 
 /// The longest path of a socket that every system takes (Linux 107 bytes, macOS 103).
 const SOCKET_PATH_BYTES: usize = 103;
@@ -140,7 +140,7 @@ fn take_over(directory: &Path, user: Option<&RunUser>) -> Result<(), EmbeddedErr
 /// Tries whether the servers' user can come as far as the directory.
 fn check_entry(directory: &Path, user: &RunUser) -> Result<(), EmbeddedError> {
     let can_enter = |path: &Path| {
-        let mut command = Command::new("/bin/sh");
+        let mut command = bare("/bin/sh");
         command.args(["-c", "cd \"$0\""]).arg(path).current_dir("/");
         user.apply(&mut command);
         command.stdin(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())

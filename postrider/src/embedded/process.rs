@@ -1,5 +1,6 @@
 //! Processes that outlive the one that started them: their user, their group, their log, their signals.
 
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -56,22 +57,29 @@ impl RunUser {
 
 /// Asks `id`, which knows the users of a directory service too.
 fn ask_id(option: &str, user: &str) -> Option<String> {
-    let output = Command::new("id").args([option, user]).stderr(Stdio::null()).output().ok()?;
+    let output = bare("id").args([option, user]).stderr(Stdio::null()).output().ok()?;
     let text = String::from_utf8(output.stdout).ok().filter(|_| output.status.success())?;
     Some(text.trim().to_owned())
 }
 
-/// A program that is to run in the data directory as the servers' user, in a process group of its own, so
-/// that Ctrl-C does not reach it, and with no environment that would change what it does.
-pub(super) fn command(program: &Path, data_dir: &DataDir) -> Command {
+/// What other programs inherit of the environment: where they find programs, libraries, time zones and room for
+/// temporary files. Everything else stays here, and with it whatever is secret or would change what they do.
+const INHERITED: [&str; 7] =
+    ["PATH", "HOME", "TMPDIR", "TZ", "TZDIR", "LD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH"];
+
+/// A program that gets no environment but that.
+pub(super) fn bare(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
+    command.env_clear().env("LC_ALL", "C");
+    command.envs(INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+    command
+}
+
+/// A program that is to run in the data directory as the servers' user, in a process group of its own, so
+/// that Ctrl-C does not reach it.
+pub(super) fn command(program: &Path, data_dir: &DataDir) -> Command {
+    let mut command = bare(program);
     command.current_dir(data_dir.path()).stdin(Stdio::null()).process_group(0);
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("PG") {
-            command.env_remove(&name);
-        }
-    }
-    command.env("LC_ALL", "C");
     if let Some(user) = &data_dir.user {
         user.apply(&mut command);
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::EmbeddedError;
+use super::process::bare;
 
 /// The oldest PostgreSQL that Postrider runs on.
 const OLDEST_POSTGRES: u32 = 15;
@@ -72,7 +73,7 @@ fn postgres_directories() -> Vec<PathBuf> {
     for homebrew in ["/opt/homebrew/opt", "/usr/local/opt"] {
         directories.extend(versioned(homebrew, "postgresql", "bin"));
     }
-    if let Some(directory) = first_line(Command::new("pg_config").arg("--bindir")) {
+    if let Some(directory) = first_line(bare("pg_config").arg("--bindir")) {
         directories.push(directory.into());
     }
     directories
@@ -103,7 +104,7 @@ fn installed_postgres(directories: Vec<PathBuf>) -> BTreeMap<u32, PathBuf> {
         let real = program.canonicalize().ok().and_then(|program| Some(program.parent()?.to_owned()));
         let directory = real.unwrap_or(directory);
         if directory.join("initdb").is_file()
-            && let Some(version) = first_line(Command::new(&program).arg("--version"))
+            && let Some(version) = first_line(bare(&program).arg("--version"))
             && let Some(major) = major_version(&version)
         {
             installed.entry(major).or_insert(directory);
