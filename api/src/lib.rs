@@ -37,6 +37,7 @@ use crate::app::App;
 use crate::auth::key_use::KeyUse;
 use crate::door::Door;
 use crate::resources::endpoints::check::UrlRules;
+use crate::web::query::QueryParameters;
 
 /// How long storing what was taken in may last after the last connection is closed.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -152,8 +153,10 @@ fn routes(app: Arc<App>, operations: Route, door: Door) -> impl Endpoint + 'stat
             Ok(request)
         }
     });
-    let routes =
-        specification::docs::add(operations, specification::text()).nest_no_strip("/v1", resources).data(app);
+    let routes = specification::docs::add(operations, specification::text())
+        .nest_no_strip("/v1", resources)
+        .data(QueryParameters::of(&document))
+        .data(app);
     web::edge::wrap(routes, methods)
 }
 

@@ -23,6 +23,7 @@ use subtle::ConstantTimeEq as _;
 
 use crate::app::App;
 use crate::web::problem::Problem;
+use crate::web::query::QueryParameters;
 
 /// The name of the security scheme in the specification.
 pub(crate) const SCHEME: &str = "bearer";
@@ -270,6 +271,12 @@ macro_rules! security_extractor {
             ) -> poem::Result<Self> {
                 let app = request.data::<Arc<App>>().expect("the state is given to every route");
                 let credential = Credential::of(request, app)?;
+                let parameters = request.data::<QueryParameters>().expect("they are given to every route");
+                if let Err(problem) = parameters.check(request) {
+                    // What is wrong with a request is not told to strangers.
+                    credential.identify(app).await?;
+                    return Err(problem.into());
+                }
                 let extract: fn(Credential, Arc<App>) -> _ = $extract;
                 Ok(extract(credential, app.clone()).await?)
             }

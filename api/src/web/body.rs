@@ -50,7 +50,7 @@ impl<'a, T: Type + DeserializeOwned> ApiExtractor<'a> for JsonBody<T> {
     }
 }
 
-/// The same where everything may be left out, the body too.
+/// The same where everything may be left out, the body too: none, an empty one and `null` mean the same.
 pub(crate) struct OptionalJsonBody<T>(pub(crate) T);
 
 impl<'a, T: Type + DeserializeOwned + Default> ApiExtractor<'a> for OptionalJsonBody<T> {
@@ -69,16 +69,17 @@ impl<'a, T: Type + DeserializeOwned + Default> ApiExtractor<'a> for OptionalJson
     async fn from_request(
         request: &'a Request,
         body: &mut RequestBody,
-        options: ExtractParamOptions<()>,
+        _: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
         let headers = request.headers();
-        let is_empty = headers.get(header::CONTENT_LENGTH).is_none_or(|length| length == "0")
+        let is_absent = headers.get(header::CONTENT_LENGTH).is_none_or(|length| length == "0")
             && !headers.contains_key(header::TRANSFER_ENCODING);
-        if is_empty {
+        if is_absent {
             return Ok(Self(T::default()));
         }
-        let JsonBody(parsed) = JsonBody::from_request(request, body, options).await?;
-        Ok(Self(parsed))
+        let bytes = read(request, body, MAX_BYTES).await?;
+        let is_nothing = matches!(bytes.trim_ascii(), b"" | b"null");
+        Ok(Self(if is_nothing { T::default() } else { parse(&bytes)? }))
     }
 }
 

@@ -10,5 +10,6 @@ pub(crate) mod page;
 pub(crate) mod parameter;
 pub(crate) mod parameter_values;
 pub(crate) mod problem;
+pub(crate) mod query;
 pub(crate) mod refused;
 pub(crate) mod value;

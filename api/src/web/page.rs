@@ -48,6 +48,11 @@ impl Parameter for Cursor {
         MetaSchema { example: Some("AZjxoju0fV6PYHGCk6S1xg".into()), ..MetaSchema::new("string") }
     }
 
+    /// Some clients send the `null` of the last page so: as no cursor.
+    fn is_absent(text: &str) -> bool {
+        text.is_empty()
+    }
+
     fn parse(text: &str) -> Result<Self, String> {
         let bytes = URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| Uuid::from_slice(&bytes).ok());
         bytes.map(Self).ok_or_else(|| "must be the `next_cursor` of the page before".to_owned())
@@ -70,6 +75,10 @@ impl Parameter for PlaceCursor {
     fn schema() -> MetaSchema {
         let example = PlaceCursor((ApplicationId(Uuid::from_u128(1)), "invoice.paid".to_owned()));
         MetaSchema { example: Some(example.to_string().into()), ..MetaSchema::new("string") }
+    }
+
+    fn is_absent(text: &str) -> bool {
+        Cursor::is_absent(text)
     }
 
     fn parse(text: &str) -> Result<Self, String> {

@@ -14,6 +14,11 @@ pub(crate) trait Parameter: Sized + Send + Sync {
     /// Its schema, with an example.
     fn schema() -> MetaSchema;
 
+    /// True for a text that means the same as leaving the parameter out.
+    fn is_absent(_: &str) -> bool {
+        false
+    }
+
     /// Parses it.
     ///
     /// # Errors
@@ -121,7 +126,7 @@ impl<'a, T: Parameter> ApiExtractor<'a> for AnyOf<T> {
 fn parse_all<T: Parameter>(request: &Request, name: &str) -> Result<Vec<T>, Problem> {
     let query = request.uri().query().unwrap_or_default();
     url::form_urlencoded::parse(query.as_bytes())
-        .filter(|(key, _)| key == name)
+        .filter(|(key, value)| key == name && !T::is_absent(value))
         .map(|(_, value)| T::parse(&value).map_err(|message| Problem::invalid_field(name, message)))
         .collect()
 }

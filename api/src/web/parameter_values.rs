@@ -1,5 +1,7 @@
 //! What parameters are parsed into: ids, names, times, and the values of filters.
 
+use std::borrow::Cow;
+
 use chrono::{DateTime, Utc};
 use poem_openapi::registry::MetaSchema;
 use postrider_shared::delivery::DeliveryStatus;
@@ -146,10 +148,31 @@ impl Parameter for DateTime<Utc> {
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        value::time(text).ok_or_else(|| {
-            "must be a time such as `2026-01-31T12:00:00Z` (RFC 3339, to the year 9999; encode a `+` as `%2B`)"
+        value::time(&with_plain_offset(text)).ok_or_else(|| {
+            "must be a time such as `2026-01-31T12:00:00Z` or `2026-01-31T13:00:00+01:00` (RFC 3339, to the year 9999)"
                 .to_owned()
         })
+    }
+}
+
+/// The time with its offset as RFC 3339 writes it. Generated clients also send `+0000` and ` +00:00`; and a `+` that
+/// was not encoded arrives as a space.
+fn with_plain_offset(text: &str) -> Cow<'_, str> {
+    const SECONDS_END: usize = "2026-01-31T12:00:00".len();
+    let Some((until_seconds, rest)) = text.split_at_checked(SECONDS_END) else { return text.into() };
+    let fraction = rest.find(|character: char| character != '.' && !character.is_ascii_digit());
+    let (fraction, offset) = rest.split_at(fraction.unwrap_or(rest.len()));
+    let offset = offset.strip_prefix(' ').unwrap_or(offset);
+    let (sign, digits) = match offset.strip_prefix('-') {
+        Some(digits) => ('-', digits),
+        None => ('+', offset.strip_prefix(['+', ' ']).unwrap_or(offset)),
+    };
+    match digits.as_bytes() {
+        [a, b, b':', c, d] | [a, b, c, d] if [a, b, c, d].iter().all(|digit| digit.is_ascii_digit()) => {
+            let [a, b, c, d] = [a, b, c, d].map(|&digit| char::from(digit));
+            format!("{until_seconds}{fraction}{sign}{a}{b}:{c}{d}").into()
+        }
+        _ => text.into(),
     }
 }
 
@@ -258,6 +281,42 @@ mod tests {
         }
         let upper = ResourceId::parse("0198F1A2-3B4C-7D5E-8F60-718293A4B5C6").expect("an id");
         assert_eq!(upper.0, "0198f1a2-3b4c-7d5e-8f60-718293a4b5c6");
+    }
+
+    #[test]
+    fn a_time_may_have_any_offset_that_clients_write() {
+        let noon = value::time("2026-01-31T12:00:00.5Z").expect("a time");
+        for text in [
+            "2026-01-31T12:00:00.5Z",
+            "2026-01-31T12:00:00.5+00:00",
+            "2026-01-31T12:00:00.5+0000",
+            "2026-01-31T12:00:00.5 00:00",
+            "2026-01-31T12:00:00.5 0000",
+            "2026-01-31T12:00:00.5 +00:00",
+            "2026-01-31T12:00:00.5  00:00",
+            "2026-01-31 12:00:00.5 +0000",
+            "2026-01-31T13:00:00.5 01:00",
+            "2026-01-31T10:30:00.5-0130",
+            "2026-01-31T10:30:00.5 -01:30",
+        ] {
+            assert_eq!(<DateTime<Utc> as Parameter>::parse(text), Ok(noon), "{text}");
+        }
+        for text in [
+            "",
+            "2026-01-31",
+            "2026-01-31T12:00:00",
+            "2026-01-31T12:00:00+",
+            "2026-01-31T12:00:00+1",
+            "2026-01-31T12:00:00+000",
+            "2026-01-31T12:00:00++00:00",
+            "2026-01-31T12:00:00+-00:00",
+            "2026-01-31T12:00:00   00:00",
+            "2026-01-31T12:00:00+00:0é",
+            "2026-01-31T12:00:0é+00:00",
+            "2026-01-31T12:00:00 Z",
+        ] {
+            assert!(<DateTime<Utc> as Parameter>::parse(text).is_err(), "{text}");
+        }
     }
 
     #[test]

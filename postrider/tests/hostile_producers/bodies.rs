@@ -219,3 +219,21 @@ async fn every_digit_and_every_character_arrives() {
     assert_eq!(webhook.json()["data"][""], json!({"": []}));
     scene.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_optional_body_may_be_absent_empty_or_null() {
+    let scene = Scene::new().await;
+    let endpoint = scene.producer.endpoint(json!({"url": "https://example.test/"})).await;
+    let path = scene.producer.endpoint_path(&endpoint, "/secret/rotate");
+    for body in [None, Some(""), Some("null"), Some(" null\n"), Some("{}")] {
+        let mut request = scene.producer.request(Method::POST, &path);
+        if let Some(body) = body {
+            request = request.header("content-type", "application/json").body(body);
+        }
+        let response = request.send().await.expect("a response");
+        assert_eq!(response.status(), 202, "{body:?}: {}", response.text().await.unwrap_or_default());
+    }
+    let request = scene.producer.request(Method::POST, &path).header("content-type", "application/json");
+    refused(request.body("nul"), 400, "malformed_json", "nul").await;
+    scene.finish().await;
+}
