@@ -15,6 +15,7 @@ pub mod keyring;
 pub mod named;
 pub mod queue;
 pub mod retry;
+pub mod share;
 pub mod signing;
 pub mod store;
 pub mod telemetry;

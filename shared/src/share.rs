@@ -1,0 +1,257 @@
+//! Shares of a bounded resource. Whoever is alone may use nearly all of it; a reserve always stays for those
+//! who hold little.
+//!
+//! The rule is the dynamic threshold of shared-memory switches (Choudhury and Hahne, 1998): nobody gets more
+//! while he would hold over eight times what is left. One holder can therefore reach 8/9 of the capacity, two
+//! reach 8/17 each, and so on. What is released goes to those who wait, one holder after the other.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+/// How much a holder may have for each unit that is free.
+const FACTOR: u64 = 8;
+
+/// A resource of a fixed capacity, in units of the caller's choice. All clones are one.
+#[derive(Debug)]
+pub struct Shares<K: Eq + Hash + Clone>(Arc<Inner<K>>);
+
+#[derive(Debug)]
+struct Inner<K: Eq + Hash + Clone> {
+    capacity: u64,
+    state: Mutex<State<K>>,
+}
+
+#[derive(Debug)]
+struct State<K: Eq + Hash + Clone> {
+    free: u64,
+    /// Only those who hold something.
+    held: HashMap<K, u64>,
+    lines: HashMap<K, VecDeque<Waiter<K>>>,
+    /// Who has a line, in the order in which they are served.
+    turns: VecDeque<K>,
+}
+
+#[derive(Debug)]
+struct Waiter<K: Eq + Hash + Clone> {
+    amount: u64,
+    granted: oneshot::Sender<Share<K>>,
+}
+
+/// What somebody holds. It is released when this is dropped.
+#[derive(Debug)]
+#[must_use = "a share is released when it is dropped"]
+pub struct Share<K: Eq + Hash + Clone> {
+    shares: Shares<K>,
+    key: K,
+    amount: u64,
+}
+
+impl<K: Eq + Hash + Clone> Clone for Shares<K> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<K: Eq + Hash + Clone> Shares<K> {
+    /// Nothing is held yet.
+    #[must_use]
+    pub fn new(capacity: u64) -> Self {
+        let state =
+            State { free: capacity, held: HashMap::new(), lines: HashMap::new(), turns: VecDeque::new() };
+        Self(Arc::new(Inner { capacity, state: Mutex::new(state) }))
+    }
+
+    /// What nobody holds.
+    #[must_use]
+    pub fn free(&self) -> u64 {
+        self.state().free
+    }
+
+    /// What one holder has.
+    #[must_use]
+    pub fn held(&self, key: &K) -> u64 {
+        self.state().held_by(key)
+    }
+
+    /// The most that one holder may take now.
+    #[must_use]
+    pub fn may_take(&self, key: &K) -> u64 {
+        self.state().may_take(key)
+    }
+
+    /// The most that one holder may ever have.
+    #[must_use]
+    pub fn most(&self) -> u64 {
+        may_take(self.0.capacity, 0)
+    }
+
+    /// Takes `amount` if that is within the holder's share now and nothing of his waits.
+    pub fn try_acquire(&self, key: &K, amount: u64) -> Option<Share<K>> {
+        let mut state = self.state();
+        if state.lines.contains_key(key) || !state.take(key, amount) {
+            return None;
+        }
+        drop(state);
+        Some(self.share(key, amount))
+    }
+
+    /// Takes `amount` as soon as that is within the holder's share; `None` if it never can be, or is not within
+    /// `patience`. The requests of one holder are served in their order.
+    pub async fn acquire(&self, key: &K, amount: u64, patience: Duration) -> Option<Share<K>> {
+        let granted = {
+            let mut state = self.state();
+            if amount > self.most() {
+                return None;
+            }
+            if !state.lines.contains_key(key) && state.take(key, amount) {
+                drop(state);
+                return Some(self.share(key, amount));
+            }
+            let (sender, granted) = oneshot::channel();
+            state.wait(key, Waiter { amount, granted: sender });
+            granted
+        };
+        tokio::time::timeout(patience, granted).await.ok()?.ok()
+    }
+
+    fn share(&self, key: &K, amount: u64) -> Share<K> {
+        Share { shares: self.clone(), key: key.clone(), amount }
+    }
+
+    fn release(&self, key: &K, amount: u64) {
+        let mut state = self.state();
+        state.give_back(key, amount);
+        let granted = state.serve();
+        drop(state);
+        for (key, waiter) in granted {
+            // One that has given up drops its share, and the next is served.
+            let _ = waiter.granted.send(self.share(&key, waiter.amount));
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<K>> {
+        // Nothing panics between two changes that belong together.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K: Eq + Hash + Clone> Share<K> {
+    /// How much it is.
+    #[must_use]
+    pub fn amount(&self) -> u64 {
+        self.amount
+    }
+
+    /// Takes more, if that is within the holder's share now.
+    #[must_use]
+    pub fn grow(&mut self, more: u64) -> bool {
+        let is_granted = self.shares.state().take(&self.key, more);
+        if is_granted {
+            self.amount += more;
+        }
+        is_granted
+    }
+
+    /// Gives back all but `amount`.
+    pub fn shrink(&mut self, amount: u64) {
+        let surplus = self.amount.saturating_sub(amount);
+        if surplus > 0 {
+            self.amount -= surplus;
+            self.shares.release(&self.key, surplus);
+        }
+    }
+
+    /// A part of it, to be released by itself.
+    pub fn split(&mut self, amount: u64) -> Self {
+        let amount = amount.min(self.amount);
+        self.amount -= amount;
+        Self { shares: self.shares.clone(), key: self.key.clone(), amount }
+    }
+}
+
+impl<K: Eq + Hash + Clone> Drop for Share<K> {
+    fn drop(&mut self) {
+        if self.amount > 0 {
+            self.shares.release(&self.key, self.amount);
+        }
+    }
+}
+
+impl<K: Eq + Hash + Clone> State<K> {
+    fn held_by(&self, key: &K) -> u64 {
+        self.held.get(key).copied().unwrap_or_default()
+    }
+
+    fn may_take(&self, key: &K) -> u64 {
+        may_take(self.free, self.held_by(key))
+    }
+
+    fn take(&mut self, key: &K, amount: u64) -> bool {
+        let is_granted = amount <= self.may_take(key);
+        if is_granted && amount > 0 {
+            self.free -= amount;
+            *self.held.entry(key.clone()).or_default() += amount;
+        }
+        is_granted
+    }
+
+    fn give_back(&mut self, key: &K, amount: u64) {
+        self.free += amount;
+        if let Some(held) = self.held.get_mut(key) {
+            *held -= amount;
+            if *held == 0 {
+                self.held.remove(key);
+            }
+        }
+    }
+
+    fn wait(&mut self, key: &K, waiter: Waiter<K>) {
+        let line = self.lines.entry(key.clone()).or_default();
+        if line.is_empty() {
+            self.turns.push_back(key.clone());
+        }
+        // Those that have given up would pile up while nothing is released.
+        line.retain(|other| !other.granted.is_closed());
+        line.push_back(waiter);
+    }
+
+    /// Takes for those who wait, one of each holder in turn, until nobody may have more.
+    fn serve(&mut self) -> Vec<(K, Waiter<K>)> {
+        let mut granted = Vec::new();
+        let mut passed_over = 0;
+        while passed_over < self.turns.len() {
+            let Some(key) = self.turns.pop_front() else { break };
+            let Some(mut line) = self.lines.remove(&key) else { continue };
+            while line.front().is_some_and(|waiter| waiter.granted.is_closed()) {
+                line.pop_front();
+            }
+            passed_over += 1;
+            if let Some(waiter) = line.pop_front() {
+                if self.take(&key, waiter.amount) {
+                    granted.push((key.clone(), waiter));
+                    passed_over = 0;
+                } else {
+                    line.push_front(waiter);
+                }
+            }
+            if !line.is_empty() {
+                self.turns.push_back(key.clone());
+                self.lines.insert(key, line);
+            }
+        }
+        granted
+    }
+}
+
+/// The largest amount for which `held + amount <= FACTOR * (free - amount)`.
+fn may_take(free: u64, held: u64) -> u64 {
+    (FACTOR.saturating_mul(free).saturating_sub(held) / (FACTOR + 1)).min(free)
+}
+
+#[cfg(test)]
+#[path = "share_tests.rs"]
+mod tests;
