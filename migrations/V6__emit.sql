@@ -7,15 +7,19 @@
 
 -- What was emitted and not accepted yet.
 create table inbox (
-    -- The order of emission, not of commits.
-    id bigint generated always as identity primary key,
+    -- Of the transaction that emits, as 64 bits. With `id` it is the order in which events are accepted, and it tells which
+    -- rows were committed since the last look, wherever their ids lie.
+    transaction_id bigint not null default pg_current_xact_id()::text::bigint,
+    -- The order of emission within a transaction.
+    id bigint generated always as identity,
     -- The application's id or uid, as the producer wrote it.
     application text not null,
     event_type text not null,
     data jsonb not null,
     idempotency_key text not null,
     -- When, and not when the transaction began: a uid means the application that has it then.
-    emitted_at timestamptz not null default clock_timestamp()
+    emitted_at timestamptz not null default clock_timestamp(),
+    primary key (transaction_id, id)
 ) with (
     autovacuum_vacuum_scale_factor = 0,
     autovacuum_vacuum_threshold = 1000,

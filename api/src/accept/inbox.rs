@@ -11,7 +11,7 @@ use postrider_shared::failpoint;
 use postrider_shared::ids::ApplicationId;
 use postrider_shared::store::StoreError;
 use postrider_shared::store::accept::{NewEvent, Producer};
-use postrider_shared::store::inbox::{Emitted, Inbox, Refusal};
+use postrider_shared::store::inbox::{EmissionId, Emitted, Inbox, Refusal};
 use tokio_util::sync::CancellationToken;
 
 use crate::accept::idempotency_key::check_idempotency_key;
@@ -66,8 +66,7 @@ async fn empty(app: &App, inbox: &mut Inbox) -> Result<(), StoreError> {
 /// What became of events that were emitted.
 #[derive(Default)]
 struct Promoted {
-    /// Their numbers.
-    accepted: Vec<i64>,
+    accepted: Vec<EmissionId>,
     /// They never can be.
     refused: Vec<Refusal>,
     /// Whose are to be tried again.
@@ -79,7 +78,7 @@ async fn promote(app: &App, emitted: Vec<Emitted>) -> Promoted {
     let mut promoted = Promoted::default();
     let (mut events, mut marks) = (Vec::new(), Vec::new());
     for emitted in emitted {
-        let mark = (emitted.number, emitted.application_id);
+        let mark = (emitted.id, emitted.application_id);
         match compose(emitted) {
             Ok(event) => {
                 events.push(event);
@@ -113,9 +112,9 @@ fn compose(emitted: Emitted) -> Result<NewEvent, Problem> {
     Ok(NewEvent { is_admitted: true, ..event.by(Producer::Admin(application), idempotency_key) })
 }
 
-fn refusal((number, application_id): (i64, Option<ApplicationId>), problem: &Problem) -> Refusal {
+fn refusal((id, application_id): (EmissionId, Option<ApplicationId>), problem: &Problem) -> Refusal {
     let errors = serde_json::to_string(&problem.errors).expect("errors are plain data");
-    Refusal { number, application_id, code: problem.code.to_owned(), detail: problem.detail.clone(), errors }
+    Refusal { id, application_id, code: problem.code.to_owned(), detail: problem.detail.clone(), errors }
 }
 
 fn count(answer: &Answer) {

@@ -13,7 +13,7 @@ use crate::support::{Bed, connect, eventually};
 
 const EMIT: &str = "select postrider.emit($1, $2, $3::text::jsonb, $4)";
 
-async fn emit(
+pub(crate) async fn emit(
     sql: &impl tokio_postgres::GenericClient,
     application: &str,
     event_type: &str,
@@ -23,13 +23,13 @@ async fn emit(
     sql.query_one(EMIT, &[&application, &event_type, &data, &key]).await.expect("emitted").get(0)
 }
 
-async fn empty_inbox(bed: &Bed) {
+pub(crate) async fn empty_inbox(bed: &Bed) {
     eventually("an empty inbox", async || (bed.count("select count(*) from inbox").await == 0).then_some(()))
         .await;
 }
 
 /// The keys of all events, in order.
-async fn keys(sql: &Client) -> Vec<String> {
+pub(crate) async fn keys(sql: &Client) -> Vec<String> {
     let rows =
         sql.query("select idempotency_key from events order by idempotency_key", &[]).await.expect("keys");
     rows.iter().map(|row| row.get(0)).collect()
@@ -352,104 +352,6 @@ async fn an_event_is_accepted_once_although_the_api_dies() {
     services.stop().await;
     assert_eq!(receiver.count(), 5);
     assert_eq!(bed.count("select count(*) from events").await, 5);
-    bed.finish().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_was_emitted_first_is_accepted_first() {
-    let bed = Bed::new().await;
-    let services = Services::start(&bed).await;
-    let other = Services::api_alone(&bed, &[]).await;
-    let receiver = Receiver::accepting().await;
-    let producer = Producer::new(services.api).await;
-    producer.endpoint(json!({"url": receiver.url("/"), "ordered": true})).await;
-    let sql = bed.sql().await;
-    sql.execute(
-        "select postrider.emit($1, 'order.made', jsonb_build_object('n', n), n::text) from generate_series(1, 200) n",
-        &[&producer.application_id],
-    )
-    .await
-    .expect("emitted");
-    let numbers: Vec<_> =
-        receiver.wait_for(200).await.iter().map(|w| w.json()["data"]["n"].clone()).collect();
-    assert_eq!(numbers, (1..=200).map(|n| json!(n)).collect::<Vec<_>>());
-    services.stop().await;
-    other.stop().await;
-    bed.finish().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_order_is_kept_although_the_schema_of_some_is_not_known_yet() {
-    let bed = Bed::new().await;
-    let services = Services::start(&bed).await;
-    let receiver = Receiver::accepting().await;
-    let producer = Producer::new(services.api).await;
-    producer.endpoint(json!({"url": receiver.url("/"), "ordered": true})).await;
-    let schema = json!({"properties": {"n": {"type": "integer"}}});
-    producer.post("/v1/event-types", &json!({"name": "order.made", "json_schema": schema})).await;
-    let sql = bed.sql().await;
-    sql.execute(
-        "select postrider.emit($1, case n % 3 when 1 then 'order.made' else 'order.paid' end,
-                               jsonb_build_object('n', n), n::text)
-         from generate_series(1, 30) n",
-        &[&producer.application_id],
-    )
-    .await
-    .expect("emitted");
-    let order: Vec<_> =
-        receiver.wait_for(30).await.iter().map(|webhook| webhook.json()["data"]["n"].clone()).collect();
-    assert_eq!(order, (1..=30).map(|n| json!(n)).collect::<Vec<_>>());
-    services.stop().await;
-    bed.finish().await;
-}
-
-/// Another transaction holds the key of the second of three; somebody else's events do not wait for it.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_comes_behind_an_event_that_has_to_wait_waits_too() {
-    let bed = Bed::new().await;
-    let services = Services::api_alone(&bed, &[]).await;
-    let producer = Producer::new(services.api).await;
-    producer.endpoint(json!({"url": "http://127.0.0.1:9/", "ordered": true})).await;
-    let stranger = Producer::new(services.api).await;
-    let mut blocker = bed.sql().await;
-    let open = blocker.transaction().await.expect("a transaction");
-    open.execute(
-        "insert into idempotency_keys values ($1::text::uuid, 'key-2', uuid_v7(), '', 0)",
-        &[&producer.application_id],
-    )
-    .await
-    .expect("the key is taken");
-    let mut emitter = bed.sql().await;
-    let transaction = emitter.transaction().await.expect("a transaction");
-    for (application, key) in
-        [(&producer, "key-1"), (&producer, "key-2"), (&producer, "key-3"), (&stranger, "s")]
-    {
-        emit(&transaction, &application.application_id, "order.made", "{}", key).await;
-    }
-    transaction.commit().await.expect("committed");
-    let sql = bed.sql().await;
-    eventually("the stranger's event", async || keys(&sql).await.contains(&"s".to_owned()).then_some(()))
-        .await;
-    // It is tried again and again, and nothing overtakes it.
-    emit(&sql, &producer.application_id, "order.made", "{}", "key-4").await;
-    emit(&sql, &stranger.application_id, "order.made", "{}", "t").await;
-    eventually("the stranger's next event", async || {
-        keys(&sql).await.contains(&"t".to_owned()).then_some(())
-    })
-    .await;
-    assert_eq!(keys(&sql).await, ["key-1", "s", "t"]);
-    open.rollback().await.expect("the key is free");
-    empty_inbox(&bed).await;
-    let rows = sql
-        .query(
-            "select v.idempotency_key from deliveries d join events v on v.id = d.event_id order by d.position",
-            &[],
-        )
-        .await
-        .expect("keys");
-    let order: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-    assert_eq!(order, ["key-1", "key-2", "key-3", "key-4"]);
-    services.stop().await;
     bed.finish().await;
 }
 

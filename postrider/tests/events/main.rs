@@ -5,6 +5,7 @@ mod support;
 
 mod batch;
 mod emit;
+mod emit_order;
 mod event_types;
 mod expunge;
 mod filters;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use tokio_postgres::Statement;
+use tokio_postgres::{Row, Statement};
 use uuid::Uuid;
 
 use super::page::Page;
@@ -21,12 +21,11 @@ const INBOX_LOCK: i64 = 0x706f_7374_0004;
 /// Events that are taken at once.
 const LIMIT: i64 = 64;
 
-/// How often everything is looked at, and not only what is newer than what was seen: a transaction that was
-/// open for long commits a row with an old number.
-const FULL_EVERY: Duration = Duration::from_secs(1);
+/// How often everything is looked at, and not only what has been committed since the last look.
+const FULL_EVERY: Duration = Duration::from_secs(60);
 
-/// The same while there is always something newer.
-const FULL_EVERY_WHEN_BUSY: Duration = Duration::from_secs(10);
+/// The same while something has to wait: it is tried again this often.
+const FULL_EVERY_WHILE_HELD: Duration = Duration::from_secs(1);
 
 /// A session that says nothing for this long is ended by PostgreSQL: whoever stands still, or was cut off, is
 /// followed by another.
@@ -38,22 +37,63 @@ const BEAT: Duration = Duration::from_secs(2);
 /// A session that empties the inbox.
 pub struct Inbox {
     session: Dedicated,
+    snapshot: Statement,
     take: Statement,
     finish: Statement,
     is_leader: bool,
-    /// What is older was seen; dead rows before it need not be passed again and again.
-    seen: i64,
-    has_seen_all: bool,
+    /// What was committed before this has been taken.
+    seen: Snapshot,
+    /// The look that is under way.
+    look: Option<Look>,
     looked_at_all: Option<Instant>,
     /// Something that they have emitted earlier has to wait: what they have emitted since then waits too.
     held: HashSet<ApplicationId>,
 }
 
+/// Takes, in several steps, what was committed between two snapshots, in the order of [`EmissionId`]. Whatever the
+/// second snapshot does not show is left to the next look, so that a transaction is taken as a whole, and never before
+/// one that was committed when it began.
+struct Look {
+    until: Snapshot,
+    /// Up to where it has come.
+    after: EmissionId,
+}
+
+/// Which transactions had ended at some time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Snapshot {
+    /// The first transaction that had not begun.
+    next: i64,
+    /// Those before it that were under way.
+    open: Vec<i64>,
+}
+
+impl Snapshot {
+    /// From before the first transaction.
+    const NOTHING: Self = Self { next: 0, open: Vec::new() };
+
+    /// Reads what PostgreSQL writes: `xmin:xmax:xip,xip,…`.
+    fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split(':').skip(1);
+        let next = parts.next()?.parse().ok()?;
+        let open = parts.next()?.split(',').filter(|id| !id.is_empty());
+        Some(Self { next, open: open.map(str::parse).collect::<Result<_, _>>().ok()? })
+    }
+}
+
+/// Names an emission. In this order they are accepted: transactions as they began to write, and what one transaction has
+/// emitted in the order of its calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EmissionId {
+    transaction: i64,
+    number: i64,
+}
+
 /// An event that was emitted.
 #[derive(Debug, Clone)]
 pub struct Emitted {
-    /// The number of the emission.
-    pub number: i64,
+    /// Which emission it is.
+    pub id: EmissionId,
     /// The application that was named, where there is one.
     pub application_id: Option<ApplicationId>,
     /// As the producer wrote it.
@@ -67,8 +107,8 @@ pub struct Emitted {
 /// Why an event cannot be accepted.
 #[derive(Debug, Clone)]
 pub struct Refusal {
-    /// The number of the emission.
-    pub number: i64,
+    /// Which emission it was.
+    pub id: EmissionId,
     /// The application, where there is one.
     pub application_id: Option<ApplicationId>,
     /// The stable name of the reason.
@@ -82,18 +122,49 @@ pub struct Refusal {
 const LOCK: &str = "-- inbox.lead
 select pg_try_advisory_lock($1)";
 
+const SNAPSHOT: &str = "-- inbox.snapshot
+select pg_current_snapshot()::text";
+
+/// What was committed since the last look was at that time either under way ($1) or not begun (beyond $4): only these parts
+/// of the index are read, whatever dead rows are elsewhere. The next look has what was not committed at $6 with $7 open.
+/// Transactions from the future are those of another server, from which the table was restored.
+///
 /// A uid may have been another application's when it was written.
 const TAKE: &str = "-- inbox.take
-select i.id, coalesce(by_id.id, by_uid.id), i.event_type, i.data::text, i.idempotency_key
+select i.transaction_id, i.id, coalesce(by_id.id, by_uid.id), i.event_type, i.data::text, i.idempotency_key
 from (
-    select id, application, event_type, data, idempotency_key, emitted_at,
+    select e.transaction_id, e.id, e.application, e.event_type, e.data, e.idempotency_key, e.emitted_at,
            case
-               when application ~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$' then application::uuid
+               when e.application ~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$' then e.application::uuid
            end as application_id
-    from inbox
-    where id > $1
-    order by id
-    limit $2
+    from (
+        (
+            select late.*
+            from unnest($1::bigint[]) as o (transaction_id)
+            cross join lateral (
+                select *
+                from inbox
+                where transaction_id = o.transaction_id and (transaction_id, id) > ($2, $3)
+                order by transaction_id, id
+                limit $8
+            ) late
+            order by late.transaction_id, late.id
+            limit $8
+        )
+        union all
+        (
+            select *
+            from inbox
+            where (transaction_id, id) > ($4, $5)
+              and (transaction_id < $6 or transaction_id >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint)
+              and transaction_id <> all ($7::bigint[])
+            order by transaction_id, id
+            limit $8
+        )
+    ) e
+    where e.transaction_id <> all ($7::bigint[])
+    order by e.transaction_id, e.id
+    limit $8
 ) i
 left join lateral (
     select a.id from applications a where a.id = i.application_id and a.deleted_at is null limit 1
@@ -104,17 +175,19 @@ left join lateral (
     where a.uid = i.application and a.deleted_at is null and a.created_at <= i.emitted_at
     limit 1
 ) by_uid on true
-order by i.id";
+order by i.transaction_id, i.id";
 
 const FINISH: &str = "-- inbox.finish
 with done as (
-    delete from inbox where id = any ($1)
+    delete from inbox i
+    using unnest($1::bigint[], $2::bigint[]) as a (transaction_id, id)
+    where i.transaction_id = a.transaction_id and i.id = a.id
 ),
 refused as (
     delete from inbox i
-    using unnest($2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::text[])
-          as r (id, application_id, code, detail, errors)
-    where i.id = r.id
+    using unnest($3::bigint[], $4::bigint[], $5::uuid[], $6::text[], $7::text[], $8::text[])
+          as r (transaction_id, id, application_id, code, detail, errors)
+    where i.transaction_id = r.transaction_id and i.id = r.id
     returning r.application_id, i.application, i.event_type, i.data, i.idempotency_key, r.code, r.detail, r.errors,
               i.emitted_at
 )
@@ -136,15 +209,17 @@ impl Inbox {
             .client
             .batch_execute(&format!("set idle_session_timeout = {silence}; listen {CHANNEL}"))
             .await?;
+        let snapshot = session.client.prepare(SNAPSHOT).await?;
         let take = session.client.prepare(TAKE).await?;
         let finish = session.client.prepare(FINISH).await?;
         Ok(Self {
             session,
+            snapshot,
             take,
             finish,
             is_leader: false,
-            seen: 0,
-            has_seen_all: true,
+            seen: Snapshot::NOTHING,
+            look: None,
             looked_at_all: None,
             held: HashSet::new(),
         })
@@ -163,23 +238,63 @@ impl Inbox {
                 return Ok(Vec::new());
             }
         }
-        let full_every = if self.has_seen_all { FULL_EVERY } else { FULL_EVERY_WHEN_BUSY };
-        if self.looked_at_all.is_none_or(|at| at.elapsed() >= full_every) {
-            self.seen = 0;
-            self.looked_at_all = Some(Instant::now());
-            self.held.clear();
-        }
         loop {
-            let rows = client.query(&self.take, &[&self.seen, &LIMIT]).await?;
-            self.has_seen_all = rows.is_empty();
-            let Some(last) = rows.last() else { return Ok(Vec::new()) };
-            self.seen = last.get(0);
+            let mut look = match self.look.take() {
+                Some(look) => look,
+                None => self.begin_look().await?,
+            };
+            let rows = self.rows(&look).await?;
+            if let Some(last) = rows.last() {
+                look.after = emission_id(last);
+            }
+            let is_over = rows.len() < LIMIT as usize;
+            if is_over {
+                self.seen = look.until;
+            } else {
+                self.look = Some(look);
+            }
             let is_held = |event: &Emitted| event.application_id.is_some_and(|id| self.held.contains(&id));
             let events: Vec<_> = rows.iter().map(emitted).filter(|event| !is_held(event)).collect();
-            if !events.is_empty() {
+            if is_over || !events.is_empty() {
                 return Ok(events);
             }
         }
+    }
+
+    async fn begin_look(&mut self) -> Result<Look, StoreError> {
+        let full_every = if self.held.is_empty() { FULL_EVERY } else { FULL_EVERY_WHILE_HELD };
+        if self.looked_at_all.is_none_or(|at| at.elapsed() >= full_every) {
+            self.seen = Snapshot::NOTHING;
+            self.looked_at_all = Some(Instant::now());
+            self.held.clear();
+        }
+        let text: String = self.session.client.query_one(&self.snapshot, &[]).await?.get(0);
+        let until = Snapshot::parse(&text)
+            .ok_or_else(|| StoreError::Schema(format!("PostgreSQL has answered the snapshot `{text}`")))?;
+        Ok(Look { until, after: EmissionId { transaction: 0, number: 0 } })
+    }
+
+    async fn rows(&self, look: &Look) -> Result<Vec<Row>, StoreError> {
+        let Look { until, after } = look;
+        let late: Vec<i64> =
+            self.seen.open.iter().copied().filter(|&transaction| transaction >= after.transaction).collect();
+        let new = (*after).max(EmissionId { transaction: self.seen.next - 1, number: i64::MAX });
+        let client = &self.session.client;
+        Ok(client
+            .query(
+                &self.take,
+                &[
+                    &late,
+                    &after.transaction,
+                    &after.number,
+                    &new.transaction,
+                    &new.number,
+                    &until.next,
+                    &until.open,
+                    &LIMIT,
+                ],
+            )
+            .await?)
     }
 
     /// Leaves what applications have emitted where it is for now.
@@ -211,15 +326,28 @@ impl Inbox {
     ///
     /// # Errors
     /// When PostgreSQL does not confirm: all of it may be there, and be found to be accepted already.
-    pub async fn finish(&self, accepted: &[i64], refused: &[Refusal]) -> Result<(), StoreError> {
-        let numbers: Vec<_> = refused.iter().map(|refusal| refusal.number).collect();
+    pub async fn finish(&self, accepted: &[EmissionId], refused: &[Refusal]) -> Result<(), StoreError> {
+        let (transactions, numbers) = columns(accepted.iter().copied());
+        let (refused_transactions, refused_numbers) = columns(refused.iter().map(|refusal| refusal.id));
         let applications: Vec<_> = refused.iter().map(|refusal| refusal.application_id).collect();
         let codes: Vec<_> = refused.iter().map(|refusal| refusal.code.as_str()).collect();
         let details: Vec<_> = refused.iter().map(|refusal| refusal.detail.as_str()).collect();
         let errors: Vec<_> = refused.iter().map(|refusal| refusal.errors.as_str()).collect();
         let client = &self.session.client;
         client
-            .execute(&self.finish, &[&accepted, &numbers, &applications, &codes, &details, &errors])
+            .execute(
+                &self.finish,
+                &[
+                    &transactions,
+                    &numbers,
+                    &refused_transactions,
+                    &refused_numbers,
+                    &applications,
+                    &codes,
+                    &details,
+                    &errors,
+                ],
+            )
             .await?;
         Ok(())
     }
@@ -233,13 +361,21 @@ impl Inbox {
     }
 }
 
-fn emitted(row: &tokio_postgres::Row) -> Emitted {
+fn columns(ids: impl Iterator<Item = EmissionId>) -> (Vec<i64>, Vec<i64>) {
+    ids.map(|id| (id.transaction, id.number)).unzip()
+}
+
+fn emission_id(row: &Row) -> EmissionId {
+    EmissionId { transaction: row.get(0), number: row.get(1) }
+}
+
+fn emitted(row: &Row) -> Emitted {
     Emitted {
-        number: row.get(0),
-        application_id: row.get(1),
-        event_type: row.get(2),
-        data: row.get(3),
-        idempotency_key: row.get(4),
+        id: emission_id(row),
+        application_id: row.get(2),
+        event_type: row.get(3),
+        data: row.get(4),
+        idempotency_key: row.get(5),
     }
 }
 
@@ -345,7 +481,7 @@ pub async fn forget_rejections(
     Ok(client.execute(FORGET, &[&retention_days.cast_signed()]).await?)
 }
 
-fn parse(row: &tokio_postgres::Row) -> EmitRejection {
+fn parse(row: &Row) -> EmitRejection {
     EmitRejection {
         id: row.get(0),
         application_id: row.get(1),
@@ -358,5 +494,19 @@ fn parse(row: &tokio_postgres::Row) -> EmitRejection {
         errors: row.get(8),
         emitted_at: row.get(9),
         created_at: row.get(10),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_is_read_as_postgresql_writes_it() {
+        let snapshot = |next, open: &[i64]| Some(Snapshot { next, open: open.to_vec() });
+        assert_eq!(Snapshot::parse("10:20:10,14,15"), snapshot(20, &[10, 14, 15]));
+        assert_eq!(Snapshot::parse("10:10:"), snapshot(10, &[]));
+        assert_eq!(Snapshot::parse("10:ten:"), None);
+        assert_eq!(Snapshot::parse("10"), None);
     }
 }

@@ -72,7 +72,7 @@ select count(*) filter (where e.is_active and h.state is distinct from 'open'),
        count(*) filter (where e.is_active and h.state = 'open'),
        count(*) filter (where not e.is_active),
        (select count(*) from (select from inbox limit 10000) i),
-       coalesce((select extract(epoch from now() - emitted_at)::float8 from inbox order by id limit 1), 0),
+       coalesce((select extract(epoch from now() - emitted_at)::float8 from inbox order by transaction_id, id limit 1), 0),
        (select count(*) from replays where status in ('pending', 'running')),
        (select count(*) from cleanups)
 from endpoints e
