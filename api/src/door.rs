@@ -27,14 +27,16 @@ impl Door {
         *self.0.borrow()
     }
 
+    /// Waits until the door is open.
+    pub(crate) async fn opened(&self) {
+        let _ = self.0.subscribe().wait_for(|is_open| *is_open).await;
+    }
+
     /// Waits until the door is open, a while at most; then it is a 503.
     pub(crate) async fn pass(&self) -> Result<(), Problem> {
         if self.is_open() {
             return Ok(());
         }
-        match timeout(PATIENCE, self.0.subscribe().wait_for(|is_open| *is_open)).await {
-            Ok(_) => Ok(()),
-            Err(_) => Err(Problem::database_unavailable()),
-        }
+        timeout(PATIENCE, self.opened()).await.map_err(|_| Problem::database_unavailable())
     }
 }

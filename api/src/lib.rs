@@ -21,9 +21,10 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use poem::{Endpoint, EndpointExt, IntoEndpoint as _, Route};
-use postrider_shared::config::{ApiConfig, DatabaseConfig};
+use postrider_shared::config::ApiConfig;
 use postrider_shared::health::Health;
 use postrider_shared::store::{Store, StoreError, start};
+use postrider_shared::supervise::{Supervisor, TaskFailed};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -55,6 +56,9 @@ pub enum ApiError {
     /// The listener cannot be used.
     #[error("the API cannot serve")]
     Serve(#[source] io::Error),
+    /// A defect in one of its tasks.
+    #[error("the API cannot go on")]
+    Task(#[from] TaskFailed),
 }
 
 /// Serves the API on `listener` until `shutdown`. A PostgreSQL that is away is waited for: meanwhile requests
@@ -63,7 +67,7 @@ pub enum ApiError {
 ///
 /// # Errors
 /// At its start, when PostgreSQL does not fit or the configuration cannot be used; later, when the listener
-/// cannot be used.
+/// cannot be used, or one of its tasks has panicked.
 pub async fn run(
     config: ApiConfig,
     listener: TcpListener,
@@ -73,11 +77,16 @@ pub async fn run(
 ) -> Result<(), ApiError> {
     let store = Store::new(&config.database)?;
     let door = Door::new();
-    let (batcher, writers) = Batcher::start(&store, config.accept_writers, config.accept_queue_bytes);
+    let supervisor = Supervisor::new(&shutdown);
+    let stop = supervisor.stop();
+    let (batcher, writers) =
+        Batcher::start(&store, &health, &supervisor, config.accept_writers, config.accept_queue_bytes);
     let key_use = Arc::new(KeyUse::default());
+    // They go on until the last request has been answered.
     let background = CancellationToken::new();
-    let flushing = tokio::spawn(key_use.clone().flush_until(store.clone(), background.clone()));
-    let upkeep = tokio::spawn(keep_up(metrics.clone(), background.clone()));
+    let flushing =
+        supervisor.spawn("api key use", key_use.clone().flush_until(store.clone(), background.clone()));
+    let upkeep = supervisor.spawn("api metrics", keep_up(metrics.clone(), background.clone()));
 
     let app = Arc::new(App {
         store: store.clone(),
@@ -90,51 +99,45 @@ pub async fn run(
         url_rules: UrlRules { guard: config.guard, https_only: config.https_only },
         max_endpoints: config.max_endpoints,
     });
-    // Told to stop, or unable to start.
-    let stop = shutdown.child_token();
-    let working = tokio::spawn(work(
-        app.clone(),
-        config.database,
-        health.clone(),
-        door.clone(),
-        stop.clone(),
-        background.clone(),
-    ));
-    let operations = operations::routes(health, metrics, Some((store, door.clone())));
-    let served = server::serve(listener, routes(app, operations, door), stop);
-    let result = served.await.map_err(ApiError::Serve);
+    let emptying = {
+        let (app, door, background) = (app.clone(), door.clone(), background.clone());
+        supervisor.spawn("api inbox", async move {
+            if background.run_until_cancelled(door.opened()).await.is_some() {
+                accept::inbox::run(app, config.database, background).await;
+            }
+        })
+    };
+    let opening = open(&app, &health, &door, stop);
+    let operations = operations::routes(health.clone(), metrics, Some((store, door.clone())));
+    let serving = async {
+        let served =
+            server::serve(listener, routes(app.clone(), operations, door.clone()), stop.clone()).await;
+        stop.cancel();
+        served
+    };
+    let (opened, served) = tokio::join!(opening, serving);
 
     if tokio::time::timeout(DRAIN_TIMEOUT, writers.drain()).await.is_err() {
         tracing::warn!("events that were taken in could not be stored in time; their producers have no 202");
     }
     background.cancel();
-    let (_, _, worked) = tokio::join!(flushing, upkeep, working);
-    worked.expect("it does not panic")?;
-    result
+    let _ = tokio::join!(flushing, upkeep, emptying);
+    opened?;
+    served.map_err(ApiError::Serve)?;
+    Ok(supervisor.outcome()?)
 }
 
-/// Opens the door once PostgreSQL was found to fit, and from then on empties the inbox until `background` is
-/// cancelled. Where it does not fit, `stop` is.
-async fn work(
-    app: Arc<App>,
-    database: DatabaseConfig,
-    health: Health,
-    door: Door,
-    stop: CancellationToken,
-    background: CancellationToken,
-) -> Result<(), StoreError> {
-    match start::until_it_fits(&app.store, Some(&app.keyring), &health, POSTGRESQL, &stop).await {
-        Ok(true) => {
-            door.open();
-            accept::inbox::run(app, database, background).await;
-            Ok(())
-        }
-        Ok(false) => Ok(()),
+/// Opens the door once PostgreSQL was found to fit. Where it does not, `stop` is cancelled.
+async fn open(app: &App, health: &Health, door: &Door, stop: &CancellationToken) -> Result<(), StoreError> {
+    match start::until_it_fits(&app.store, Some(&app.keyring), health, POSTGRESQL, stop).await {
+        Ok(true) => door.open(),
+        Ok(false) => {}
         Err(error) => {
             stop.cancel();
-            Err(error)
+            return Err(error);
         }
     }
+    Ok(())
 }
 
 /// The specification of the API (OpenAPI 3.0) as JSON: pretty, in a fixed order, with a newline at its end.

@@ -20,28 +20,40 @@ use crate::{Deliverer, PAUSE, exchange};
 const BATCH: usize = 64;
 
 /// Takes in until `shutdown`.
-pub(crate) async fn run(deliverer: &Arc<Deliverer>, shutdown: &CancellationToken) {
+pub(crate) async fn run(deliverer: Arc<Deliverer>, shutdown: CancellationToken) {
     let mut waker = None;
     while !shutdown.is_cancelled() {
         let may_take = async {
             // While anything is sent but cannot be recorded, nothing new is sent.
             deliverer.recorder.flowing().await;
+            postgresql_is_back(&deliverer).await;
             (deliverer.registration.number().await, permits(&deliverer.exchanges).await)
         };
         let (number, permits) = tokio::select! {
             () = shutdown.cancelled() => return,
             may_take = may_take => may_take,
         };
-        match take_in(deliverer, number, permits, shutdown).await {
+        match take_in(&deliverer, number, permits, &shutdown).await {
             Ok(None) => {}
             Ok(Some(Idle { unblocked })) => {
                 tokio::select! {
                     () = shutdown.cancelled() => return,
-                    () = idle(deliverer, &mut waker, unblocked) => {}
+                    () = idle(&deliverer, &mut waker, unblocked) => {}
                 }
             }
             Err(RedisIsAway) => tokio::time::sleep(PAUSE).await,
         }
+    }
+}
+
+/// What cannot be claimed is not reserved. And where nothing is under way, nobody else finds out that the outage is over.
+async fn postgresql_is_back(deliverer: &Deliverer) {
+    while deliverer.health.is_down("deliverer_postgresql") {
+        match deliverer.store.ping().await {
+            Ok(()) => return deliverer.health.up("deliverer_postgresql"),
+            Err(error) => deliverer.health.down("deliverer_postgresql", error),
+        }
+        tokio::time::sleep(PAUSE).await;
     }
 }
 

@@ -21,9 +21,10 @@ use postrider_shared::config::DelivererConfig;
 use postrider_shared::health::Health;
 use postrider_shared::queue::{Queue, QueueError};
 use postrider_shared::store::{Store, StoreError, start};
+use postrider_shared::supervise::{self, Supervisor, TaskFailed};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use client::Client;
 use condition::Condition;
@@ -35,7 +36,7 @@ use registration::Registration;
 /// After a failure, nothing is tried for this long.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// What ends a deliverer at its start.
+/// What ends a deliverer.
 #[derive(Debug, thiserror::Error)]
 pub enum DelivererError {
     /// PostgreSQL, or its schema.
@@ -47,6 +48,9 @@ pub enum DelivererError {
     /// The HTTP client: certificates, proxy or name servers.
     #[error("{0}")]
     Client(String),
+    /// A defect in one of its tasks.
+    #[error("the deliverer cannot go on")]
+    Task(#[from] TaskFailed),
 }
 
 /// What the parts of a deliverer share.
@@ -74,7 +78,8 @@ struct Deliverer {
 /// Redis are waited out.
 ///
 /// # Errors
-/// At its start only, when PostgreSQL does not fit or the configuration cannot be used.
+/// At its start, when PostgreSQL does not fit or the configuration cannot be used; later, when one of its tasks has
+/// panicked.
 pub async fn run(
     config: DelivererConfig,
     health: Health,
@@ -105,21 +110,25 @@ pub async fn run(
     });
     tracing::info!("deliverer started");
 
-    let registering = tokio::spawn(registration::run(deliverer.clone()));
-    let extending = tokio::spawn(heartbeat::run(deliverer.clone()));
-    let noting = tokio::spawn(condition::run(deliverer.clone()));
-    let recording = tokio::spawn(recorder::run(deliverer.clone(), results));
-    intake::run(&deliverer, &shutdown).await;
+    let supervisor = Supervisor::new(&shutdown);
+    let stop = supervisor.stop().clone();
+    let helpers = [
+        supervisor.spawn("deliverer registration", registration::run(deliverer.clone())),
+        supervisor.spawn("deliverer heartbeat", heartbeat::run(deliverer.clone())),
+        supervisor.spawn("deliverer condition", condition::run(deliverer.clone())),
+    ];
+    let recording = supervisor.spawn("deliverer recorder", recorder::run(deliverer.clone(), results));
+    let taking_in = supervisor.spawn("deliverer intake", intake::run(deliverer.clone(), stop));
+    // It ends when it is told to, between two batches.
+    let _ = taking_in.await;
     finish(&deliverer, recording).await;
-    noting.abort();
-    extending.abort();
-    registering.abort();
+    supervise::end(helpers).await;
     tracing::info!("deliverer stopped");
-    Ok(())
+    Ok(supervisor.outcome()?)
 }
 
 /// Waits for what is under way, and for its records, no longer than the grace.
-async fn finish(deliverer: &Deliverer, recording: tokio::task::JoinHandle<()>) {
+async fn finish(deliverer: &Deliverer, recording: AbortOnDropHandle<()>) {
     deliverer.sending.close();
     let in_flight = deliverer.sending.len();
     if in_flight > 0 {

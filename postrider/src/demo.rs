@@ -5,13 +5,13 @@ mod client;
 mod journey;
 mod report;
 
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use poem::http::StatusCode;
 use postrider_shared::signing::Secret;
+use postrider_shared::telemetry::Lines;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -69,7 +69,7 @@ pub async fn run(
     let mut text = Vec::new();
     report.write_journeys(&mut text)?;
     report.write_next_steps(&mut text, once)?;
-    std::io::stdout().lock().write_all(&text).context("standard output cannot be written to")?;
+    Lines::stdout().line(text);
     if once {
         if !report.is_complete() {
             bail!("not every event arrived and was verified");

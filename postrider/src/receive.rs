@@ -2,7 +2,7 @@
 //! `postrider receive` runs it alone, `postrider up --demo` beside the services.
 
 use std::collections::{HashMap, VecDeque};
-use std::io::{self, Write as _};
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use poem::listener::TcpAcceptor;
 use poem::web::Data;
 use poem::{Body, EndpointExt as _, Response, Route, Server, handler};
 use postrider_shared::signing::Secret;
+use postrider_shared::telemetry::Lines;
 use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -248,17 +249,16 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 fn print(arrival: &Arrival) {
     let latency =
         arrival.latency.map_or_else(|| "—".to_owned(), |latency| format!("{} ms", latency.as_millis()));
-    // A reader of the output that has gone away is no reason to stop receiving.
-    let _ = writeln!(
-        io::stdout().lock(),
-        "{}  {}  {}  attempt {}  {}  answered {} after {latency}",
+    // A reader of the output that is slow, or has gone away, is no reason to stop receiving.
+    Lines::stdout().line(format!(
+        "{}  {}  {}  attempt {}  {}  answered {} after {latency}\n",
         Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true),
         printable(&arrival.webhook_id),
         printable(arrival.event_type.as_deref().unwrap_or("(no event)")),
         arrival.attempt,
         arrival.verification.as_str(),
         arrival.status.as_u16(),
-    );
+    ));
 }
 
 /// What a stranger sends is not to move the cursor of a terminal.

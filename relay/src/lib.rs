@@ -14,6 +14,7 @@ mod replay;
 mod statistics;
 mod sweep;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use postrider_shared::config::{DatabaseConfig, RelayConfig};
@@ -21,8 +22,10 @@ use postrider_shared::health::Health;
 use postrider_shared::queue::{Queue, QueueError};
 use postrider_shared::retry::RetrySchedule;
 use postrider_shared::store::{Store, StoreError, start};
+use postrider_shared::supervise::{self, Supervisor, TaskFailed};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use listener::Listener;
 
@@ -38,6 +41,9 @@ pub enum RelayError {
     /// Redis.
     #[error(transparent)]
     Queue(#[from] QueueError),
+    /// A defect in one of the loops.
+    #[error("the relay cannot go on")]
+    Task(#[from] TaskFailed),
 }
 
 /// What the loops of a relay share.
@@ -56,14 +62,15 @@ struct Relay {
 /// Runs a relay until `shutdown`. Outages of PostgreSQL and Redis are waited out.
 ///
 /// # Errors
-/// At its start only, when PostgreSQL does not fit or the configuration cannot be used.
+/// At its start, when PostgreSQL does not fit or the configuration cannot be used; later, when one of its loops has
+/// panicked.
 pub async fn run(config: RelayConfig, health: Health, shutdown: CancellationToken) -> Result<(), RelayError> {
     let store = Store::new(&config.database)?;
     let queue = Queue::new(&config.queue)?;
     if !start::until_it_fits(&store, None, &health, "relay_postgresql", &shutdown).await? {
         return Ok(());
     }
-    let relay = Relay {
+    let relay = Arc::new(Relay {
         store,
         queue,
         health,
@@ -72,28 +79,39 @@ pub async fn run(config: RelayConfig, health: Health, shutdown: CancellationToke
         database: config.database,
         retention_days: config.retention_days,
         epoch_changed: Notify::new(),
-    };
+    });
     tracing::info!("relay started");
-    // The loops are large futures.
-    Box::pin(async {
-        tokio::select! {
-            () = shutdown.cancelled() => {}
-            () = relay.listener.run(&relay.health) => {}
-            () = pump::run(&relay) => {}
-            () = refill::run(&relay) => {}
-            () = memory::run(&relay) => {}
-            () = replay::run(&relay) => {}
-            () = sweep::run(&relay) => {}
-            () = audit::run(&relay) => {}
-            () = cleanup::run(&relay) => {}
-            () = statistics::run(&relay) => {}
-            () = partitions::run(&relay) => {}
-        }
-    })
-    .await;
+    let supervisor = Supervisor::new(&shutdown);
+    let loops = start_loops(&supervisor, &relay);
+    supervisor.stop().cancelled().await;
     // Whatever was under way is undone by PostgreSQL, and taken again by another relay.
+    supervise::end(loops).await;
     tracing::info!("relay stopped");
-    Ok(())
+    Ok(supervisor.outcome()?)
+}
+
+/// Starts the loops. They run until their handles are dropped.
+fn start_loops(supervisor: &Supervisor, relay: &Arc<Relay>) -> Vec<AbortOnDropHandle<()>> {
+    macro_rules! start {
+        ($($name:literal: $run:path),+ $(,)?) => {
+            vec![$({
+                let relay = relay.clone();
+                supervisor.spawn($name, async move { $run(&relay).await })
+            }),+]
+        };
+    }
+    start![
+        "relay listener": listener::run,
+        "relay pump": pump::run,
+        "relay refill": refill::run,
+        "relay memory": memory::run,
+        "relay replay": replay::run,
+        "relay sweep": sweep::run,
+        "relay audit": audit::run,
+        "relay cleanup": cleanup::run,
+        "relay statistics": statistics::run,
+        "relay partitions": partitions::run,
+    ]
 }
 
 impl Relay {
@@ -110,6 +128,7 @@ impl Relay {
                 tracing::debug!(%error, "another relay is at it");
             }
             Err(RelayError::Store(error)) => self.health.down("relay_postgresql", error),
+            Err(RelayError::Task(failed)) => tracing::error!(%failed, "a step has failed"),
         }
         tokio::time::sleep(PAUSE).await;
         None

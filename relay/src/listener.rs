@@ -8,10 +8,15 @@ use postrider_shared::store::{Dedicated, StoreError, outbox};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
-use crate::PAUSE;
+use crate::{PAUSE, Relay};
 
 /// How often a silent connection is asked whether it is still there, and how long it has to answer.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
+
+/// Listens for ever.
+pub(crate) async fn run(relay: &Relay) {
+    relay.listener.run(&relay.health).await;
+}
 
 /// A connection that listens, and is made again when it is lost.
 pub(crate) struct Listener {
@@ -36,8 +41,7 @@ impl Listener {
         self.recovered.borrow().map(|at| at.elapsed())
     }
 
-    /// Listens for ever.
-    pub(crate) async fn run(&self, health: &Health) {
+    async fn run(&self, health: &Health) {
         let mut was_lost = false;
         loop {
             match outbox::listen(&self.config).await {

@@ -2,7 +2,8 @@
 //! unless the crate is built with the feature `failpoints`, which no release build has.
 //!
 //! A point is armed by the environment variable `FAILPOINTS`, in the syntax of the `fail` crate:
-//! `FAILPOINTS="deliverer.after_send=1*return"` dies at the first passage.
+//! `FAILPOINTS="deliverer.after_send=1*return"` dies at the first passage, and with `panic` instead of `return` the
+//! task that passes panics.
 
 /// Arms the points that the environment names. Call once, at the start of the process.
 pub fn setup() {

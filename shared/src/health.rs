@@ -1,12 +1,35 @@
 //! What a service says of itself at `/health/ready`.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A part that was down is up again when nobody has found it down for this long. Many loops use the same part: while
+/// it comes back some of them succeed and others still fail, which is one outage and not many.
+const QUIET: Duration = Duration::from_secs(2);
 
 /// The parts a service depends on, each up or down with a reason. Cheap to clone; all clones are one.
+///
+/// An outage is logged once when it begins and once when it is over, with how long it lasted, whoever says how often
+/// that it is there.
 #[derive(Clone, Default, Debug)]
 pub struct Health {
-    parts: Arc<Mutex<BTreeMap<&'static str, Option<String>>>>,
+    parts: Arc<Mutex<BTreeMap<&'static str, State>>>,
+}
+
+#[derive(Debug)]
+enum State {
+    Expected,
+    Up,
+    Down(Outage),
+}
+
+#[derive(Debug)]
+struct Outage {
+    since: Instant,
+    reason: String,
+    /// When it was found to be up, and not found to be down since.
+    recovered: Option<Instant>,
 }
 
 /// Said of a part that was not tried yet.
@@ -15,34 +38,109 @@ const NOT_YET: &str = "not tried yet";
 impl Health {
     /// Says that `part` is needed, and was not tried yet.
     pub fn expect(&self, part: &'static str) {
-        self.lock().insert(part, Some(NOT_YET.to_owned()));
+        self.lock().insert(part, State::Expected);
     }
 
-    /// Says that `part` works. Logged when it did not before.
+    /// Says that `part` works.
     pub fn up(&self, part: &'static str) {
-        let before = self.lock().insert(part, None);
-        if matches!(before, Some(Some(reason)) if reason != NOT_YET) {
-            tracing::info!(part, "works again");
-        }
+        self.up_at(part, Instant::now());
     }
 
-    /// Says that `part` does not work, and why; the reason is shown to anyone: no secrets. Logged when it
-    /// did before, so that callers need not, however often they try.
+    /// Says that `part` does not work, and why; the reason is shown to anyone: no secrets. It is logged here, so that
+    /// callers need not.
     pub fn down(&self, part: &'static str, reason: impl ToString) {
-        let reason = reason.to_string();
-        let before = self.lock().insert(part, Some(reason.clone()));
-        if !matches!(before, Some(Some(reason)) if reason != NOT_YET) {
-            tracing::warn!(part, reason, "does not work; trying again");
-        }
+        self.down_at(part, reason.to_string(), Instant::now());
+    }
+
+    /// True while `part` is known not to work.
+    #[must_use]
+    pub fn is_down(&self, part: &'static str) -> bool {
+        matches!(self.lock().get(part), Some(State::Down(_)))
     }
 
     /// Each part with `None` where it works, or the reason why it does not. None yet: the service has not begun.
     #[must_use]
     pub fn parts(&self) -> BTreeMap<&'static str, Option<String>> {
-        self.lock().clone()
+        self.parts_at(Instant::now())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, Option<String>>> {
+    fn up_at(&self, part: &'static str, now: Instant) {
+        let mut parts = self.lock();
+        match parts.entry(part).or_insert(State::Up) {
+            State::Down(outage) => {
+                outage.recovered.get_or_insert(now);
+            }
+            state => *state = State::Up,
+        }
+        settle(&mut parts, now);
+    }
+
+    fn down_at(&self, part: &'static str, reason: String, now: Instant) {
+        let mut parts = self.lock();
+        settle(&mut parts, now);
+        match parts.entry(part).or_insert(State::Expected) {
+            State::Down(outage) => {
+                outage.reason = reason;
+                outage.recovered = None;
+            }
+            state => {
+                tracing::warn!(part, reason, "does not work; trying again");
+                *state = State::Down(Outage { since: now, reason, recovered: None });
+            }
+        }
+    }
+
+    fn parts_at(&self, now: Instant) -> BTreeMap<&'static str, Option<String>> {
+        let mut parts = self.lock();
+        settle(&mut parts, now);
+        let reason = |state: &State| match state {
+            State::Expected => Some(NOT_YET.to_owned()),
+            State::Up => None,
+            State::Down(outage) => Some(outage.reason.clone()),
+        };
+        parts.iter().map(|(part, state)| (*part, reason(state))).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, State>> {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends the outages that are over.
+fn settle(parts: &mut BTreeMap<&'static str, State>, now: Instant) {
+    for (part, state) in parts {
+        if let State::Down(Outage { since, recovered: Some(recovered), .. }) = state
+            && now.duration_since(*recovered) >= QUIET
+        {
+            let lasted_seconds = recovered.duration_since(*since).as_secs_f64();
+            tracing::info!(part, lasted_seconds, "works again");
+            *state = State::Up;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_is_up_again_when_nobody_has_found_it_down_for_a_while() {
+        let health = Health::default();
+        let start = Instant::now();
+        let at = |milliseconds| start + Duration::from_millis(milliseconds);
+        let reason = |now| health.parts_at(now)["redis"].clone();
+        health.expect("redis");
+        assert_eq!(reason(at(0)).as_deref(), Some(NOT_YET));
+        health.up_at("redis", at(1));
+        assert_eq!(reason(at(1)), None, "the first time it is believed at once");
+        health.down_at("redis", "gone".to_owned(), at(10));
+        // One loop succeeds while another fails.
+        health.up_at("redis", at(20));
+        health.down_at("redis", "still gone".to_owned(), at(30));
+        assert_eq!(reason(at(2_025)).as_deref(), Some("still gone"));
+        health.up_at("redis", at(3_000));
+        health.up_at("redis", at(4_000));
+        assert!(reason(at(4_999)).is_some());
+        assert_eq!(reason(at(5_000)), None);
     }
 }

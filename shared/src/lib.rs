@@ -18,5 +18,6 @@ pub mod retry;
 pub mod share;
 pub mod signing;
 pub mod store;
+pub mod supervise;
 pub mod telemetry;
 pub mod trust;

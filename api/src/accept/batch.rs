@@ -9,11 +9,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postrider_shared::failpoint;
+use postrider_shared::health::Health;
 use postrider_shared::store::accept::{Accepted, NewEvent, Producer, accept};
 use postrider_shared::store::{Store, StoreError};
+use postrider_shared::supervise::Supervisor;
 use tokio::sync::Mutex;
-use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
 
+use crate::POSTGRESQL;
 use crate::accept::fanout::Fanout;
 use crate::accept::queue::{AcceptQueue, Answer};
 
@@ -50,6 +53,7 @@ pub(crate) struct Batcher(Arc<Shared>);
 
 struct Shared {
     store: Store,
+    health: Health,
     queue: AcceptQueue,
     /// Held while a batch is stored.
     turn: Mutex<()>,
@@ -58,21 +62,28 @@ struct Shared {
 
 /// The tasks that store; to be waited for at the end.
 pub(crate) struct Writers {
-    tasks: JoinSet<()>,
+    tasks: Vec<AbortOnDropHandle<()>>,
     batcher: Batcher,
 }
 
 impl Batcher {
     /// Starts `writers` tasks. Events of up to `queue_bytes` bytes may wait for them.
-    pub(crate) fn start(store: &Store, writers: usize, queue_bytes: usize) -> (Self, Writers) {
-        let queue = AcceptQueue::new(queue_bytes);
-        let shared =
-            Shared { store: store.clone(), queue, turn: Mutex::default(), fanout: Fanout::default() };
-        let batcher = Self(Arc::new(shared));
-        let mut tasks = JoinSet::new();
-        for _ in 0..writers {
-            tasks.spawn(write_until_closed(batcher.0.clone()));
-        }
+    pub(crate) fn start(
+        store: &Store,
+        health: &Health,
+        supervisor: &Supervisor,
+        writers: usize,
+        queue_bytes: usize,
+    ) -> (Self, Writers) {
+        let batcher = Self(Arc::new(Shared {
+            store: store.clone(),
+            health: health.clone(),
+            queue: AcceptQueue::new(queue_bytes),
+            turn: Mutex::default(),
+            fanout: Fanout::default(),
+        }));
+        let write = || supervisor.spawn("api writer", write_until_closed(batcher.0.clone()));
+        let tasks = std::iter::repeat_with(write).take(writers).collect();
         (batcher.clone(), Writers { tasks, batcher })
     }
 
@@ -116,12 +127,10 @@ impl Batcher {
 
 impl Writers {
     /// Takes no more events, and stores those that wait.
-    pub(crate) async fn drain(mut self) {
+    pub(crate) async fn drain(self) {
         self.batcher.0.queue.close();
-        while let Some(result) = self.tasks.join_next().await {
-            if let Err(error) = result {
-                tracing::error!(%error, "a task that stores events ended badly");
-            }
+        for task in self.tasks {
+            let _ = task.await;
         }
     }
 }
@@ -176,6 +185,7 @@ async fn store_all<T>(
         }
         match store_part(&shared.store, &events, in_order).await {
             Ok(accepted) => {
+                shared.health.up(POSTGRESQL);
                 for ((event, answer), accepted) in events.into_iter().zip(answers).zip(accepted) {
                     if let Accepted::Stored { endpoints, duplicate: false, .. } = accepted {
                         shared.fanout.learn(&event, endpoints);
@@ -191,7 +201,9 @@ async fn store_all<T>(
             }
             Err(error) => {
                 let rejection = rejection(&error);
-                if rejection == Rejection::Unavailable {
+                if error.is_outage() {
+                    shared.health.down(POSTGRESQL, error);
+                } else if rejection == Rejection::Unavailable {
                     tracing::warn!(%error, events = events.len(), "events were not stored");
                 }
                 for (event, answer) in events.into_iter().zip(answers) {

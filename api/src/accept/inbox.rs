@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use postrider_shared::config::DatabaseConfig;
 use postrider_shared::failpoint;
+use postrider_shared::health::Health;
 use postrider_shared::ids::ApplicationId;
 use postrider_shared::store::StoreError;
 use postrider_shared::store::accept::{NewEvent, Producer};
@@ -25,22 +26,18 @@ const POLL: Duration = Duration::from_secs(1);
 /// After a failure, nothing is tried for this long.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// What the log calls it.
+const PART: &str = "api_inbox";
+
 /// Empties the inbox until `stop`.
 pub(crate) async fn run(app: Arc<App>, config: DatabaseConfig, stop: CancellationToken) {
-    let mut has_failed = false;
+    // For the log alone: an API that cannot empty the inbox is ready for requests nevertheless.
+    let health = Health::default();
     loop {
-        let session = async {
-            let mut inbox = Inbox::open(&config).await?;
-            if std::mem::take(&mut has_failed) {
-                tracing::info!("the inbox is emptied again");
-            }
-            empty(&app, &mut inbox).await
-        };
+        let session = async { empty(&app, &mut Inbox::open(&config).await?, &health).await };
         let Some(result) = stop.run_until_cancelled(session).await else { return };
-        if let Err(error) = result
-            && !std::mem::replace(&mut has_failed, true)
-        {
-            tracing::warn!(%error, "the inbox of emitted events cannot be emptied; trying again");
+        if let Err(error) = result {
+            health.down(PART, error);
         }
         if stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
             return;
@@ -49,9 +46,10 @@ pub(crate) async fn run(app: Arc<App>, config: DatabaseConfig, stop: Cancellatio
 }
 
 /// Accepts what comes, until the session is lost.
-async fn empty(app: &App, inbox: &mut Inbox) -> Result<(), StoreError> {
+async fn empty(app: &App, inbox: &mut Inbox, health: &Health) -> Result<(), StoreError> {
     loop {
         let emitted = inbox.take().await?;
+        health.up(PART);
         if !emitted.is_empty() {
             let Promoted { accepted, refused, postponed } = inbox.during(promote(app, emitted)).await?;
             failpoint::die_at("api.before_inbox_finish");

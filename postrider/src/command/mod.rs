@@ -9,12 +9,13 @@ mod signals;
 mod up;
 
 use std::io::Write as _;
+use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow};
 use clap::ArgMatches;
 use postrider_shared::config::{DatabaseConfig, Mistakes, Source};
-use postrider_shared::{failpoint, store, telemetry};
+use postrider_shared::{failpoint, store, supervise, telemetry};
 
 pub(crate) use health::reachable;
 
@@ -40,7 +41,9 @@ pub fn run() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return exit(Err(anyhow!(error).context("the runtime cannot be started"))),
     };
-    let result = runtime.block_on(dispatch(name, matches, source));
+    let result =
+        std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(dispatch(name, matches, source))))
+            .unwrap_or_else(|panic| Err(anyhow!("a defect: {}", supervise::message(panic.as_ref()))));
     // What still runs has had its time.
     runtime.shutdown_background();
     exit(result)
@@ -76,16 +79,16 @@ fn print(text: &str) -> anyhow::Result<()> {
 }
 
 fn exit(result: anyhow::Result<()>) -> ExitCode {
-    let Err(error) = result else { return ExitCode::SUCCESS };
-    let mut out = std::io::stderr().lock();
+    let Err(error) = result else {
+        telemetry::flush();
+        return ExitCode::SUCCESS;
+    };
     if let Some(mistakes) = error.downcast_ref::<Mistakes>() {
-        let _ = writeln!(out, "postrider: the configuration has mistakes:");
-        for mistake in &mistakes.0 {
-            let _ = writeln!(out, "  {mistake}");
-        }
+        let mistakes: String = mistakes.0.iter().map(|mistake| format!("  {mistake}\n")).collect();
+        telemetry::last_words(format!("postrider: the configuration has mistakes:\n{mistakes}"));
         return ExitCode::from(2);
     }
     let causes: Vec<_> = error.chain().map(ToString::to_string).collect();
-    let _ = writeln!(out, "postrider: {}", causes.join(": "));
+    telemetry::last_words(format!("postrider: {}\n", causes.join(": ")));
     ExitCode::FAILURE
 }

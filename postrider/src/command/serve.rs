@@ -8,9 +8,10 @@ use poem::Server;
 use poem::listener::TcpAcceptor;
 use postrider_shared::config::{ApiConfig, DelivererConfig, RelayConfig, Source};
 use postrider_shared::health::Health;
+use postrider_shared::supervise::Supervisor;
 use postrider_shared::telemetry;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::signals;
 
@@ -33,20 +34,21 @@ pub(super) async fn api(source: &Source) -> anyhow::Result<()> {
 
 pub(super) async fn relay(source: &Source) -> anyhow::Result<()> {
     let config = source.read(RelayConfig::read)?;
-    let shutdown = signals::shutdown()?;
+    let supervisor = Supervisor::new(&signals::shutdown()?);
     let health = Health::default();
-    operations(config.listen, "the relay", "relay-listen", &health, &shutdown).await?;
-    postrider_relay::run(config, health, shutdown).await?;
-    Ok(())
+    let _operations = operations(config.listen, "the relay", "relay-listen", &health, &supervisor).await?;
+    postrider_relay::run(config, health, supervisor.stop().clone()).await?;
+    Ok(supervisor.outcome()?)
 }
 
 pub(super) async fn deliverer(source: &Source) -> anyhow::Result<()> {
     let config = source.read(DelivererConfig::read)?;
-    let shutdown = signals::shutdown()?;
+    let supervisor = Supervisor::new(&signals::shutdown()?);
     let health = Health::default();
-    operations(config.listen, "the deliverer", "deliverer-listen", &health, &shutdown).await?;
-    postrider_deliverer::run(config, health, shutdown).await?;
-    Ok(())
+    let _operations =
+        operations(config.listen, "the deliverer", "deliverer-listen", &health, &supervisor).await?;
+    postrider_deliverer::run(config, health, supervisor.stop().clone()).await?;
+    Ok(supervisor.outcome()?)
 }
 
 /// Serves health and metrics of a service that has no API.
@@ -55,21 +57,20 @@ async fn operations(
     what: &str,
     flag: &str,
     health: &Health,
-    shutdown: &CancellationToken,
-) -> anyhow::Result<()> {
+    supervisor: &Supervisor,
+) -> anyhow::Result<AbortOnDropHandle<()>> {
     let metrics: PrometheusHandle = telemetry::start_metrics();
     let listener = bind(address, what, flag).await?;
     let acceptor = TcpAcceptor::from_tokio(listener).context("the listener cannot be used")?;
     let routes = postrider_api::operations_routes(health.clone(), metrics);
-    let stop = shutdown.clone();
+    let stop = supervisor.stop().clone();
     tracing::info!(%address, "health and metrics are served");
-    tokio::spawn(async move {
+    Ok(supervisor.spawn("health and metrics", async move {
         let stopped = async move { stop.cancelled().await };
         let served =
             Server::new_with_acceptor(acceptor).run_with_graceful_shutdown(routes, stopped, None).await;
         if let Err(error) = served {
             tracing::error!(%error, "health and metrics are no longer served");
         }
-    });
-    Ok(())
+    }))
 }

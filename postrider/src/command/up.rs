@@ -20,6 +20,9 @@ use crate::embedded::{Embedded, Options, default_data_dir};
 /// After everything else has stopped, what is left of the grace for the servers to be asked to end.
 const STOP_MARGIN: Duration = Duration::from_secs(10);
 
+/// The services that run, each as a task.
+type Services = JoinSet<anyhow::Result<()>>;
+
 /// What is asked for on the command line.
 struct Plan {
     /// Where the demo's receiver listens; `None`: no demo.
@@ -129,7 +132,7 @@ async fn serve_all(
     let admin_token = configs.api.admin_tokens.first().cloned();
     let stop_grace = configs.deliverer.stop_grace;
 
-    let mut services = JoinSet::new();
+    let mut services = Services::new();
     start(&mut services, configs, listener, &shutdown);
     tracing::info!(address = %api, "Postrider is up");
     let demonstration = async {
@@ -145,34 +148,41 @@ async fn serve_all(
         }
     };
     let result = tokio::select! {
+        // Told to stop, services and servers may end before this task is woken: that is no failure.
+        biased;
         () = shutdown.cancelled() => Ok(()),
+        result = first_end(&mut services, &shutdown) => result,
         failure = server_failure => Err(failure.into()),
         result = demonstration => result,
-        ended = services.join_next() => ended.unwrap_or_else(|| Ok(Ok(()))).map_err(Into::into).and_then(|result| {
-            result?;
-            bail!("a service ended by itself")
-        }),
     };
     shutdown.cancel();
-    let drained = async {
-        while let Some(ended) = services.join_next().await {
-            if let Ok(Err(error)) = ended {
-                tracing::error!(%error, "a service did not stop in good order");
-            }
-        }
-    };
-    if tokio::time::timeout(stop_grace + STOP_MARGIN, drained).await.is_err() {
+    let drained = tokio::time::timeout(stop_grace + STOP_MARGIN, drain(&mut services)).await;
+    result.and(drained.unwrap_or_else(|_| {
         tracing::warn!("some services did not stop in time");
+        Ok(())
+    }))
+}
+
+/// Waits until a service ends: that is a failure, unless it was told to.
+async fn first_end(services: &mut Services, shutdown: &CancellationToken) -> anyhow::Result<()> {
+    let ended = services.join_next().await.context("no service was started")?;
+    ended??;
+    if shutdown.is_cancelled() { Ok(()) } else { bail!("a service ended by itself") }
+}
+
+/// Waits until all services have ended, and fails as the first that did.
+async fn drain(services: &mut Services) -> anyhow::Result<()> {
+    let mut result = Ok(());
+    while let Some(ended) = services.join_next().await {
+        if let Err(error) = ended.map_err(Into::into).and_then(std::convert::identity) {
+            tracing::error!(%error, "a service did not stop in good order");
+            result = result.and(Err(error));
+        }
     }
     result
 }
 
-fn start(
-    services: &mut JoinSet<anyhow::Result<()>>,
-    configs: Configs,
-    listener: TcpListener,
-    shutdown: &CancellationToken,
-) {
+fn start(services: &mut Services, configs: Configs, listener: TcpListener, shutdown: &CancellationToken) {
     let health = Health::default();
     let metrics = telemetry::start_metrics();
     let Configs { api, relay, deliverer, .. } = configs;
@@ -186,4 +196,37 @@ fn start(
     services.spawn(async move { Ok(postrider_relay::run(relay, relay_health, stop).await?) });
     let stop = shutdown.clone();
     services.spawn(async move { Ok(postrider_deliverer::run(deliverer, health, stop).await?) });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_service_that_ends_when_it_is_told_to_has_not_ended_by_itself() {
+        let shutdown = CancellationToken::new();
+        let mut services = Services::new();
+        let stop = shutdown.clone();
+        services.spawn(async move {
+            stop.cancelled().await;
+            Ok(())
+        });
+        shutdown.cancel();
+        // It has ended before anybody looks at the token.
+        first_end(&mut services, &shutdown).await.expect("an orderly end");
+
+        services.spawn(async { Ok(()) });
+        let error = first_end(&mut services, &CancellationToken::new()).await.expect_err("a failure");
+        assert_eq!(error.to_string(), "a service ended by itself");
+    }
+
+    #[tokio::test]
+    async fn a_service_that_fails_while_it_stops_is_a_failure() {
+        let mut services = Services::new();
+        services.spawn(async { Ok(()) });
+        services.spawn(async { bail!("it could not be done") });
+        services.spawn(async { Ok(()) });
+        assert!(drain(&mut services).await.is_err());
+        assert!(services.is_empty());
+    }
 }

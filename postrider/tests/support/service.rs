@@ -113,6 +113,19 @@ impl Process {
 
     /// Starts it where one ran before.
     pub fn start_at(bed: &Bed, role: &str, listen: SocketAddr, environment: &[(&str, &str)]) -> Self {
+        let is_shown = std::env::var_os("POSTRIDER_TEST_LOGS").is_some();
+        let stderr = if is_shown { Stdio::inherit() } else { Stdio::null() };
+        Self::start_logging(bed, role, listen, environment, stderr)
+    }
+
+    /// Starts it with a log of its own.
+    pub fn start_logging(
+        bed: &Bed,
+        role: &str,
+        listen: SocketAddr,
+        environment: &[(&str, &str)],
+        log: impl Into<Stdio>,
+    ) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
         command.arg(role).stdin(Stdio::null()).stdout(Stdio::null()).env("POSTRIDER_LOG", "warn");
         for setting in SETTINGS {
@@ -121,10 +134,10 @@ impl Process {
             }
         }
         command.env(format!("POSTRIDER_{}_LISTEN", role.to_ascii_uppercase()), listen.to_string());
+        // `up` serves where its API does.
+        command.env("POSTRIDER_API_LISTEN", listen.to_string());
         command.env_remove("FAILPOINTS");
-        if std::env::var_os("POSTRIDER_TEST_LOGS").is_none() {
-            command.stderr(Stdio::null());
-        }
+        command.stderr(log);
         command.envs(environment.iter().copied());
         Self { child: command.spawn().expect("the program of this crate"), listen }
     }

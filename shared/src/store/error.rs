@@ -94,6 +94,12 @@ impl StoreError {
         }
     }
 
+    /// True when PostgreSQL is unavailable to everybody, and not only too slow for one statement.
+    #[must_use]
+    pub fn is_outage(&self) -> bool {
+        self.is_unavailable() && self.code() != Some(&SqlState::QUERY_CANCELED)
+    }
+
     /// True when no waiting helps: the database is not as it must be, or the server refuses the role or knows no such
     /// database.
     #[must_use]

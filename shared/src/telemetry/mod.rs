@@ -1,11 +1,16 @@
 //! Logs and metrics.
 
+mod lines;
+
 use std::io::IsTerminal as _;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 
+pub use lines::Lines;
+
 use crate::config::Source;
+use crate::supervise;
 
 /// Upper bounds of the histogram buckets for durations, in seconds.
 const SECONDS: [f64; 15] =
@@ -14,20 +19,23 @@ const SECONDS: [f64; 15] =
 /// Upper bounds of the histogram buckets for batch sizes.
 const SIZES: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
-/// Starts logging to standard error, once for the process.
+/// Starts logging to standard error, once for the process. Panics are logged too. A log that cannot be written harms
+/// nothing, and nobody waits for it.
 ///
 /// # Errors
 /// With a sentence when the filter or the format cannot be read.
 pub fn start_logging(source: &Source) -> Result<(), String> {
     let filter = source.get("POSTRIDER_LOG").unwrap_or("info");
-    // What libraries say below a warning is not about webhooks.
-    let filter = EnvFilter::try_new(format!("warn,{}", widen(filter)))
+    // What libraries say below a warning is not about webhooks, and that a connection was lost, of which a pool may
+    // have many, the health of the service says once.
+    let filter = EnvFilter::try_new(format!("warn,deadpool=error,{}", widen(filter)))
         .map_err(|error| format!("POSTRIDER_LOG (--log): {error}"))?;
     let is_for_people = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(is_for_people)
-        .with_writer(std::io::stderr);
+        .log_internal_errors(false)
+        .with_writer(Lines::stderr().clone());
     let result = match source.get("POSTRIDER_LOG_FORMAT").unwrap_or("text") {
         "text" => builder.try_init(),
         "json" => builder.json().flatten_event(true).try_init(),
@@ -37,7 +45,24 @@ pub fn start_logging(source: &Source) -> Result<(), String> {
             ));
         }
     };
+    // The default hook writes to standard error by itself, and waits for it.
+    std::panic::set_hook(Box::new(|panic| {
+        let location = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(location, "panic: {}", supervise::message(panic.payload()));
+    }));
     result.map_err(|error| error.to_string())
+}
+
+/// Writes `text` behind all that was logged, and waits until all of it is written: for a second at most.
+pub fn last_words(text: String) {
+    Lines::stderr().line(text);
+    flush();
+}
+
+/// Waits until everything that was logged or shown is written, for a second each at most.
+pub fn flush() {
+    Lines::stdout().flush();
+    Lines::stderr().flush();
 }
 
 /// A bare level means the level of Postrider's own modules.

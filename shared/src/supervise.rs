@@ -1,0 +1,143 @@
+//! The background tasks of a service: none of them ends unnoticed.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, OnceLock};
+
+use futures_util::FutureExt as _;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::failpoint;
+
+/// A task that a service cannot do without has ended.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum TaskFailed {
+    /// It returned although nobody had told it to stop.
+    #[error("the task `{0}` ended by itself")]
+    Ended(&'static str),
+    /// It panicked.
+    #[error("the task `{0}` panicked: {1}")]
+    Panicked(&'static str, String),
+}
+
+/// Starts the tasks of a service and watches over them. When one panics, or returns before the service is told to
+/// stop, the [token](Self::stop) that all of them obey is cancelled: the service stops in good order, and
+/// [`outcome`](Self::outcome) says why. All clones are one.
+#[derive(Clone)]
+pub struct Supervisor {
+    stop: CancellationToken,
+    failure: Arc<OnceLock<TaskFailed>>,
+}
+
+impl Supervisor {
+    /// Watches over a service that runs until `shutdown`.
+    #[must_use]
+    pub fn new(shutdown: &CancellationToken) -> Self {
+        Self { stop: shutdown.child_token(), failure: Arc::default() }
+    }
+
+    /// Cancelled when the service is to stop: it is shut down, or one of its tasks has failed.
+    #[must_use]
+    pub fn stop(&self) -> &CancellationToken {
+        &self.stop
+    }
+
+    /// Starts a task that must not end before the service is to stop. It is aborted when the handle is dropped.
+    pub fn spawn(
+        &self,
+        name: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> AbortOnDropHandle<()> {
+        let supervisor = self.clone();
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            let task = async {
+                failpoint::die_at_for("task", name);
+                task.await;
+            };
+            match AssertUnwindSafe(task).catch_unwind().await {
+                Ok(()) if supervisor.stop.is_cancelled() => {}
+                Ok(()) => supervisor.fail(TaskFailed::Ended(name)),
+                Err(panic) => supervisor.fail(TaskFailed::Panicked(name, message(panic.as_ref()))),
+            }
+        }))
+    }
+
+    fn fail(&self, failure: TaskFailed) {
+        tracing::error!("{failure}; the service stops");
+        // The first failure is the cause of those that follow.
+        let _ = self.failure.set(failure);
+        self.stop.cancel();
+    }
+
+    /// How the tasks have fared.
+    ///
+    /// # Errors
+    /// When one has failed: the first.
+    pub fn outcome(&self) -> Result<(), TaskFailed> {
+        self.failure.get().cloned().map_or(Ok(()), Err)
+    }
+}
+
+/// Ends tasks that go on for ever, and waits until they have ended.
+pub async fn end(tasks: impl IntoIterator<Item = AbortOnDropHandle<()>>) {
+    let tasks: Vec<_> = tasks.into_iter().inspect(|task| task.abort()).collect();
+    for task in tasks {
+        // It was aborted.
+        let _ = task.await;
+    }
+}
+
+/// What a panic said.
+#[must_use]
+pub fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_panics_stops_the_others_and_is_named() {
+        let shutdown = CancellationToken::new();
+        let supervisor = Supervisor::new(&shutdown);
+        let stop = supervisor.stop().clone();
+        let other = supervisor.spawn("other", async move { stop.cancelled().await });
+        let _failing = supervisor.spawn("failing", async { panic!("at {}", 7) });
+        other.await.expect("it ends in good order");
+        let failure = supervisor.outcome().expect_err("a failure").to_string();
+        assert_eq!(failure, "the task `failing` panicked: at 7");
+        assert!(!shutdown.is_cancelled(), "that is for others to decide");
+    }
+
+    #[tokio::test]
+    async fn a_task_may_end_once_it_is_told_to_and_not_before() {
+        let shutdown = CancellationToken::new();
+        let supervisor = Supervisor::new(&shutdown);
+        let stop = supervisor.stop().clone();
+        let task = supervisor.spawn("good", async move { stop.cancelled().await });
+        shutdown.cancel();
+        task.await.expect("it ends");
+        assert!(supervisor.outcome().is_ok());
+
+        let supervisor = Supervisor::new(&CancellationToken::new());
+        supervisor.spawn("hasty", async {}).await.expect("it ends");
+        assert!(supervisor.stop().is_cancelled());
+        let failure = supervisor.outcome().expect_err("a failure").to_string();
+        assert_eq!(failure, "the task `hasty` ended by itself");
+    }
+
+    #[tokio::test]
+    async fn a_task_ends_with_its_handle() {
+        let supervisor = Supervisor::new(&CancellationToken::new());
+        let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
+        drop(supervisor.spawn("helper", async move {
+            let _sender = sender;
+            std::future::pending().await
+        }));
+        assert!(receiver.await.is_err(), "the task is gone");
+        assert!(supervisor.outcome().is_ok(), "as it was meant to be");
+    }
+}
