@@ -129,7 +129,6 @@ async fn of_a_gigabyte_sixteen_kibibytes_are_kept_and_the_rest_is_not_read() {
         assert_eq!(attempt["response_body"].as_str().map(str::len), Some(16 * 1024));
         assert_eq!(attempt["response_body_encoding"], "utf8");
         assert_eq!(attempt["response_body_truncated"], true);
-        assert!(attempt["duration_ms"].as_u64() < Some(2_000), "{attempt}");
     }
     let head = flood("HTTP/1.1 200 OK\r\n", b"x-flood: 0123456789\r\n".repeat(1_000)).await;
     scene.deliver_to(&head.url()).await.failed("http", None);

@@ -45,7 +45,8 @@ async fn a_dead_address_costs_a_moment_where_another_one_is_alive() {
         dead.push(Unanswered::at(SocketAddr::new(loopback(last), port)).await);
     }
     for name in ["two", "five", "refusing"] {
-        let outcome = scene.deliver_to(&format!("http://{name}.example.test:{port}/")).await;
+        let url = format!("http://{name}.example.test:{port}/");
+        let outcome = scene.deliver(&url, json!({"timeout_seconds": 30})).await;
         assert_eq!(outcome.delivery["status"], "succeeded", "{name}: {:?}", outcome.attempts);
     }
     assert_eq!(alive.connections(), 3);
@@ -79,8 +80,8 @@ async fn a_name_server_that_never_says_whether_there_is_ipv6_delays_nothing() {
     let scene = scene_asking(&name_server).await;
     let receiver = RawReceiver::start(accept).await;
     let url = format!("http://v4.example.test:{}/", receiver.address.port());
-    // Were IPv6 waited for, this would be too short: a name server is asked three times.
-    let outcome = scene.deliver(&url, json!({"timeout_seconds": 2})).await;
+    // Were IPv6 waited for, this would be too short: a name server is asked three times, two seconds apart.
+    let outcome = scene.deliver(&url, json!({"timeout_seconds": 5})).await;
     assert_eq!(outcome.delivery["status"], "succeeded", "{:?}", outcome.attempts);
 
     let outcome = scene.deliver_to("http://silent.example.test/").await;
@@ -89,6 +90,71 @@ async fn a_name_server_that_never_says_whether_there_is_ipv6_delays_nothing() {
     let outcome = scene.deliver("http://silent.example.test/", json!({"timeout_seconds": 30})).await;
     let message = outcome.failed("dns", None)["error_message"].clone();
     assert_eq!(message, "the name cannot be resolved: the name servers do not answer");
+    scene.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_server_that_fails_for_ipv6_does_no_harm_where_there_is_ipv4() {
+    let name_server = NameServer::start(|name, _| {
+        let code = match name {
+            "nxdomain.example.test" => ResponseCode::NXDomain,
+            "servfail.example.test" => ResponseCode::ServFail,
+            "refused.example.test" => ResponseCode::Refused,
+            _ => ResponseCode::NotImp,
+        };
+        Reply::FailingForIpv6(code, vec![loopback(1)])
+    })
+    .await;
+    let scene = scene_asking(&name_server).await;
+    let receiver = RawReceiver::start(accept).await;
+    for name in ["nxdomain", "servfail", "refused", "notimp"] {
+        let url = format!("http://{name}.example.test:{}/", receiver.address.port());
+        let outcome = scene.deliver_to(&url).await;
+        assert_eq!(outcome.delivery["status"], "succeeded", "{name}: {:?}", outcome.attempts);
+    }
+    scene.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_name_server_is_passed_over_where_another_one_is_alive() {
+    let silent = NameServer::start(|_, _| Reply::Silence).await;
+    let alive = NameServer::start(|_, _| Reply::Addresses(vec![loopback(1)])).await;
+    let servers = format!("{},{}", silent.address, alive.address);
+    let scene = Scene::with(&[("POSTRIDER_DNS_SERVERS", &servers)]).await;
+    let receiver = RawReceiver::start(accept).await;
+    for number in 0..3 {
+        let url = format!("http://number-{number}.example.test:{}/", receiver.address.port());
+        let outcome = scene.deliver(&url, json!({"timeout_seconds": 30})).await;
+        assert_eq!(outcome.delivery["status"], "succeeded", "{:?}", outcome.attempts);
+    }
+    scene.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ipv6_is_sent_to_and_given_up_for_ipv4_where_it_is_dead() {
+    let Ok(probe) = std::net::TcpListener::bind("[::1]:0") else {
+        eprintln!("this machine has no IPv6");
+        return;
+    };
+    let v6 = probe.local_addr().expect("an address");
+    drop(probe);
+    let name_server =
+        NameServer::start(|_, _| Reply::Addresses(vec![loopback(1), "::1".parse().expect("an address")]))
+            .await;
+    let scene = Scene::with(&[
+        ("POSTRIDER_DNS_SERVERS", &name_server.address.to_string()),
+        ("POSTRIDER_ALLOW_NETWORKS", "127.0.0.1/32,::1/128"),
+    ])
+    .await;
+    let v4 = RawReceiver::at(SocketAddr::new(loopback(1), v6.port()), accept).await;
+    let url = format!("http://both.example.test:{}/", v6.port());
+    scene.deliver_to(&url).await.succeeded();
+    assert_eq!(v4.connections(), 1, "nobody was there on IPv6");
+
+    let v6 = RawReceiver::at(v6, accept).await;
+    scene.deliver_to(&url).await.succeeded();
+    scene.deliver_to(&v6.url()).await.succeeded();
+    assert_eq!((v4.connections(), v6.connections()), (1, 2));
     scene.finish().await;
 }
 

@@ -14,6 +14,8 @@ pub(crate) enum Reply {
     Addresses(Vec<IpAddr>),
     /// These addresses; whether there are any of IPv6 is never said.
     WithoutIpv6(Vec<IpAddr>),
+    /// These addresses; what is asked about IPv6 is answered with this code.
+    FailingForIpv6(ResponseCode, Vec<IpAddr>),
     /// The name is an alias of another one, and so on; the last one has these addresses.
     Alias(Vec<&'static str>, Vec<IpAddr>),
     /// There is no such name.
@@ -63,7 +65,13 @@ fn answer_to(question: Message, reply: Reply) -> Option<Message> {
     let mut owner = query.name().clone();
     let addresses = match reply {
         Reply::WithoutIpv6(_) if query.query_type() == RecordType::AAAA => return None,
-        Reply::Addresses(addresses) | Reply::WithoutIpv6(addresses) => addresses,
+        Reply::FailingForIpv6(code, _) if query.query_type() == RecordType::AAAA => {
+            message.metadata.response_code = code;
+            Vec::new()
+        }
+        Reply::Addresses(addresses) | Reply::WithoutIpv6(addresses) | Reply::FailingForIpv6(_, addresses) => {
+            addresses
+        }
         Reply::Alias(names, addresses) => {
             for name in names {
                 let target = Name::from_ascii(format!("{name}.")).expect("a name");
