@@ -7,6 +7,8 @@ create table outbox (
     id bigint generated always as identity primary key,
     delivery_id uuid,
     endpoint_id uuid not null,
+    -- Whose it is: applications are served in turn.
+    application_id uuid not null,
     due_at timestamptz not null default now(),
     -- Waits for room in Redis or for its endpoint to be enabled, and not for a time.
     parked boolean not null default false,
@@ -25,8 +27,8 @@ create table outbox (
 
 -- What is due, oldest first.
 create index outbox_due on outbox (due_at) where not parked;
--- What is parked, by endpoint in the order in which it goes; finds whether a delivery is parked already.
-create index outbox_parked on outbox (endpoint_id, bulk, delivery_id) where parked;
+-- What is parked, by application and endpoint in the order in which it goes; finds whether a delivery is parked already.
+create index outbox_parked on outbox (application_id, endpoint_id, bulk, delivery_id) where parked;
 
 -- A deliverer holds an advisory lock on its number as long as it lives.
 create sequence deliverer_numbers as integer cycle;

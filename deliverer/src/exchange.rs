@@ -12,11 +12,11 @@ use postrider_shared::queue::{Feedback, Reservation};
 use postrider_shared::retry::{RetrySchedule, parse_retry_after};
 use postrider_shared::store::claim::{Claimed, EndpointSettings, LEASE_MARGIN, Unrendered};
 use postrider_shared::store::record::{self, Exchange, Recorded, Verdict};
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::Deliverer;
 use crate::classify::{Ending, Judgement, PERMANENT_STATUSES, Policy};
 use crate::client::{self, Client, Deadline, Failure, Sent};
+use crate::in_flight::Place;
 use crate::recorder::Finished;
 use crate::request::{self, Outgoing, Unsendable};
 
@@ -35,12 +35,12 @@ pub(crate) struct Task {
     /// By this machine's monotonic clock, from before the lease began.
     pub(crate) claimed_at: Instant,
     pub(crate) reservation: Reservation,
-    pub(crate) permit: OwnedSemaphorePermit,
+    pub(crate) place: Place,
 }
 
 /// Sends, and hands the result to the recorder. A panic fails this attempt and nothing else.
 pub(crate) async fn deliver(deliverer: Arc<Deliverer>, task: Task) {
-    let Task { claimed, claimed_at, reservation, permit } = task;
+    let Task { claimed, claimed_at, reservation, place } = task;
     let started = Instant::now();
     let attempt = AssertUnwindSafe(attempt(&deliverer, &claimed, claimed_at)).catch_unwind().await;
     let (exchange, ending) = match attempt {
@@ -51,7 +51,7 @@ pub(crate) async fn deliver(deliverer: Arc<Deliverer>, task: Task) {
         }
     };
     let judgement = judge(&deliverer, &claimed, ending);
-    let finished = finish(&claimed, exchange, judgement, started.elapsed(), reservation, permit);
+    let finished = finish(&claimed, exchange, judgement, started.elapsed(), reservation, place);
     count(&finished.recorded);
     deliverer.recorder.submit(finished);
 }
@@ -68,8 +68,6 @@ async fn attempt(
     };
     failpoint::die_at_for("deliverer.before_send", &event.event_type);
     let body = request::body(event);
-    let bytes = body.len().min(deliverer.config.body_bytes) as u32;
-    let _bytes = deliverer.body_bytes.acquire_many(bytes).await.expect("the semaphore is never closed");
     let outgoing = match request::sign(claimed, &deliverer.config.keyring, body, SystemTime::now()) {
         Ok(outgoing) => outgoing,
         Err(Unsendable { class, reason }) => {
@@ -160,7 +158,7 @@ fn finish(
     judgement: Judgement,
     duration: Duration,
     reservation: Reservation,
-    permit: OwnedSemaphorePermit,
+    place: Place,
 ) -> Finished {
     // PostgreSQL's text holds no NUL.
     let (error_class, error_message) =
@@ -175,7 +173,7 @@ fn finish(
         },
         reservation,
         gone: judgement.is_gone.then(|| claimed.endpoint.url.clone()),
-        permit,
+        place,
     }
 }
 

@@ -7,17 +7,21 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use postrider_shared::failpoint;
 use postrider_shared::ids::{DelivererNumber, DeliveryId, EndpointId};
-use postrider_shared::queue::{Feedback, QueueError, Reservation, Waker};
+use postrider_shared::queue::{Feedback, QueueError, Reservation, Reserved, Waker};
 use postrider_shared::store::StoreError;
 use postrider_shared::store::claim::{self, Claim, Claimed, Next, Unrendered};
 use postrider_shared::store::record;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
+use crate::in_flight::Place;
 use crate::{Deliverer, PAUSE, exchange};
 
 /// Deliveries that are claimed in one statement.
 const BATCH: usize = 64;
+
+/// How soon it looks again where there is something to do, but only of applications that hold all that they may.
+const HELD_BACK: Duration = Duration::from_millis(5);
 
 /// Takes in until `shutdown`.
 pub(crate) async fn run(deliverer: Arc<Deliverer>, shutdown: CancellationToken) {
@@ -27,7 +31,7 @@ pub(crate) async fn run(deliverer: Arc<Deliverer>, shutdown: CancellationToken) 
             // While anything is sent but cannot be recorded, nothing new is sent.
             deliverer.recorder.flowing().await;
             postgresql_is_back(&deliverer).await;
-            (deliverer.registration.number().await, permits(&deliverer.exchanges).await)
+            (deliverer.registration.number().await, deliverer.in_flight.permits(BATCH).await)
         };
         let (number, permits) = tokio::select! {
             () = shutdown.cancelled() => return,
@@ -35,7 +39,8 @@ pub(crate) async fn run(deliverer: Arc<Deliverer>, shutdown: CancellationToken) 
         };
         match take_in(&deliverer, number, permits, &shutdown).await {
             Ok(None) => {}
-            Ok(Some(Idle { unblocked })) => {
+            Ok(Some(Idle { is_held_back: true, .. })) => tokio::time::sleep(HELD_BACK).await,
+            Ok(Some(Idle { unblocked, .. })) => {
                 tokio::select! {
                     () = shutdown.cancelled() => return,
                     () = idle(&deliverer, &mut waker, unblocked) => {}
@@ -61,6 +66,8 @@ async fn postgresql_is_back(deliverer: &Deliverer) {
 struct Idle {
     /// When a blocked endpoint may be served.
     unblocked: Option<Duration>,
+    /// There is something, of applications that may not have more now.
+    is_held_back: bool,
 }
 
 /// Noted in the health of the service already.
@@ -73,7 +80,8 @@ async fn take_in(
     mut permits: OwnedSemaphorePermit,
     shutdown: &CancellationToken,
 ) -> Result<Option<Idle>, RedisIsAway> {
-    let reserved = match deliverer.queue.reserve(permits.num_permits()).await {
+    let allotment = deliverer.in_flight.allotment(permits.num_permits());
+    let reserved = match deliverer.queue.reserve(permits.num_permits(), &allotment).await {
         Ok(reserved) => reserved,
         Err(error) => {
             deliverer.health.down("deliverer_redis", error);
@@ -81,32 +89,36 @@ async fn take_in(
         }
     };
     if reserved.reservations.is_empty() {
-        return Ok(Some(Idle { unblocked: reserved.next_unblocked }));
+        let Reserved { next_unblocked: unblocked, is_held_back, .. } = reserved;
+        return Ok(Some(Idle { unblocked, is_held_back }));
     }
     failpoint::die_at("deliverer.after_reserve");
     let mut reservations = HashMap::with_capacity(reserved.reservations.len());
     for reservation in reserved.reservations {
         deliverer.held.insert(reservation);
-        reservations.insert(reservation.delivery_id, reservation);
+        let permit = permits.split(1).expect("no more was reserved than there are permits");
+        let place = deliverer.in_flight.enter(reservation.application_id, permit);
+        reservations.insert(reservation.delivery_id, (reservation, place));
     }
     let ids: Vec<DeliveryId> = reservations.keys().copied().collect();
     // Before the statement is sent, so that this end of the lease is never the later one.
     let claimed_at = Instant::now();
     let claim = claim_around_culprits(deliverer, number, &ids).await;
-    acknowledge(deliverer, claim.settled.iter().filter_map(|id| reservations.remove(id)).collect()).await;
+    let settled = claim.settled.iter().filter_map(|id| reservations.remove(id));
+    acknowledge(deliverer, settled.map(|(reservation, _)| reservation).collect()).await;
     if shutdown.is_cancelled() {
         give_back(deliverer, &claim.claimed, &mut reservations).await;
     } else {
         deliverer.leases.taken(&claim.claimed);
         for claimed in claim.claimed {
-            let Some(reservation) = reservations.remove(&claimed.delivery_id) else { continue };
-            send(deliverer, claimed, claimed_at, reservation, &mut permits);
+            let Some((reservation, place)) = reservations.remove(&claimed.delivery_id) else { continue };
+            send(deliverer, claimed, claimed_at, reservation, place);
         }
         let turns = claim.ordered.iter().filter_map(|id| reservations.remove(id));
-        take_turns(deliverer, number, turns.collect(), &mut permits).await;
+        take_turns(deliverer, number, turns.collect()).await;
     }
     // What could not be looked at comes back when its reservation expires.
-    for reservation in reservations.values() {
+    for (reservation, _) in reservations.values() {
         deliverer.held.remove(reservation);
     }
     Ok(None)
@@ -117,30 +129,25 @@ fn send(
     claimed: Claimed,
     claimed_at: Instant,
     reservation: Reservation,
-    permits: &mut OwnedSemaphorePermit,
+    mut place: Place,
 ) {
-    let permit = permits.split(1).expect("no more was reserved than there are permits");
-    let task = exchange::Task { claimed, claimed_at, reservation, permit };
+    place.weigh(claimed.event.as_ref().map_or(0, |event| event.data.len()));
+    let task = exchange::Task { claimed, claimed_at, reservation, place };
     deliverer.sending.spawn(exchange::deliver(deliverer.clone(), task));
 }
 
 /// Sends whatever is next at the endpoints of these reservations, which keep the order of acceptance.
-async fn take_turns(
-    deliverer: &Arc<Deliverer>,
-    number: DelivererNumber,
-    turns: Vec<Reservation>,
-    permits: &mut OwnedSemaphorePermit,
-) {
-    let claims = turns.into_iter().map(async |reservation| {
+async fn take_turns(deliverer: &Arc<Deliverer>, number: DelivererNumber, turns: Vec<(Reservation, Place)>) {
+    let claims = turns.into_iter().map(async |(reservation, place)| {
         let claimed_at = Instant::now();
         let next = claim_turn(deliverer, number, reservation.endpoint_id).await;
-        (reservation, claimed_at, next)
+        (reservation, place, claimed_at, next)
     });
-    for (reservation, claimed_at, next) in join_all(claims).await {
+    for (reservation, place, claimed_at, next) in join_all(claims).await {
         match next {
             Ok(Some(claimed)) => {
                 deliverer.leases.taken(std::slice::from_ref(&claimed));
-                send(deliverer, *claimed, claimed_at, reservation, permits);
+                send(deliverer, *claimed, claimed_at, reservation, place);
             }
             Ok(None) => acknowledge(deliverer, vec![reservation]).await,
             // It comes back when its reservation expires.
@@ -170,17 +177,6 @@ async fn claim_turn(
         // If another one is next by now and cannot be rendered either, its own id comes again.
         Next::Nothing | Next::Unrendered(..) => None,
     })
-}
-
-/// Waits for one permit, and takes as many more as are free, up to a batch.
-async fn permits(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
-    let closed = "the semaphore is never closed";
-    let mut permits = semaphore.clone().acquire_owned().await.expect(closed);
-    let more = semaphore.available_permits().min(BATCH - 1);
-    if let Ok(more) = semaphore.clone().try_acquire_many_owned(more as u32) {
-        permits.merge(more);
-    }
-    permits
 }
 
 /// Claims what can be claimed. Where one delivery spoils the statement for all, the batch is halved until
@@ -247,7 +243,7 @@ async fn acknowledge(deliverer: &Deliverer, settled: Vec<Reservation>) {
 async fn give_back(
     deliverer: &Deliverer,
     claimed: &[Claimed],
-    reservations: &mut HashMap<DeliveryId, Reservation>,
+    reservations: &mut HashMap<DeliveryId, (Reservation, Place)>,
 ) {
     let leases: Vec<_> = claimed.iter().map(|claimed| (claimed.delivery_id, claimed.lease_id)).collect();
     if leases.is_empty() {
@@ -256,7 +252,7 @@ async fn give_back(
     match record::give_back(&deliverer.store, &leases).await {
         Ok(()) => {
             let given = claimed.iter().filter_map(|claimed| reservations.remove(&claimed.delivery_id));
-            acknowledge(deliverer, given.collect()).await;
+            acknowledge(deliverer, given.map(|(reservation, _)| reservation).collect()).await;
         }
         // They are swept.
         Err(error) => deliverer.health.down("deliverer_postgresql", error),

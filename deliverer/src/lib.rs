@@ -7,6 +7,7 @@ mod clock;
 mod condition;
 mod exchange;
 mod heartbeat;
+mod in_flight;
 mod intake;
 mod leases;
 mod recorder;
@@ -22,13 +23,13 @@ use postrider_shared::health::Health;
 use postrider_shared::queue::{Queue, QueueError};
 use postrider_shared::store::{Store, StoreError, start};
 use postrider_shared::supervise::{self, Supervisor, TaskFailed};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use client::Client;
 use condition::Condition;
 use heartbeat::Held;
+use in_flight::InFlight;
 use leases::Leases;
 use recorder::Recorder;
 use registration::Registration;
@@ -66,10 +67,7 @@ struct Deliverer {
     recorder: Recorder,
     /// How endpoints fared lately.
     condition: Condition,
-    /// One for each exchange, until it is recorded.
-    exchanges: Arc<Semaphore>,
-    /// One for each byte of a request body in memory.
-    body_bytes: Arc<Semaphore>,
+    in_flight: Arc<InFlight>,
     sending: TaskTracker,
 }
 
@@ -95,8 +93,7 @@ pub async fn run(
     let (recorder, results) = recorder::channel();
     let deliverer = Arc::new(Deliverer {
         registration: Registration::new(config.database.clone()),
-        exchanges: Arc::new(Semaphore::new(config.concurrency)),
-        body_bytes: Arc::new(Semaphore::new(config.body_bytes)),
+        in_flight: Arc::new(InFlight::new(config.concurrency, config.body_bytes)),
         held: Held::default(),
         leases: Leases::default(),
         condition: Condition::default(),

@@ -9,9 +9,10 @@ use postrider_shared::queue::{BreakerChange, Feedback, Reservation};
 use postrider_shared::store::endpoint_changes::{self, Cause};
 use postrider_shared::store::record::{self, Exchange, Moved, Recorded, Verdict};
 use postrider_shared::store::{StoreError, health};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use crate::classify::feedback;
+use crate::in_flight::Place;
 use crate::{Deliverer, PAUSE};
 
 /// Attempts that are recorded in one statement.
@@ -23,8 +24,8 @@ pub(crate) struct Finished {
     pub(crate) reservation: Reservation,
     /// The receiver at this URL wants no more webhooks.
     pub(crate) gone: Option<String>,
-    /// Kept until it is recorded, so that the permits bound what waits here too.
-    pub(crate) permit: OwnedSemaphorePermit,
+    /// Kept until it is recorded, so that what waits here is bounded too.
+    pub(crate) place: Place,
 }
 
 /// Where finished attempts are handed in.
@@ -69,14 +70,14 @@ pub(crate) async fn run(deliverer: Arc<Deliverer>, mut receiver: mpsc::Unbounded
             .drain(..)
             .map(|finished| {
                 let told = Told::of(&finished);
-                (finished.recorded, (told, finished.gone, finished.permit))
+                (finished.recorded, (told, finished.gone, finished.place))
             })
             .unzip();
         metrics::histogram!("postrider_record_batch_size").record(recorded.len() as f64);
         write(&deliverer, recorded).await;
         // Only now, with all of it in PostgreSQL, do the ids leave Redis.
         acknowledge(&deliverer, rest.iter().map(|(told, ..)| told)).await;
-        for (told, gone, _permit) in rest {
+        for (told, gone, _place) in rest {
             deliverer.held.remove(&told.reservation);
             if let Some(url) = gone {
                 disable(&deliverer, told.reservation.endpoint_id, url).await;

@@ -276,8 +276,8 @@ async fn a_purge_of_many_rows_goes_on_where_a_killed_relay_left_it() {
              select uuid_v7(), application_id, id, '{1}', event_type, 5 from events;
          insert into delivery_attempts (delivery_id, attempt_number, outcome)
              select id, 1, 'failed' from deliveries;
-         insert into outbox (delivery_id, endpoint_id, parked)
-             select id, endpoint_id, true from deliveries;",
+         insert into outbox (delivery_id, endpoint_id, application_id, parked)
+             select id, endpoint_id, application_id, true from deliveries;",
         producer.application_id,
         text(&endpoint["id"]),
     );

@@ -78,8 +78,9 @@ async fn a_lost_notification_costs_a_second_and_a_cut_listener_comes_back() {
     let sql = bed.sql().await;
     let reopen =
         "with d as (update deliveries set status = 'pending', completed_at = null, next_retry_at = now()
-                              returning id, endpoint_id)
-                  insert into outbox (delivery_id, endpoint_id) select id, endpoint_id from d";
+                              returning id, endpoint_id, application_id)
+                  insert into outbox (delivery_id, endpoint_id, application_id)
+                  select id, endpoint_id, application_id from d";
     sql.batch_execute(reopen).await.expect("a row without a notification");
     let started = Instant::now();
     receiver.wait_for(2).await;
@@ -423,7 +424,8 @@ async fn a_stale_duplicate_id_does_not_send_before_the_retry_is_due() {
     producer.delivery_in(&text(&accepted["event_id"]), "failed").await;
 
     let sql = bed.sql().await;
-    let duplicate = "insert into outbox (delivery_id, endpoint_id) select id, endpoint_id from deliveries";
+    let duplicate = "insert into outbox (delivery_id, endpoint_id, application_id)
+                     select id, endpoint_id, application_id from deliveries";
     while receiver.count() == 1 {
         sql.batch_execute(duplicate).await.expect("a stale id");
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -197,3 +197,181 @@ async fn what_is_accepted_for_a_backlog_joins_it_and_passes_the_relay_by() {
     drop((processes, api));
     bed.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_whose_receiver_succeeds_slowly_leaves_exchanges_for_the_others() {
+    /// Of 72 exchanges one tenant may hold 64.
+    const MOST: usize = 64;
+    const FAST: usize = 110;
+    let bed = Bed::new().await;
+    let (large, mut processes) = start(&bed).await;
+    processes.drain(1..4);
+    processes.push(Process::start(&bed, "deliverer", &[("POSTRIDER_DELIVERER_CONCURRENCY", "72")]));
+    // Each endpoint earns concurrency by quick successes, and then every webhook is held.
+    let served = std::sync::atomic::AtomicUsize::new(0);
+    let receiver = Receiver::start(move |webhook| match webhook.path.as_str() {
+        "/small" => 204.into(),
+        _ if served.fetch_add(1, std::sync::atomic::Ordering::SeqCst) < 2 * FAST => 204.into(),
+        _ => Reply { delay: Duration::from_secs(600), ..204.into() },
+    })
+    .await;
+    let small = Producer::new(large.api).await;
+    for path in ["/one", "/two"] {
+        let url = receiver.url(path);
+        let settings =
+            json!({"url": url, "rate_limit": null, "concurrency_limit": 1000, "timeout_seconds": 60});
+        large.endpoint(settings).await;
+    }
+    small.endpoint(json!({"url": receiver.url("/small")})).await;
+
+    publish(&large, "import.row", 500).await;
+    let of_large = || receiver.received().iter().filter(|webhook| webhook.path != "/small").count();
+    within(Duration::from_secs(45), "as many held as may be", async || {
+        (of_large() >= 2 * FAST + MOST).then_some(())
+    })
+    .await;
+    publish(&small, "user.created", 40).await;
+    within(Duration::from_secs(45), "the small one's webhooks", async || {
+        (receiver.count() - of_large() == 40).then_some(())
+    })
+    .await;
+    assert_eq!(of_large(), 2 * FAST + MOST, "it has got all that it may hold, and no more");
+    drop(processes);
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_with_large_events_leaves_memory_for_the_others() {
+    /// Of 4 MiB one tenant may hold eight ninths: 14 bodies of 250 kB.
+    const BODIES: (&str, &str) = ("POSTRIDER_DELIVERER_BODY_BYTES", "4194304");
+    const LARGE: usize = 250_000;
+    const MOST: usize = 14;
+    let bed = Bed::new().await;
+    let (large, mut processes) = start(&bed).await;
+    processes.drain(1..4);
+    processes.push(Process::start(&bed, "deliverer", &[BODIES]));
+    let receiver = Receiver::start(|webhook| match webhook.path.as_str() {
+        "/small" => 204.into(),
+        _ if webhook.body.len() < LARGE => 204.into(),
+        _ => Reply { delay: Duration::from_secs(600), ..204.into() },
+    })
+    .await;
+    let small = Producer::new(large.api).await;
+    let settings = json!({
+        "url": receiver.url("/large"), "rate_limit": null, "concurrency_limit": 1000, "timeout_seconds": 60,
+    });
+    large.endpoint(settings).await;
+    small.endpoint(json!({"url": receiver.url("/small")})).await;
+    // It earns concurrency by quick successes.
+    publish(&large, "import.row", 200).await;
+    receiver.wait_for(200).await;
+
+    for n in 0..40 {
+        large.publish("import.file", json!({"n": n, "content": "x".repeat(LARGE)})).await;
+    }
+    let held = || receiver.received().iter().filter(|webhook| webhook.body.len() > LARGE).count();
+    within(Duration::from_secs(45), "as many held as may be", async || (held() >= MOST - 1).then_some(()))
+        .await;
+    publish(&small, "user.created", 40).await;
+    within(Duration::from_secs(45), "the small one's webhooks", async || {
+        (receiver.count() - 200 - held() == 40).then_some(())
+    })
+    .await;
+    assert!(held() <= MOST + 1, "{} bodies are held", held());
+    drop(processes);
+    bed.finish().await;
+}
+
+/// How much of a counter a process has counted.
+async fn counted(process: &Process, name: &str) -> f64 {
+    let url = format!("http://{}/metrics", process.listen);
+    let metrics = reqwest::get(url).await.expect("an answer").text().await.expect("metrics");
+    let line = metrics.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+    line.split(' ').next_back().and_then(|value| value.parse().ok()).unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_stands_behind_all_that_another_tenant_has_in_the_line_of_the_relay() {
+    const ENDPOINTS: usize = 200;
+    const EVENTS: usize = 20;
+    let bed = Bed::new().await;
+    let api = Process::start(&bed, "api", &[]);
+    api.ready().await;
+    let (large, small) = (Producer::new(api.listen).await, Producer::new(api.listen).await);
+    let receiver = Receiver::accepting().await;
+    for n in 0..ENDPOINTS {
+        large.endpoint(json!({"url": receiver.url(&format!("/large/{n}"))})).await;
+    }
+    small.endpoint(json!({"url": receiver.url("/small")})).await;
+    // The first relay of all gives Redis its epoch, and would put everything open back into the line.
+    let first = Process::start(&bed, "relay", &[]);
+    within(Duration::from_secs(45), "an epoch", async || {
+        let begun = "select count(*) from queue_epoch where epoch > 0 and reconcile_cursor is null";
+        (bed.count(begun).await == 1).then_some(())
+    })
+    .await;
+    drop(first);
+    publish(&large, "import.row", EVENTS).await;
+    publish(&small, "user.created", 1).await;
+
+    let relay = Process::start(&bed, "relay", &[]);
+    within(Duration::from_secs(45), "the end of the line", async || {
+        (bed.count("select count(*) from outbox where not parked").await == 0).then_some(())
+    })
+    .await;
+    let taken = counted(&relay, "postrider_relay_taken_total").await;
+    assert!(taken <= 256.0 + 512.0 + 1.0, "{taken} of {} rows went through the line", ENDPOINTS * EVENTS + 1);
+    let deliverer = Process::start(&bed, "deliverer", &[]);
+    bed.all_succeeded((ENDPOINTS * EVENTS + 1) as i64).await;
+    drop((relay, deliverer, api));
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn backlogs_of_disabled_endpoints_hold_up_nobody_elses() {
+    let bed = Bed::new().await;
+    let api = Process::start(&bed, "api", &[]);
+    api.ready().await;
+    let (producer, crowd) = (Producer::new(api.listen).await, Producer::new(api.listen).await);
+    let receiver = Receiver::accepting().await;
+    producer.endpoint(json!({"url": receiver.url("/"), "event_types": ["user.created"]})).await;
+    crowd.endpoint(json!({"url": receiver.url("/"), "is_active": false})).await;
+    producer.publish("user.created", json!({})).await;
+    // Thousands of endpoints of dozens of tenants are disabled, and something waits for each of them.
+    let fill = "
+        update outbox set parked = true;
+        create temporary table disabled as
+            select gen_random_uuid() as id, ('00000000-0000-4000-8000-' || lpad((n % 50)::text, 12, '0'))::uuid as tenant
+            from generate_series(1, 25000) n;
+        insert into applications (id, name) select distinct tenant, 'crowd' from disabled;
+        create temporary table made as select e.* from endpoints e where not e.is_active limit 1;
+        update made set created_at = now();";
+    let sql = bed.sql().await;
+    sql.batch_execute(fill).await.expect("tenants");
+    let columns: String = sql
+        .query_one(
+            "select string_agg(format('%I', column_name), ', ') from information_schema.columns
+             where table_name = 'endpoints' and column_name not in ('id', 'application_id')
+               and is_generated = 'NEVER'",
+            &[],
+        )
+        .await
+        .expect("columns")
+        .get(0);
+    let endpoints = format!(
+        "insert into endpoints (id, application_id, {columns}) select d.id, d.tenant, {columns} from disabled d, made;
+         insert into outbox (delivery_id, endpoint_id, application_id, parked)
+             select gen_random_uuid(), id, tenant, true from disabled;"
+    );
+    sql.batch_execute(&endpoints).await.expect("their backlogs");
+
+    let processes = ["relay", "deliverer"].map(|role| Process::start(&bed, role, &[]));
+    receiver.wait_for(1).await;
+    let walks = "select coalesce(sum(calls), 0)::bigint from public.pg_stat_statements
+                 where query like '-- outbox.parked_endpoints%'
+                   and dbid = (select oid from pg_database where datname = current_database())";
+    let _ = sql.batch_execute("create extension if not exists pg_stat_statements schema public").await;
+    assert!(bed.count(walks).await <= 30, "it took {} looks", bed.count(walks).await);
+    drop((processes, api));
+    bed.finish().await;
+}

@@ -53,10 +53,11 @@ async fn fill(bed: &Bed, count: i64) {
               from history h) h;
         insert into delivery_attempts (delivery_id, attempt_number, outcome, response_status)
         select id, 1, 'succeeded', 204 from history;
-        insert into outbox (delivery_id, endpoint_id, due_at)
-        select id, endpoint_id, next_retry_at from deliveries where completed_at is null;
-        insert into outbox (delivery_id, endpoint_id, parked)
-        select h.id, e.id, true from history h cross join (select id from endpoints where not is_active) e;
+        insert into outbox (delivery_id, endpoint_id, application_id, due_at)
+        select id, endpoint_id, application_id, next_retry_at from deliveries where completed_at is null;
+        insert into outbox (delivery_id, endpoint_id, application_id, parked)
+        select h.id, e.id, e.application_id, true
+        from history h cross join (select id, application_id from endpoints where not is_active) e;
         analyze outbox;
         drop table history;";
     sql.batch_execute(&weeks.replace("$count", &count.to_string())).await.expect("a history");

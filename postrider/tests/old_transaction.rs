@@ -28,17 +28,18 @@ const LATE_EVENT: &str = "
     d as (
         insert into deliveries (id, application_id, event_id, endpoint_id, event_type, max_attempts)
         select uuid_v7(), e.application_id, e.id, p.id, 'late', 5 from e join endpoints p using (application_id)
-        returning id, endpoint_id
+        returning id, endpoint_id, application_id
     )
-    insert into outbox (delivery_id, endpoint_id) select id, endpoint_id from d";
+    insert into outbox (delivery_id, endpoint_id, application_id)
+    select id, endpoint_id, application_id from d";
 
 /// Lets rows of endpoints that do not exist pass: the relay looks at nothing else. They fall due in another order
 /// than they are stored in, so that each dead one costs a page.
 async fn pass(bed: &Bed, sql: &tokio_postgres::Client, rows: i64) {
     for _ in 0..rows / STEP {
         let queue = format!(
-            "insert into outbox (delivery_id, endpoint_id, due_at)
-             select gen_random_uuid(), gen_random_uuid(), now() - random() * interval '400 milliseconds'
+            "insert into outbox (delivery_id, endpoint_id, application_id, due_at)
+             select gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), now() - random() * interval '400 milliseconds'
              from generate_series(1, {STEP})"
         );
         sql.batch_execute(&queue).await.expect("rows");

@@ -32,8 +32,8 @@ const OLD_EVENT: &str = "
         from endpoints;
     insert into delivery_attempts (delivery_id, attempt_number, outcome)
         values (first_id(now() - interval '50 days'), 1, 'unknown');
-    insert into outbox (delivery_id, endpoint_id, parked)
-        select first_id(now() - interval '50 days'), id, true from endpoints where not is_active;";
+    insert into outbox (delivery_id, endpoint_id, application_id, parked)
+        select first_id(now() - interval '50 days'), id, application_id, true from endpoints where not is_active;";
 
 fn partitions_of(table: &str) -> String {
     format!("select count(*) from pg_class where relname ~ '^{table}_until_' and relkind = 'r'")

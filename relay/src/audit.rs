@@ -1,11 +1,11 @@
 //! Looks, slowly and all the time, for open deliveries that nobody works on: what the parts of a
 //! distributed system lose in ways that nobody has thought of.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
-use postrider_shared::ids::{DeliveryId, EndpointId};
-use postrider_shared::store::reconcile;
+use postrider_shared::ids::{ApplicationId, DeliveryId, EndpointId};
+use postrider_shared::store::reconcile::{self, Overdue};
 
 use crate::{Relay, RelayError};
 
@@ -17,6 +17,9 @@ const LONGEST_REST: Duration = Duration::from_secs(60);
 
 /// Open deliveries that one step looks at.
 const STEP: i64 = 5_000;
+
+/// Endpoints whose queues are read at once: some megabytes.
+const QUEUES: usize = 64;
 
 /// Audits for ever.
 pub(crate) async fn run(relay: &Relay) {
@@ -31,23 +34,28 @@ pub(crate) async fn run(relay: &Relay) {
     }
 }
 
-/// A delivery is stranded when it has been due for long, is neither leased nor parked, and its endpoint
-/// has nothing in Redis, so that it cannot be merely waiting its turn.
+/// A delivery is stranded when it has been due for long, is neither leased nor parked, and Redis does not have its id.
+/// One whose id is there may merely wait its turn, or its endpoint has dropped out of the rings of Redis: so the relay
+/// pushes to each endpoint that is late, which lets it line up again.
 async fn audit(relay: &Relay, after: &mut Option<DeliveryId>) -> Result<(), RelayError> {
     let (overdue, next) = reconcile::find_overdue(&relay.store, *after, STEP).await?;
     *after = next;
-    let mut endpoints: Vec<EndpointId> = overdue.iter().map(|row| row.endpoint_id).collect();
-    endpoints.sort_unstable();
-    endpoints.dedup();
-    if endpoints.is_empty() {
-        return Ok(());
-    }
-    let idle: HashMap<_, _> = endpoints.iter().zip(relay.queue.are_idle(&endpoints).await?).collect();
-    let stranded: Vec<_> = overdue.iter().filter(|row| idle[&row.endpoint_id]).copied().collect();
-    if !stranded.is_empty() {
-        reconcile::requeue(&relay.store, &stranded).await?;
-        metrics::counter!("postrider_relay_stranded_total").increment(stranded.len() as u64);
-        tracing::warn!(deliveries = stranded.len(), "deliveries were stranded; they are due again");
+    let late: BTreeMap<EndpointId, ApplicationId> =
+        overdue.iter().map(|row| (row.endpoint_id, row.application_id)).collect();
+    let late: Vec<_> = late.into_iter().map(|(endpoint, application)| (application, endpoint)).collect();
+    for late in late.chunks(QUEUES) {
+        let endpoints: Vec<_> = late.iter().map(|(_, endpoint)| *endpoint).collect();
+        let contents = relay.queue.contents(&endpoints).await?;
+        let contents: BTreeMap<_, HashSet<_>> = endpoints.into_iter().zip(contents).collect();
+        let is_lost = |row: &&Overdue| {
+            contents.get(&row.endpoint_id).is_some_and(|queued| !queued.contains(&row.delivery_id))
+        };
+        let lost: Vec<_> = overdue.iter().filter(is_lost).copied().collect();
+        reconcile::requeue(&relay.store, &lost, late).await?;
+        if !lost.is_empty() {
+            metrics::counter!("postrider_relay_stranded_total").increment(lost.len() as u64);
+            tracing::warn!(deliveries = lost.len(), "deliveries were stranded; they are due again");
+        }
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use postrider_shared::failpoint;
 use postrider_shared::queue::Group;
+use postrider_shared::store::backlog;
 use postrider_shared::store::outbox::{self, DueRow, Parked, Take};
 
 use crate::low_water::LowWater;
@@ -24,17 +25,21 @@ const LEAST_WAIT: Duration = Duration::from_millis(5);
 /// Without a notification the outbox is looked at this often.
 const POLL: Duration = Duration::from_secs(1);
 
+/// Looking ahead after full takes costs at most one part in so many of the time.
+const LOOK_AHEAD_SHARE: u32 = 10;
+
 /// Pumps for ever.
 pub(crate) async fn run(relay: &Relay) {
     let mut is_pushing = false;
     let mut low_water = LowWater::default();
+    let mut look_ahead_at = Instant::now();
     loop {
         // While Redis is away, rows are not held open only to find that out.
         let step = async {
             if !is_pushing {
                 relay.queue.memory().await?;
             }
-            pump(relay, &mut low_water).await
+            pump(relay, &mut low_water, &mut look_ahead_at).await
         };
         let result = step.await;
         is_pushing = result.is_ok();
@@ -47,7 +52,11 @@ pub(crate) async fn run(relay: &Relay) {
 }
 
 /// Pushes one batch and answers how long the next can wait.
-async fn pump(relay: &Relay, low_water: &mut LowWater) -> Result<Duration, RelayError> {
+async fn pump(
+    relay: &Relay,
+    low_water: &mut LowWater,
+    look_ahead_at: &mut Instant,
+) -> Result<Duration, RelayError> {
     let mut client = relay.store.relaxed().await?;
     let began = Instant::now();
     let since = low_water.since(began);
@@ -62,6 +71,13 @@ async fn pump(relay: &Relay, low_water: &mut LowWater) -> Result<Duration, Relay
         metrics::histogram!("postrider_relay_lag_seconds").record(late_by.as_secs_f64());
     }
     low_water.note(since, due_until, began, Instant::now());
+    if count == BATCH && *look_ahead_at <= Instant::now() {
+        // The line is long: nobody is to stand behind all that somebody else has in it.
+        let began = Instant::now();
+        let parked = backlog::set_aside(&client, since).await?;
+        metrics::counter!("postrider_relay_parked_total").increment(parked);
+        *look_ahead_at = Instant::now() + began.elapsed() * LOOK_AHEAD_SHARE;
+    }
     if count >= BUSY {
         // There is more, or soon will be.
         if count < BATCH {
@@ -87,6 +103,7 @@ pub(crate) async fn push(relay: &Relay, take: Take<'_>) -> Result<(), RelayError
             parked.extend(group.deliveries[accepted..].iter().map(|&delivery_id| Parked {
                 delivery_id,
                 endpoint_id: group.endpoint_id,
+                application_id: group.application_id,
                 is_bulk: bulk.contains(&delivery_id),
             }));
         }
@@ -106,12 +123,22 @@ fn group(rows: &[DueRow], parked: &mut Vec<Parked>) -> Vec<Group> {
         if let Some(delivery_id) = row.delivery_id
             && (!row.is_open || row.has_parked)
         {
-            parked.push(Parked { delivery_id, endpoint_id: row.endpoint_id, is_bulk: row.is_bulk });
+            parked.push(Parked {
+                delivery_id,
+                endpoint_id: row.endpoint_id,
+                application_id: row.application_id,
+                is_bulk: row.is_bulk,
+            });
             continue;
         }
         let position = *positions.entry(row.endpoint_id).or_insert(groups.len());
         if position == groups.len() {
-            groups.push(Group { endpoint_id: row.endpoint_id, limits: row.limits, deliveries: Vec::new() });
+            groups.push(Group {
+                endpoint_id: row.endpoint_id,
+                application_id: row.application_id,
+                limits: row.limits,
+                deliveries: Vec::new(),
+            });
         }
         groups[position].deliveries.extend(row.delivery_id);
     }

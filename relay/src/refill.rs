@@ -1,22 +1,28 @@
-//! Brings parked rows to Redis when there is room for them, endpoint by endpoint in turn.
+//! Brings parked rows to Redis when there is room for them: application after application, and within each endpoint
+//! after endpoint.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use postrider_shared::ids::EndpointId;
+use postrider_shared::ids::{ApplicationId, EndpointId};
 use postrider_shared::queue::Space;
+use postrider_shared::store::backlog::{self, ParkedEndpoint};
 use postrider_shared::store::outbox::{self, Room};
 
 use crate::{Relay, RelayError, pump};
 
-/// How often it looks while something is parked, and while nothing is.
+/// How often it begins with the first application, while something is parked and while nothing is.
 const BUSY: Duration = Duration::from_millis(100);
 const IDLE: Duration = Duration::from_millis(500);
 
-/// Endpoints that are looked at in one go.
+/// Between two steps it rests as long as the first of them took, at least this long.
+const LEAST_REST: Duration = Duration::from_millis(5);
+
+/// Applications that one step looks at, and endpoints, of which each application has the same number.
+const APPLICATIONS: usize = 64;
 const ENDPOINTS: usize = 256;
 
-/// Rows that are moved in one go, of each kind. Endpoints with room share them.
+/// Rows that one step moves, of each kind. Applications with room share them, and within each its endpoints.
 const ROWS: i64 = 4_000;
 
 /// Rows of bulk replays that go to an endpoint in one go: at least and at most. As many as it has dealt with
@@ -24,65 +30,107 @@ const ROWS: i64 = 4_000;
 const LEAST_BURST: i64 = 8;
 const LARGEST_BURST: i64 = 100;
 
-/// How many rows of bulk replays each endpoint was given last.
-type Bursts = HashMap<EndpointId, i64>;
+/// Where the walk over what is parked goes on.
+#[derive(Default)]
+struct Walk {
+    /// Behind this application; `None`: with the first.
+    after: Option<ApplicationId>,
+    /// Behind this endpoint of an application that has more than one step looks at.
+    within: HashMap<ApplicationId, EndpointId>,
+    /// How many rows of bulk replays each endpoint was given last.
+    bursts: HashMap<EndpointId, i64>,
+}
+
+/// What a step came to.
+enum Step {
+    /// There are more applications.
+    More,
+    /// That were the last ones.
+    Last,
+    /// Nothing is parked.
+    Nothing,
+}
 
 /// Refills for ever.
 pub(crate) async fn run(relay: &Relay) {
-    let mut after = None;
-    let mut bursts = Bursts::new();
+    let mut walk = Walk::default();
     loop {
-        let result = refill(relay, &mut after, &mut bursts).await;
+        let began = Instant::now();
+        let result = step(relay, &mut walk).await;
         let pause = match relay.settle(result).await {
-            Some(true) => BUSY,
-            Some(false) | None => IDLE,
+            Some(Step::More) => began.elapsed().max(LEAST_REST),
+            Some(Step::Last) => BUSY,
+            Some(Step::Nothing) | None => IDLE,
         };
         tokio::time::sleep(pause).await;
     }
 }
 
-/// Moves what fits of the next endpoints after `after`; at the end it begins again. True: something is
-/// parked.
-async fn refill(
-    relay: &Relay,
-    after: &mut Option<EndpointId>,
-    bursts: &mut Bursts,
-) -> Result<bool, RelayError> {
+/// Moves what fits of the next applications.
+async fn step(relay: &Relay, walk: &mut Walk) -> Result<Step, RelayError> {
     let mut client = relay.store.relaxed().await?;
-    let began_at_the_first = after.is_none();
-    let parked = outbox::parked_endpoints(&client, *after, ENDPOINTS as i64).await?;
-    *after = parked.last().filter(|_| parked.len() == ENDPOINTS).map(|endpoint| endpoint.endpoint_id);
-    let open: Vec<_> = parked.iter().filter(|endpoint| endpoint.is_open).collect();
-    if open.is_empty() {
-        return Ok(!(parked.is_empty() && began_at_the_first));
+    let is_first = walk.after.is_none();
+    let applications = backlog::applications(&client, walk.after, APPLICATIONS as i64).await?;
+    walk.after = applications.last().copied().filter(|_| applications.len() == APPLICATIONS);
+    if applications.is_empty() {
+        walk.within.clear();
+        walk.bursts.clear();
+        return Ok(if is_first { Step::Nothing } else { Step::Last });
     }
-    if !open.iter().any(|endpoint| endpoint.has_bulk) {
-        bursts.clear();
-    }
-    let ids: Vec<EndpointId> = open.iter().map(|endpoint| endpoint.endpoint_id).collect();
-    let spaces = relay.queue.space(&ids).await?;
-    let with_room = spaces.iter().filter(|space| space.room > 0).count();
-    let share = ROWS / i64::try_from(with_room).unwrap_or(i64::MAX).max(1);
-    let mut rooms = Vec::with_capacity(with_room);
-    for (endpoint, Space { waiting, room }) in open.into_iter().zip(spaces) {
-        let endpoint_id = endpoint.endpoint_id;
-        let bulk = if endpoint.has_bulk { bulk_room(bursts, endpoint_id, waiting) } else { 0 };
-        if room > 0 {
-            rooms.push(Room { endpoint_id, ordinary: room.min(share), bulk: bulk.min(room).min(share) });
+    let each = ENDPOINTS / applications.len();
+    let places: Vec<_> =
+        applications.iter().map(|application| (*application, walk.within.remove(application))).collect();
+    let parked = backlog::endpoints(&client, &places, each as i64).await?;
+    for of_one in parked.chunk_by(|a, b| a.application_id == b.application_id) {
+        if let [.., last] = of_one
+            && of_one.len() == each
+        {
+            walk.within.insert(last.application_id, last.endpoint_id);
         }
     }
+    let rooms = rooms(relay, walk, &parked).await?;
     if !rooms.is_empty() {
         let take = outbox::unpark(&mut client, &rooms).await?;
         if !take.rows.is_empty() {
             pump::push(relay, take).await?;
         }
     }
-    Ok(true)
+    Ok(if walk.after.is_some() { Step::More } else { Step::Last })
+}
+
+/// How many rows of each endpoint fit.
+async fn rooms(relay: &Relay, walk: &mut Walk, parked: &[ParkedEndpoint]) -> Result<Vec<Room>, RelayError> {
+    let open: Vec<_> = parked.iter().filter(|endpoint| endpoint.is_open).collect();
+    if open.is_empty() {
+        return Ok(Vec::new());
+    }
+    if !open.iter().any(|endpoint| endpoint.has_bulk) {
+        walk.bursts.clear();
+    }
+    let ids: Vec<_> = open.iter().map(|endpoint| (endpoint.application_id, endpoint.endpoint_id)).collect();
+    let spaces = relay.queue.space(&ids).await?;
+    let mut with_room: HashMap<ApplicationId, i64> = HashMap::new();
+    for (endpoint, space) in open.iter().zip(&spaces) {
+        if space.room > 0 {
+            *with_room.entry(endpoint.application_id).or_default() += 1;
+        }
+    }
+    let each = ROWS / i64::try_from(with_room.len()).unwrap_or(i64::MAX).max(1);
+    let mut rooms = Vec::with_capacity(open.len());
+    for (endpoint, Space { waiting, room }) in open.into_iter().zip(spaces) {
+        let &ParkedEndpoint { application_id, endpoint_id, .. } = endpoint;
+        let bulk = if endpoint.has_bulk { bulk_room(&mut walk.bursts, endpoint_id, waiting) } else { 0 };
+        if room > 0 {
+            let room = room.min((each / with_room[&application_id]).max(1));
+            rooms.push(Room { application_id, endpoint_id, ordinary: room, bulk: bulk.min(room) });
+        }
+    }
+    Ok(rooms)
 }
 
 /// How many rows of bulk replays may go to an endpoint: twice as many as last time where nothing waits any more,
 /// half where something does.
-fn bulk_room(bursts: &mut Bursts, endpoint: EndpointId, waiting: i64) -> i64 {
+fn bulk_room(bursts: &mut HashMap<EndpointId, i64>, endpoint: EndpointId, waiting: i64) -> i64 {
     let burst = bursts.entry(endpoint).or_insert(LEAST_BURST / 2);
     *burst = if waiting == 0 { *burst * 2 } else { *burst / 2 }.clamp(LEAST_BURST, LARGEST_BURST);
     let room = if waiting == 0 { *burst } else { LEAST_BURST - waiting };

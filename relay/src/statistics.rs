@@ -40,7 +40,7 @@ async fn measure(relay: &Relay) -> Result<(), RelayError> {
     metrics::gauge!("postrider_postgresql_oldest_transaction_seconds").set(outbox.oldest_transaction_seconds);
     let queue = relay.queue.statistics().await?;
     metrics::gauge!("postrider_queue_waiting").set(queue.waiting as f64);
-    metrics::gauge!("postrider_queue_eligible_endpoints").set(queue.eligible_endpoints as f64);
+    metrics::gauge!("postrider_queue_eligible_applications").set(queue.eligible_applications as f64);
     metrics::gauge!("postrider_queue_blocked_endpoints").set(queue.blocked_endpoints as f64);
     metrics::gauge!("postrider_queue_endpoints_in_flight").set(queue.endpoints_in_flight as f64);
     // For `waiting_for`: the API does not see Redis.

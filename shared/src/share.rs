@@ -247,8 +247,10 @@ impl<K: Eq + Hash + Clone> State<K> {
     }
 }
 
-/// The largest amount for which `held + amount <= FACTOR * (free - amount)`.
-fn may_take(free: u64, held: u64) -> u64 {
+/// The most that somebody may take who has `held` while `free` is left: the largest amount for which
+/// `held + amount <= FACTOR * (free - amount)`.
+#[must_use]
+pub fn may_take(free: u64, held: u64) -> u64 {
     (FACTOR.saturating_mul(free).saturating_sub(held) / (FACTOR + 1)).min(free)
 }
 

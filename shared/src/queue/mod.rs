@@ -1,4 +1,5 @@
-//! All Redis: one queue of delivery ids for each endpoint, served in turn.
+//! All Redis: one queue of delivery ids for each endpoint. Applications are served in turn, and within each its
+//! endpoints.
 //!
 //! Nothing here is the truth. An id means "look now"; losing one, or all, costs time and never a delivery.
 //! The scripts are plain `EVALSHA`, loaded when Redis does not know them, and every key of a shard has the
@@ -6,6 +7,7 @@
 
 mod breaker;
 mod connection;
+mod inspect;
 mod scripts;
 mod waker;
 
@@ -15,11 +17,12 @@ use redis::{AsyncCommands, Client, ConnectionAddr, ErrorKind, RedisError, TlsCer
 use uuid::Uuid;
 
 use crate::config::QueueConfig;
-use crate::ids::{DeliveryId, EndpointId};
+use crate::ids::{ApplicationId, DeliveryId, EndpointId};
 use crate::store::outbox::Limits;
 use crate::trust;
 pub use breaker::{BreakerChange, Feedback};
 use connection::Connection;
+pub use inspect::{QueueStatistics, Space};
 use scripts::Scripts;
 pub use waker::Waker;
 
@@ -52,17 +55,21 @@ impl From<RedisError> for QueueError {
 /// The ids of one endpoint that are to be queued, and its limits.
 #[derive(Debug, Clone)]
 pub struct Group {
-    /// Whose.
+    /// The endpoint.
     pub endpoint_id: EndpointId,
+    /// Its application.
+    pub application_id: ApplicationId,
     /// Its limits as they are now.
     pub limits: Limits,
-    /// May be empty: then only the limits are brought along.
+    /// May be empty: then only the limits are brought along, and what Redis has lost of the endpoint is made again.
     pub deliveries: Vec<DeliveryId>,
 }
 
 /// An id that this deliverer holds for a while.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Reservation {
+    /// Its application.
+    pub application_id: ApplicationId,
     /// Its endpoint.
     pub endpoint_id: EndpointId,
     /// The id.
@@ -71,11 +78,22 @@ pub struct Reservation {
     token: [u8; 8],
 }
 
+/// How many ids each application may get at most from one reserve.
+#[derive(Debug, Clone)]
+pub struct Allotment {
+    /// Applications that get fewer than the others, and how many.
+    pub named: Vec<(ApplicationId, usize)>,
+    /// How many any other application gets.
+    pub others: usize,
+}
+
 /// What a reserve brought.
 #[derive(Debug, Default)]
 pub struct Reserved {
     /// Ids to claim.
     pub reservations: Vec<Reservation>,
+    /// True where there was more, but only of applications that have got all that they are allotted.
+    pub is_held_back: bool,
     /// When a blocked endpoint may be served; `None`: none is blocked.
     pub next_unblocked: Option<Duration>,
 }
@@ -88,15 +106,6 @@ pub struct Queue {
     base: String,
     window: u32,
     capacity: u32,
-}
-
-/// The line of one endpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Space {
-    /// Ids that wait.
-    pub waiting: i64,
-    /// Ids that would fit.
-    pub room: i64,
 }
 
 impl Queue {
@@ -125,6 +134,7 @@ impl Queue {
         for group in groups {
             let ids: Vec<u8> = group.deliveries.iter().flat_map(|id| *id.0.as_bytes()).collect();
             push.arg(group.endpoint_id.0.as_bytes())
+                .arg(group.application_id.0.as_bytes())
                 .arg(group.limits.concurrency)
                 .arg(group.limits.rate.unwrap_or(0))
                 .arg(i32::from(group.limits.is_breaker_open))
@@ -133,24 +143,35 @@ impl Queue {
         Ok(push.invoke_async(&mut self.connection.clone()).await?)
     }
 
-    /// Reserves up to `count` ids, a fair share of each endpoint.
+    /// Reserves up to `count` ids: a fair share for each application, but no more than it is allotted, and within
+    /// that for each of its endpoints.
     ///
     /// # Errors
     /// When Redis does not answer; what it may have reserved comes back by itself.
-    pub async fn reserve(&self, count: usize) -> Result<Reserved, QueueError> {
+    pub async fn reserve(&self, count: usize, allotment: &Allotment) -> Result<Reserved, QueueError> {
         let token: [u8; 8] = rand::random();
         let mut reserve = self.scripts.reserve.prepare_invoke();
-        reserve.key(&self.base).arg(count).arg(&token).arg(milliseconds(RESERVATION));
+        reserve.key(&self.base).arg(count).arg(&token).arg(milliseconds(RESERVATION)).arg(allotment.others);
+        for (application, most) in &allotment.named {
+            reserve.arg(application.0.as_bytes()).arg(most);
+        }
         let answer: Vec<redis::Value> = reserve.invoke_async(&mut self.connection.clone()).await?;
         let mut values = answer.into_iter();
-        let wait: i64 =
-            values.next().map(redis::from_redis_value).transpose().map_err(RedisError::from)?.unwrap_or(-1);
+        let mut number = || -> Result<i64, QueueError> {
+            let value = values.next().ok_or_else(malformed)?;
+            Ok(redis::from_redis_value(value).map_err(RedisError::from)?)
+        };
+        let (wait, is_held_back) = (number()?, number()? == 1);
         let mut reserved = Reserved {
-            reservations: Vec::with_capacity(values.len() / 2),
+            reservations: Vec::with_capacity(values.len() / 3),
+            is_held_back,
             next_unblocked: u64::try_from(wait).ok().map(Duration::from_micros),
         };
-        while let (Some(endpoint), Some(delivery)) = (values.next(), values.next()) {
+        while let (Some(application), Some(endpoint), Some(delivery)) =
+            (values.next(), values.next(), values.next())
+        {
             reserved.reservations.push(Reservation {
+                application_id: ApplicationId(uuid(application)?),
                 endpoint_id: EndpointId(uuid(endpoint)?),
                 delivery_id: DeliveryId(uuid(delivery)?),
                 token,
@@ -202,40 +223,6 @@ impl Queue {
         Ok(extend.invoke_async::<()>(&mut self.connection.clone()).await?)
     }
 
-    /// How much there is of each endpoint, and how much more would fit now.
-    ///
-    /// # Errors
-    /// When Redis does not answer.
-    pub async fn space(&self, endpoints: &[EndpointId]) -> Result<Vec<Space>, QueueError> {
-        let mut pipe = redis::pipe();
-        pipe.get(self.key("size"));
-        for endpoint in endpoints {
-            pipe.llen(self.endpoint_key("q", *endpoint));
-        }
-        let answers: Vec<Option<i64>> = pipe.query_async(&mut self.connection.clone()).await?;
-        let mut answers = answers.into_iter().map(|answer| answer.unwrap_or(0));
-        let mut left = i64::from(self.capacity) - answers.next().unwrap_or(0);
-        let space = |waiting: i64| {
-            let room = (i64::from(self.window) - waiting).min(left).max(FEW - waiting).max(0);
-            left -= room;
-            Space { waiting, room }
-        };
-        Ok(answers.map(space).collect())
-    }
-
-    /// Which of the endpoints have nothing here, neither waiting nor reserved.
-    ///
-    /// # Errors
-    /// When Redis does not answer.
-    pub async fn are_idle(&self, endpoints: &[EndpointId]) -> Result<Vec<bool>, QueueError> {
-        let mut pipe = redis::pipe();
-        for endpoint in endpoints {
-            pipe.llen(self.endpoint_key("q", *endpoint)).zcard(self.endpoint_key("r", *endpoint));
-        }
-        let answers: Vec<i64> = pipe.query_async(&mut self.connection.clone()).await?;
-        Ok(answers.chunks(2).map(|counts| counts.iter().sum::<i64>() == 0).collect())
-    }
-
     /// A connection for [`Waker::wait`], which blocks it.
     ///
     /// # Errors
@@ -244,77 +231,12 @@ impl Queue {
         Waker::connect(&self.connection, self.key("wake")).await
     }
 
-    /// Reads the epoch that Redis holds and the run it is in. `None`: it holds none.
-    ///
-    /// # Errors
-    /// When Redis does not answer.
-    pub async fn memory(&self) -> Result<(Option<i64>, String), QueueError> {
-        let mut pipe = redis::pipe();
-        pipe.get(self.key("epoch")).cmd("INFO").arg("server");
-        let (epoch, info): (Option<i64>, String) = pipe.query_async(&mut self.connection.clone()).await?;
-        let run_id = info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default();
-        Ok((epoch, run_id.trim().to_owned()))
-    }
-
     /// Installs an epoch: from now on, only pushes that name it are taken.
     ///
     /// # Errors
     /// When Redis does not answer.
     pub async fn install_epoch(&self, epoch: i64) -> Result<(), QueueError> {
         Ok(self.connection.clone().set(self.key("epoch"), epoch).await?)
-    }
-
-    /// The policy by which Redis throws keys away when its memory is full, where it tells. Anything but
-    /// `noeviction` costs time: what is thrown away has to be found missing first.
-    ///
-    /// # Errors
-    /// When Redis does not answer.
-    pub async fn eviction_policy(&self) -> Result<Option<String>, QueueError> {
-        let info: String = redis::cmd("INFO").arg("memory").query_async(&mut self.connection.clone()).await?;
-        let policy = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"));
-        Ok(policy.map(|policy| policy.trim().to_owned()))
-    }
-
-    /// Figures for metrics.
-    ///
-    /// # Errors
-    /// When Redis does not answer.
-    pub async fn statistics(&self) -> Result<QueueStatistics, QueueError> {
-        let mut pipe = redis::pipe();
-        pipe.get(self.key("size"))
-            .llen(self.key("ring"))
-            .zcard(self.key("blocked"))
-            .zcard(self.key("deadlines"));
-        let (waiting, eligible, blocked, in_flight): (Option<i64>, i64, i64, i64) =
-            pipe.query_async(&mut self.connection.clone()).await?;
-        Ok(QueueStatistics {
-            waiting: waiting.unwrap_or(0),
-            eligible_endpoints: eligible,
-            blocked_endpoints: blocked,
-            endpoints_in_flight: in_flight,
-        })
-    }
-
-    /// Endpoints that wait for their rate limit now, among the first `limit` that wait for a time.
-    ///
-    /// # Errors
-    /// When Redis does not answer.
-    pub async fn throttled(&self, limit: isize) -> Result<Vec<EndpointId>, QueueError> {
-        let mut connection = self.connection.clone();
-        let blocked: Vec<Vec<u8>> = connection.zrange(self.key("blocked"), 0, limit - 1).await?;
-        if blocked.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut pipe = redis::pipe();
-        let mut endpoints = Vec::with_capacity(blocked.len());
-        for id in &blocked {
-            let endpoint = EndpointId(Uuid::from_slice(id).map_err(|_| malformed())?);
-            pipe.hget(self.endpoint_key("e", endpoint), "probe_at");
-            endpoints.push(endpoint);
-        }
-        // The others wait for a probe.
-        let probes: Vec<Option<String>> = pipe.query_async(&mut connection).await?;
-        Ok(endpoints.into_iter().zip(probes).filter(|(_, probe)| probe.is_none()).map(|(id, _)| id).collect())
     }
 
     fn key(&self, name: &str) -> String {
@@ -326,19 +248,6 @@ impl Queue {
         key.extend_from_slice(endpoint.0.as_bytes());
         key
     }
-}
-
-/// What the queue looks like.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct QueueStatistics {
-    /// Ids that wait.
-    pub waiting: i64,
-    /// Endpoints that may be served now.
-    pub eligible_endpoints: i64,
-    /// Endpoints that wait for their rate.
-    pub blocked_endpoints: i64,
-    /// Endpoints with exchanges under way.
-    pub endpoints_in_flight: i64,
 }
 
 impl Reservation {

@@ -205,20 +205,20 @@ delivered as (
         where (f.event_id in (select event_id from keyed)) is true
         order by f.ordinal
     ) d
-    returning id, endpoint_id
+    returning id, endpoint_id, application_id
 ),
 -- Where something waits for room, what comes joins it at once: the relay, which takes from all endpoints in one
 -- line, has nothing to do with it, and nobody stands behind a backlog that is not his own.
 backlogged as materialized (
     select endpoint_id
-    from (select distinct unnest(endpoint_ids) as endpoint_id from fanned) s
+    from (select distinct application_id, unnest(endpoint_ids) as endpoint_id from fanned) s
     where ",
-    has_parked!("s.endpoint_id", "false"),
+    has_parked!("s.application_id", "s.endpoint_id", "false"),
     "
 ),
 queued as (
-    insert into outbox (delivery_id, endpoint_id, parked)
-    select id, endpoint_id, (endpoint_id in (select endpoint_id from backlogged)) is true
+    insert into outbox (delivery_id, endpoint_id, application_id, parked)
+    select id, endpoint_id, application_id, (endpoint_id in (select endpoint_id from backlogged)) is true
     from delivered
     returning parked
 ),

@@ -116,7 +116,7 @@ pub struct Claim {
 const CLAIM: &str = concat!(
     "-- deliveries.claim
 with seen as materialized (
-    select d.id, d.event_id, d.endpoint_id, d.attempt_count, d.max_attempts,
+    select d.id, d.event_id, d.endpoint_id, d.application_id, d.attempt_count, d.max_attempts,
            d.next_retry_at, d.lease_id, d.completed_at, d.position, d.replay_id
     from deliveries d
     where d.id = any ($1) and d.id between $4 and $5
@@ -124,7 +124,8 @@ with seen as materialized (
     for no key update
 ),
 judged as materialized (
-    select s.id, s.event_id, s.endpoint_id, s.attempt_count, s.max_attempts, s.position, e.timeout_seconds,
+    select s.id, s.event_id, s.endpoint_id, s.application_id, s.attempt_count, s.max_attempts, s.position,
+           e.timeout_seconds,
            case
                -- Where order is kept, an id says no more than: look at this endpoint.
                when e.ordered and s.position is not null and e.deleted_at is null and not $6
@@ -173,16 +174,16 @@ cancelled as (
     where d.id = j.id and d.id between $4 and $5 and j.verdict in ('orphaned', 'withdrawn')
 ),
 passed as (
-    insert into outbox (delivery_id, endpoint_id)
-    select id, endpoint_id from judged where verdict = 'withdrawn' and position is not null
+    insert into outbox (delivery_id, endpoint_id, application_id)
+    select id, endpoint_id, application_id from judged where verdict = 'withdrawn' and position is not null
 ),
 parked as (
-    insert into outbox (delivery_id, endpoint_id, parked)
-    select j.id, j.endpoint_id, true
+    insert into outbox (delivery_id, endpoint_id, application_id, parked)
+    select j.id, j.endpoint_id, j.application_id, true
     from judged j
     where j.verdict = 'disabled'
       and ",
-    is_not_parked!("j.endpoint_id", "j.id"),
+    is_not_parked!("j.application_id", "j.endpoint_id", "j.id"),
     "
 ),
 -- Once for each endpoint, however many of its deliveries are claimed.

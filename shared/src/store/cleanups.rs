@@ -129,17 +129,18 @@ moved as (
     set status = 'cancelled', next_retry_at = null, lease_id = null, completed_at = now(), last_error = $4
     from locked l
     where d.id = l.id
-    returning d.id, d.endpoint_id, d.position
+    returning d.id, d.endpoint_id, d.application_id, d.position
 ),
 -- Where order is kept, it is the turn of what is left.
 woken as (
-    insert into outbox (delivery_id, endpoint_id)
-    select id, endpoint_id from moved where position is not null limit 1
+    insert into outbox (delivery_id, endpoint_id, application_id)
+    select id, endpoint_id, application_id from moved where position is not null limit 1
     returning id
 ),
 unparked as (
     delete from outbox
-    where parked and endpoint_id = $1 and delivery_id = any (array(select id from locked))
+    where parked and application_id = (select application_id from endpoints where id = $1) and endpoint_id = $1
+      and delivery_id = any (array(select id from locked))
 )
 select id::text, (select count(pg_notify('postrider_outbox', '')) from woken)
 from page order by id desc limit 1";
@@ -147,7 +148,7 @@ from page order by id desc limit 1";
 /// What waited its turn brought no id along but the first's.
 const QUEUE: &str = "-- outbox.queue_what_waited
 with page as materialized (
-    select id, endpoint_id, lease_id, next_retry_at, position
+    select id, endpoint_id, application_id, lease_id, next_retry_at, position
     from deliveries
     where endpoint_id = $1 and position is not null and completed_at is null
       and position > coalesce($2::text::bigint, 0)
@@ -155,8 +156,8 @@ with page as materialized (
     limit $3
 ),
 queued as (
-    insert into outbox (delivery_id, endpoint_id, due_at)
-    select id, endpoint_id, next_retry_at from page where lease_id is null
+    insert into outbox (delivery_id, endpoint_id, application_id, due_at)
+    select id, endpoint_id, application_id, next_retry_at from page where lease_id is null
     returning id
 )
 select position::text, (select count(pg_notify('postrider_outbox', '')) from (select from queued limit 1) n)
@@ -212,7 +213,7 @@ select idempotency_key from page order by idempotency_key desc limit 1";
 /// Rows that a relay has taken are gone with its take; the claim finds nothing to do for them.
 const OUTBOX: &str = "-- outbox.remove
 with page as materialized (
-    select id, endpoint_id
+    select id, application_id
     from outbox
     where id > coalesce($2::text::bigint, 0)
     order by id
@@ -221,9 +222,7 @@ with page as materialized (
 locked as materialized (
     select o.id
     from outbox o
-    where o.id = any (array(
-        select p.id from page p where p.endpoint_id in (select id from endpoints where application_id = $1)
-    ))
+    where o.id = any (array(select id from page where application_id = $1))
     order by o.id
     for update skip locked
 ),

@@ -264,11 +264,11 @@ moved as (
         replay_id = null
     from judged j
     where d.id = j.id and j.refusal is null
-    returning d.id, d.endpoint_id
+    returning d.id, d.endpoint_id, d.application_id
 ),
 queued as (
-    insert into outbox (delivery_id, endpoint_id)
-    select id, endpoint_id from moved
+    insert into outbox (delivery_id, endpoint_id, application_id)
+    select id, endpoint_id, application_id from moved
     returning id
 )
 select j.status, j.refusal, (select count(pg_notify('postrider_outbox', '')) from (select from queued limit 1) n)
@@ -301,11 +301,11 @@ moved as (
     set status = 'cancelled', next_retry_at = null, lease_id = null, completed_at = now()
     from seen s
     where d.id = s.id and s.completed_at is null
-    returning d.id, d.endpoint_id, d.position
+    returning d.id, d.endpoint_id, d.application_id, d.position
 ),
 queued as (
-    insert into outbox (delivery_id, endpoint_id)
-    select id, endpoint_id from moved where position is not null
+    insert into outbox (delivery_id, endpoint_id, application_id)
+    select id, endpoint_id, application_id from moved where position is not null
     returning id
 )
 select s.status, case when s.completed_at is not null then 'closed' end,

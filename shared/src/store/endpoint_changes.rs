@@ -63,7 +63,9 @@ returning ",
 /// "This endpoint changed": its limits are brought to Redis, and what is parked is looked at again.
 const TELL_RELAY: &str = "-- outbox.tell_endpoint
 with told as (
-    insert into outbox (endpoint_id) values ($1) returning id
+    insert into outbox (endpoint_id, application_id)
+    select id, application_id from endpoints where id = $1
+    returning id
 )
 select count(pg_notify('postrider_outbox', '')) from told";
 

@@ -30,12 +30,12 @@ moved as (
         last_error = $3
     from old o
     where d.id = o.id and d.id < first_id($1)
-    returning d.id, d.endpoint_id, d.position
+    returning d.id, d.endpoint_id, d.application_id, d.position
 ),
 -- Where order is kept, it is the turn of what is left.
 woken as (
-    insert into outbox (delivery_id, endpoint_id)
-    select distinct on (endpoint_id) id, endpoint_id from moved where position is not null
+    insert into outbox (delivery_id, endpoint_id, application_id)
+    select distinct on (endpoint_id) id, endpoint_id, application_id from moved where position is not null
     order by endpoint_id, id
 )
 select id from moved";

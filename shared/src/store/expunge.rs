@@ -50,11 +50,11 @@ cancelled as (
     set status = 'cancelled', next_retry_at = null, lease_id = null, completed_at = now(), last_error = $4
     from locked l
     where d.id = l.id and d.id > $2 and l.completed_at is null
-    returning d.id, d.endpoint_id, d.position
+    returning d.id, d.endpoint_id, d.application_id, d.position
 ),
 passed as (
-    insert into outbox (delivery_id, endpoint_id)
-    select id, endpoint_id from cancelled where position is not null
+    insert into outbox (delivery_id, endpoint_id, application_id)
+    select id, endpoint_id, application_id from cancelled where position is not null
 )
 select id from locked order by id";
 

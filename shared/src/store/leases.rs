@@ -94,11 +94,11 @@ moved as (
         last_error = 'the deliverer vanished before it recorded what happened'
     from judged j
     where d.id = j.id
-    returning d.id, d.endpoint_id, d.next_retry_at, d.position
+    returning d.id, d.endpoint_id, d.application_id, d.next_retry_at, d.position
 ),
 queued as (
-    insert into outbox (delivery_id, endpoint_id, due_at)
-    select id, endpoint_id, coalesce(next_retry_at, now()) from moved
+    insert into outbox (delivery_id, endpoint_id, application_id, due_at)
+    select id, endpoint_id, application_id, coalesce(next_retry_at, now()) from moved
     where next_retry_at is not null or position is not null
     returning id
 ),

@@ -6,6 +6,7 @@ pub mod api_keys;
 pub mod applications;
 pub mod attempts;
 pub mod audit;
+pub mod backlog;
 pub mod claim;
 pub mod cleanups;
 pub mod clock;

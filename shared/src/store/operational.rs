@@ -79,11 +79,11 @@ delivered as (
     select uuid_v7(), i.application_id, i.event_id, m.endpoint_id, i.event_type, m.max_attempts,
            case when m.ordered then nextval('delivery_positions') end
     from input i join matched m using (event_id)
-    returning id, event_id, endpoint_id
+    returning id, event_id, endpoint_id, application_id
 ),
 queued as (
-    insert into outbox (delivery_id, endpoint_id)
-    select id, endpoint_id from delivered
+    insert into outbox (delivery_id, endpoint_id, application_id)
+    select id, endpoint_id, application_id from delivered
     returning id
 ),
 notified as (

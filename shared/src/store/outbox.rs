@@ -8,7 +8,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::StoreError;
-use crate::ids::{DeliveryId, EndpointId};
+use crate::ids::{ApplicationId, DeliveryId, EndpointId};
 
 /// The channel on which writers of outbox rows notify.
 pub const CHANNEL: &str = "postrider_outbox";
@@ -34,6 +34,8 @@ pub struct DueRow {
     pub delivery_id: Option<DeliveryId>,
     /// Its endpoint.
     pub endpoint_id: EndpointId,
+    /// Its application.
+    pub application_id: ApplicationId,
     /// The endpoint's limits.
     pub limits: Limits,
     /// False where the endpoint is disabled: its rows are parked.
@@ -51,6 +53,8 @@ pub struct Parked {
     pub delivery_id: DeliveryId,
     /// Its endpoint.
     pub endpoint_id: EndpointId,
+    /// Its application.
+    pub application_id: ApplicationId,
     /// True where a bulk replay has put it there.
     pub is_bulk: bool,
 }
@@ -58,7 +62,9 @@ pub struct Parked {
 /// How many parked rows of an endpoint may go.
 #[derive(Debug, Clone, Copy)]
 pub struct Room {
-    /// Whose.
+    /// The application.
+    pub application_id: ApplicationId,
+    /// The endpoint.
     pub endpoint_id: EndpointId,
     /// Ordinary ones.
     pub ordinary: i64,
@@ -89,9 +95,11 @@ select epoch from queue_epoch where shard = 0";
 /// PostgreSQL may answer by hashing all that is parked; and in order, so that it goes by the index, instead of
 /// looking through the table for the first of very many.
 macro_rules! has_parked {
-    ($endpoint:literal, $bulk:literal) => {
+    ($application:literal, $endpoint:literal, $bulk:literal) => {
         concat!(
-            "(select true from outbox o where o.parked and o.endpoint_id = ",
+            "(select true from outbox o where o.parked and o.application_id = ",
+            $application,
+            " and o.endpoint_id = ",
             $endpoint,
             " and o.bulk = ",
             $bulk,
@@ -103,9 +111,11 @@ pub(super) use has_parked;
 
 /// SQL: whether a delivery is not parked; not by `exists` either.
 macro_rules! is_not_parked {
-    ($endpoint:literal, $delivery:literal) => {
+    ($application:literal, $endpoint:literal, $delivery:literal) => {
         concat!(
-            "(select true from outbox o where o.parked and o.endpoint_id = ",
+            "(select true from outbox o where o.parked and o.application_id = ",
+            $application,
+            " and o.endpoint_id = ",
             $endpoint,
             " and o.bulk = any ('{f,t}') and o.delivery_id = ",
             $delivery,
@@ -119,11 +129,11 @@ pub(super) use is_not_parked;
 macro_rules! endpoints_of_taken {
     () => {
         "endpoint as materialized (
-    select t.endpoint_id, case when e.ordered then 1 else e.concurrency_limit end as concurrency_limit,
+    select t.endpoint_id, t.application_id, case when e.ordered then 1 else e.concurrency_limit end as concurrency_limit,
            e.rate_limit, h.state = 'open' as is_breaker_open,
            -- A deleted endpoint passes: the claim cancels what belongs to it.
            e.id is null or e.deleted_at is not null or e.is_active as is_open
-    from (select distinct endpoint_id from taken) t
+    from (select distinct endpoint_id, application_id from taken) t
     left join lateral (
         select e.id, e.ordered, e.concurrency_limit, e.rate_limit, e.deleted_at, e.is_active
         from endpoints e
@@ -148,19 +158,19 @@ with taken as (
         limit $1
         for update skip locked
     ))
-    returning id, delivery_id, endpoint_id, due_at
+    returning id, delivery_id, endpoint_id, application_id, due_at
 ),
 ",
     endpoints_of_taken!(),
     ",
 backlog as materialized (
     select e.endpoint_id, ",
-    has_parked!("e.endpoint_id", "false"),
+    has_parked!("e.application_id", "e.endpoint_id", "false"),
     " as has_parked
     from endpoint e
 )
-select t.delivery_id, t.endpoint_id, e.concurrency_limit, e.rate_limit, e.is_breaker_open, e.is_open,
-       b.has_parked, false as bulk, t.due_at,
+select t.delivery_id, t.endpoint_id, t.application_id, e.concurrency_limit, e.rate_limit, e.is_breaker_open,
+       e.is_open, b.has_parked, false as bulk, t.due_at,
        extract(epoch from clock_timestamp() - t.due_at)::float8 as late_by
 from taken t join endpoint e using (endpoint_id) join backlog b using (endpoint_id)
 order by t.id"
@@ -172,40 +182,40 @@ with taken as (
     delete from outbox
     where id = any (array(
         select p.id
-        from unnest($1::uuid[], $2::bigint[]) as w (endpoint_id, room)
+        from unnest($4::uuid[], $1::uuid[], $2::bigint[]) as w (application_id, endpoint_id, room)
         cross join lateral (
             select o.id from outbox o
-            where o.parked and o.endpoint_id = w.endpoint_id and not o.bulk
+            where o.parked and o.application_id = w.application_id and o.endpoint_id = w.endpoint_id and not o.bulk
             order by o.delivery_id
             limit w.room
             for update skip locked
         ) p
     ) || array(
         select p.id
-        from unnest($1::uuid[], $3::bigint[]) as w (endpoint_id, room)
+        from unnest($4::uuid[], $1::uuid[], $3::bigint[]) as w (application_id, endpoint_id, room)
         cross join lateral (
             select o.id from outbox o
-            where o.parked and o.endpoint_id = w.endpoint_id and o.bulk
+            where o.parked and o.application_id = w.application_id and o.endpoint_id = w.endpoint_id and o.bulk
             order by o.delivery_id
             limit w.room
             for update skip locked
         ) p
     ))
-    returning id, delivery_id, endpoint_id, bulk
+    returning id, delivery_id, endpoint_id, application_id, bulk
 ),
 ",
     endpoints_of_taken!(),
     "
-select t.delivery_id, t.endpoint_id, e.concurrency_limit, e.rate_limit, e.is_breaker_open, e.is_open,
-       false as has_parked, t.bulk
+select t.delivery_id, t.endpoint_id, t.application_id, e.concurrency_limit, e.rate_limit, e.is_breaker_open,
+       e.is_open, false as has_parked, t.bulk
 from taken t join endpoint e using (endpoint_id)
 order by t.bulk, t.delivery_id"
 );
 
 const PARK: &str = "-- outbox.park
-insert into outbox (delivery_id, endpoint_id, parked, bulk)
-select delivery_id, endpoint_id, true, bulk
-from unnest($1::uuid[], $2::uuid[], $3::boolean[]) as r (delivery_id, endpoint_id, bulk)";
+insert into outbox (delivery_id, endpoint_id, application_id, parked, bulk)
+select delivery_id, endpoint_id, application_id, true, bulk
+from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::boolean[]) as r (delivery_id, endpoint_id, application_id, bulk)";
 
 /// Takes up to `limit` rows that are due, oldest first, and none that fell due before `since`. `client` is one of
 /// [`Store::relaxed`](super::Store::relaxed).
@@ -230,9 +240,11 @@ pub async fn take(
 /// When PostgreSQL does not answer, or the epoch is being changed.
 pub async fn unpark<'a>(client: &'a mut Object, rooms: &[Room]) -> Result<Take<'a>, StoreError> {
     let endpoints: Vec<_> = rooms.iter().map(|room| room.endpoint_id).collect();
+    let applications: Vec<_> = rooms.iter().map(|room| room.application_id).collect();
     let ordinary: Vec<_> = rooms.iter().map(|room| room.ordinary).collect();
     let bulk: Vec<_> = rooms.iter().map(|room| room.bulk).collect();
-    let (transaction, epoch, rows) = take_by(client, UNPARK, &[&endpoints, &ordinary, &bulk]).await?;
+    let (transaction, epoch, rows) =
+        take_by(client, UNPARK, &[&endpoints, &ordinary, &bulk, &applications]).await?;
     Ok(Take {
         transaction,
         epoch,
@@ -270,9 +282,10 @@ impl Take<'_> {
         if !parked.is_empty() {
             let deliveries: Vec<_> = parked.iter().map(|row| row.delivery_id).collect();
             let endpoints: Vec<_> = parked.iter().map(|row| row.endpoint_id).collect();
+            let applications: Vec<_> = parked.iter().map(|row| row.application_id).collect();
             let bulk: Vec<_> = parked.iter().map(|row| row.is_bulk).collect();
             let park = self.transaction.prepare_cached(PARK).await?;
-            self.transaction.execute(&park, &[&deliveries, &endpoints, &bulk]).await?;
+            self.transaction.execute(&park, &[&deliveries, &endpoints, &applications, &bulk]).await?;
         }
         Ok(self.transaction.commit().await?)
     }
@@ -282,10 +295,11 @@ fn due_row(row: &Row) -> DueRow {
     DueRow {
         delivery_id: row.get(0),
         endpoint_id: row.get(1),
-        limits: limits(row, 2),
-        is_open: row.get(5),
-        has_parked: row.get(6),
-        is_bulk: row.get(7),
+        application_id: row.get(2),
+        limits: limits(row, 3),
+        is_open: row.get(6),
+        has_parked: row.get(7),
+        is_bulk: row.get(8),
     }
 }
 
@@ -317,61 +331,6 @@ pub async fn next_due(client: &Object) -> Result<Option<Duration>, StoreError> {
     let statement = client.prepare_cached(NEXT_DUE).await?;
     let row = client.query_opt(&statement, &[]).await?;
     Ok(row.map(|row| Duration::from_millis(row.get::<_, i64>(0).max(1).unsigned_abs())))
-}
-
-/// An endpoint that has parked rows and is open for them.
-#[derive(Debug, Clone)]
-pub struct ParkedEndpoint {
-    /// Which.
-    pub endpoint_id: EndpointId,
-    /// False where it is disabled: what is parked stays.
-    pub is_open: bool,
-    /// True where some of it was put there by a bulk replay.
-    pub has_bulk: bool,
-}
-
-const PARKED_ENDPOINTS: &str = concat!(
-    "-- outbox.parked_endpoints
-with recursive walk as (
-    (
-        select endpoint_id from outbox
-        where parked and ($1::uuid is null or endpoint_id > $1)
-        order by endpoint_id
-        limit 1
-    )
-    union all
-    select (
-        select o.endpoint_id from outbox o
-        where o.parked and o.endpoint_id > w.endpoint_id
-        order by o.endpoint_id
-        limit 1
-    )
-    from walk w
-    where w.endpoint_id is not null
-)
-select w.endpoint_id, e.id is null or e.deleted_at is not null or e.is_active as is_open,
-       ",
-    has_parked!("w.endpoint_id", "true"),
-    " as has_bulk
-from (select endpoint_id from walk where endpoint_id is not null limit $2) w
-left join endpoints e on e.id = w.endpoint_id"
-);
-
-/// The next endpoints after `after` that have parked rows, by a walk over the index that touches one
-/// entry for each.
-///
-/// # Errors
-/// When PostgreSQL does not answer.
-pub async fn parked_endpoints(
-    client: &Object,
-    after: Option<EndpointId>,
-    limit: i64,
-) -> Result<Vec<ParkedEndpoint>, StoreError> {
-    let statement = client.prepare_cached(PARKED_ENDPOINTS).await?;
-    let rows = client.query(&statement, &[&after, &limit]).await?;
-    let parked =
-        |row: &Row| ParkedEndpoint { endpoint_id: row.get(0), is_open: row.get(1), has_bulk: row.get(2) };
-    Ok(rows.iter().map(parked).collect())
 }
 
 /// Opens a connection that listens for new outbox rows.

@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::outbox::{EPOCH_LOCK, is_not_parked};
 use super::{Store, StoreError};
-use crate::ids::{DeliveryId, EndpointId};
+use crate::ids::{ApplicationId, DeliveryId, EndpointId};
 
 /// Which memory of Redis PostgreSQL believes in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,10 +79,10 @@ with state as materialized (
     for update
 ),
 page as materialized (
-    select d.id, d.endpoint_id, d.lease_id, d.next_retry_at
+    select d.id, d.endpoint_id, d.application_id, d.lease_id, d.next_retry_at
     from state s
     cross join lateral (
-        select d.id, d.endpoint_id, d.lease_id, d.next_retry_at
+        select d.id, d.endpoint_id, d.application_id, d.lease_id, d.next_retry_at
         from deliveries d
         where d.completed_at is null and d.id > s.reconcile_cursor
         order by d.id
@@ -90,12 +90,12 @@ page as materialized (
     ) d
 ),
 queued as (
-    insert into outbox (delivery_id, endpoint_id)
-    select p.id, p.endpoint_id
+    insert into outbox (delivery_id, endpoint_id, application_id)
+    select p.id, p.endpoint_id, p.application_id
     from page p
     where p.lease_id is null and p.next_retry_at <= now()
       and ",
-    is_not_parked!("p.endpoint_id", "p.id"),
+    is_not_parked!("p.application_id", "p.endpoint_id", "p.id"),
     "
     returning id
 ),
@@ -131,34 +131,42 @@ pub struct Overdue {
     pub delivery_id: DeliveryId,
     /// Its endpoint.
     pub endpoint_id: EndpointId,
+    /// Its application.
+    pub application_id: ApplicationId,
 }
 
 /// What is parked is looked up by ranges of the index, not one by one: of a backlog everything is parked. A limit makes
 /// PostgreSQL go by the index; what is beyond it is put into the outbox twice, which is harmless.
 const OVERDUE: &str = "-- deliveries.overdue
 with page as materialized (
-    select d.id, d.endpoint_id, d.position,
-           d.lease_id is null and d.next_retry_at < now() - interval '60 seconds' as is_late
+    select d.id, d.endpoint_id, d.application_id, d.position,
+           d.lease_id is null and d.next_retry_at < l.oldest - interval '60 seconds' as is_late
     from deliveries d
+    -- What the relay has not come to yet is not late: its row is still in the outbox.
+    cross join (
+        select coalesce(
+            (select due_at from outbox where not parked and due_at <= now() order by due_at limit 1), now()
+        ) as oldest
+    ) l
     where d.completed_at is null and d.id > $1
     order by d.id
     limit $2
 ),
 parked as materialized (
     select o.delivery_id
-    from (select distinct endpoint_id from page where is_late) e
+    from (select distinct endpoint_id, application_id from page where is_late) e
     cross join (values (false), (true)) b (bulk)
     cross join lateral (
         select o.delivery_id
         from outbox o
-        where o.parked and o.endpoint_id = e.endpoint_id and o.bulk = b.bulk
+        where o.parked and o.application_id = e.application_id and o.endpoint_id = e.endpoint_id and o.bulk = b.bulk
           and o.delivery_id between (select id from page order by id limit 1)
                                 and (select id from page order by id desc limit 1)
         order by o.delivery_id
         limit 2 * $2
     ) o
 )
-select p.id, p.endpoint_id,
+select p.id, p.endpoint_id, p.application_id,
        p.is_late
        and p.id not in (select delivery_id from parked)
        -- Where order is kept, only the first of an endpoint is late.
@@ -186,25 +194,40 @@ pub async fn find_overdue(
     let last = rows.last().filter(|_| is_full).map(|row| row.get(0));
     let overdue = rows
         .iter()
-        .filter(|row| row.get(2))
-        .map(|row| Overdue { delivery_id: row.get(0), endpoint_id: row.get(1) })
+        .filter(|row| row.get(3))
+        .map(|row| Overdue { delivery_id: row.get(0), endpoint_id: row.get(1), application_id: row.get(2) })
         .collect();
     Ok((overdue, last))
 }
 
 const REQUEUE: &str = "-- outbox.requeue
-insert into outbox (delivery_id, endpoint_id)
-select delivery_id, endpoint_id from unnest($1::uuid[], $2::uuid[]) as r (delivery_id, endpoint_id)";
+with late as (
+    insert into outbox (delivery_id, endpoint_id, application_id)
+    select delivery_id, endpoint_id, application_id
+    from unnest($1::uuid[], $2::uuid[], $3::uuid[]) as r (delivery_id, endpoint_id, application_id)
+)
+insert into outbox (endpoint_id, application_id)
+select endpoint_id, application_id
+from unnest($4::uuid[], $5::uuid[]) as r (endpoint_id, application_id)";
 
-/// Puts deliveries into the outbox again.
+/// Puts `lost` deliveries into the outbox again, and has the relay look over `endpoints`, so that what Redis has lost
+/// of them is made again.
 ///
 /// # Errors
 /// When PostgreSQL does not answer.
-pub async fn requeue(store: &Store, overdue: &[Overdue]) -> Result<(), StoreError> {
+pub async fn requeue(
+    store: &Store,
+    lost: &[Overdue],
+    endpoints: &[(ApplicationId, EndpointId)],
+) -> Result<(), StoreError> {
     let client = store.relaxed().await?;
     let statement = client.prepare_cached(REQUEUE).await?;
-    let deliveries: Vec<_> = overdue.iter().map(|row| row.delivery_id).collect();
-    let endpoints: Vec<_> = overdue.iter().map(|row| row.endpoint_id).collect();
-    client.execute(&statement, &[&deliveries, &endpoints]).await?;
+    let deliveries: Vec<_> = lost.iter().map(|row| row.delivery_id).collect();
+    let of_deliveries: Vec<_> = lost.iter().map(|row| row.endpoint_id).collect();
+    let their_applications: Vec<_> = lost.iter().map(|row| row.application_id).collect();
+    let (applications, endpoints): (Vec<_>, Vec<_>) = endpoints.iter().copied().unzip();
+    client
+        .execute(&statement, &[&deliveries, &of_deliveries, &their_applications, &endpoints, &applications])
+        .await?;
     Ok(())
 }

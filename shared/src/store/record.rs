@@ -151,12 +151,12 @@ moved as (
            or l.lease_id is null and l.completed_at is null
               and (r.outcome = 'succeeded' or l.attempt_count < r.attempt_number
                    or l.attempt_count = r.attempt_number and l.status = 'failed'))
-    returning d.id, d.endpoint_id, d.next_retry_at, d.position, d.created_at
+    returning d.id, d.endpoint_id, d.application_id, d.next_retry_at, d.position, d.created_at
 ),
 queued as (
     -- Where order is kept, each end is the turn of another.
-    insert into outbox (delivery_id, endpoint_id, due_at)
-    select id, endpoint_id, coalesce(next_retry_at, now()) from moved
+    insert into outbox (delivery_id, endpoint_id, application_id, due_at)
+    select id, endpoint_id, application_id, coalesce(next_retry_at, now()) from moved
     where next_retry_at is not null or position is not null
     returning due_at
 ),
@@ -267,11 +267,11 @@ returned as (
         status = case when d.attempt_count > 1 then 'failed' else 'pending' end
     from locked l
     where d.id = l.id
-    returning d.id, d.endpoint_id
+    returning d.id, d.endpoint_id, d.application_id
 ),
 queued as (
-    insert into outbox (delivery_id, endpoint_id)
-    select id, endpoint_id from returned
+    insert into outbox (delivery_id, endpoint_id, application_id)
+    select id, endpoint_id, application_id from returned
     returning id
 )
 select (select count(*) from returned),

@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::accept::pattern_array;
 use super::audit::{self, Actor, Change};
+use super::outbox::has_parked;
 use super::{Store, StoreError, endpoints};
 use crate::event_type::EventType;
 use crate::ids::{ApplicationId, DeliveryId, EndpointId, EventId};
@@ -28,7 +29,8 @@ select event_type, expunged_at is not null from events where id = $1 and applica
 /// Endpoints are matched as they are now. Where some were named: for a single event (`$7` is null) these get
 /// it whatever they subscribe to, and where one of them is disabled its delivery waits; a bulk replay goes to
 /// those of them that match, behind all other traffic.
-pub(super) const REPLAY: &str = "-- events.replay
+pub(super) const REPLAY: &str = concat!(
+    "-- events.replay
 with event as materialized (
     select id, application_id, event_type, payload
     from events
@@ -50,16 +52,26 @@ delivered as (
     select uuid_v7(), application_id, event_id, endpoint_id, event_type, max_attempts,
            case when ordered then nextval('delivery_positions') end, $7
     from (select * from matched where not $8 order by event_id) m
-    returning id, endpoint_id
+    returning id, endpoint_id, application_id
+),
+-- As when an event is accepted: what comes queues up behind what is parked.
+backlogged as materialized (
+    select endpoint_id
+    from (select distinct application_id, endpoint_id from matched where $7 is null) s
+    where ",
+    has_parked!("s.application_id", "s.endpoint_id", "false"),
+    "
 ),
 queued as (
-    insert into outbox (delivery_id, endpoint_id, parked, bulk)
-    select id, endpoint_id, $7 is not null, $7 is not null from delivered
-    returning id
+    insert into outbox (delivery_id, endpoint_id, application_id, parked, bulk)
+    select id, endpoint_id, application_id,
+           $7 is not null or (endpoint_id in (select endpoint_id from backlogged)) is true, $7 is not null
+    from delivered
+    returning parked
 )
 select (select count(*) from matched), array(select id from delivered where $7 is null order by id),
-       (select count(pg_notify('postrider_outbox', ''))
-        from (select from queued where $7 is null limit 1) n)";
+       (select count(pg_notify('postrider_outbox', '')) from (select from queued where not parked limit 1) n)"
+);
 
 /// Makes new deliveries of an event: to `endpoints`, or to all that match it now.
 ///

@@ -304,11 +304,11 @@ moved as (
         completed_at = null, dead_at = null
     from locked l
     where d.id = l.id and d.id > $2 and d.id < $3
-    returning d.id, d.endpoint_id
+    returning d.id, d.endpoint_id, d.application_id
 ),
 queued as (
-    insert into outbox (delivery_id, endpoint_id, parked, bulk)
-    select id, endpoint_id, true, true from moved
+    insert into outbox (delivery_id, endpoint_id, application_id, parked, bulk)
+    select id, endpoint_id, application_id, true, true from moved
 )
 select (select count(*) from page),
        case when $10 then (select count(*) from wanted) else (select count(*) from moved) end,

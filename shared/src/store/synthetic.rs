@@ -85,8 +85,8 @@ attempted as (
     where not $4
     order by delivery_id
 )
-insert into outbox (delivery_id, endpoint_id, due_at, parked)
-select delivery_id, endpoint_id, at, true
+insert into outbox (delivery_id, endpoint_id, application_id, due_at, parked)
+select delivery_id, endpoint_id, $1, at, true
 from made
 where $4
 order by delivery_id";

@@ -2,7 +2,7 @@
 -- adapts how many each may have at once, and opens or closes its breaker.
 -- ARGV: for each: endpoint, delivery id and token (24 bytes), what it told (`-` nothing, `+` it succeeded,
 -- `!` it failed, `<` it was too slow or too busy), how many milliseconds it took.
--- Answers the breakers that were opened or closed: endpoint, `open` or `closed`, milliseconds until the
+-- Returns the breakers that were opened or closed: endpoint, `open` or `closed`, milliseconds until the
 -- next probe, milliseconds since it last succeeded, …
 
 -- A breaker opens after as many failures in a row that together lasted as long.
@@ -57,11 +57,11 @@ local function adapt(endpoint, sum)
         return
     end
     local failures = tonumber(known[3] or '0') + sum.failed
-    local failing_since = tonumber(known[4] or integer(now_ms - sum.longest_ms))
+    local failing_since = math.min(tonumber(known[4] or integer(now_ms - sum.longest_ms)), now_ms)
     redis.call('HSET', hash, 'failures', failures, 'failing_since', integer(failing_since))
     local is_failing = failures >= MIN_FAILURES and now_ms - failing_since >= MIN_FAILING_MS
     -- What was under way when it opened tells nothing new.
-    if (known[5] or is_failing) and tonumber(known[7] or '0') <= now_ms then
+    if (known[5] or is_failing) and probe_time(endpoint, known[7], known[6]) <= now_ms then
         local backoff = math.min(tonumber(known[6] or integer(MIN_BACKOFF_MS / 2)) * 2, MAX_BACKOFF_MS)
         redis.call('HSET', hash, 'opened', 1, 'window', 1, 'backoff', integer(backoff), 'probe_at',
             integer(now_ms + backoff))

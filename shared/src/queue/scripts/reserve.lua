@@ -1,12 +1,29 @@
--- Reserves ids, a fair share of each endpoint in turn.
--- ARGV: how many, token (8 bytes), how long a reservation lasts in milliseconds.
--- Answers the microseconds until a blocked endpoint may be served (-1: none), then endpoint, id, …
+-- Reserves ids: a fair share for each application in turn, and within it for each of its endpoints.
+-- ARGV: how many, token (8 bytes), how long a reservation lasts in milliseconds, how many an application gets
+-- that is not named here, then for each application that gets fewer: application, how many.
+-- Returns the microseconds until a blocked endpoint may be served (-1: none), 1 where only what the caller holds
+-- already kept an application from being served (else 0), then application, endpoint, id, …
 
--- How much one call looks at, whatever there is.
+-- How much one call looks at, whatever there is: endpoints in all, endpoints of one application at its turn,
+-- reservations of an endpoint.
 local MAX_ENDPOINTS = 64
+local MAX_AT_A_TURN = 16
 local MAX_EXPIRED = 128
 
 local wanted, token, lasts_ms = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
+local allotted = {}
+for at = 5, #ARGV, 2 do
+    allotted[ARGV[at]] = tonumber(ARGV[at + 1])
+end
+
+-- Where the clock was set back, all times that are stored are too late. They are looked at again now, and what they
+-- are worked out from is clamped.
+local SET_BACK_US = 100000
+if now_us < tonumber(redis.call('GET', base .. ':clock') or '0') - SET_BACK_US then
+    redis.call('ZUNIONSTORE', base .. ':blocked', 1, base .. ':blocked', 'WEIGHTS', 0)
+    redis.call('ZUNIONSTORE', base .. ':deadlines', 1, base .. ':deadlines', 'WEIGHTS', 0)
+end
+redis.call('SET', base .. ':clock', integer(now_us))
 
 -- Reservations whose deliverer is gone: their ids come first again.
 local late = redis.call('ZRANGEBYSCORE', base .. ':deadlines', '-inf', now_ms, 'LIMIT', 0, MAX_ENDPOINTS)
@@ -17,10 +34,16 @@ for _, endpoint in ipairs(late) do
         redis.call('ZREM', reservations, member)
         redis.call('LPUSH', base .. ':q:' .. endpoint, string.sub(member, 1, 16))
     end
-    redis.call('INCRBY', base .. ':size', #expired)
+    if #expired > 0 then
+        count(application_of(endpoint), #expired)
+    end
+    local latest = integer(now_ms + lasts_ms)
+    for _, member in ipairs(redis.call('ZRANGEBYSCORE', reservations, '(' .. latest, '+inf', 'LIMIT', 0, MAX_EXPIRED)) do
+        redis.call('ZADD', reservations, latest, member)
+    end
     local earliest = redis.call('ZRANGE', reservations, 0, 0, 'WITHSCORES')
     if earliest[2] then
-        redis.call('ZADD', base .. ':deadlines', earliest[2], endpoint)
+        redis.call('ZADD', base .. ':deadlines', math.min(tonumber(earliest[2]), now_ms + lasts_ms), endpoint)
     else
         redis.call('ZREM', base .. ':deadlines', endpoint)
     end
@@ -31,77 +54,100 @@ end
 local ready = redis.call('ZRANGEBYSCORE', base .. ':blocked', '-inf', integer(now_us), 'LIMIT', 0, MAX_ENDPOINTS)
 for _, endpoint in ipairs(ready) do
     redis.call('ZREM', base .. ':blocked', endpoint)
-    redis.call('HDEL', base .. ':e:' .. endpoint, 'state')
     make_eligible(endpoint)
 end
 
--- How many requests the rate allows now, by the generic cell rate algorithm, and when it allows more.
-local function allowance(rate, tat)
-    if rate == 0 then
-        return wanted, nil, nil
-    end
-    local interval = 1000000 / rate
-    local burst = math.max(1, math.floor(rate / 4))
-    tat = math.max(tat, now_us)
-    local allowed = math.floor((now_us + burst * interval - tat) / interval)
-    return allowed, interval, tat, burst
-end
-
 local reserved = {}
-local share = math.max(1, math.ceil(wanted / math.max(1, redis.call('LLEN', base .. ':ring'))))
 local visits = 0
-while wanted > 0 and visits < MAX_ENDPOINTS do
-    visits = visits + 1
-    local endpoint = redis.call('LPOP', base .. ':ring')
-    if not endpoint then
-        break
-    end
+
+-- Reserves up to `most` ids of the endpoint whose turn it is, and returns how many.
+local function visit(application, endpoint, most)
     local hash, queue = base .. ':e:' .. endpoint, base .. ':q:' .. endpoint
     local reservations = base .. ':r:' .. endpoint
-    local known = redis.call('HMGET', hash, 'concurrency', 'rate', 'tat', 'window', 'probe_at')
-    local probe_at = tonumber(known[5] or '0')
-    local free = slots(known[1], known[4]) - redis.call('ZCARD', reservations)
+    local known = redis.call('HMGET', hash, 'concurrency', 'rate', 'tat', 'window', 'probe_at', 'backoff')
+    local probe_at = probe_time(endpoint, known[5], known[6])
     if probe_at > now_ms then
-        free = 0
+        -- Its breaker has opened since it lined up.
+        block(endpoint, probe_at * 1000)
+        return 0
     end
-    local allowed, interval, tat, burst = allowance(tonumber(known[2] or '0'), tonumber(known[3] or '0'))
-    local count = math.min(wanted, share, free, allowed)
-    local ids = {}
-    if count > 0 then
-        ids = redis.call('LPOP', queue, count) or {}
-    end
+    local free = slots(known[1], known[4]) - redis.call('ZCARD', reservations)
+    -- Where the hash was lost: slowly, until the next push.
+    local rate = tonumber(known[2] or '1')
+    local allowed = rate > 0 and allowance(endpoint, rate, tonumber(known[3] or '0'))
+    local take = math.min(most, free, allowed and allowed.count or most)
+    local ids = take > 0 and redis.call('LPOP', queue, take) or {}
     for _, id in ipairs(ids) do
         -- An id that is reserved twice under one token counts once.
         redis.call('ZADD', reservations, now_ms + lasts_ms, id .. token)
+        reserved[#reserved + 1] = application
         reserved[#reserved + 1] = endpoint
         reserved[#reserved + 1] = id
     end
     if #ids > 0 then
         redis.call('ZADD', base .. ':deadlines', 'LT', now_ms + lasts_ms, endpoint)
-        redis.call('DECRBY', base .. ':size', #ids)
-        wanted = wanted - #ids
-        if interval then
-            tat = tat + #ids * interval
-            redis.call('HSET', hash, 'tat', integer(tat))
+        count(application, -#ids)
+        if allowed then
+            redis.call('HSET', hash, 'tat', integer(allowed.after(#ids)))
         end
     end
-    if probe_at > now_ms then
-        -- Its breaker has opened since it came into the ring.
-        block(endpoint, probe_at * 1000)
-    elseif redis.call('LLEN', queue) == 0 or free - #ids <= 0 then
-        -- A push, or an acknowledgement, brings it back.
-        redis.call('HDEL', hash, 'state')
-    elseif interval and allowed - #ids <= 0 then
-        -- Until several are allowed, where the rate is high: fewer, fuller looks.
-        local several = math.max(1, math.floor(burst / 8))
-        block(endpoint, tat + (several - burst) * interval)
-    else
-        redis.call('RPUSH', base .. ':ring', endpoint)
+    if free - #ids <= 0 or redis.call('LLEN', queue) == 0 then
+        -- An acknowledgement, or a push, brings it back.
+        return #ids
     end
+    if allowed and allowed.count - #ids <= 0 then
+        block(endpoint, allowed.several_at + (allowed.after(#ids) - allowed.after(0)))
+    else
+        line_up(base .. ':a:' .. application, endpoint)
+    end
+    return #ids
 end
 
--- There is more: another deliverer may be idle.
-if redis.call('LLEN', base .. ':ring') > 0 then
+-- Reserves up to `most` ids of the application whose turn it is, and returns how many.
+local function serve(application, most)
+    local ring = base .. ':a:' .. application
+    local share = math.max(1, math.ceil(most / math.max(1, redis.call('ZCARD', ring))))
+    local taken = 0
+    for _ = 1, MAX_AT_A_TURN do
+        if taken == most or visits == MAX_ENDPOINTS then
+            break
+        end
+        local endpoint = redis.call('ZPOPMIN', ring)[1]
+        if not endpoint then
+            break
+        end
+        visits = visits + 1
+        taken = taken + visit(application, endpoint, math.min(most - taken, share))
+    end
+    return taken
+end
+
+local share = math.max(1, math.ceil(wanted / math.max(1, redis.call('ZCARD', base .. ':ring'))))
+local held_back = {}
+while wanted > 0 and visits < MAX_ENDPOINTS do
+    local application = redis.call('ZPOPMIN', base .. ':ring')[1]
+    if not application then
+        break
+    end
+    local left = allotted[application] or tonumber(ARGV[4])
+    if left <= 0 then
+        held_back[#held_back + 1] = application
+    else
+        local taken = serve(application, math.min(wanted, share, left))
+        wanted = wanted - taken
+        allotted[application] = left - taken
+        if redis.call('EXISTS', base .. ':a:' .. application) == 1 then
+            line_up(base .. ':ring', application)
+        end
+    end
+end
+local is_more = redis.call('EXISTS', base .. ':ring') == 1
+for _, application in ipairs(held_back) do
+    line_up(base .. ':ring', application)
+end
+
+-- There is more: another deliverer may be idle. One that got nothing is not to wake itself for what it may not have.
+if is_more or (#held_back > 0 and #reserved > 0) then
     wake()
 end
 
@@ -110,5 +156,6 @@ local wait_us = -1
 if next_blocked[2] then
     wait_us = math.max(0, tonumber(next_blocked[2]) - now_us)
 end
+table.insert(reserved, 1, #held_back > 0 and 1 or 0)
 table.insert(reserved, 1, wait_us)
 return reserved

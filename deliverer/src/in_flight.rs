@@ -1,0 +1,196 @@
+//! What this deliverer has under way: bounded in exchanges and in bytes of request bodies, and shared between
+//! applications, so that one whose receivers are slow or whose events are large always leaves room for the others.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use postrider_shared::ids::ApplicationId;
+use postrider_shared::queue::Allotment;
+use postrider_shared::share::may_take;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Exchanges and bytes in use.
+pub(crate) struct InFlight {
+    permits: Arc<Semaphore>,
+    max_exchanges: i64,
+    max_bytes: i64,
+    usage: Mutex<Usage>,
+}
+
+#[derive(Default)]
+struct Usage {
+    total: Held,
+    by_application: HashMap<ApplicationId, Held>,
+}
+
+/// What somebody holds.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Held {
+    exchanges: i64,
+    /// Exchanges whose bodies are known.
+    weighed: i64,
+    /// Bytes of their bodies.
+    bytes: i64,
+}
+
+impl InFlight {
+    /// Room for so many exchanges and so many bytes of bodies. The bytes bound what is taken in, not what it turns
+    /// out to weigh: one batch may exceed them, and each application may have one exchange at least.
+    pub(crate) fn new(max_exchanges: usize, max_bytes: usize) -> Self {
+        Self {
+            permits: Arc::new(Semaphore::new(max_exchanges)),
+            max_exchanges: max_exchanges as i64,
+            max_bytes: max_bytes as i64,
+            usage: Mutex::default(),
+        }
+    }
+
+    /// Waits until an exchange may begin, and returns permits for as many as may, up to `most`.
+    pub(crate) async fn permits(&self, most: usize) -> OwnedSemaphorePermit {
+        let closed = "the semaphore is never closed";
+        let mut permits = self.permits.clone().acquire_owned().await.expect(closed);
+        let more = self.permits.available_permits().min(most - 1);
+        if let Ok(more) = self.permits.clone().try_acquire_many_owned(more as u32) {
+            permits.merge(more);
+        }
+        permits
+    }
+
+    /// How many of the next `wanted` exchanges each application may have.
+    pub(crate) fn allotment(&self, wanted: usize) -> Allotment {
+        let usage = self.usage();
+        let wanted = wanted as i64;
+        let others = self.may_begin(usage.total, Held::default()).clamp(1, wanted);
+        let named = usage
+            .by_application
+            .iter()
+            .map(|(application, held)| (*application, self.may_begin(usage.total, *held)))
+            .filter(|(_, most)| *most < others)
+            .map(|(application, most)| (application, most as usize))
+            .collect();
+        Allotment { named, others: others as usize }
+    }
+
+    /// How many more exchanges somebody may begin who holds `held` while `total` is in use. How much the next bodies
+    /// weigh is not known before they are claimed; as much as those he holds, or the average that there is room for.
+    fn may_begin(&self, total: Held, held: Held) -> i64 {
+        let typical =
+            if held.weighed > 0 { held.bytes / held.weighed } else { self.max_bytes / self.max_exchanges };
+        let by_bytes = may_take(self.max_bytes - total.bytes, held.bytes) / typical.max(1);
+        may_take(self.max_exchanges - total.exchanges, held.exchanges).min(by_bytes)
+    }
+
+    /// Counts an exchange of an application, for as long as the place lives.
+    pub(crate) fn enter(self: &Arc<Self>, application: ApplicationId, permit: OwnedSemaphorePermit) -> Place {
+        let place = Place { in_flight: self.clone(), application, bytes: None, _permit: permit };
+        place.change(|held| held.exchanges += 1);
+        place
+    }
+
+    fn usage(&self) -> MutexGuard<'_, Usage> {
+        self.usage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The room that an exchange takes, from its reservation until it is recorded.
+pub(crate) struct Place {
+    in_flight: Arc<InFlight>,
+    application: ApplicationId,
+    bytes: Option<i64>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Place {
+    /// Notes how large the body is.
+    pub(crate) fn weigh(&mut self, bytes: usize) {
+        let bytes = bytes as i64;
+        self.bytes = Some(bytes);
+        self.change(|held| {
+            held.weighed += 1;
+            held.bytes += bytes;
+        });
+    }
+
+    fn change(&self, change: impl Fn(&mut Held)) {
+        let mut usage = self.in_flight.usage();
+        change(&mut usage.total);
+        let held = usage.by_application.entry(self.application).or_default();
+        change(held);
+        if *held == Held::default() {
+            usage.by_application.remove(&self.application);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let (weighed, bytes) = self.bytes.map_or((0, 0), |bytes| (1, bytes));
+        self.change(|held| {
+            held.exchanges -= 1;
+            held.weighed -= weighed;
+            held.bytes -= bytes;
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    const GREEDY: ApplicationId = ApplicationId(Uuid::from_u128(1));
+    const KIB: usize = 1 << 10;
+
+    fn take(in_flight: &Arc<InFlight>, application: ApplicationId, bytes: usize) -> Place {
+        let permit = in_flight.permits.clone().try_acquire_owned().expect("a permit is free");
+        let mut place = in_flight.enter(application, permit);
+        place.weigh(bytes);
+        place
+    }
+
+    fn may_take_more(in_flight: &InFlight, application: ApplicationId) -> bool {
+        let Allotment { named, others } = in_flight.allotment(64);
+        named.iter().find(|(named, _)| *named == application).map_or(others, |(_, most)| *most) > 0
+    }
+
+    #[test]
+    fn one_application_may_hold_eight_ninths_of_the_exchanges() {
+        let in_flight = Arc::new(InFlight::new(1_024, 64 << 20));
+        let mut places = Vec::new();
+        while may_take_more(&in_flight, GREEDY) {
+            places.push(take(&in_flight, GREEDY, 100));
+        }
+        assert_eq!(places.len(), 910);
+        assert_eq!(in_flight.allotment(64).others, 64, "others still find a batch of room");
+        places.truncate(500);
+        assert!(may_take_more(&in_flight, GREEDY));
+    }
+
+    #[test]
+    fn one_application_may_hold_eight_ninths_of_the_bytes() {
+        let in_flight = Arc::new(InFlight::new(1_024, 64 << 20));
+        let mut places = Vec::new();
+        while may_take_more(&in_flight, GREEDY) {
+            places.push(take(&in_flight, GREEDY, 512 * KIB));
+        }
+        assert_eq!(places.len(), 113, "56.5 MiB of 64");
+        assert_eq!(in_flight.allotment(64).others, 64);
+    }
+
+    #[test]
+    fn somebody_who_holds_nothing_may_always_have_one_exchange() {
+        let in_flight = Arc::new(InFlight::new(64, 1 << 20));
+        let _places: Vec<_> = (0..4).map(|_| take(&in_flight, GREEDY, 512 * KIB)).collect();
+        assert_eq!(in_flight.allotment(60).named, [(GREEDY, 0)], "twice the room is in use");
+        assert_eq!(in_flight.allotment(60).others, 1);
+    }
+
+    #[test]
+    fn nothing_is_kept_of_an_application_that_holds_nothing() {
+        let in_flight = Arc::new(InFlight::new(8, 1 << 20));
+        drop(take(&in_flight, GREEDY, KIB));
+        assert!(in_flight.usage().by_application.is_empty());
+        assert_eq!(in_flight.usage().total, Held::default());
+    }
+}
