@@ -12,8 +12,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Exchanges and bytes in use.
 pub(crate) struct InFlight {
     permits: Arc<Semaphore>,
-    max_exchanges: i64,
-    max_bytes: i64,
+    max_exchanges: u64,
+    max_bytes: u64,
     usage: Mutex<Usage>,
 }
 
@@ -26,11 +26,11 @@ struct Usage {
 /// What somebody holds.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Held {
-    exchanges: i64,
+    exchanges: u64,
     /// Exchanges whose bodies are known.
-    weighed: i64,
+    weighed: u64,
     /// Bytes of their bodies.
-    bytes: i64,
+    bytes: u64,
 }
 
 impl InFlight {
@@ -39,8 +39,8 @@ impl InFlight {
     pub(crate) fn new(max_exchanges: usize, max_bytes: usize) -> Self {
         Self {
             permits: Arc::new(Semaphore::new(max_exchanges)),
-            max_exchanges: max_exchanges as i64,
-            max_bytes: max_bytes as i64,
+            max_exchanges: max_exchanges as u64,
+            max_bytes: max_bytes as u64,
             usage: Mutex::default(),
         }
     }
@@ -59,7 +59,7 @@ impl InFlight {
     /// How many of the next `wanted` exchanges each application may have.
     pub(crate) fn allotment(&self, wanted: usize) -> Allotment {
         let usage = self.usage();
-        let wanted = wanted as i64;
+        let wanted = wanted as u64;
         let others = self.may_begin(usage.total, Held::default()).clamp(1, wanted);
         let named = usage
             .by_application
@@ -73,11 +73,10 @@ impl InFlight {
 
     /// How many more exchanges somebody may begin who holds `held` while `total` is in use. How much the next bodies
     /// weigh is not known before they are claimed; as much as those he holds, or the average that there is room for.
-    fn may_begin(&self, total: Held, held: Held) -> i64 {
-        let typical =
-            if held.weighed > 0 { held.bytes / held.weighed } else { self.max_bytes / self.max_exchanges };
-        let by_bytes = may_take(self.max_bytes - total.bytes, held.bytes) / typical.max(1);
-        may_take(self.max_exchanges - total.exchanges, held.exchanges).min(by_bytes)
+    fn may_begin(&self, total: Held, held: Held) -> u64 {
+        let typical = held.bytes.checked_div(held.weighed).unwrap_or(self.max_bytes / self.max_exchanges);
+        let by_bytes = may_take(self.max_bytes.saturating_sub(total.bytes), held.bytes) / typical.max(1);
+        may_take(self.max_exchanges.saturating_sub(total.exchanges), held.exchanges).min(by_bytes)
     }
 
     /// Counts an exchange of an application, for as long as the place lives.
@@ -96,14 +95,14 @@ impl InFlight {
 pub(crate) struct Place {
     in_flight: Arc<InFlight>,
     application: ApplicationId,
-    bytes: Option<i64>,
+    bytes: Option<u64>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Place {
     /// Notes how large the body is.
     pub(crate) fn weigh(&mut self, bytes: usize) {
-        let bytes = bytes as i64;
+        let bytes = bytes as u64;
         self.bytes = Some(bytes);
         self.change(|held| {
             held.weighed += 1;

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{FEW, Queue, QueueError, malformed};
 use crate::ids::{ApplicationId, DeliveryId, EndpointId};
-use crate::share;
+use crate::share::may_take;
 
 /// The line of one endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +51,7 @@ impl Queue {
         for (application, _) in endpoints {
             let (Some(has), Some(waiting)) = (answers.next(), answers.next()) else { break };
             let held = held.entry(*application).or_insert(has);
-            let share = share::may_take(free, *held);
+            let share = may_take(free.max(0).unsigned_abs(), held.unsigned_abs()).cast_signed();
             let room = (i64::from(self.window) - waiting).min(share).max(FEW - waiting).max(0);
             free -= room;
             *held += room;
