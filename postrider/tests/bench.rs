@@ -100,3 +100,21 @@ async fn what_was_acknowledged_and_does_not_arrive_is_told() {
     services.stop().await;
     bed.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_victim_is_measured_alone_and_beside_each_offender() {
+    // What the victim's times are is for quiet machines: here they may grow.
+    let arguments = ["tenants", "--only", "reads,dripping-heads", "--duration", "2", "--warm-up", "0"];
+    let (report, status, complaints) = bench(&arguments).await;
+    assert!(matches!(status, Some(0 | 1)), "{complaints}");
+    let phases = report["phases"].as_array().expect("phases");
+    let names: Vec<_> = phases.iter().map(|phase| phase["name"].as_str().expect("a name")).collect();
+    assert_eq!(names, ["alone", "reads", "dripping-heads"]);
+    for phase in phases {
+        assert_eq!((&phase["missing"], &phase["strays"]), (&0.into(), &0.into()), "{phase}");
+        assert!(phase["lanes"][0]["deliver"]["count"].as_u64() > Some(10), "{phase}");
+    }
+    assert_eq!(phases[0]["offender"], serde_json::json!({}));
+    assert!(phases[1]["offender"]["page: 200"].as_u64() > Some(0), "{}", phases[1]);
+    assert!(phases[2]["offender"]["opened"].as_u64() > Some(0), "{}", phases[2]);
+}

@@ -1,5 +1,6 @@
 //! From the ledger to figures.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::faults::{FaultReport, Suffered};
@@ -81,6 +82,7 @@ pub(super) fn assess(
         statements: measured.statements,
         processes,
         faults,
+        offender: BTreeMap::new(),
         lists: measured.lists,
         samples: measured.samples,
     }

@@ -73,8 +73,14 @@ struct Mark {
 }
 
 impl Bench<'_> {
-    pub(super) async fn measure(&mut self, plan: &Plan, phase: &Phase) -> anyhow::Result<Measured> {
-        let (stop, give_up) = (CancellationToken::new(), CancellationToken::new());
+    /// Cancels `stop` when no more is posted.
+    pub(super) async fn measure(
+        &mut self,
+        plan: &Plan,
+        phase: &Phase,
+        stop: CancellationToken,
+    ) -> anyhow::Result<Measured> {
+        let give_up = CancellationToken::new();
         let _stopped = stop.clone().drop_guard();
         let troubles = Arc::new(Troubles::default());
         let first = self.ledger.next();

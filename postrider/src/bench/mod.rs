@@ -27,6 +27,7 @@ mod scenario;
 mod service;
 mod statements;
 mod table;
+mod tenants;
 mod window;
 
 use std::sync::Arc;
@@ -44,6 +45,7 @@ pub use report::{LaneReport, PhaseReport, ProcessReport, RateReport, Report, Set
 pub use sampler::Sample;
 pub use scenario::Scenario;
 pub use statements::Statement;
+pub use tenants::Offender;
 
 use fixture::Fixture;
 use installation::Installation;
@@ -52,6 +54,7 @@ use measure::Bench;
 use plan::{Load, Phase, Plan};
 use receiver::Receiver;
 use statements::Statements;
+use tenants::Attack;
 
 /// Where a load has no end of its own, a slot is kept for so many events in a second.
 const MOST_PER_SECOND: u64 = 50_000;
@@ -65,27 +68,56 @@ const RATE_BOUNDS: (f64, f64) = (1.05, 0.95);
 pub async fn run(options: &Options, shutdown: CancellationToken) -> anyhow::Result<Report> {
     check(options)?;
     let started_at = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
-    let mut plan = Plan::of(options);
-    let ledger = Arc::new(ledger_for(&plan));
-    let receiver =
-        Receiver::start(options.receiver_listen, ledger.clone(), options.seed, options.verify_every).await?;
-    let mut installation = Box::pin(Installation::open(options)).await?;
-    let found = Box::pin(run_on(options, &mut plan, &mut installation, &ledger, &receiver, &shutdown)).await;
-    let closed = installation.close().await;
-    let found = found?;
-    closed?;
+    let mut found = Found::default();
+    for offender in offenders(options) {
+        let more = run_beside(options, offender, &shutdown).await?;
+        found.phases.extend(more.phases);
+        found.left_behind.extend(more.left_behind);
+        if shutdown.is_cancelled() {
+            break;
+        }
+    }
     Ok(report(options, started_at, found))
 }
 
 /// What a run brings home.
+#[derive(Default)]
 struct Found {
     phases: Vec<PhaseReport>,
     left_behind: Vec<String>,
 }
 
+/// Each has an installation of its own; `None` is one without.
+fn offenders(options: &Options) -> Vec<Option<Offender>> {
+    let beside = if options.scenario == Scenario::Tenants { &options.offenders[..] } else { &[] };
+    std::iter::once(None).chain(beside.iter().copied().map(Some)).collect()
+}
+
+async fn run_beside(
+    options: &Options,
+    offender: Option<Offender>,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Found> {
+    let mut plan = Plan::of(options);
+    if let Some(offender) = offender {
+        plan.phases.iter_mut().for_each(|phase| phase.name = offender.name());
+    }
+    let ledger = Arc::new(ledger_for(&plan));
+    let receiver =
+        Receiver::start(options.receiver_listen, ledger.clone(), options.seed, options.verify_every).await?;
+    let mut installation = Box::pin(Installation::open(options)).await?;
+    let run = run_on(options, &mut plan, offender, &mut installation, &ledger, &receiver, shutdown);
+    let found = Box::pin(run).await;
+    let closed = installation.close().await;
+    let found = found?;
+    closed?;
+    Ok(found)
+}
+
 async fn run_on(
     options: &Options,
     plan: &mut Plan,
+    offender: Option<Offender>,
     installation: &mut Installation,
     ledger: &Arc<Ledger>,
     receiver: &Receiver,
@@ -110,7 +142,7 @@ async fn run_on(
         statements,
         shutdown: shutdown.clone(),
     };
-    let phases = measure_all(bench, plan).await;
+    let phases = measure_all(bench, plan, offender).await;
     let left_behind = match &installation.private {
         // It goes as a whole.
         Some(_) => Vec::new(),
@@ -119,7 +151,11 @@ async fn run_on(
     Ok(Found { phases: phases?, left_behind })
 }
 
-async fn measure_all(mut bench: Bench<'_>, plan: &mut Plan) -> anyhow::Result<Vec<PhaseReport>> {
+async fn measure_all(
+    mut bench: Bench<'_>,
+    plan: &mut Plan,
+    offender: Option<Offender>,
+) -> anyhow::Result<Vec<PhaseReport>> {
     let mut phases: Vec<PhaseReport> = Vec::new();
     for index in 0..plan.phases.len() {
         if let Some(before) = phases.last() {
@@ -129,9 +165,18 @@ async fn measure_all(mut bench: Bench<'_>, plan: &mut Plan) -> anyhow::Result<Ve
         if let Some(growth) = phase.growth {
             bench.grow(growth, index).await?;
         }
-        let measured = bench.measure(plan, phase).await?;
+        let stop = CancellationToken::new();
+        let attack = match offender {
+            Some(offender) => Some(Attack::begin(offender, bench.installation, stop.clone()).await?),
+            None => None,
+        };
+        let measured = bench.measure(plan, phase, stop).await?;
         let peak_memory = bench.installation.roster.peak_memory();
-        phases.push(assess::assess(&bench.ledger, plan, phase, measured, &peak_memory));
+        let mut report = assess::assess(&bench.ledger, plan, phase, measured, &peak_memory);
+        if let Some(attack) = attack {
+            report.offender = attack.end().await;
+        }
+        phases.push(report);
         if bench.shutdown.is_cancelled() {
             break;
         }
@@ -143,6 +188,9 @@ fn check(options: &Options) -> anyhow::Result<()> {
     let is_given = options.given.is_some();
     if is_given && options.scenario == Scenario::G {
         bail!("scenario g kills services, so it needs its own: leave --api away");
+    }
+    if is_given && options.scenario == Scenario::Tenants {
+        bail!("scenario tenants attacks installations of its own: leave --api away");
     }
     if is_given && options.statements {
         bail!("--statements looks into a private PostgreSQL: leave --api away");
@@ -188,7 +236,11 @@ fn report(options: &Options, started_at: String, found: Found) -> Report {
             rate: (options.rate > 0).then_some(options.rate),
             seed: options.seed,
         },
-        failures: phases.iter().flat_map(failures).collect(),
+        failures: phases
+            .iter()
+            .flat_map(failures)
+            .chain(tenants::failures(options.scenario, &phases))
+            .collect(),
         phases,
         left_behind,
     }

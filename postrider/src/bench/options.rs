@@ -7,6 +7,7 @@ use std::time::Duration;
 use url::Url;
 
 use super::scenario::Scenario;
+use super::tenants::Offender;
 
 /// Everything that can be set. Durations and counts are those of one phase.
 #[derive(Debug, Clone)]
@@ -53,6 +54,8 @@ pub struct Options {
     pub faults: Vec<Fault>,
     /// How long between these.
     pub fault_interval: Duration,
+    /// Who is beside the victim of `tenants`, one after another.
+    pub offenders: Vec<Offender>,
     /// Where private servers keep their data; without one, in a directory that is removed.
     pub data_dir: Option<PathBuf>,
     /// Show what PostgreSQL spent its time on.
@@ -86,6 +89,7 @@ impl Options {
             database_url: None,
             faults: vec![Fault::Deliverer, Fault::Flush, Fault::Relay, Fault::Api, Fault::All],
             fault_interval: Duration::from_secs(4),
+            offenders: Offender::ALL.to_vec(),
             data_dir: None,
             statements: false,
         }

@@ -127,6 +127,11 @@ impl Plan {
             Scenario::Burst => Self::burst(options),
             Scenario::Soak => Self::soak(options),
             Scenario::Grow => Self::grow(options),
+            Scenario::Tenants => {
+                let victim = lane("victim", Behaviour::Take, options.endpoints);
+                let load = open(options, options.rate);
+                Self { lanes: vec![victim], phases: vec![phase(options, "alone", vec![(0, load)])] }
+            }
         }
     }
 

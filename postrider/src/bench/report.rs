@@ -99,6 +99,8 @@ pub struct PhaseReport {
     pub statements: Option<Vec<Statement>>,
     /// What was done to the services.
     pub faults: Vec<FaultReport>,
+    /// What the offender of scenario `tenants` was answered, and how often.
+    pub offender: BTreeMap<String, u64>,
     /// How the API's lists were answered meanwhile.
     pub lists: Vec<ListReport>,
     /// How it went over time.

@@ -36,6 +36,8 @@ pub enum Scenario {
     Soak,
     /// Many stored deliveries and a backlog.
     Grow,
+    /// A few events of one tenant beside one offender after another.
+    Tenants,
 }
 
 /// What a scenario starts from where no flag says otherwise.
@@ -84,6 +86,9 @@ impl Scenario {
             Self::Grow => {
                 "accept, deliver and list with 10 thousand stored deliveries, then with --stored and a --backlog"
             }
+            Self::Tenants => {
+                "10 events/s of one tenant, alone and beside each of --only; fails where its p99 grows by 50 ms"
+            }
             Self::Soak => "10 minutes at half of the maximum, which is measured first unless --rate is set",
         }
     }
@@ -126,6 +131,9 @@ impl Scenario {
                 Defaults { duration: seconds(40), warm_up: Duration::ZERO, connections: 8, ..CLOSED }
             }
             Self::Grow => Defaults { endpoints: 10, rate: 500, connections: OPEN_CONNECTIONS, ..CLOSED },
+            Self::Tenants => {
+                Defaults { duration: seconds(25), rate: 10, connections: OPEN_CONNECTIONS, ..CLOSED }
+            }
             Self::Soak => Defaults { duration: seconds(600), connections: OPEN_CONNECTIONS, ..CLOSED },
         }
     }
@@ -133,8 +141,8 @@ impl Scenario {
 
 impl ValueEnum for Scenario {
     fn value_variants<'a>() -> &'a [Self] {
-        use Scenario::{A1, A64, Burst, D, E, F, G, Grow, Idle, Noisy, Open, Rate, Soak};
-        &[A1, A64, D, E, F, G, Open, Idle, Noisy, Burst, Rate, Soak, Grow]
+        use Scenario::{A1, A64, Burst, D, E, F, G, Grow, Idle, Noisy, Open, Rate, Soak, Tenants};
+        &[A1, A64, D, E, F, G, Open, Idle, Noisy, Burst, Rate, Soak, Grow, Tenants]
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {

@@ -6,7 +6,9 @@ use super::latency::Latency;
 use super::reader::ListReport;
 use super::report::{LaneReport, PhaseReport, ProcessReport, Report};
 use super::sampler::Sample;
+use super::scenario::Scenario;
 use super::statements::Statement;
+use super::tenants;
 
 /// What stands where nothing is known.
 const UNKNOWN: &str = "unknown";
@@ -36,8 +38,12 @@ pub(super) fn render(report: &Report) -> String {
             settings.payload_bytes, settings.seed
         ),
     );
-    for phase in &report.phases {
-        write_phase(&mut text, phase, report.phases.len() > 1);
+    if report.scenario == Scenario::Tenants {
+        tenants::write(&mut text, &report.phases);
+    } else {
+        for phase in &report.phases {
+            write_phase(&mut text, phase, report.phases.len() > 1);
+        }
     }
     for left_behind in &report.left_behind {
         line(&mut text, "left behind", left_behind);

@@ -6,7 +6,7 @@ use clap::builder::{EnumValueParser, PossibleValue};
 use clap::{Arg, ArgAction, Command, ValueEnum, value_parser};
 use url::Url;
 
-use crate::bench::{Fault, LEAST_PAYLOAD_BYTES, Scenario};
+use crate::bench::{Fault, LEAST_PAYLOAD_BYTES, Offender, Scenario};
 
 pub(super) fn command() -> Command {
     Command::new("bench")
@@ -29,6 +29,12 @@ pub(super) fn command() -> Command {
         .args(knobs())
         .args(faults())
         .args([
+            Arg::new("only")
+                .long("only")
+                .value_name("OFFENDER,…")
+                .value_delimiter(',')
+                .value_parser(EnumValueParser::<Offender>::new())
+                .help("Who is beside the victim of scenario tenants [default: each in turn]"),
             Arg::new("json")
                 .long("json")
                 .value_name("FILE")

@@ -9,7 +9,7 @@ use postrider_shared::config::Mistakes;
 use url::Url;
 
 use super::{print, signals};
-use crate::bench::{self, Fault, Given, Options, Scenario};
+use crate::bench::{self, Fault, Given, Offender, Options, Scenario};
 
 pub(super) async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     let options = options(matches)?;
@@ -60,6 +60,9 @@ fn options(matches: &ArgMatches) -> anyhow::Result<Options> {
     options.patience = seconds("patience", options.patience);
     if let Some(faults) = matches.get_many::<Fault>("faults") {
         options.faults = faults.copied().collect();
+    }
+    if let Some(offenders) = matches.get_many::<Offender>("only") {
+        options.offenders = offenders.copied().collect();
     }
     options.fault_interval = seconds("fault-interval", options.fault_interval);
     options.data_dir = matches.get_one::<PathBuf>("data-dir").cloned();
