@@ -142,8 +142,13 @@ begin
     foreach target in array array['events', 'deliveries', 'delivery_attempts'] loop
         select coalesce(quote_literal(first_id(max(ends_at))), 'minvalue') into starts
         from partitions where parent = target;
+        -- No statistics before it has grown: by those of a few rows all indexes are alike, and sessions keep such a
+        -- plan while millions of rows come. Without statistics PostgreSQL takes a table for larger than that.
         execute format(
-            'create table %I (like %I including all) with (fillfactor = %s)',
+            'create table %I (like %I including all) with (
+                fillfactor = %s, autovacuum_analyze_threshold = 20000, autovacuum_vacuum_threshold = 20000,
+                autovacuum_vacuum_insert_threshold = 20000
+            )',
             target || '_until_' || suffix, target, case target when 'deliveries' then 70 else 100 end
         );
         execute format(

@@ -8,7 +8,7 @@ use serde_json::json;
 use support::producer::{Producer, text};
 use support::receiver::{Receiver, Reply};
 use support::service::Process;
-use support::{Bed, within};
+use support::{Bed, eventually};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 
@@ -73,7 +73,7 @@ async fn everything_healthy_arrives_before_the_first_that_hangs_has_timed_out() 
     .await;
     let (drips, refuses) = (dripping().await, format!("http://{}/", support::service::free_port()));
     let endpoint = async |url: &str| {
-        producer.endpoint(json!({"url": url, "timeout_seconds": 30, "retry_schedule": [60]})).await;
+        producer.endpoint(json!({"url": url, "timeout_seconds": 60, "retry_schedule": [60]})).await;
     };
     for _ in 0..OF_EACH {
         for url in [&receiver.url("/hangs"), &receiver.url("/slower"), &drips, &refuses] {
@@ -85,7 +85,7 @@ async fn everything_healthy_arrives_before_the_first_that_hangs_has_timed_out() 
     }
 
     publish(&producer, "user.created", EVENTS).await;
-    within(Duration::from_secs(30), "everything healthy", async || {
+    eventually("everything healthy", async || {
         let arrived =
             receiver.received().iter().filter(|webhook| webhook.path.starts_with("/healthy")).count();
         (arrived == HEALTHY * EVENTS).then_some(())
@@ -121,7 +121,7 @@ async fn a_small_tenant_is_served_before_a_hundredth_of_a_large_ones_backlog() {
         let answer = small.publish("user.created", json!({"round": round})).await;
         let id = text(&answer["event_id"]);
         let before = receiver.count();
-        let position = within(Duration::from_secs(10), "the small one's webhook", async || {
+        let position = eventually("the small one's webhook", async || {
             receiver.received().iter().position(|webhook| webhook.id() == id)
         })
         .await;
@@ -153,7 +153,7 @@ async fn a_rate_limit_holds_in_any_ten_seconds_across_deliverers_that_come_and_g
         processes[index].kill();
         processes[index] = Process::start(&bed, role, &[]);
     }
-    let webhooks = within(Duration::from_secs(60), "sixteen seconds' worth", async || {
+    let webhooks = eventually("sixteen seconds' worth", async || {
         (receiver.count() >= LIMIT * 16).then(|| receiver.received())
     })
     .await;

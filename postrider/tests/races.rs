@@ -467,8 +467,7 @@ async fn whatever_is_done_by_hand_side_by_side_everything_comes_to_an_end() {
     for person in people {
         person.await.expect("a person");
     }
-    // Sooner than the audit would find what is stranded.
-    support::within(Duration::from_secs(45), "everything to be closed", async || {
+    bed.without_stillness("everything to be closed", async || {
         let open = "select (select count(*) from deliveries where completed_at is null)
                            + (select count(*) from replays where completed_at is null)";
         (bed.count(open).await == 0).then_some(())

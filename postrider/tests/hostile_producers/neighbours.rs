@@ -1,13 +1,11 @@
 //! Good events that are stored by the same statements as bad ones.
 
-use std::time::Duration;
-
 use futures_util::future::{join, join_all};
 use serde_json::json;
 
 use crate::scene::{Scene, problem_in};
+use crate::support::eventually;
 use crate::support::producer::{Producer, text};
-use crate::support::within;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn good_events_are_stored_though_bad_ones_arrive_with_them() {
@@ -73,7 +71,7 @@ async fn an_idempotency_key_that_another_transaction_holds_costs_its_own_event_a
     assert_eq!(stuck.status(), 503);
     assert_eq!(problem_in(stuck, "the key that is held").await["code"], "idempotency_key_busy");
     held.rollback().await.expect("let go");
-    within(Duration::from_secs(5), "the key to be free", async || {
+    eventually("the key to be free", async || {
         let response = owner.try_publish("stuck", "user.created", &json!({})).await.expect("an answer");
         (response.status() == 202).then_some(())
     })

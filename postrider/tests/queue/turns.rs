@@ -15,7 +15,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use uuid::Uuid;
 
 use crate::scene::*;
-use crate::support::{Bed, within};
+use crate::support::{Bed, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_busy_endpoint_takes_no_more_than_its_share() {
@@ -168,7 +168,8 @@ async fn a_rate_limited_endpoint_does_not_hold_up_another_one() {
     let started = Instant::now();
     let mut served = HashMap::new();
     while served.get(&fast) != Some(&500) {
-        assert!(started.elapsed() < Duration::from_secs(5), "{served:?}");
+        // Behind the slow one it would take 500 s.
+        assert!(started.elapsed() < Duration::from_secs(250), "{served:?}");
         let reservations = reserve(&queue, 64).await.expect("Redis").reservations;
         for reservation in &reservations {
             *served.entry(reservation.endpoint_id).or_default() += 1;
@@ -190,7 +191,7 @@ async fn a_reservation_comes_back_unless_it_is_extended() {
     let started = Instant::now();
     let [kept, abandoned] = reserved[..] else { panic!("{reserved:?}") };
 
-    let back = within(RESERVATION * 2, "the abandoned id", async || {
+    let back = eventually("the abandoned id", async || {
         queue.extend(&[kept]).await.expect("Redis");
         reserve(&queue, 2).await.expect("Redis").reservations.pop()
     })
@@ -279,7 +280,7 @@ async fn nothing_is_left_of_what_is_done() {
         push(&queue, endpoint(), limits, &ids(50)).await;
     }
     let mut left = 20 * 50;
-    within(Duration::from_secs(10), "the end of all ids", async || {
+    eventually("the end of all ids", async || {
         let reservations = reserve(&queue, 64).await.expect("Redis").reservations;
         queue.acknowledge(ended(&reservations)).await.expect("Redis");
         left -= reservations.len();
@@ -287,7 +288,7 @@ async fn nothing_is_left_of_what_is_done() {
     })
     .await;
     // Rate-limited endpoints may still stand among the blocked, until the next reserve finds them ready.
-    within(Duration::from_secs(5), "the last blocked endpoint", async || {
+    eventually("the last blocked endpoint", async || {
         reserve(&queue, 1).await.expect("Redis");
         (queue.statistics().await.expect("Redis").blocked_endpoints == 0).then_some(())
     })
@@ -321,7 +322,7 @@ async fn a_reserve_looks_at_a_bounded_number_of_endpoints_however_many_are_block
     }
     let mut served = HashSet::new();
     let mut reservations = Vec::new();
-    within(Duration::from_secs(30), "every endpoint's first id", async || {
+    eventually("every endpoint's first id", async || {
         let reserved = reserve(&queue, 1_000).await.expect("Redis").reservations;
         served.extend(reserved.iter().map(|one| one.endpoint_id));
         reservations.extend(reserved);
@@ -400,20 +401,17 @@ async fn an_endpoint_that_only_fails_is_probed_and_its_first_success_lets_it_go_
     let waiting = reserve(&queue, 10).await.expect("Redis");
     assert_eq!(waiting.reservations, []);
     assert!(waiting.next_unblocked.expect("its probe") <= Duration::from_secs(5));
-    let probe = within(Duration::from_secs(10), "the probe", async || {
-        reserve(&queue, 10).await.expect("Redis").reservations.pop()
-    })
-    .await;
+    let probe =
+        eventually("the probe", async || reserve(&queue, 10).await.expect("Redis").reservations.pop()).await;
     assert_eq!(reserve(&queue, 10).await.expect("Redis").reservations, [], "one probe at a time");
     let again = queue.acknowledge(told(&[probe], failed)).await.expect("Redis");
     assert!(
         matches!(again[..], [BreakerChange::Opened { probe_after, .. }] if probe_after == Duration::from_secs(10)),
         "{again:?}"
     );
-    let probe = within(Duration::from_secs(15), "the next probe", async || {
-        reserve(&queue, 10).await.expect("Redis").reservations.pop()
-    })
-    .await;
+    let probe =
+        eventually("the next probe", async || reserve(&queue, 10).await.expect("Redis").reservations.pop())
+            .await;
     let closed = queue.acknowledge(told(&[probe], Feedback::Succeeded)).await.expect("Redis");
     assert_eq!(closed, [BreakerChange::Closed { endpoint_id: failing }]);
     assert_eq!(reserve(&queue, 10).await.expect("Redis").reservations.len(), 2);
