@@ -27,6 +27,8 @@ pub(super) use verdict::{failures, write};
 
 /// How long an offender may prepare, for example create its endpoints.
 const PREPARATION: Duration = Duration::from_secs(60);
+/// Nearly as long as an endpoint may let a deliverer wait.
+const HOLD: Duration = Duration::from_secs(55);
 /// A tenant has no more endpoints by default.
 const MOST_ENDPOINTS: usize = 1_000;
 
@@ -105,7 +107,7 @@ impl Offender {
 
     fn about(self) -> &'static str {
         match self {
-            Self::SlowSuccesses => "2 endpoints accept 110 webhooks at once, then take 55 s for each",
+            Self::SlowSuccesses => "2 endpoints accept 1,100 webhooks at once, then take 55 s for each",
             Self::LargeBodies => "3 kB of numbers that render to 512 KiB, 70 times to 2 endpoints that hold",
             Self::Replays => "16 connections replay an event to 1,000 endpoints",
             Self::FanOut => "batches of 100 events to 1,000 endpoints",
@@ -127,9 +129,8 @@ impl Offender {
     /// How its endpoints receive.
     fn manner(self) -> Manner {
         match self {
-            Self::SlowSuccesses | Self::LargeBodies => {
-                Manner::Hold { after: 110, time: Duration::from_secs(55) }
-            }
+            Self::SlowSuccesses => Manner::Hold { after: 1_100, time: HOLD },
+            Self::LargeBodies => Manner::Hold { after: 220, time: HOLD },
             Self::RetryStorm => Manner::Fail,
             _ => Manner::Accept,
         }

@@ -33,7 +33,7 @@ pub(super) async fn large_bodies(tenant: &Tenant) -> anyhow::Result<()> {
         .endpoints(2, json!({"concurrency_limit": 1000, "timeout_seconds": 60, "rate_limit": null}))
         .await?;
     tenant.begins();
-    tenant.publish_batch("small", &json!({}), 55).await;
+    tenant.publish_batch("small", &json!({}), 110).await;
     let numbers = vec!["1e998"; 521].join(",");
     let data = RawValue::from_string(format!("[{numbers}]"))?;
     for _ in 0..70 {
