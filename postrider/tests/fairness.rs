@@ -8,7 +8,7 @@ use serde_json::json;
 use support::producer::{Producer, text};
 use support::receiver::{Receiver, Reply};
 use support::service::Process;
-use support::{Bed, eventually};
+use support::{Bed, eventually, within};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 
