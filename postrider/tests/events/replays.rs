@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
+use postrider_shared::config::DatabaseConfig;
+use postrider_shared::store::{Store, replay_steps};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -356,6 +358,31 @@ async fn replays_are_bounded_listed_and_each_applications_own() {
     assert_eq!(created.status(), StatusCode::CREATED);
     let location = created.headers()["location"].to_str().expect("text").to_owned();
     assert_eq!(stranger.get(&location).await["status"], "pending");
+    services.stop().await;
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tenants_take_turns_however_many_replays_one_has_open() {
+    let bed = Bed::new().await;
+    let services = Services::api_alone(&bed, &[]).await;
+    let (many, one) = (Producer::new(services.api).await, Producer::new(services.api).await);
+    let mut replays = Vec::new();
+    for producer in [&many, &one] {
+        publish_many(producer, "user.created", 400).await;
+    }
+    for producer in [&many, &many, &many, &many, &one] {
+        let replay = producer.post("/v1/replays", &json!({"mode": "replay"})).await;
+        replays.push(text(&replay["id"]));
+    }
+    let store =
+        Store::new(&bed.source.read(DatabaseConfig::read).expect("the configuration")).expect("a store");
+    let mut turns = Vec::new();
+    for _ in 0..6 {
+        let step = replay_steps::step(&store).await.expect("a step").expect("something to do");
+        turns.push(replays.iter().position(|id| *id == step.replay_id.to_string()).expect("one of these"));
+    }
+    assert_eq!(turns, [0, 4, 1, 4, 2, 4]);
     services.stop().await;
     bed.finish().await;
 }

@@ -35,15 +35,22 @@ pub struct Step {
     pub is_last: bool,
 }
 
-/// Open replays take turns. One that another relay works on is left to it.
+/// Applications with open replays take turns, however many each has, and so do the replays of each. One that another
+/// relay works on is left to it.
 const NEXT: &str = "-- replays.next
-select id, application_id, mode, endpoint_ids, event_types, statuses, created_after, created_before, dry_run,
-       first_id is null, cursor_id, end_id, step_size
-from replays
-where completed_at is null
-order by stepped_at nulls first, id
+select r.id, r.application_id, r.mode, r.endpoint_ids, r.event_types, r.statuses, r.created_after, r.created_before,
+       r.dry_run, r.first_id is null, r.cursor_id, r.end_id, r.step_size
+from replays r
+join (
+    select application_id, max(stepped_at) as stepped_at
+    from replays
+    where completed_at is null
+    group by application_id
+) a on a.application_id = r.application_id
+where r.completed_at is null
+order by a.stepped_at nulls first, r.stepped_at nulls first, r.id
 limit 1
-for no key update skip locked";
+for no key update of r skip locked";
 
 /// Pages are read in the order of an index, whatever the planner knows: else each step might sort all that is left.
 /// What sorts all the same seems so costly then that it would be compiled.
