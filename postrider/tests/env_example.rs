@@ -25,6 +25,9 @@ const FOOTER: &str = "
 # The password of the database that it starts: letters and digits. Must be set
 #POSTGRES_PASSWORD=
 
+# The password of the Redis that it starts: letters and digits. Must be set
+#REDIS_PASSWORD=
+
 # Where the API is published; `0.0.0.0:8000` means every interface
 #POSTRIDER_PUBLISH=127.0.0.1:8000
 
@@ -88,6 +91,34 @@ fn every_setting_is_in_it_with_its_help_and_nothing_else_is() {
         found == expected,
         ".env.example is stale, first at {line:?}: run `UPDATE_ENV_EXAMPLE=1 cargo test -p postrider --test env_example`"
     );
+}
+
+/// The lines of a service of `compose.yaml`.
+fn service(name: &str) -> Vec<&'static str> {
+    let services = COMPOSE.split_once("\nservices:\n").unwrap().1;
+    let lines = services.lines().skip_while(|line| *line != format!("  {name}:"));
+    lines.skip(1).take_while(|line| line.is_empty() || line.starts_with("    ")).map(str::trim).collect()
+}
+
+#[test]
+fn the_servers_of_compose_have_no_way_out_and_write_nowhere_but_to_their_data() {
+    let template = COMPOSE.split_once("x-server: &server\n").unwrap().1.split_once("\n\n").unwrap().0;
+    for line in ["read_only: true", "cap_drop: [ALL]", "no-new-privileges:true", "networks: [backend]"] {
+        assert!(template.contains(line), "{line}");
+    }
+    assert!(COMPOSE.contains("\n  backend:\n    internal: true\n"));
+    for server in ["postgres", "redis"] {
+        let lines = service(server);
+        assert!(lines.contains(&"<<: *server"), "{lines:?}");
+        assert!(
+            !lines.iter().any(|line| line.starts_with("networks:") || line.starts_with("ports:")),
+            "{lines:?}"
+        );
+    }
+    assert!(service("redis").iter().any(|line| line.contains("--requirepass")));
+    assert!(service("deliverer").contains(&"networks: [backend, egress]"));
+    assert!(service("api").contains(&"networks: [backend, published]"));
+    assert!(service("relay").iter().all(|line| !line.starts_with("networks:")));
 }
 
 #[test]
