@@ -13,12 +13,12 @@ use postrider_shared::retry::{RetrySchedule, parse_retry_after};
 use postrider_shared::store::claim::{Claimed, EndpointSettings, LEASE_MARGIN, Unrendered};
 use postrider_shared::store::record::{self, Exchange, Recorded, Verdict};
 
-use crate::Deliverer;
 use crate::classify::{Ending, Judgement, PERMANENT_STATUSES, Policy};
 use crate::client::{self, Client, Deadline, Failure, Sent};
 use crate::in_flight::Place;
 use crate::recorder::Finished;
 use crate::request::{self, Outgoing, Unsendable};
+use crate::{Deliverer, conceal};
 
 /// As much of an answer's body is read and kept.
 const MAX_RESPONSE_BODY: usize = 16 * 1024;
@@ -75,7 +75,7 @@ async fn attempt(
         }
     };
     if let Err(refused) = deliverer.config.guard.check_host(&outgoing.post.url) {
-        return Some((Exchange::default(), failed(ErrorClass::RefusedAddress, &refused.to_string())));
+        return Some((Exchange::default(), Failure::from(refused).into()));
     }
     if deliverer.config.https_only && outgoing.post.url.scheme() != "https" {
         return Some((Exchange::default(), failed(ErrorClass::RefusedAddress, "only https is sent to")));
@@ -96,7 +96,7 @@ async fn send(client: &Client, outgoing: Outgoing, timeout: Duration) -> (Exchan
         Exchange { request_headers: Some(outgoing.shown_headers), resent, ..Exchange::default() };
     let answer = match answer {
         Ok(answer) => answer,
-        Err(Failure { class, message }) => return (exchange, Ending::Failed { class, message }),
+        Err(failure) => return (exchange, failure.into()),
     };
     let status = answer.status().as_u16();
     exchange.response_status = Some(status.cast_signed());
@@ -160,9 +160,8 @@ fn finish(
     reservation: Reservation,
     place: Place,
 ) -> Finished {
-    // PostgreSQL's text holds no NUL.
     let (error_class, error_message) =
-        judgement.error.map(|(class, message)| (class, message.replace('\0', "�"))).unzip();
+        judgement.error.map(|(class, message)| (class, told(claimed, &message))).unzip();
     Finished {
         recorded: Recorded {
             delivery_id: claimed.delivery_id,
@@ -175,6 +174,17 @@ fn finish(
         gone: judgement.is_gone.then(|| claimed.endpoint.url.clone()),
         place,
     }
+}
+
+/// What is recorded of an error, for its tenant to read. An address in it stands in the log alone.
+fn told(claimed: &Claimed, message: &str) -> String {
+    let told = conceal::addresses(message);
+    if told != message {
+        let Claimed { delivery_id, endpoint_id, attempt_number, .. } = claimed;
+        tracing::info!(%delivery_id, %endpoint_id, attempt = attempt_number, error = message, "an attempt failed");
+    }
+    // PostgreSQL's text holds no NUL.
+    told.replace('\0', "�")
 }
 
 fn count(recorded: &Recorded) {
@@ -201,6 +211,12 @@ async fn give_back(deliverer: &Deliverer, claimed: &Claimed, reservation: Reserv
         Err(error) => deliverer.health.down("deliverer_postgresql", error),
     }
     deliverer.held.remove(&reservation);
+}
+
+impl From<Failure> for Ending {
+    fn from(Failure { class, message }: Failure) -> Self {
+        Self::Failed { class, message }
+    }
 }
 
 fn failed(class: ErrorClass, message: &str) -> Ending {

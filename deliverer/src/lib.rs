@@ -4,6 +4,7 @@
 mod classify;
 mod client;
 mod clock;
+mod conceal;
 mod condition;
 mod exchange;
 mod heartbeat;

@@ -135,9 +135,7 @@ impl From<Trouble> for Failure {
     fn from(trouble: Trouble) -> Self {
         match trouble {
             Trouble { connecting: Some(error), .. } => unconnected(&error),
-            Trouble { refused: Some(refused), .. } => {
-                Self::new(ErrorClass::RefusedAddress, refused.to_string())
-            }
+            Trouble { refused: Some(refused), .. } => refused.into(),
             Trouble { resolving, .. } => {
                 let reason = resolving.unwrap_or(NameError::NoAddress);
                 Self::new(ErrorClass::Dns, format!("the name cannot be resolved: {reason}"))

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io;
 
+use postrider_shared::address::RefusedAddress;
 use postrider_shared::delivery::ErrorClass;
 use rustls::{AlertDescription, CertificateError};
 
@@ -35,6 +36,12 @@ impl Failure {
             return Self::new(ErrorClass::Tls, format!("TLS failed: {cause}{}", advice(cause)));
         }
         Self::new(ErrorClass::Http, format!("the exchange failed: {root}"))
+    }
+}
+
+impl From<RefusedAddress> for Failure {
+    fn from(refused: RefusedAddress) -> Self {
+        Self::new(ErrorClass::RefusedAddress, format!("the target is not allowed: {refused}"))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Names that resolve to where no webhook may go, or to nowhere.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use futures_util::future::join_all;
 use reqwest::Method;
@@ -49,15 +49,17 @@ async fn a_name_that_resolves_to_a_refused_address_fails_with_that_reason_and_is
     // Nobody listens at that port, should the guard ever fail here.
     let urls = NAMES.map(|(name, _)| format!("http://{name}:9/"));
     let outcomes = join_all(urls.iter().map(|url| scene.deliver(url, settings.clone()))).await;
-    for (outcome, (name, address)) in outcomes.iter().zip(NAMES) {
+    for (outcome, (name, _)) in outcomes.iter().zip(NAMES) {
         assert_eq!(outcome.attempts.len(), 3, "{name}: it is retried as a failure of the network");
         for attempt in &outcome.attempts {
             assert_eq!(attempt["error_class"], "refused_address", "{name}: {attempt}");
-            let address: IpAddr = address.parse().expect("an address");
-            assert_eq!(attempt["error_message"], format!("{address} is not a public address"));
+            // Which address it is would tell a tenant of the network behind.
+            assert_eq!(attempt["error_message"], "the target is not allowed: *** is not a public address");
             assert!(attempt["response_status"].is_null());
         }
         assert_eq!(outcome.delivery["status"], "dead_letter");
+        let shown = outcome.delivery.to_string();
+        assert!(NAMES.iter().all(|(_, address)| !shown.contains(&format!("{address} "))), "{shown}");
     }
     scene.finish().await;
 }
