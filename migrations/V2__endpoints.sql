@@ -3,7 +3,10 @@
 create table endpoints (
     id uuid primary key default uuid_v7(),
     application_id uuid not null references applications (id),
+    -- With `***` in place of the values of its query, which are in `url_query`: the whole query as a text, or, where
+    -- it is encrypted, {"key": the master key's id, "sealed": base64}. Null: the URL has no such values.
     url text not null,
+    url_query jsonb,
     description text not null default '',
     metadata jsonb not null default '{}',
     -- Exact names, `prefix.*`, or `*`. An event's type is expanded to every pattern that matches it, and
@@ -37,8 +40,8 @@ create table endpoints (
 
 -- The endpoints of one application: matched at accept, listed, and purged with it.
 create index endpoints_by_application on endpoints (application_id, id);
--- Headers that may be encrypted: what a change of the master key looks through.
-create index endpoints_with_sensitive_headers on endpoints (id) where sensitive_headers <> '{}';
+-- Headers and queries that may be encrypted: what a change of the master key looks through.
+create index endpoints_with_secret_values on endpoints (id) where sensitive_headers <> '{}' or url_query is not null;
 
 -- Every live row signs. Rotation adds one and gives the old one an end.
 create table endpoint_secrets (

@@ -8,6 +8,7 @@ use postrider_shared::ids::EndpointId;
 use postrider_shared::queue::{BreakerChange, Feedback, Reservation};
 use postrider_shared::store::endpoint_changes::{self, Cause};
 use postrider_shared::store::record::{self, Exchange, Moved, Recorded, Verdict};
+use postrider_shared::store::stored_url::StoredUrl;
 use postrider_shared::store::{StoreError, health};
 use tokio::sync::{mpsc, watch};
 
@@ -23,7 +24,7 @@ pub(crate) struct Finished {
     pub(crate) recorded: Recorded,
     pub(crate) reservation: Reservation,
     /// The receiver at this URL wants no more webhooks.
-    pub(crate) gone: Option<String>,
+    pub(crate) gone: Option<StoredUrl>,
     /// Kept until it is recorded, so that what waits here is bounded too.
     pub(crate) place: Place,
 }
@@ -193,7 +194,7 @@ fn strip(results: &mut [Recorded], error: &StoreError) -> bool {
     was_stripped
 }
 
-async fn disable(deliverer: &Deliverer, endpoint_id: EndpointId, url: String) {
+async fn disable(deliverer: &Deliverer, endpoint_id: EndpointId, url: StoredUrl) {
     let reason = "the receiver answered 410 Gone";
     match endpoint_changes::disable(&deliverer.store, endpoint_id, reason, &Cause::Answer(url)).await {
         Ok(true) => tracing::warn!(%endpoint_id, reason, "endpoint disabled"),

@@ -65,8 +65,9 @@ pub(crate) fn sign(
     body: Bytes,
     now: SystemTime,
 ) -> Result<Outgoing, Unsendable> {
-    let url: Url =
-        claimed.endpoint.url.parse().map_err(|error| never(format!("the URL cannot be read: {error}")))?;
+    let url = claimed.endpoint.url.open(keyring, claimed.endpoint_id);
+    let url = url.map_err(|error| not_here(format!("the query of the URL {error}")))?;
+    let url: Url = url.parse().map_err(|error| never(format!("the URL cannot be read: {error}")))?;
     let keys: Result<Vec<_>, _> =
         claimed.endpoint.keys.iter().map(|key| key.open(keyring, claimed.endpoint_id)).collect();
     let keys = keys.map_err(not_here)?;

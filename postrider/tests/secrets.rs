@@ -159,6 +159,71 @@ async fn a_rotation_that_cannot_be_is_refused() {
     bed.finish().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn values_in_the_query_of_a_url_are_sent_and_never_shown() {
+    let bed = Bed::new().await;
+    let settings = [("POSTRIDER_MASTER_KEY", OLD_KEY)];
+    let services = Services::start_with(&bed, &settings).await;
+    let receiver = Receiver::start(|webhook| if webhook.query.contains("gone") { 410 } else { 204 }).await;
+    let producer = Producer::new(services.api).await;
+    let url = receiver.url("/hook?token=first-secret&v=1&bare-secret");
+    let masked = receiver.url("/hook?token=***&v=***&***");
+    let events = json!(["*", "postrider.*"]);
+    let created = producer.endpoint(json!({"url": url, "event_types": events})).await;
+    let path = producer.endpoint_path(&created, "");
+    assert_eq!(created["url"], masked);
+    assert_eq!(producer.get(&path).await["url"], masked);
+    assert_eq!(producer.get(&producer.path("/endpoints")).await["data"][0]["url"], masked);
+    assert_eq!(webhook(&producer, &receiver).await.query, "token=first-secret&v=1&bare-secret");
+    assert_eq!(bed.count("select count(*) from endpoints where url_query::text like '%secret%'").await, 0);
+
+    // The URL as it is shown keeps the values, together with other changes.
+    let kept = producer.patch(&path, &json!({"url": masked, "description": "kept"})).await;
+    assert_eq!((&kept["url"], &kept["description"]), (&json!(masked), &json!("kept")));
+    assert_eq!(webhook(&producer, &receiver).await.query, "token=first-secret&v=1&bare-secret");
+    // Any other mask is a mistake.
+    for url in [
+        receiver.url("/other?token=***&v=***&***"),
+        receiver.url("/hook?token=***&v=***"),
+        receiver.url("/hook?token=***&v=2&bare"),
+        receiver.url("/hook?token=%2A%2A%2A&v=***&***"),
+    ] {
+        assert_eq!(
+            producer.refusal(Method::PATCH, &path, Some(&json!({"url": url})), 422).await,
+            "validation_failed"
+        );
+        let (status, _) = producer.refused(&producer.path("/endpoints"), &json!({"url": url})).await;
+        assert_eq!(status, 422, "{url}");
+    }
+    producer.patch(&path, &json!({"url": receiver.url("/hook?token=second-secret")})).await;
+    assert_eq!(webhook(&producer, &receiver).await.query, "token=second-secret");
+    producer.patch(&path, &json!({"url": receiver.url("/hook?token=third-secret")})).await;
+    assert_eq!(webhook(&producer, &receiver).await.query, "token=third-secret");
+    producer.patch(&path, &json!({"url": receiver.url("/hook?token=gone-secret")})).await;
+    producer.publish("a", json!({})).await;
+    eventually("the endpoint to be disabled", async || {
+        (producer.get(&path).await["is_active"] == false).then_some(())
+    })
+    .await;
+    producer
+        .patch(&path, &json!({"url": receiver.url("/hook?token=fourth-secret"), "is_active": true}))
+        .await;
+
+    // Neither the audit log, operational events, deliveries nor attempts show them.
+    let log = producer.get("/v1/audit-log").await;
+    assert!(log.to_string().contains("token=*** (new)"), "{log}");
+    let told = producer.get("/v1/events").await;
+    assert!(told.to_string().contains("postrider.endpoint.enabled"), "{told}");
+    let deliveries = producer.get("/v1/deliveries").await;
+    let mut shown = format!("{log}{told}{deliveries}");
+    for delivery in deliveries["data"].as_array().expect("a page") {
+        shown += &json!(producer.attempts(delivery).await).to_string();
+    }
+    assert!(!shown.contains("-secret"), "{shown}");
+    services.stop().await;
+    bed.finish().await;
+}
+
 /// Runs `postrider` to its end.
 fn run(bed: &Bed, arguments: &[&str], master_key: &str) -> (bool, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_postrider"))
@@ -183,7 +248,8 @@ async fn secrets_are_encrypted_and_encrypted_anew_when_the_master_key_changes() 
     let services = Services::start(&bed).await;
     let producer = Producer::new(services.api).await;
     let settings = json!({
-        "url": receiver.url("/"), "headers": {"x-token": "very-secret"}, "sensitive_headers": ["x-token"],
+        "url": receiver.url("/?token=very-secret"),
+        "headers": {"x-token": "very-secret"}, "sensitive_headers": ["x-token"],
     });
     let endpoint = producer.endpoint(settings).await;
     producer
@@ -191,16 +257,17 @@ async fn secrets_are_encrypted_and_encrypted_anew_when_the_master_key_changes() 
         .await;
     services.stop().await;
     let sealed = "select count(*) from endpoint_secrets where master_key_id is not null";
-    let plain_header = "select count(*) from endpoints where headers::text like '%very-secret%'";
-    assert_eq!((bed.count(sealed).await, bed.count(plain_header).await), (0, 1));
+    let plain_values = "select count(*) filter (where headers::text like '%very-secret%')
+                             + count(*) filter (where url_query::text like '%very-secret%') from endpoints";
+    assert_eq!((bed.count(sealed).await, bed.count(plain_values).await), (0, 2));
 
     let (succeeded, said) = run(&bed, &["rekey"], "");
     assert!(!succeeded && said.contains("POSTRIDER_MASTER_KEY"), "{said}");
     let (succeeded, said) = run(&bed, &["rekey"], "not a key");
     assert!(!succeeded && said.contains("openssl rand -base64 32"), "{said}");
     let (succeeded, said) = run(&bed, &["rekey"], OLD_KEY);
-    assert!(succeeded && said.contains("2 secrets and the headers of 1 endpoints"), "{said}");
-    assert_eq!((bed.count(sealed).await, bed.count(plain_header).await), (2, 0));
+    assert!(succeeded && said.contains("2 secrets and the headers and URLs of 1 endpoints"), "{said}");
+    assert_eq!((bed.count(sealed).await, bed.count(plain_values).await), (2, 0));
     let raw = STANDARD.decode(text(&endpoint["secret"]).trim_start_matches("whsec_")).expect("base64");
     let same = "select count(*) from endpoint_secrets where position($1 in secret) > 0";
     let row = bed.sql().await.query_one(same, &[&raw]).await.expect("a count");
@@ -214,7 +281,7 @@ async fn secrets_are_encrypted_and_encrypted_anew_when_the_master_key_changes() 
         }
     }
 
-    // Of a sensitive header too.
+    // Of a sensitive header and of a URL too.
     let sql = bed.sql().await;
     sql.batch_execute("create table kept as table endpoint_secrets; delete from endpoint_secrets")
         .await
@@ -230,11 +297,11 @@ async fn secrets_are_encrypted_and_encrypted_anew_when_the_master_key_changes() 
     let other = producer.endpoint(json!({"url": receiver.url("/other"), "event_types": ["b"]})).await;
     let signed = webhook(&producer, &receiver).await;
     assert!(verifies(&signed, &endpoint["secret"]));
-    assert_eq!(signed.header("x-token"), "very-secret");
+    assert_eq!((signed.header("x-token"), signed.query.as_str()), ("very-secret", "token=very-secret"));
     let (succeeded, said) = run(&bed, &["rekey"], &both);
-    assert!(succeeded && said.contains("2 secrets and the headers of 1 endpoints"), "{said}");
+    assert!(succeeded && said.contains("2 secrets and the headers and URLs of 1 endpoints"), "{said}");
     let (succeeded, said) = run(&bed, &["rekey"], &both);
-    assert!(succeeded && said.contains("0 secrets and the headers of 0 endpoints"), "{said}");
+    assert!(succeeded && said.contains("0 secrets and the headers and URLs of 0 endpoints"), "{said}");
     assert_eq!(bed.count("select count(distinct master_key_id) from endpoint_secrets").await, 1);
     services.stop().await;
 
@@ -250,14 +317,14 @@ async fn secrets_are_encrypted_and_encrypted_anew_when_the_master_key_changes() 
         assert!(!succeeded && said.contains("which is not in POSTRIDER_MASTER_KEY"), "{role}: {said}");
     }
     let (succeeded, said) = run(&bed, &["rekey"], &both);
-    assert!(succeeded && said.contains("0 secrets and the headers of 1 endpoints"), "{said}");
+    assert!(succeeded && said.contains("0 secrets and the headers and URLs of 1 endpoints"), "{said}");
 
     // The old one can go.
     let services = Services::start_with(&bed, &[("POSTRIDER_MASTER_KEY", NEW_KEY)]).await;
     let producer = Producer { api: services.api, ..producer };
     let signed = webhook(&producer, &receiver).await;
     assert!(verifies(&signed, &endpoint["secret"]));
-    assert_eq!(signed.header("x-token"), "very-secret");
+    assert_eq!((signed.header("x-token"), signed.query.as_str()), ("very-secret", "token=very-secret"));
     let secret = producer.get(&producer.endpoint_path(&other, "/secret")).await;
     assert_eq!(secret["secret"], other["secret"]);
     services.stop().await;

@@ -24,9 +24,10 @@ pub(super) async fn run(source: &Source) -> anyhow::Result<()> {
     let store = Store::new(&database)?;
     migrate::check_schema(&store).await?;
     let secrets = secrets(&store, &keyring).await.context("not all secrets could be encrypted anew")?;
-    let headers = headers(&store, &keyring).await.context("not all headers could be encrypted anew")?;
+    let endpoints =
+        endpoints(&store, &keyring).await.context("not all headers and URLs could be encrypted anew")?;
     print(&format!(
-        "encrypted under the master key {}: {secrets} secrets and the headers of {headers} endpoints that were not yet\n",
+        "encrypted under the master key {}: {secrets} secrets and the headers and URLs of {endpoints} endpoints that were not yet\n",
         keyring.current_id().unwrap_or_default()
     ))
 }
@@ -41,11 +42,11 @@ async fn secrets(store: &Store, keyring: &Keyring) -> Result<usize, StoreError> 
     }
 }
 
-async fn headers(store: &Store, keyring: &Keyring) -> Result<usize, StoreError> {
+async fn endpoints(store: &Store, keyring: &Keyring) -> Result<usize, StoreError> {
     let mut total = 0;
     let mut after = None;
     loop {
-        let step = patiently(async || rekey::headers_step(store, keyring, after, STEP).await).await?;
+        let step = patiently(async || rekey::endpoints_step(store, keyring, after, STEP).await).await?;
         total += step.resealed;
         after = step.next;
         if after.is_none() {

@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 #[derive(Clone, Debug)]
 pub struct Received {
     pub path: String,
+    pub query: String,
     pub headers: HeaderMap,
     pub body: Vec<u8>,
     /// Which one of its `webhook-id` and path it is, from 1.
@@ -130,6 +131,7 @@ impl Endpoint for Recording {
     async fn call(&self, mut request: Request) -> poem::Result<Response> {
         let headers = request.headers().clone();
         let path = request.uri().path().to_owned();
+        let query = request.uri().query().unwrap_or_default().to_owned();
         let body = request.take_body().into_vec().await?;
         let id = headers.get("webhook-id").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
         let attempt = {
@@ -138,7 +140,7 @@ impl Endpoint for Recording {
             *attempt += 1;
             *attempt
         };
-        let received = Received { path, headers, body, attempt, at: std::time::Instant::now() };
+        let received = Received { path, query, headers, body, attempt, at: std::time::Instant::now() };
         let reply = (self.0.answer)(&received);
         self.0.received.lock().expect("the lock").push(received);
         if !reply.delay.is_zero() {

@@ -93,7 +93,7 @@ settings! {
     ADMIN_TOKEN = "POSTRIDER_ADMIN_TOKEN" "TOKEN" None, &[Api, Up],
         "The bearer token of the admin, at least 16 characters; two, separated by a comma, while it is being changed. May be absent where the API listens on loopback only", secret;
     MASTER_KEY = "POSTRIDER_MASTER_KEY" "KEY,…" None, &[Api, Deliverer, Rekey, Up],
-        "Encrypts signing secrets and sensitive headers in the database: base64 of 32 bytes, such as `openssl rand -base64 32` makes. Several, separated by commas, while it is being changed: the first encrypts, all decrypt. Without it they are stored as they are", secret;
+        "Encrypts signing secrets, sensitive headers and the queries of URLs in the database: base64 of 32 bytes, such as `openssl rand -base64 32` makes. Several, separated by commas, while it is being changed: the first encrypts, all decrypt. Without it they are stored as they are", secret;
     ALLOW_NETWORKS = "POSTRIDER_ALLOW_NETWORKS" "CIDR,…" None, &[Api, Deliverer, Up],
         "Networks that webhooks may be sent to although they are not public, such as `10.1.0.0/16,127.0.0.1/32`";
     HTTPS_ONLY = "POSTRIDER_HTTPS_ONLY" "BOOL" Some("false"), &[Api, Deliverer, Up],

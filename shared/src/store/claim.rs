@@ -6,10 +6,11 @@ use std::time::Duration;
 use postgres_types::Json;
 use tokio_postgres::Row;
 
-use super::headers::StoredHeader;
+use super::headers::StoredValue;
 use super::outbox::is_not_parked;
 use super::page::id_bounds;
 use super::secrets::StoredKey;
+use super::stored_url::StoredUrl;
 use super::{Store, StoreError};
 use crate::delivery::ErrorClass;
 use crate::ids::{DelivererNumber, DeliveryId, EndpointId, EventId, LeaseId};
@@ -83,9 +84,9 @@ impl Unrendered {
 #[derive(Debug, Clone)]
 pub struct EndpointSettings {
     /// Where.
-    pub url: String,
+    pub url: StoredUrl,
     /// Headers of its own, by name.
-    pub headers: BTreeMap<String, StoredHeader>,
+    pub headers: BTreeMap<String, StoredValue>,
     /// Names of headers whose values are not to be kept.
     pub sensitive_headers: Vec<String>,
     /// For the whole exchange.
@@ -201,11 +202,12 @@ key as materialized (
 select j.id, l.id, (j.attempt_count + 1)::smallint, j.max_attempts, j.endpoint_id, j.event_id,
        v.event_type, rfc3339(v.created_at), v.payload::text,
        e.url, e.headers, e.sensitive_headers, e.timeout_seconds, e.retry_schedule, e.permanent_statuses,
-       k.algorithms, k.secrets, k.master_key_ids, j.verdict = 'ordered'
+       k.algorithms, k.secrets, k.master_key_ids, j.verdict = 'ordered', e.url_query
 from judged j
 left join lease l on j.verdict = 'claimed'
 left join lateral (
-    select e.id, e.url, e.headers, e.sensitive_headers, e.timeout_seconds, e.retry_schedule, e.permanent_statuses
+    select e.id, e.url, e.url_query, e.headers, e.sensitive_headers, e.timeout_seconds, e.retry_schedule,
+           e.permanent_statuses
     from endpoints e
     where j.verdict = 'claimed' and e.id = j.endpoint_id
     limit 1
@@ -331,7 +333,7 @@ fn claimed(row: &Row, lease_id: LeaseId, unrendered: Option<(DeliveryId, &Unrend
             .map(|event_type| EventContent { event_type, timestamp: row.get(7), data: row.get(8) })
             .ok_or_else(why_none),
         endpoint: EndpointSettings {
-            url: row.get(9),
+            url: StoredUrl::of(row, 9, 19),
             headers: row.get::<_, Json<_>>(10).0,
             sensitive_headers: row.get(11),
             timeout: Duration::from_secs(u64::from(row.get::<_, i16>(12).unsigned_abs())),

@@ -7,9 +7,10 @@ use serde_json::json;
 use tokio_postgres::Row;
 
 use super::audit::{self, Actor, Change};
-use super::endpoints::{Endpoint, EndpointSettings, endpoint_columns, parse};
+use super::endpoints::{Endpoint, EndpointSettings, endpoint_columns, parse, stored_url};
 use super::headers::{self, MASK};
 use super::operational::{self, ENDPOINT_DISABLED, ENDPOINT_ENABLED, OperationalEvent};
+use super::stored_url::StoredUrl;
 use super::{Store, StoreError, cleanups};
 use crate::ids::{ApplicationId, EndpointId};
 use crate::keyring::Keyring;
@@ -54,7 +55,7 @@ set url = $2, description = $3, metadata = $4::text::jsonb, event_types = $5, he
     sensitive_headers = $7, rate_limit = $8, concurrency_limit = $9, max_attempts = $10,
     retry_schedule = $11, permanent_statuses = $12, timeout_seconds = $13,
     ordered = $14, is_active = $15, disabled_reason = $16, filter = $17::text::jsonb,
-    filter_path = $18::text::jsonpath, updated_at = now()
+    filter_path = $18::text::jsonpath, url_query = $19, updated_at = now()
 where id = $1
 returning ",
     endpoint_columns!()
@@ -128,13 +129,14 @@ async fn write(
     before: &Row,
 ) -> Result<Endpoint, StoreError> {
     let Json(stored) = before.get("headers");
+    let url = StoredUrl::seal(keyring, endpoint, &settings.url, Some(stored_url(before)));
     let statement = transaction.prepare_cached(UPDATE).await?;
     let row = transaction
         .query_one(
             &statement,
             &[
                 &endpoint,
-                &settings.url,
+                &url.shown(),
                 &settings.description,
                 &settings.metadata,
                 &settings.event_types,
@@ -151,14 +153,18 @@ async fn write(
                 disabled_reason,
                 &settings.filter.as_ref().map(|filter| &filter.json),
                 &settings.filter.as_ref().map(|filter| &filter.path),
+                &url.query(),
             ],
         )
         .await?;
     Ok(parse(&row))
 }
 
-/// The audit log shows that a sensitive value was replaced, though neither by what nor of what.
+/// The audit log shows that a secret value was replaced, though neither by what nor of what.
 fn tell_new_values(shown: &mut Endpoint, written: &EndpointSettings) {
+    if shown.settings.url != written.url {
+        shown.settings.url.push_str(" (new)");
+    }
     for name in &written.sensitive_headers {
         if written.headers.get(name).is_some_and(|value| value != MASK) {
             shown.settings.headers.insert(name.clone(), format!("{MASK} (new)"));
@@ -233,7 +239,8 @@ select ",
     endpoint_columns!(),
     "
 from endpoints e
-where id = $1 and deleted_at is null and is_active and ($3::text is null or url = $3)
+where id = $1 and deleted_at is null and is_active
+  and ($3::text is null or url = $3 and url_query is not distinct from $4::jsonb)
   and ($2::double precision is null or exists (
       select from endpoint_health h
       where h.endpoint_id = e.id and h.failing_since <= now() - make_interval(secs => $2)
@@ -254,7 +261,7 @@ returning ",
 #[derive(Debug, Clone)]
 pub enum Cause {
     /// What was answered at this URL.
-    Answer(String),
+    Answer(StoredUrl),
     /// Nothing but failures for so long.
     Failing(std::time::Duration),
 }
@@ -280,7 +287,8 @@ pub async fn disable(
         Cause::Answer(url) => (None, Some(url)),
         Cause::Failing(duration) => (Some(duration.as_secs_f64()), None),
     };
-    let Some(row) = transaction.query_opt(&lock, &[&endpoint, &seconds, &url]).await? else {
+    let (shown, query) = (url.map(StoredUrl::shown), url.and_then(StoredUrl::query));
+    let Some(row) = transaction.query_opt(&lock, &[&endpoint, &seconds, &shown, &query]).await? else {
         return Ok(false);
     };
     let before = parse(&row);

@@ -9,8 +9,9 @@ use serde::Serialize;
 use tokio_postgres::Row;
 
 use super::audit::{self, Actor, Change};
-use super::headers::{self, StoredHeader};
+use super::headers::{self, StoredValue};
 use super::page::Page;
+use super::stored_url::StoredUrl;
 use super::{Store, StoreError, applications, secrets};
 use crate::filter::Filter;
 use crate::ids::{ApplicationId, EndpointId};
@@ -20,7 +21,8 @@ use crate::signing::SigningKey;
 /// The settings of an endpoint that its application chooses.
 #[derive(Debug, Clone, Serialize)]
 pub struct EndpointSettings {
-    /// Where it is, absolute.
+    /// Where it is, absolute. The values of its query are [`MASK`](headers::MASK) when it is read; when it is
+    /// written as it was read, that keeps them.
     pub url: String,
     /// For people.
     pub description: String,
@@ -99,7 +101,7 @@ macro_rules! endpoint_columns {
     () => {
         "id, application_id, url, description, metadata::text, event_types, headers, sensitive_headers, \
          rate_limit, concurrency_limit, max_attempts, retry_schedule, permanent_statuses, timeout_seconds, \
-         filter::text, filter_path::text, ordered, is_active, disabled_reason, created_at, updated_at"
+         filter::text, filter_path::text, ordered, is_active, disabled_reason, created_at, updated_at, url_query"
     };
 }
 pub(super) use endpoint_columns;
@@ -112,10 +114,10 @@ const CREATE: &str = concat!(
 insert into endpoints (
     id, application_id, url, description, metadata, event_types, headers, sensitive_headers, rate_limit,
     concurrency_limit, max_attempts, retry_schedule, permanent_statuses, timeout_seconds, ordered, is_active,
-    filter, filter_path
+    filter, filter_path, url_query
 )
 values ($1, $2, $3, $4, $5::text::jsonb, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
-        $17::text::jsonb, $18::text::jsonpath)
+        $17::text::jsonb, $18::text::jsonpath, $19)
 returning ",
     endpoint_columns!()
 );
@@ -147,13 +149,14 @@ pub async fn create(
         return Ok(Created::TooMany);
     }
     let insert = transaction.prepare_cached(CREATE).await?;
+    let url = StoredUrl::seal(keyring, id, &settings.url, None);
     let row = transaction
         .query_one(
             &insert,
             &[
                 &id,
                 &application,
-                &settings.url,
+                &url.shown(),
                 &settings.description,
                 &settings.metadata,
                 &settings.event_types,
@@ -169,6 +172,7 @@ pub async fn create(
                 &is_active,
                 &settings.filter.as_ref().map(|filter| &filter.json),
                 &settings.filter.as_ref().map(|filter| &filter.path),
+                &url.query(),
             ],
         )
         .await?;
@@ -253,9 +257,14 @@ pub(super) async fn unknown(
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
+/// The URL in a row of [`endpoint_columns`].
+pub(super) fn stored_url(row: &Row) -> StoredUrl {
+    StoredUrl::of(row, 2, 21)
+}
+
 pub(super) fn parse(row: &Row) -> Endpoint {
     let sensitive_headers: Vec<String> = row.get(7);
-    let Json(stored) = row.get::<_, Json<BTreeMap<String, StoredHeader>>>(6);
+    let Json(stored) = row.get::<_, Json<BTreeMap<String, StoredValue>>>(6);
     Endpoint {
         id: row.get(0),
         application_id: row.get(1),

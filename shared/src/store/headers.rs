@@ -1,4 +1,4 @@
-//! Headers of an endpoint's own: how they are stored, so that nobody reads a sensitive one again.
+//! What an endpoint keeps that may be secret: how it is stored, so that nobody reads it again.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,13 +11,13 @@ use super::endpoints::EndpointSettings;
 use crate::ids::EndpointId;
 use crate::keyring::{Keyring, KeyringError, Stored};
 
-/// What stands for the value of a sensitive header.
+/// What stands for a value that is not shown.
 pub const MASK: &str = "***";
 
-/// The value of a header as it is stored. Its `Debug` form does not show it: it may be a sensitive one.
+/// The value of a header, or the query of a URL, as it is stored. Its `Debug` form does not show it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum StoredHeader {
+pub enum StoredValue {
     /// As it is sent.
     Plain(String),
     /// Encrypted.
@@ -29,14 +29,14 @@ pub enum StoredHeader {
     },
 }
 
-impl fmt::Debug for StoredHeader {
+impl fmt::Debug for StoredValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(MASK)
     }
 }
 
-impl StoredHeader {
-    /// The value as it is sent.
+impl StoredValue {
+    /// The value as it is sent. `name` is what it was sealed for.
     ///
     /// # Errors
     /// When its master key is not there, or it was changed.
@@ -51,7 +51,7 @@ impl StoredHeader {
         String::from_utf8(keyring.open(endpoint, name, &stored)?).map_err(|_| changed())
     }
 
-    /// A sensitive value, encrypted if there is a key.
+    /// A secret value, encrypted if there is a key.
     #[must_use]
     pub fn seal(keyring: &Keyring, endpoint: EndpointId, name: &str, value: String) -> Self {
         let stored = keyring.seal(endpoint, name, value.as_bytes());
@@ -68,14 +68,14 @@ pub(super) fn seal(
     keyring: &Keyring,
     endpoint: EndpointId,
     settings: &EndpointSettings,
-    mut stored: BTreeMap<String, StoredHeader>,
-) -> BTreeMap<String, StoredHeader> {
+    mut stored: BTreeMap<String, StoredValue>,
+) -> BTreeMap<String, StoredValue> {
     let seal_one = |(name, value): (&String, &String)| {
         let is_sensitive = settings.sensitive_headers.contains(name);
         let header = match stored.remove(name) {
             Some(kept) if is_sensitive && value == MASK => kept,
-            _ if is_sensitive => StoredHeader::seal(keyring, endpoint, name, value.clone()),
-            _ => StoredHeader::Plain(value.clone()),
+            _ if is_sensitive => StoredValue::seal(keyring, endpoint, name, value.clone()),
+            _ => StoredValue::Plain(value.clone()),
         };
         (name.clone(), header)
     };
@@ -83,9 +83,9 @@ pub(super) fn seal(
 }
 
 /// The headers as they are shown.
-pub(super) fn mask(stored: BTreeMap<String, StoredHeader>, sensitive: &[String]) -> BTreeMap<String, String> {
+pub(super) fn mask(stored: BTreeMap<String, StoredValue>, sensitive: &[String]) -> BTreeMap<String, String> {
     let shown = |(name, header)| match header {
-        StoredHeader::Plain(value) if !sensitive.contains(&name) => (name, value),
+        StoredValue::Plain(value) if !sensitive.contains(&name) => (name, value),
         _ => (name, MASK.to_owned()),
     };
     stored.into_iter().map(shown).collect()
@@ -103,10 +103,10 @@ mod tests {
         let keyring = Keyring::new(vec![MasterKey::parse(&STANDARD.encode([1; 32])).expect("a key")]);
         let endpoint = EndpointId(Uuid::from_u128(7));
         for ring in [Keyring::default(), keyring] {
-            let header = StoredHeader::seal(&ring, endpoint, "x-token", "secret".to_owned());
+            let header = StoredValue::seal(&ring, endpoint, "x-token", "secret".to_owned());
             let json = serde_json::to_string(&header).expect("JSON");
             assert_eq!(json.contains("secret"), ring.current_id().is_none(), "{json}");
-            let read: StoredHeader = serde_json::from_str(&json).expect("a header");
+            let read: StoredValue = serde_json::from_str(&json).expect("a header");
             let shown = mask(BTreeMap::from([("x-token".to_owned(), read.clone())]), &["x-token".to_owned()]);
             assert_eq!(shown["x-token"], MASK);
             assert_eq!(read.clone().open(&ring, endpoint, "x-token").as_deref(), Ok("secret"));

@@ -42,6 +42,7 @@ mod session_settings;
 mod sessions;
 pub mod start;
 pub mod statistics;
+pub mod stored_url;
 pub mod synthetic;
 
 pub use connect::{Dedicated, Store, connect_dedicated};

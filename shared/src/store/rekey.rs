@@ -8,13 +8,14 @@ use std::collections::BTreeMap;
 use postgres_types::Json;
 use uuid::Uuid;
 
-use super::headers::StoredHeader;
+use super::headers::StoredValue;
 use super::secrets::StoredKey;
+use super::stored_url::QUERY;
 use super::{Store, StoreError};
 use crate::ids::EndpointId;
 use crate::keyring::{Keyring, KeyringError, SIGNING, Stored};
 
-/// Of secrets there is an index by master key; sensitive headers are few.
+/// Of secrets there is an index by master key; endpoints with secret values are few.
 const MASTER_KEYS: &str = "-- endpoint_secrets.master_keys
 with recursive walk as (
     select min(master_key_id) as id from endpoint_secrets
@@ -25,10 +26,14 @@ with recursive walk as (
 )
 select id from walk where id is not null
 union
-select h.value ->> 'key'
+select v.value ->> 'key'
 from endpoints e
-cross join lateral jsonb_each(e.headers) h
-where e.sensitive_headers <> '{}' and jsonb_typeof(h.value) = 'object'
+cross join lateral (
+    select h.value from jsonb_each(e.headers) h
+    union all
+    select e.url_query
+) v
+where (e.sensitive_headers <> '{}' or e.url_query is not null) and jsonb_typeof(v.value) = 'object'
 limit 1000";
 
 /// Refuses a keyring without a key that secrets are encrypted under: whoever serves without it would fail
@@ -103,78 +108,81 @@ fn current(keyring: &Keyring) -> Result<&str, StoreError> {
         .ok_or_else(|| StoreError::Schema("there is no master key to encrypt under".to_owned()))
 }
 
-const HEADERS: &str = "-- endpoints.with_sensitive_headers
-select id, headers, sensitive_headers
+const SECRET_VALUES: &str = "-- endpoints.with_secret_values
+select id, headers, sensitive_headers, url_query
 from endpoints
-where sensitive_headers <> '{}' and id > $1
+where (sensitive_headers <> '{}' or url_query is not null) and id > $1
 order by id
 limit $2
 for no key update";
 
-const RESEAL_HEADERS: &str = "-- endpoints.reseal_headers
+const RESEAL_VALUES: &str = "-- endpoints.reseal_values
 update endpoints e
-set headers = r.headers
-from unnest($1::uuid[], $2::jsonb[]) as r (id, headers)
+set headers = r.headers, url_query = r.url_query
+from unnest($1::uuid[], $2::jsonb[], $3::jsonb[]) as r (id, headers, url_query)
 where e.id = r.id";
 
-/// What a step has done with the headers of some endpoints.
+/// What a step has done with the headers and URLs of some endpoints.
 #[derive(Debug, Clone, Copy)]
-pub struct HeadersStep {
-    /// Endpoints whose headers were encrypted anew.
+pub struct EndpointsStep {
+    /// Endpoints of which something was encrypted anew.
     pub resealed: usize,
     /// Where the next step goes on; `None`: this was the last.
     pub next: Option<EndpointId>,
 }
 
-/// Encrypts the sensitive headers of the next endpoints after `after` under the current master key, `limit`
-/// endpoints at most.
+/// Encrypts the sensitive headers and the queries of the next endpoints after `after` under the current master key,
+/// `limit` endpoints at most.
 ///
 /// # Errors
 /// When PostgreSQL does not answer, there is no master key, or a value cannot be decrypted.
-pub async fn headers_step(
+pub async fn endpoints_step(
     store: &Store,
     keyring: &Keyring,
     after: Option<EndpointId>,
     limit: i64,
-) -> Result<HeadersStep, StoreError> {
+) -> Result<EndpointsStep, StoreError> {
     let current = current(keyring)?;
     let mut client = store.durable().await?;
     let transaction = client.transaction().await?;
-    let list = transaction.prepare_cached(HEADERS).await?;
+    let list = transaction.prepare_cached(SECRET_VALUES).await?;
     let rows = transaction.query(&list, &[&after.map_or(Uuid::nil(), |id| id.0), &limit]).await?;
-    let mut ids = Vec::new();
-    let mut resealed = Vec::new();
+    let (mut ids, mut all_headers, mut queries) = (Vec::new(), Vec::new(), Vec::new());
     for row in &rows {
         let endpoint: EndpointId = row.get(0);
-        let Json(mut headers) = row.get::<_, Json<BTreeMap<String, StoredHeader>>>(1);
+        let Json(mut headers) = row.get::<_, Json<BTreeMap<String, StoredValue>>>(1);
         let sensitive: Vec<String> = row.get(2);
         let is_stale =
-            |header: &StoredHeader| !matches!(header, StoredHeader::Sealed { key, .. } if key == current);
+            |value: &StoredValue| !matches!(value, StoredValue::Sealed { key, .. } if key == current);
+        let mut query: Option<Json<StoredValue>> = row.get(3);
+        let headers_to_seal = headers.iter_mut().filter(|(name, _)| sensitive.contains(name));
+        let values = headers_to_seal.map(|(name, value)| (name.as_str(), value));
         let mut has_changed = false;
-        for (name, header) in &mut headers {
-            if sensitive.contains(name) && is_stale(header) {
-                *header = reseal(keyring, endpoint, name, header.clone())
+        for (name, value) in values.chain(query.as_mut().map(|Json(query)| (QUERY, query))) {
+            if is_stale(value) {
+                *value = reseal(keyring, endpoint, name, value.clone())
                     .map_err(|error| StoreError::Schema(format!("endpoint {endpoint}: `{name}` {error}")))?;
                 has_changed = true;
             }
         }
         if has_changed {
             ids.push(endpoint);
-            resealed.push(Json(headers));
+            all_headers.push(Json(headers));
+            queries.push(query);
         }
     }
-    let reseal = transaction.prepare_cached(RESEAL_HEADERS).await?;
-    transaction.execute(&reseal, &[&ids, &resealed]).await?;
+    let reseal = transaction.prepare_cached(RESEAL_VALUES).await?;
+    transaction.execute(&reseal, &[&ids, &all_headers, &queries]).await?;
     transaction.commit().await?;
-    Ok(HeadersStep { resealed: ids.len(), next: rows.last().map(|row| row.get(0)) })
+    Ok(EndpointsStep { resealed: ids.len(), next: rows.last().map(|row| row.get(0)) })
 }
 
 fn reseal(
     keyring: &Keyring,
     endpoint: EndpointId,
     name: &str,
-    header: StoredHeader,
-) -> Result<StoredHeader, KeyringError> {
-    let value = header.open(keyring, endpoint, name)?;
-    Ok(StoredHeader::seal(keyring, endpoint, name, value))
+    value: StoredValue,
+) -> Result<StoredValue, KeyringError> {
+    let value = value.open(keyring, endpoint, name)?;
+    Ok(StoredValue::seal(keyring, endpoint, name, value))
 }

@@ -6,6 +6,7 @@ use poem_openapi::types::MaybeUndefined::{self, Null, Undefined, Value};
 use postrider_shared::signing::{Algorithm, SigningKey};
 use postrider_shared::store::endpoints::EndpointSettings;
 use postrider_shared::store::headers::MASK;
+use postrider_shared::store::stored_url::is_masked;
 
 use crate::resources::endpoints::check::{
     UrlRules, check_filter, check_headers, check_patterns, check_schedule, check_sensitive, check_statuses,
@@ -61,6 +62,12 @@ impl Fields {
     pub(crate) fn apply(self, settings: &mut EndpointSettings, checks: &mut Checks, rules: &UrlRules) {
         if let Some(url) = checks.not_null("url", self.url) {
             check_url(checks, &url, rules);
+            if is_masked(&url) && url != settings.url {
+                checks.mistake(
+                    "url",
+                    format!("has `{MASK}` in place of a value: send the value itself, or the URL exactly as it is shown"),
+                );
+            }
             settings.url = url;
         }
         let defaults = defaults();

@@ -40,7 +40,7 @@ pub(crate) struct Endpoint {
     id: Uuid,
     /// The application it belongs to.
     application_id: Uuid,
-    /// Where it is.
+    /// Where it is, with `***` in place of the values in its query.
     url: String,
     /// For people.
     description: String,

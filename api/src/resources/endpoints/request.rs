@@ -21,7 +21,8 @@ const MAX_REASON_LENGTH: usize = 500;
 #[derive(Debug, Object, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateEndpointRequest {
-    /// Where webhooks go: absolute, `https` or `http`, without credentials and fragment.
+    /// Where webhooks go: absolute, `https` or `http`, without credentials and fragment. The values in its query are
+    /// never shown again.
     #[oai(validator(max_length = 2048))]
     url: String,
     /// For people. Absent or null: empty.
@@ -95,7 +96,7 @@ pub(crate) struct CreateEndpointRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct UpdateEndpointRequest {
     /// Where webhooks go: absolute, `https` or `http`, without credentials and fragment. What is open goes there
-    /// too.
+    /// too. The URL as it is shown, with `***` in its query, keeps the values.
     #[oai(validator(max_length = 2048))]
     #[serde(default)]
     url: MaybeUndefined<String>,
