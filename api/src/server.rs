@@ -14,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 const STOP_GRACE: Duration = Duration::from_secs(10);
 /// How long a connection may be silent.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+/// Requests under way at once on one connection of HTTP/2, which clients may speak without being asked.
+const MAX_STREAMS: u32 = 32;
 /// How long to wait after a connection could not be taken in: most likely all descriptors are in use.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -29,6 +31,7 @@ pub(crate) async fn serve(
     let acceptor = QuickAcceptor(TcpAcceptor::from_tokio(listener)?);
     Server::new_with_acceptor(acceptor)
         .idle_timeout(IDLE_TIMEOUT)
+        .http2_max_concurrent_streams(MAX_STREAMS)
         .run_with_graceful_shutdown(routes, stop.cancelled_owned(), Some(STOP_GRACE))
         .await
 }

@@ -180,3 +180,86 @@ async fn two_admin_tokens_are_accepted_while_one_takes_over_from_the_other() {
     services.stop().await;
     bed.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_has_a_hundred_keys_at_most() {
+    let bed = Bed::new().await;
+    let services = Services::api_alone(&bed, &[]).await;
+    let producer = Producer::new(services.api).await;
+    let sql = bed.sql().await;
+    sql.batch_execute(
+        "insert into api_keys (application_id, name, prefix, key_hash, scopes)
+         select id, 'many', 'pr_', sha256(n::text::bytea), '{read}' from applications, generate_series(1, 97) n",
+    )
+    .await
+    .expect("97 keys beside the first one");
+    let path = producer.path("/api-keys");
+    let tries = (0..6).map(|n| {
+        let request = producer.request(Method::POST, &path).json(&json!({"name": format!("{n}")}));
+        tokio::spawn(async move { request.send().await.expect("a response").status().as_u16() })
+    });
+    let mut statuses = Vec::new();
+    for request in tries.collect::<Vec<_>>() {
+        let status = request.await.expect("no panic");
+        // Those that wait for their turn too long are told to try again.
+        assert!(matches!(status, 201 | 409 | 503), "{status}");
+        statuses.push(status);
+    }
+    while bed.count("select count(*) from api_keys").await < 100 {
+        producer.post(&path, &json!({"name": "another"})).await;
+    }
+    assert!(statuses.iter().filter(|&&status| status == 201).count() <= 2, "{statuses:?}");
+    let code = producer.refusal(Method::POST, &path, Some(&json!({"name": "one too many"})), 409).await;
+    assert_eq!(code, "too_many_api_keys");
+    assert_eq!(bed.count("select count(*) from api_keys").await, 100);
+    services.stop().await;
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_credential_pages_of_other_sites_are_refused() {
+    let bed = Bed::new().await;
+    let services = Services::api_alone(&bed, &[]).await;
+    let producer = Producer::new(services.api).await;
+    let endpoint = producer.endpoint(json!({"url": "https://example.com"})).await;
+    let local = Producer { key: None, ..producer.clone() };
+    let rotate = producer.endpoint_path(&endpoint, "/secret/rotate");
+    let calls = [
+        (Method::GET, producer.path("")),
+        (Method::POST, rotate.clone()),
+        (Method::DELETE, producer.endpoint_path(&endpoint, "")),
+    ];
+    let own = format!("http://{}", services.api);
+    for (name, value) in [
+        ("sec-fetch-site", "cross-site"),
+        ("sec-fetch-site", "same-site"),
+        ("origin", "https://evil.example"),
+        ("origin", "null"),
+        ("origin", "http://localhost:1"),
+    ] {
+        for (method, path) in &calls {
+            let response =
+                local.request(method.clone(), path).header(name, value).send().await.expect("a response");
+            assert_eq!(response.status(), 403, "{method} {path} {name}: {value}");
+            let problem: Value = response.json().await.expect("a problem");
+            assert_eq!(problem["code"], "cross_site_request");
+        }
+        // With a credential the page is one that was given it.
+        let request = producer.request(Method::GET, &producer.path("")).header(name, value);
+        assert_eq!(request.send().await.expect("a response").status(), 200, "{name}: {value}");
+    }
+    // Swagger UI, an address typed into the browser, and what is no browser.
+    for headers in [
+        vec![("sec-fetch-site", "same-origin"), ("origin", own.as_str())],
+        vec![("sec-fetch-site", "none")],
+        vec![],
+    ] {
+        let mut request = local.request(Method::POST, &rotate);
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        assert_eq!(request.send().await.expect("a response").status(), 202);
+    }
+    services.stop().await;
+    bed.finish().await;
+}

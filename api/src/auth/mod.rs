@@ -2,8 +2,8 @@
 //!
 //! `Authorization: Bearer` with an API key reaches its own application; with an admin token, everything.
 //! Where no admin token is configured the API listens on loopback only, and a request with no credential,
-//! addressed to a loopback host, is the admin on `/v1/applications…`. The host is looked at because a
-//! page of a foreign site can make a browser send requests here under a name of its own.
+//! addressed to a loopback host, is the admin on `/v1/applications…`. A page of a foreign site can make a browser send
+//! requests here: under a name of its own, which the host shows, or across sites, which the browser says.
 
 pub(crate) mod key;
 pub(crate) mod key_use;
@@ -76,7 +76,11 @@ impl Credential {
         let mut values = request.headers().get_all(header::AUTHORIZATION).iter();
         let (Some(value), None) = (values.next(), values.next()) else {
             let is_absent = !request.headers().contains_key(header::AUTHORIZATION);
-            return if is_absent && is_local_admin(request, app) { Ok(Self::Admin) } else { Err(missing()) };
+            return match is_absent && is_local_admin(request, app) {
+                true if is_cross_site(request) => Err(cross_site()),
+                true => Ok(Self::Admin),
+                false => Err(missing()),
+            };
         };
         let token = bearer_token(value.as_bytes()).ok_or_else(invalid)?;
         let hash = key::hash(token);
@@ -232,9 +236,36 @@ fn bearer_token(value: &[u8]) -> Option<&[u8]> {
 fn is_local_admin(request: &Request, app: &App) -> bool {
     let path = request.original_uri().path();
     let is_applications = path == "/v1/applications" || path.starts_with("/v1/applications/");
-    let host =
-        request.header(header::HOST).or_else(|| request.uri().authority().map(http::uri::Authority::as_str));
-    app.admin_tokens.is_empty() && is_applications && host.is_some_and(is_loopback_host)
+    app.admin_tokens.is_empty() && is_applications && host(request).is_some_and(is_loopback_host)
+}
+
+fn host(request: &Request) -> Option<&str> {
+    request.header(header::HOST).or_else(|| request.uri().authority().map(http::uri::Authority::as_str))
+}
+
+/// True for a request that a page of another origin makes, as far as the browser says so (Fetch Metadata, and `Origin`
+/// of RFC 6454). Swagger UI is of the same origin; what is no browser says nothing.
+fn is_cross_site(request: &Request) -> bool {
+    let own = host(request).unwrap_or_default();
+    let is_own = |origin: &[u8]| {
+        let authority = origin.strip_prefix(b"http://").or_else(|| origin.strip_prefix(b"https://"));
+        authority.is_some_and(|authority| authority.eq_ignore_ascii_case(own.as_bytes()))
+    };
+    let headers = request.headers();
+    let mut sites = headers.get_all("sec-fetch-site").iter();
+    let mut origins = headers.get_all(header::ORIGIN).iter();
+    sites.any(|site| !matches!(site.as_bytes(), b"same-origin" | b"none"))
+        || origins.any(|origin| !is_own(origin.as_bytes()))
+}
+
+/// 403: without a credential, nothing is done for pages of other sites.
+fn cross_site() -> Problem {
+    Problem::new(
+        StatusCode::FORBIDDEN,
+        "cross_site_request",
+        "This request comes from a page of another site. Without a credential such requests are refused: send \
+         `Authorization: Bearer`.",
+    )
 }
 
 /// True for `localhost`, `127.0.0.0/8` and `[::1]`, with or without a port.
@@ -322,6 +353,34 @@ mod tests {
             "::1",
         ] {
             assert!(!is_loopback_host(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn what_a_page_of_another_origin_sends_is_told_from_the_rest() {
+        let is_refused = |name: &str, value: &str| {
+            is_cross_site(&Request::builder().header("host", "localhost:8000").header(name, value).finish())
+        };
+        for (name, value) in [
+            ("sec-fetch-site", "same-origin"),
+            ("sec-fetch-site", "none"),
+            ("origin", "http://localhost:8000"),
+            ("origin", "http://LOCALHOST:8000"),
+            ("referer", "https://example.com/"),
+        ] {
+            assert!(!is_refused(name, value), "{name}: {value}");
+        }
+        for (name, value) in [
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-site", "same-site"),
+            ("sec-fetch-site", ""),
+            ("origin", "null"),
+            ("origin", "http://localhost:3000"),
+            ("origin", "http://127.0.0.1:8000"),
+            ("origin", "https://example.com"),
+            ("origin", ""),
+        ] {
+            assert!(is_refused(name, value), "{name}: {value}");
         }
     }
 

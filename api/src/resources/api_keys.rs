@@ -22,7 +22,7 @@ use crate::web::page::{Cursor, Page, limit};
 use crate::web::parameter::{InQuery, Path};
 use crate::web::parameter_values::Limit;
 use crate::web::problem::Problem;
-use crate::web::refused::{BODY, INVALID, NOT_FOUND, Refused};
+use crate::web::refused::{BODY, CONFLICT, INVALID, NOT_FOUND, Refused};
 use crate::web::value::Timestamp;
 
 /// An API key, as far as it can be shown.
@@ -132,7 +132,8 @@ pub(crate) struct ApiKeys;
 impl ApiKeys {
     /// Create an API key
     ///
-    /// Answers the key, the only time that it is shown. Needs the scope `manage`.
+    /// Answers the key, the only time that it is shown. An application has 100 keys at most, expired ones included.
+    /// Needs the scope `manage`.
     #[oai(path = "/applications/:application_id/api-keys", method = "post", operation_id = "create_api_key")]
     async fn create(
         &self,
@@ -141,14 +142,29 @@ impl ApiKeys {
         /// The id of the application, or its `uid`.
         application_id: Path<ApplicationRef>,
         body: JsonBody<CreateApiKeyRequest>,
-    ) -> Result<Created<CreatedApiKey>, Refused<{ BODY | NOT_FOUND }>> {
+    ) -> Result<Created<CreatedApiKey>, Refused<{ BODY | NOT_FOUND | CONFLICT }>> {
         caller.require(Scope::Manage)?;
         let application = caller.application(&app, &application_id.0).await?;
         let fresh = FreshKey::generate();
         let key = body.0.check(&caller, &fresh)?;
-        let created = api_keys::create(&app.store, &caller.actor(), application.id, &key).await?;
-        let location = format!("/v1/applications/{}/api-keys/{}", application.id, created.id);
-        Ok(Created::at(location, CreatedApiKey { key: created.into(), api_key: fresh.text }))
+        match api_keys::create(&app.store, &caller.actor(), application.id, &key).await? {
+            api_keys::Created::Key(created) => {
+                let location = format!("/v1/applications/{}/api-keys/{}", application.id, created.id);
+                Ok(Created::at(location, CreatedApiKey { key: (*created).into(), api_key: fresh.text }))
+            }
+            api_keys::Created::TooMany => Err(Problem::new(
+                StatusCode::CONFLICT,
+                "too_many_api_keys",
+                format!(
+                    "The application has {} API keys, as many as it may have. Delete some first.",
+                    api_keys::MAX_KEYS
+                ),
+            )
+            .into()),
+            api_keys::Created::UnknownApplication => {
+                Err(Problem::not_found("application_not_found", "application").into())
+            }
+        }
     }
 
     /// List API keys

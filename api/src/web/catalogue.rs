@@ -33,6 +33,7 @@ catalogue! {
     403 {
         "admin_required": "Only an admin token may do this.",
         "scope_required": "The API key lacks a scope that this needs; `detail` names it. Use a key that has it.",
+        "cross_site_request": "A page of another site has made this request, without a credential. Send one.",
         "application_inactive": "The application is not active, so it may not publish. Activate it first.",
     }
     404 {
@@ -52,6 +53,7 @@ catalogue! {
     409 {
         "uid_taken": "Another application has this `uid`. Choose another one, or use that application.",
         "too_many_endpoints": "The application has as many endpoints as it may have.",
+        "too_many_api_keys": "The application has as many API keys as it may have, expired ones included. Delete some first.",
         "too_many_secrets": "As many secrets of the endpoint sign as may. Wait until some end, or rotate with a shorter overlap.",
         "endpoint_inactive": "The endpoint is not active, so that nothing is sent to it. Activate it first.",
         "idempotency_key_reused": "The key belongs to a different event. Use a new key for a new event.",

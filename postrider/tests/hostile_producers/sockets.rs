@@ -222,3 +222,24 @@ async fn connections_that_say_half_a_request_and_no_more_hinder_nobody_and_not_t
     scene.bed.finish().await;
     drop(silent);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http2_is_bounded_in_streams() {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    const EMPTY_SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const MAX_CONCURRENT_STREAMS: u16 = 3;
+    let scene = Scene::new().await;
+    let mut stream = TcpStream::connect(scene.services.api).await.expect("a connection");
+    stream.write_all(&[PREFACE, &EMPTY_SETTINGS].concat()).await.expect("sent");
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).await.expect("the head of a frame");
+    assert_eq!(head[3], EMPTY_SETTINGS[3], "SETTINGS come first");
+    let mut settings = vec![0; usize::from(u16::from_be_bytes([head[1], head[2]]))];
+    stream.read_exact(&mut settings).await.expect("settings");
+    let bound = settings.chunks_exact(6).find_map(|setting| {
+        let is_bound = u16::from_be_bytes([setting[0], setting[1]]) == MAX_CONCURRENT_STREAMS;
+        is_bound.then(|| u32::from_be_bytes([setting[2], setting[3], setting[4], setting[5]]))
+    });
+    assert_eq!(bound, Some(32));
+    scene.finish().await;
+}

@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 
 use super::audit::{self, Actor, Change};
 use super::page::Page;
-use super::{Store, StoreError};
+use super::{Store, StoreError, applications};
 use crate::ids::{ApiKeyId, ApplicationId};
 
 /// The SHA-256 of a key.
@@ -86,12 +86,29 @@ pub async fn find_owner(store: &Store, hash: &KeyHash) -> Result<Option<KeyOwner
     }))
 }
 
+/// Keys that an application may have, expired ones included.
+pub const MAX_KEYS: i64 = 100;
+
+/// What became of a key that was to be made.
+#[derive(Debug, Clone)]
+pub enum Created {
+    /// It is there.
+    Key(Box<ApiKey>),
+    /// The application has [`MAX_KEYS`].
+    TooMany,
+    /// The application is not there (any more).
+    UnknownApplication,
+}
+
+const COUNT: &str = "-- api_keys.count
+select count(*) from api_keys where application_id = $1";
+
 const CREATE: &str = "-- api_keys.create
 insert into api_keys (application_id, name, prefix, key_hash, scopes, expires_at)
 values ($1, $2, $3, $4, $5, $6)
 returning id, name, prefix, scopes, expires_at, last_used_at, created_at";
 
-/// Makes a key of an application that exists.
+/// Makes a key of an application, unless it has as many as it may have.
 ///
 /// # Errors
 /// When PostgreSQL does not answer.
@@ -100,12 +117,20 @@ pub async fn create(
     actor: &Actor,
     application: ApplicationId,
     key: &NewApiKey,
-) -> Result<ApiKey, StoreError> {
+) -> Result<Created, StoreError> {
     let mut client = store.durable().await?;
     let transaction = client.transaction().await?;
+    if applications::take_turn(&transaction, application).await?.is_none() {
+        return Ok(Created::UnknownApplication);
+    }
+    let count = transaction.prepare_cached(COUNT).await?;
+    let existing: i64 = transaction.query_one(&count, &[&application]).await?.get(0);
+    if existing >= MAX_KEYS {
+        return Ok(Created::TooMany);
+    }
     let created = insert(&transaction, actor, application, key).await?;
     transaction.commit().await?;
-    Ok(created)
+    Ok(Created::Key(Box::new(created)))
 }
 
 pub(super) async fn insert(

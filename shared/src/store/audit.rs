@@ -1,4 +1,5 @@
-//! The audit log: who changed which resource, from what to what. Written with the change, or not at all.
+//! The audit log: who changed which resource, from what to what, and who has read a secret. Written with the change, or
+//! not at all.
 
 use chrono::{DateTime, Utc};
 use deadpool_postgres::Transaction;
@@ -40,6 +41,11 @@ pub(super) struct Change {
 }
 
 impl Change {
+    /// Something that was done with a resource, and did not change it.
+    pub(super) fn none(action: &'static str, resource_id: impl ToString) -> Self {
+        Self { action, resource_id: resource_id.to_string(), before: None, after: None }
+    }
+
     /// Of a resource that serialises to what may be shown of it.
     pub(super) fn of<T: Serialize>(
         action: &'static str,
@@ -89,9 +95,9 @@ select $1, $2, $3, $4, $5, split_part($5, '.', 1), $6,
            where c.before is null or a.value is distinct from c.before -> a.key
        ), '{}') end
 from (select $7::text::jsonb as before, $8::text::jsonb as after) c
-where c.before is distinct from c.after";
+where c.before is null and c.after is null or c.before is distinct from c.after";
 
-/// Notes a change, unless nothing was changed.
+/// Notes a change, unless nothing was changed. Without `before` and `after` it is something that was done.
 pub(super) async fn note(
     transaction: &Transaction<'_>,
     application: ApplicationId,

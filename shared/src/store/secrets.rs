@@ -85,20 +85,28 @@ join endpoint_secrets s on s.endpoint_id = e.id and (s.expires_at is null or s.e
 where e.application_id = $1 and e.id = $2 and e.deleted_at is null
 order by s.id desc";
 
-/// The live keys of an endpoint, newest first; none where there is no such endpoint.
+/// Reads the live keys of an endpoint, newest first, and notes who has read them; none where there is no such endpoint.
 ///
 /// # Errors
 /// When PostgreSQL does not answer, or a key cannot be decrypted.
-pub async fn list(
+pub async fn read(
     store: &Store,
     keyring: &Keyring,
+    actor: &Actor,
     application: ApplicationId,
     endpoint: EndpointId,
 ) -> Result<Vec<LiveKey>, StoreError> {
-    let client = store.durable().await?;
-    let statement = client.prepare_cached(LIST).await?;
-    let rows = client.query(&statement, &[&application, &endpoint]).await?;
-    rows.iter().map(|row| live(row, keyring, endpoint)).collect()
+    let mut client = store.durable().await?;
+    let transaction = client.transaction().await?;
+    let statement = transaction.prepare_cached(LIST).await?;
+    let rows = transaction.query(&statement, &[&application, &endpoint]).await?;
+    let keys = rows.iter().map(|row| live(row, keyring, endpoint)).collect::<Result<Vec<_>, _>>()?;
+    if !keys.is_empty() {
+        let change = Change::none("endpoint.read_secret", endpoint.0);
+        audit::note(&transaction, application, actor, change).await?;
+    }
+    transaction.commit().await?;
+    Ok(keys)
 }
 
 fn live(row: &Row, keyring: &Keyring, endpoint: EndpointId) -> Result<LiveKey, StoreError> {

@@ -125,11 +125,9 @@ pub(crate) fn check_headers(
     for (name, value) in headers.into_iter().take(MAX_HEADERS) {
         let field = format!("headers.{name}");
         let lower = name.to_ascii_lowercase();
-        let is_reserved = RESERVED_HEADERS.contains(&lower.as_str())
-            || RESERVED_HEADER_PREFIXES.iter().any(|prefix| lower.starts_with(prefix));
         if name.len() > 255 || HeaderName::from_bytes(lower.as_bytes()).is_err() {
             checks.mistake(field, "is not the name of a header");
-        } else if is_reserved {
+        } else if is_reserved(&lower) {
             checks.refuse("reserved_header", field, "is set by Postrider itself; leave it out");
         } else if value.len() > MAX_HEADER_LENGTH
             || !value.bytes().all(|byte| (b' '..=b'~').contains(&byte))
@@ -144,6 +142,14 @@ pub(crate) fn check_headers(
         }
     }
     checked
+}
+
+/// True for a name that Postrider or the framing uses, also by its other spellings: behind CGI and its heirs
+/// `webhook_id` and `webhook.id` are `HTTP_WEBHOOK_ID`, as `webhook-id` is.
+fn is_reserved(name: &str) -> bool {
+    let folded = name.replace(|character: char| !character.is_ascii_alphanumeric(), "-");
+    RESERVED_HEADERS.contains(&folded.as_str())
+        || RESERVED_HEADER_PREFIXES.iter().any(|prefix| folded.starts_with(prefix))
 }
 
 /// Notes names that are not of these headers.

@@ -61,6 +61,12 @@ fn headers_that_frame_or_sign_are_reserved() {
         "webhook-id",
         "Webhook-Anything",
         "Proxy-Authorization",
+        // What CGI makes the same variable of.
+        "webhook_id",
+        "Webhook_Signature",
+        "webhook.timestamp",
+        "content_length",
+        "Proxy_Authorization",
     ] {
         assert_eq!(header_codes(name, "x"), Some("reserved_header"), "{name}");
     }

@@ -121,7 +121,7 @@ pub(crate) struct EndpointSecrets;
 impl EndpointSecrets {
     /// Get the secret of an endpoint
     ///
-    /// What receivers verify signatures with. Needs the scope `manage`.
+    /// What receivers verify signatures with. Who reads it is noted in the audit log. Needs the scope `manage`.
     #[oai(
         path = "/applications/:application_id/endpoints/:endpoint_id/secret",
         method = "get",
@@ -138,7 +138,8 @@ impl EndpointSecrets {
     ) -> Result<Found<EndpointSecret>, Refused<{ NOT_FOUND }>> {
         caller.require(Scope::Manage)?;
         let application = caller.application(&app, &application_id.0).await?.id;
-        let keys = secrets::list(&app.store, &app.keyring, application, endpoint_id.0).await?;
+        let actor = caller.actor();
+        let keys = secrets::read(&app.store, &app.keyring, &actor, application, endpoint_id.0).await?;
         Ok(Found::new(EndpointSecret::of(keys).ok_or_else(unknown)?))
     }
 
