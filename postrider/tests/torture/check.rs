@@ -1,0 +1,191 @@
+//! What was acknowledged, what is stored and what was received must agree.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use crate::installation::Installation;
+use crate::support::producer::text;
+use crate::support::receiver::Received;
+use crate::traffic::{Acknowledged, KINDS, MANAGED, Traffic};
+
+/// How long everything may take to come to an end once nothing fails any more. The audit looks at what was due for a
+/// minute, and takes turns.
+const SETTLE: Duration = Duration::from_secs(240);
+
+/// How many problems of a kind are told.
+const TOLD: usize = 5;
+
+/// What was found.
+#[derive(Default)]
+pub(crate) struct Report {
+    acknowledged: usize,
+    received: usize,
+    duplicates: usize,
+    unknown_attempts: i64,
+    longest: Duration,
+    settled: Duration,
+    pub(crate) problems: Vec<String>,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "acknowledged {}, requests received {}", self.acknowledged, self.received)?;
+        writeln!(
+            f,
+            "received again after a success {}, unknown attempts {}",
+            self.duplicates, self.unknown_attempts
+        )?;
+        writeln!(f, "longest from acknowledgement to arrival {:.1} s", self.longest.as_secs_f64())?;
+        writeln!(f, "settled {:.1} s after the last fault", self.settled.as_secs_f64())?;
+        self.problems.iter().try_for_each(|problem| writeln!(f, "PROBLEM: {problem}"))
+    }
+}
+
+impl Report {
+    fn problems(&mut self, what: &str, items: impl IntoIterator<Item = String>) {
+        let items: Vec<_> = items.into_iter().collect();
+        if !items.is_empty() {
+            let some = items[..items.len().min(TOLD)].join(", ");
+            self.problems.push(format!("{what}: {} ({some})", items.len()));
+        }
+    }
+}
+
+pub(crate) async fn check(
+    installation: &mut Installation,
+    traffic: &Traffic,
+    acknowledged: &HashMap<usize, Vec<Acknowledged>>,
+    postgres_crashes: u32,
+) -> Report {
+    let mut report = Report::default();
+    let began = Instant::now();
+    let open = "select count(*) from deliveries where status in ('pending', 'in_progress', 'failed')";
+    while began.elapsed() < SETTLE && installation.bed.count(open).await > 0 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    report.settled = began.elapsed();
+    report.unknown_attempts = installation.bed.unknown_attempts().await;
+    stored(installation, &mut report, postgres_crashes).await;
+    let webhooks = traffic.receiver.received();
+    report.received = webhooks.len();
+    signatures(traffic, &webhooks, &mut report);
+    for (kind, events) in acknowledged {
+        report.acknowledged += events.len();
+        arrivals(*kind, events, &webhooks, &mut report);
+        as_the_api_says(traffic, *kind, events, &mut report).await;
+    }
+    report
+}
+
+/// Nothing is open, and attempts are counted as they are kept.
+async fn stored(installation: &Installation, report: &mut Report, postgres_crashes: u32) {
+    let sql = installation.bed.sql().await;
+    for (what, query) in [
+        (
+            "deliveries that are still open",
+            "select d.id || ' ' || d.status || ' ' || d.endpoint_id from deliveries d
+             where status in ('pending', 'in_progress', 'failed')",
+        ),
+        (
+            "deliveries whose attempts are not those that were counted",
+            "select d.id || ' ' || d.status || ' counted ' || d.attempt_count || ', kept ' || count(a.delivery_id)
+             from deliveries d left join delivery_attempts a on a.delivery_id = d.id
+             group by d.id, d.status, d.attempt_count
+             having d.attempt_count <> count(a.delivery_id)",
+        ),
+        (
+            "deliveries that succeeded without an attempt that did",
+            "select d.id::text from deliveries d where status = 'succeeded' and not exists (
+                 select from delivery_attempts a where a.delivery_id = d.id and a.outcome = 'succeeded')",
+        ),
+        (
+            "dead letters and cancelled deliveries with an attempt that succeeded",
+            "select d.id::text from deliveries d where status = 'dead_letter' and exists (
+                 select from delivery_attempts a where a.delivery_id = d.id and a.outcome = 'succeeded')",
+        ),
+    ] {
+        let rows = sql.query(query, &[]).await.expect("a list");
+        report.problems(what, rows.iter().map(|row| row.get(0)));
+    }
+    // Of how many requests no attempt may tell: a crash loses what was claimed, and a killed deliverer does not record.
+    let known = "select count(*) from delivery_attempts where response_status is not null";
+    let known = sql.query_one(known, &[]).await.expect("a count").get::<_, i64>(0);
+    println!("torture: {known} attempts have an answer, {postgres_crashes} crashes of PostgreSQL");
+}
+
+/// Each is signed with a secret that its endpoint has had.
+fn signatures(traffic: &Traffic, webhooks: &[Received], report: &mut Report) {
+    let secrets = traffic.secrets.lock().expect("the lock").clone();
+    let is_forged = |webhook: &&Received| {
+        let Some(kind) = KINDS.iter().position(|kind| webhook.path == format!("/{kind}")) else {
+            return false;
+        };
+        let timestamp = webhook.header("webhook-timestamp").parse::<i64>().unwrap_or_default();
+        let signature = webhook.header("webhook-signature");
+        !secrets[&kind].iter().any(|secret| {
+            let secret = postrider_shared::signing::Secret::parse(secret).expect("a secret");
+            secret.verifies(signature, webhook.id(), timestamp, &webhook.body)
+        })
+    };
+    let forged =
+        webhooks.iter().filter(is_forged).map(|webhook| format!("{} {}", webhook.path, webhook.id()));
+    report.problems("webhooks whose signature does not hold", forged);
+}
+
+/// Whatever was acknowledged has arrived, at ordered endpoints in order. A managed one may cancel.
+fn arrivals(kind: usize, events: &[Acknowledged], webhooks: &[Received], report: &mut Report) {
+    let path = format!("/{}", KINDS[kind]);
+    let numbers: BTreeMap<&str, u64> =
+        events.iter().map(|event| (event.event_id.as_str(), event.number)).collect();
+    let mut first: BTreeMap<&str, Instant> = BTreeMap::new();
+    let (mut out_of_order, mut strange) = (Vec::new(), Vec::new());
+    let mut missing_before: BTreeSet<u64> = numbers.values().copied().collect();
+    for webhook in webhooks.iter().filter(|webhook| webhook.path == path) {
+        let Some(&number) = numbers.get(webhook.id()) else {
+            strange.push(webhook.id().to_owned());
+            continue;
+        };
+        if first.contains_key(webhook.id()) {
+            report.duplicates += usize::from(webhook.attempt > 2);
+        } else {
+            first.insert(webhook.id(), webhook.at);
+            if missing_before.first() != Some(&number) {
+                out_of_order.push(number.to_string());
+            }
+            missing_before.remove(&number);
+        }
+    }
+    report.problems(&format!("{path}: received, and never acknowledged"), strange);
+    if kind == MANAGED {
+        return;
+    }
+    report.problems(&format!("{path}: never received"), missing_before.iter().map(u64::to_string));
+    if KINDS[kind].starts_with("ordered") {
+        report.problems(&format!("{path}: out of order"), out_of_order);
+    }
+    for event in events {
+        if let Some(arrived) = first.get(event.event_id.as_str()) {
+            report.longest = report.longest.max(arrived.saturating_duration_since(event.at));
+        }
+    }
+}
+
+/// The API shows each acknowledged event, with a delivery that has ended: with success, unless it was managed.
+async fn as_the_api_says(traffic: &Traffic, kind: usize, events: &[Acknowledged], report: &mut Report) {
+    let mut wrong = Vec::new();
+    for event in events {
+        let deliveries = traffic.producers[0].deliveries(&event.event_id).await;
+        let statuses: Vec<_> = deliveries.iter().map(|delivery| text(&delivery["status"])).collect();
+        let has_ended = |status: &String| {
+            status == "succeeded"
+                || kind == MANAGED && ["cancelled", "dead_letter"].contains(&status.as_str())
+        };
+        // Disabled, it had no part in what was accepted meanwhile.
+        let is_passed_by = statuses.is_empty() && kind != MANAGED;
+        if is_passed_by || !statuses.iter().all(has_ended) {
+            wrong.push(format!("{} {statuses:?}", event.event_id));
+        }
+    }
+    report.problems(&format!("/{}: events that the API shows otherwise", KINDS[kind]), wrong);
+}
