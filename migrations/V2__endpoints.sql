@@ -22,11 +22,11 @@ create table endpoints (
     -- Requests per second; null: no limit.
     rate_limit integer default 1000 check (rate_limit > 0),
     concurrency_limit integer not null default 100 check (concurrency_limit between 1 and 1000),
-    max_attempts smallint not null default 5 check (max_attempts between 1 and 20),
+    max_attempts smallint not null default 10 check (max_attempts between 1 and 20),
     -- Seconds before each retry; null: the schedule of the installation.
     retry_schedule integer[],
-    -- Response statuses that are never retried; null: the default list.
-    permanent_statuses smallint[],
+    -- Response statuses that are never retried.
+    permanent_statuses smallint[] not null default '{}',
     timeout_seconds smallint not null default 15 check (timeout_seconds between 1 and 60),
     ordered boolean not null default false,
     is_active boolean not null default true,
@@ -67,7 +67,7 @@ create table endpoint_health (
     state text not null default 'closed' check (state in ('closed', 'open')),
     reason text,
     next_probe_at timestamptz,
-    -- All attempts have failed from then on, with no day without any; null: the last ones did not.
+    -- All attempts have failed from then on, with no two days without any; null: the last ones did not.
     failing_since timestamptz,
     -- Kept to within an hour, so that a failing endpoint is not written to with every attempt.
     last_failed_at timestamptz,

@@ -5,12 +5,8 @@ use std::time::Duration;
 use postrider_shared::delivery::ErrorClass;
 use postrider_shared::queue::Feedback;
 use postrider_shared::retry::RetrySchedule;
-use postrider_shared::store::record::{Exchange, Verdict};
+use postrider_shared::store::record::Verdict;
 use rand::Rng;
-
-/// Answers by which a receiver says that this request will never be accepted as it is. An endpoint can
-/// have a list of its own.
-pub(crate) const PERMANENT_STATUSES: [u16; 11] = [400, 405, 406, 411, 413, 414, 415, 422, 431, 501, 505];
 
 /// The receiver wants no more: the endpoint is disabled too.
 const GONE: u16 = 410;
@@ -37,7 +33,8 @@ pub(crate) enum Ending {
 pub(crate) struct Policy<'a> {
     pub(crate) attempt_number: u16,
     pub(crate) max_attempts: u16,
-    pub(crate) permanent_statuses: &'a [u16],
+    /// Statuses by which this receiver refuses a webhook for good.
+    pub(crate) permanent_statuses: &'a [i16],
     pub(crate) schedule: &'a RetrySchedule,
 }
 
@@ -46,6 +43,8 @@ pub(crate) struct Policy<'a> {
 pub(crate) struct Judgement {
     pub(crate) verdict: Verdict,
     pub(crate) error: Option<(ErrorClass, String)>,
+    /// The receiver refuses this webhook for good, which says nothing of the next one.
+    pub(crate) is_refused: bool,
     /// The endpoint is to be disabled.
     pub(crate) is_gone: bool,
 }
@@ -55,20 +54,22 @@ impl Policy<'_> {
     pub(crate) fn judge(&self, ending: Ending, random: &mut impl Rng) -> Judgement {
         match ending {
             Ending::Answered { status: 200..=299, .. } => {
-                Judgement { verdict: Verdict::Succeeded, error: None, is_gone: false }
+                Judgement { verdict: Verdict::Succeeded, error: None, is_refused: false, is_gone: false }
             }
             Ending::Broken { status: 200..=299, class, message, .. } | Ending::Failed { class, message } => {
-                Judgement { verdict: self.retry(None, random), error: Some((class, message)), is_gone: false }
+                let (verdict, error) = (self.retry(None, random), Some((class, message)));
+                Judgement { verdict, error, is_refused: false, is_gone: false }
             }
             Ending::Answered { status, retry_after } | Ending::Broken { status, retry_after, .. } => {
                 let is_gone = status == GONE;
-                let verdict = if is_gone || self.permanent_statuses.contains(&status) {
+                let is_refused = is_gone || self.permanent_statuses.contains(&status.cast_signed());
+                let verdict = if is_refused {
                     Verdict::Dead
                 } else {
                     let obeyed = retry_after.filter(|_| RETRY_AFTER_STATUSES.contains(&status));
                     self.retry(obeyed, random)
                 };
-                Judgement { verdict, error: Some((ErrorClass::Http, describe(status))), is_gone }
+                Judgement { verdict, error: Some((ErrorClass::Http, describe(status))), is_refused, is_gone }
             }
         }
     }
@@ -82,21 +83,18 @@ impl Policy<'_> {
     }
 }
 
-/// What an attempt tells of its endpoint, for its concurrency and its circuit breaker. A receiver that
-/// refuses one request for good has answered, which says nothing of the next one.
-pub(crate) fn feedback(verdict: Verdict, exchange: &Exchange) -> Feedback {
-    let Exchange { error_class, response_status, duration, .. } = exchange;
-    let is_overloaded =
-        response_status.is_some_and(|status| OVERLOAD_STATUSES.contains(&status.unsigned_abs()));
-    match (verdict, error_class) {
-        (Verdict::Succeeded, _) => Feedback::Succeeded,
-        (_, Some(ErrorClass::Timeout)) => Feedback::Overloaded(*duration),
-        (_, Some(ErrorClass::Http)) if is_overloaded => Feedback::Overloaded(*duration),
-        (Verdict::Dead, Some(ErrorClass::Http)) if response_status.is_some_and(|status| status < 500) => {
-            Feedback::None
-        }
-        (_, None | Some(ErrorClass::Internal | ErrorClass::Unrenderable)) => Feedback::None,
-        (_, Some(_)) => Feedback::Failed(*duration),
+/// What an attempt tells of its endpoint, for its concurrency and its circuit breaker.
+pub(crate) fn feedback(judgement: &Judgement, status: Option<i16>, duration: Duration) -> Feedback {
+    if judgement.is_refused {
+        return Feedback::None;
+    }
+    let is_overloaded = status.is_some_and(|status| OVERLOAD_STATUSES.contains(&status.unsigned_abs()));
+    match &judgement.error {
+        None => Feedback::Succeeded,
+        Some((ErrorClass::Internal | ErrorClass::Unrenderable, _)) => Feedback::None,
+        Some((ErrorClass::Timeout, _)) => Feedback::Overloaded(duration),
+        Some((ErrorClass::Http, _)) if is_overloaded => Feedback::Overloaded(duration),
+        Some(_) => Feedback::Failed(duration),
     }
 }
 
@@ -116,12 +114,8 @@ mod tests {
 
     fn judge(ending: Ending, attempt_number: u16) -> Judgement {
         let schedule = RetrySchedule::new(vec![Duration::from_secs(10)]);
-        let policy = Policy {
-            attempt_number,
-            max_attempts: 5,
-            permanent_statuses: &PERMANENT_STATUSES,
-            schedule: &schedule,
-        };
+        let policy =
+            Policy { attempt_number, max_attempts: 10, permanent_statuses: &[404, 422], schedule: &schedule };
         policy.judge(ending, &mut rand::rng())
     }
 
@@ -129,22 +123,25 @@ mod tests {
         Ending::Answered { status, retry_after: Some(Duration::from_secs(100)) }
     }
 
+    fn told(ending: Ending, attempt_number: u16) -> Feedback {
+        let status = match ending {
+            Ending::Answered { status, .. } | Ending::Broken { status, .. } => Some(status.cast_signed()),
+            Ending::Failed { .. } => None,
+        };
+        feedback(&judge(ending, attempt_number), status, Duration::ZERO)
+    }
+
     #[test]
     fn a_status_means_what_the_contract_says() {
-        for status in [200, 201, 202, 204, 299] {
-            assert_eq!(judge(answered(status), 1).verdict, Verdict::Succeeded, "{status}");
+        for status in 100..1000 {
+            let Judgement { verdict, is_gone, .. } = judge(answered(status), 1);
+            match status {
+                200..=299 => assert_eq!(verdict, Verdict::Succeeded, "{status}"),
+                404 | 410 | 422 => assert_eq!(verdict, Verdict::Dead, "{status}"),
+                _ => assert!(matches!(verdict, Verdict::Retry(_)), "{status}"),
+            }
+            assert_eq!(is_gone, status == 410, "{status}");
         }
-        for status in [400, 405, 406, 410, 411, 413, 414, 415, 422, 431, 501, 505] {
-            assert_eq!(judge(answered(status), 1).verdict, Verdict::Dead, "{status}");
-        }
-        for status in [
-            301, 302, 307, 308, 401, 402, 403, 404, 407, 408, 409, 418, 425, 429, 451, 500, 502, 503, 504,
-            599,
-        ] {
-            assert!(matches!(judge(answered(status), 1).verdict, Verdict::Retry(_)), "{status}");
-        }
-        assert!(judge(answered(410), 1).is_gone);
-        assert!(!judge(answered(404), 1).is_gone);
     }
 
     #[test]
@@ -164,18 +161,25 @@ mod tests {
 
     #[test]
     fn signs_of_overload_slow_the_endpoint() {
-        let told = |status: i16, class| {
-            let (error_class, response_status) = (Some(class), Some(status));
-            let exchange = Exchange { error_class, response_status, ..Exchange::default() };
-            feedback(Verdict::Retry(Duration::ZERO), &exchange)
-        };
         for status in [429, 502, 503, 504] {
-            assert_eq!(told(status, ErrorClass::Http), Feedback::Overloaded(Duration::ZERO), "{status}");
+            assert_eq!(told(answered(status), 1), Feedback::Overloaded(Duration::ZERO), "{status}");
         }
-        for status in [301, 400, 404, 413, 500, 501, 505] {
-            assert_eq!(told(status, ErrorClass::Http), Feedback::Failed(Duration::ZERO), "{status}");
+        for status in [301, 400, 403, 413, 500, 501, 505] {
+            assert_eq!(told(answered(status), 1), Feedback::Failed(Duration::ZERO), "{status}");
         }
-        assert_eq!(told(200, ErrorClass::Timeout), Feedback::Overloaded(Duration::ZERO));
+        let slow = Ending::Failed { class: ErrorClass::Timeout, message: String::new() };
+        assert_eq!(told(slow, 1), Feedback::Overloaded(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_webhook_refused_for_good_says_nothing_of_the_endpoint_but_a_last_attempt_does() {
+        for refused in [404, 410, 422] {
+            assert_eq!(told(answered(refused), 1), Feedback::None, "{refused}");
+        }
+        assert_eq!(told(answered(400), 10), Feedback::Failed(Duration::ZERO));
+        assert_eq!(told(answered(204), 10), Feedback::Succeeded);
+        let internal = Ending::Failed { class: ErrorClass::Internal, message: String::new() };
+        assert_eq!(told(internal, 1), Feedback::None);
     }
 
     #[test]
@@ -194,25 +198,30 @@ mod tests {
 
     #[test]
     fn the_last_attempt_makes_a_dead_letter() {
-        assert!(matches!(judge(answered(500), 4).verdict, Verdict::Retry(_)));
-        assert_eq!(judge(answered(500), 5).verdict, Verdict::Dead);
-        assert_eq!(judge(answered(200), 5).verdict, Verdict::Succeeded);
+        assert!(matches!(judge(answered(500), 9).verdict, Verdict::Retry(_)));
+        assert_eq!(judge(answered(500), 10).verdict, Verdict::Dead);
+        assert_eq!(judge(answered(200), 10).verdict, Verdict::Succeeded);
     }
 
     proptest! {
         /// Success is exactly 2xx, and nothing but a permanent status or the last attempt is final.
         #[test]
-        fn judgement_is_total_and_consistent(status in 100..1000u16, attempt in 1..20u16, max in 1..20u16) {
+        fn judgement_is_total_and_consistent(
+            status in 100..1000u16,
+            attempt in 1..20u16,
+            max in 1..20u16,
+            permanent_statuses in proptest::collection::vec(300..600i16, 0..5),
+        ) {
             let schedule = RetrySchedule::default();
             let policy = Policy {
                 attempt_number: attempt,
                 max_attempts: max,
-                permanent_statuses: &PERMANENT_STATUSES,
+                permanent_statuses: &permanent_statuses,
                 schedule: &schedule,
             };
             let ending = Ending::Answered { status, retry_after: None };
             let judgement = policy.judge(ending, &mut rand::rng());
-            let is_permanent = status == 410 || PERMANENT_STATUSES.contains(&status);
+            let is_permanent = status == 410 || permanent_statuses.contains(&status.cast_signed());
             let expected_final = is_permanent || attempt >= max;
             match judgement.verdict {
                 Verdict::Succeeded => prop_assert!((200..300).contains(&status)),

@@ -13,7 +13,7 @@ use postrider_shared::retry::{RetrySchedule, parse_retry_after};
 use postrider_shared::store::claim::{Claimed, EndpointSettings, LEASE_MARGIN, Unrendered};
 use postrider_shared::store::record::{self, Exchange, Recorded, Verdict};
 
-use crate::classify::{Ending, Judgement, PERMANENT_STATUSES, Policy};
+use crate::classify::{Ending, Judgement, Policy, feedback};
 use crate::client::{self, Client, Deadline, Failure, Sent};
 use crate::in_flight::Place;
 use crate::recorder::Finished;
@@ -138,12 +138,10 @@ fn judge(deliverer: &Deliverer, claimed: &Claimed, ending: Ending) -> Judgement 
         let delay = |seconds: &i32| Duration::from_secs(u64::from(seconds.unsigned_abs()));
         RetrySchedule::new(seconds.iter().map(delay).collect())
     });
-    let own_statuses: Option<Vec<u16>> =
-        permanent_statuses.as_ref().map(|list| list.iter().map(|status| status.unsigned_abs()).collect());
     let policy = Policy {
         attempt_number: claimed.attempt_number.unsigned_abs(),
         max_attempts: claimed.max_attempts.unsigned_abs(),
-        permanent_statuses: own_statuses.as_deref().unwrap_or(&PERMANENT_STATUSES),
+        permanent_statuses,
         schedule: own_schedule.as_ref().unwrap_or(&deliverer.config.retry_schedule),
     };
     // What cannot be rendered now never can be.
@@ -160,6 +158,7 @@ fn finish(
     reservation: Reservation,
     place: Place,
 ) -> Finished {
+    let feedback = feedback(&judgement, exchange.response_status, duration);
     let (error_class, error_message) =
         judgement.error.map(|(class, message)| (class, told(claimed, &message))).unzip();
     Finished {
@@ -171,6 +170,7 @@ fn finish(
             verdict: judgement.verdict,
         },
         reservation,
+        feedback,
         gone: judgement.is_gone.then(|| claimed.endpoint.url.clone()),
         place,
     }

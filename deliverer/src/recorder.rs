@@ -12,7 +12,6 @@ use postrider_shared::store::stored_url::StoredUrl;
 use postrider_shared::store::{StoreError, health};
 use tokio::sync::{mpsc, watch};
 
-use crate::classify::feedback;
 use crate::in_flight::Place;
 use crate::{Deliverer, PAUSE};
 
@@ -23,6 +22,8 @@ const BATCH: usize = 128;
 pub(crate) struct Finished {
     pub(crate) recorded: Recorded,
     pub(crate) reservation: Reservation,
+    /// What it told of its endpoint.
+    pub(crate) feedback: Feedback,
     /// The receiver at this URL wants no more webhooks.
     pub(crate) gone: Option<StoredUrl>,
     /// Kept until it is recorded, so that what waits here is bounded too.
@@ -98,7 +99,7 @@ impl Told {
     fn of(finished: &Finished) -> Self {
         Self {
             reservation: finished.reservation,
-            feedback: feedback(finished.recorded.verdict, &finished.recorded.exchange),
+            feedback: finished.feedback,
             error: finished.recorded.exchange.error_message.clone(),
         }
     }

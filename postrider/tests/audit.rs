@@ -75,7 +75,7 @@ async fn every_change_is_noted_with_who_made_it_from_what_to_what() {
     assert_eq!(
         changes(5),
         (
-            json!({"max_attempts": 5, "headers": {"x-token": "***"}}),
+            json!({"max_attempts": 10, "headers": {"x-token": "***"}}),
             json!({"max_attempts": 8, "headers": {"x-token": "*** (new)"}})
         )
     );

@@ -63,6 +63,7 @@ async fn a_change_keeps_what_is_absent_and_resets_what_is_null() {
             assert_eq!(*value, fresh[field], "{field}");
         }
     }
+    assert_eq!((&reset["max_attempts"], &reset["permanent_statuses"]), (&json!(10), &json!([])));
     for (body, field) in [
         (json!({"url": null}), "url"),
         (json!({"url": "http://10.0.0.1"}), "url"),
@@ -379,8 +380,9 @@ async fn statistics_count_what_the_window_holds_and_say_how_far_they_reach() {
     })
     .await;
     let producer = Producer::new(services.api).await;
-    let endpoint = producer.endpoint(json!({"url": receiver.url("/"), "retry_schedule": [0]})).await;
-    producer.endpoint(json!({"url": receiver.url("/other")})).await;
+    let settings = json!({"url": receiver.url("/"), "retry_schedule": [0], "permanent_statuses": [422]});
+    let endpoint = producer.endpoint(settings).await;
+    producer.endpoint(json!({"url": receiver.url("/other"), "permanent_statuses": [422]})).await;
     let path = producer.endpoint_path(&endpoint, "/stats");
     let empty = producer.get(&path).await;
     assert_eq!((&empty["success_rate"], &empty["deliveries"]["total"]), (&Value::Null, &json!(0)));

@@ -117,6 +117,34 @@ async fn a_failed_attempt_is_retried_with_the_same_id_and_the_same_bytes() {
     bed.finish().await;
 }
 
+/// A receiver that was deployed with the wrong secret refuses every signature until somebody notices.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_answers_4xx_for_a_while_loses_nothing() {
+    let bed = Bed::new().await;
+    let services = Services::start(&bed).await;
+    let receiver = Receiver::start(|webhook| match webhook.attempt {
+        1 => 400,
+        2 => 404,
+        3 => 422,
+        _ => 204,
+    })
+    .await;
+    let producer = Producer::new(services.api).await;
+    let endpoint = producer.endpoint(json!({"url": receiver.url("/"), "permanent_statuses": null})).await;
+    assert_eq!((&endpoint["max_attempts"], &endpoint["permanent_statuses"]), (&json!(10), &json!([])));
+    let accepted = producer.publish("user.created", json!({})).await;
+    let delivered = producer.delivery_in(&text(&accepted["event_id"]), "succeeded").await;
+    assert_eq!((&delivered["attempt_count"], &delivered["max_attempts"]), (&json!(4), &json!(10)));
+
+    // Who wants some statuses to be final says so.
+    producer.patch(&producer.endpoint_path(&endpoint, ""), &json!({"permanent_statuses": [400]})).await;
+    let accepted = producer.publish("user.created", json!({})).await;
+    let dead = producer.delivery_in(&text(&accepted["event_id"]), "dead_letter").await;
+    assert_eq!((&dead["attempt_count"], &dead["last_response_status"]), (&json!(1), &json!(400)));
+    services.stop().await;
+    bed.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_can_be_retried_by_hand() {
     let bed = Bed::new().await;

@@ -42,7 +42,7 @@ async fn a_dead_letter_and_a_disabled_endpoint_are_told_to_those_who_subscribe()
     let operations =
         producer.endpoint(json!({"url": receiver.url("/operations"), "event_types": ["postrider.*"]})).await;
     producer.endpoint(json!({"url": receiver.url("/all")})).await;
-    let dead = producer.endpoint(json!({"url": receiver.url("/dead"), "event_types": ["dead"]})).await;
+    let dead = producer.endpoint(json!({"url": receiver.url("/dead"), "event_types": ["dead"], "max_attempts": 1})).await;
     let gone = producer.endpoint(json!({"url": receiver.url("/gone"), "event_types": ["gone"]})).await;
     // Of another application, which hears nothing of this one.
     let stranger = Producer::new(services.api).await;
@@ -95,8 +95,10 @@ async fn what_becomes_of_operational_events_is_told_by_none() {
     let services = Services::start(&bed).await;
     let receiver = Receiver::start(|_| 422).await;
     let producer = Producer::new(services.api).await;
-    producer.endpoint(json!({"url": receiver.url("/operations"), "event_types": ["postrider.*"]})).await;
-    let dead = producer.endpoint(json!({"url": receiver.url("/dead")})).await;
+    let operations =
+        json!({"url": receiver.url("/operations"), "event_types": ["postrider.*"], "max_attempts": 1});
+    producer.endpoint(operations).await;
+    let dead = producer.endpoint(json!({"url": receiver.url("/dead"), "max_attempts": 1})).await;
 
     let accepted = producer.publish("a", json!({})).await;
     producer.delivery_in(&text(&accepted["event_id"]), "dead_letter").await;
@@ -148,8 +150,8 @@ async fn an_endpoint_that_does_nothing_but_fail_for_five_days_is_disabled() {
     failing(2).await;
     let passes = "update endpoint_health
                   set failing_since = failing_since - interval '6 days',
-                      last_failed_at = last_failed_at - case when endpoint_id::text = $1 then interval '2 days'
-                                                             else interval '2 hours' end";
+                      last_failed_at = last_failed_at - case when endpoint_id::text = $1 then interval '3 days'
+                                                             else interval '30 hours' end";
     sql.execute(passes, &[&text(&silent["id"])]).await.expect("time passes");
     producer.publish("a", json!({"n": 3})).await;
 
@@ -158,7 +160,7 @@ async fn an_endpoint_that_does_nothing_but_fail_for_five_days_is_disabled() {
     assert_eq!(event["data"]["reason"], "every attempt has failed for 5 days");
     let disabled = producer.get(&producer.endpoint_path(&fails, "")).await;
     assert_eq!(disabled["disabled_reason"], "every attempt has failed for 5 days");
-    // A day without an attempt is no day of failure.
+    // Two days without an attempt are no days of failure. The longest gap of the default schedule is shorter.
     failing(3).await;
     for endpoint in [&recovers, &silent] {
         assert_eq!(producer.get(&producer.endpoint_path(endpoint, "")).await["is_active"], true);

@@ -11,7 +11,8 @@ pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 /// How far a delay may be from its schedule, as a fraction of it, either way.
 pub const JITTER: f64 = 0.2;
 
-/// The default schedule, in seconds: with the default five attempts the first four are used.
+/// The default schedule, in seconds: the example of Standard Webhooks. Ten attempts use all of it, within about
+/// three days.
 pub const DEFAULT_SCHEDULE: [u64; 9] = [5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400];
 
 /// The delays between the attempts of a delivery.

@@ -131,7 +131,7 @@ pub(crate) fn of(schema: &str) -> Option<Value> {
             "action": "endpoint.update",
             "resource_type": "endpoint",
             "resource_id": ENDPOINT_ID,
-            "before": { "max_attempts": 5 },
+            "before": { "max_attempts": 10 },
             "after": { "max_attempts": 8 },
             "created_at": "2026-01-31T12:00:00.000000Z"
         }),
@@ -233,7 +233,7 @@ fn endpoint() -> Value {
         "concurrency_limit": 100,
         "max_attempts": 8,
         "retry_schedule": null,
-        "permanent_statuses": null,
+        "permanent_statuses": [],
         "timeout_seconds": 10,
         "ordered": false,
         "is_active": true,

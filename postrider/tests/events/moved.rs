@@ -67,9 +67,9 @@ async fn a_retry_that_is_not_due_comes_at_once_and_the_schedule_goes_on_from_the
     let event = text(&producer.publish("user.created", json!({})).await["event_id"]);
     let failed = producer.delivery_in(&event, "failed").await;
     let retried = producer.post(&path(&failed, "retry"), &json!({})).await;
-    assert_eq!((&retried["status"], &retried["max_attempts"]), (&json!("failed"), &json!(5)));
+    assert_eq!((&retried["status"], &retried["max_attempts"]), (&json!("failed"), &json!(10)));
     let delivered = producer.delivery_in(&event, "succeeded").await;
-    assert_eq!((&delivered["attempt_count"], &delivered["max_attempts"]), (&json!(3), &json!(5)));
+    assert_eq!((&delivered["attempt_count"], &delivered["max_attempts"]), (&json!(3), &json!(10)));
     services.stop().await;
     assert_eq!(receiver.count(), 3);
     bed.finish().await;
@@ -81,7 +81,7 @@ async fn a_closed_delivery_is_opened_with_one_attempt_more() {
     let services = Services::start(&bed).await;
     let receiver = Receiver::start(|webhook| if webhook.attempt == 2 { 422 } else { 200 }).await;
     let producer = Producer::new(services.api).await;
-    producer.endpoint(json!({"url": receiver.url("/")})).await;
+    producer.endpoint(json!({"url": receiver.url("/"), "max_attempts": 1})).await;
     let event = text(&producer.publish("user.created", json!({"n": 1})).await["event_id"]);
     for (status, attempts) in [("succeeded", 1), ("dead_letter", 2), ("succeeded", 3)] {
         let delivery = producer.delivery_in(&event, status).await;
@@ -160,7 +160,7 @@ async fn a_retry_to_a_disabled_endpoint_waits_and_to_a_deleted_one_is_refused() 
     let services = Services::start(&bed).await;
     let receiver = Receiver::start(|webhook| if webhook.attempt == 1 { 422 } else { 200 }).await;
     let producer = Producer::new(services.api).await;
-    producer.endpoint(json!({"url": receiver.url("/")})).await;
+    producer.endpoint(json!({"url": receiver.url("/"), "max_attempts": 1})).await;
     let event = text(&producer.publish("user.created", json!({})).await["event_id"]);
     let dead = producer.delivery_in(&event, "dead_letter").await;
     let sql = bed.sql().await;

@@ -40,7 +40,7 @@ async fn a_replay_sends_the_same_webhook_to_the_endpoints_that_match_now() {
     for id in replayed["delivery_ids"].as_array().expect("ids") {
         let delivery = producer.get(&format!("/v1/deliveries/{}", text(id))).await;
         assert!(deliveries.iter().any(|other| other["id"] == *id));
-        assert_eq!((&delivery["event_id"], &delivery["max_attempts"]), (&json!(event), &json!(5)));
+        assert_eq!((&delivery["event_id"], &delivery["max_attempts"]), (&json!(event), &json!(10)));
     }
     services.stop().await;
     assert_eq!(receiver.count(), 3);

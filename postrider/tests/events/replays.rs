@@ -123,8 +123,8 @@ async fn a_redrive_opens_dead_letters_with_one_attempt_more() {
     .await;
     let producer = Producer::new(services.api).await;
     let endpoint =
-        text(&producer.endpoint(json!({"url": receiver.url("/a"), "event_types": ["user.*"]})).await["id"]);
-    producer.endpoint(json!({"url": receiver.url("/b"), "event_types": ["invoice.*"]})).await;
+        text(&producer.endpoint(json!({"url": receiver.url("/a"), "event_types": ["user.*"], "permanent_statuses": [422]})).await["id"]);
+    producer.endpoint(json!({"url": receiver.url("/b"), "event_types": ["invoice.*"], "permanent_statuses": [422]})).await;
     publish_many(&producer, "user.created", 60).await;
     publish_many(&producer, "invoice.paid", 20).await;
     let dead = "select count(*) from deliveries where status = 'dead_letter'";
@@ -172,7 +172,7 @@ async fn a_redrive_of_failed_deliveries_retries_them_at_once() {
     let failed = "select count(*) from deliveries where status = 'failed'";
     eventually("20 failed ones", async || (bed.count(failed).await == 20).then_some(())).await;
     assert_eq!(run(&producer, json!({"mode": "redrive", "statuses": ["failed"]})).await["matched_count"], 20);
-    let done = "select count(*) from deliveries where status = 'succeeded' and max_attempts = 5";
+    let done = "select count(*) from deliveries where status = 'succeeded' and max_attempts = 10";
     eventually("20 to succeed", async || (bed.count(done).await == 20).then_some(())).await;
     services.stop().await;
     assert_eq!(receiver.count(), 40);

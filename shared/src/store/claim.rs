@@ -93,8 +93,8 @@ pub struct EndpointSettings {
     pub timeout: Duration,
     /// Seconds before each retry; `None`: the schedule of the installation.
     pub retry_schedule: Option<Vec<i32>>,
-    /// Statuses that are never retried; `None`: the default list.
-    pub permanent_statuses: Option<Vec<i16>>,
+    /// Statuses that are never retried.
+    pub permanent_statuses: Vec<i16>,
     /// Every live signing key, newest first.
     pub keys: Vec<StoredKey>,
 }

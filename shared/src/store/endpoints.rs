@@ -44,8 +44,8 @@ pub struct EndpointSettings {
     pub max_attempts: i16,
     /// Seconds before each retry; `None`: the schedule of the installation.
     pub retry_schedule: Option<Vec<i32>>,
-    /// Statuses that are never retried; `None`: the default list.
-    pub permanent_statuses: Option<Vec<i16>>,
+    /// Statuses that are never retried.
+    pub permanent_statuses: Vec<i16>,
     /// For a whole exchange.
     pub timeout_seconds: i16,
     /// Which payloads it gets; `None`: all.

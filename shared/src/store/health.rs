@@ -141,7 +141,8 @@ set failing_since = null, cleared_at = now(), updated_at = now()
 from recovered r
 where h.endpoint_id = r.endpoint_id";
 
-/// A day without an attempt is no day of failure: the count begins anew.
+/// Two days without an attempt begin the count anew. The gaps between the retries of one delivery are shorter: by the
+/// default schedule at most 29 hours.
 const FAILED: &str = "-- endpoint_health.failed
 with noted as (
     insert into endpoint_health as h (endpoint_id, failing_since, last_failed_at)
@@ -151,7 +152,7 @@ with noted as (
     order by e.id
     on conflict (endpoint_id) do update
     set failing_since = case
-            when coalesce(h.last_failed_at, h.failing_since) > now() - interval '1 day'
+            when coalesce(h.last_failed_at, h.failing_since) > now() - interval '2 days'
             then coalesce(h.failing_since, now())
             else now()
         end,
@@ -166,7 +167,7 @@ where endpoint_id = any ($1) and last_failed_at > now() - interval '1 day'
   and failing_since <= now() - make_interval(secs => $2)";
 
 /// Notes endpoints of which an attempt has succeeded lately, and others of which all have failed. Answers those
-/// of the latter that have done nothing but fail for as long as `limit`, with at least one attempt a day.
+/// of the latter that have done nothing but fail for as long as `limit`, with no two days without an attempt.
 ///
 /// # Errors
 /// When PostgreSQL does not answer. What was not noted is noted by later attempts.

@@ -92,7 +92,7 @@ where $4
 order by delivery_id";
 
 /// Attempts that a delivery may have.
-const MAX_ATTEMPTS: i16 = 5;
+const MAX_ATTEMPTS: i16 = 10;
 
 /// Makes `count` of them, from number `first` on.
 ///

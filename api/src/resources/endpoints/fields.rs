@@ -47,9 +47,9 @@ pub(crate) fn defaults() -> EndpointSettings {
         sensitive_headers: Vec::new(),
         rate_limit: Some(1_000),
         concurrency_limit: 100,
-        max_attempts: 5,
+        max_attempts: 10,
         retry_schedule: None,
-        permanent_statuses: None,
+        permanent_statuses: Vec::new(),
         timeout_seconds: 15,
         filter: None,
         ordered: false,
@@ -108,8 +108,8 @@ impl Fields {
             check_schedule(checks, &delays);
             Some(delays)
         });
-        set(&mut settings.permanent_statuses, None, self.permanent_statuses, |statuses| {
-            Some(check_statuses(checks, statuses))
+        set(&mut settings.permanent_statuses, Vec::new(), self.permanent_statuses, |statuses| {
+            check_statuses(checks, statuses)
         });
     }
 }

@@ -62,8 +62,8 @@ pub(crate) struct Endpoint {
     max_attempts: i32,
     /// Seconds before each retry; null: the schedule of the installation.
     retry_schedule: Option<Vec<i32>>,
-    /// Response statuses that are never retried; null: the default list.
-    permanent_statuses: Option<Vec<i32>>,
+    /// Response statuses that are never retried. 2xx always succeeds, and 410 always disables the endpoint.
+    permanent_statuses: Vec<i32>,
     /// For one whole exchange.
     timeout_seconds: i32,
     /// Keeps the order of acceptance.
@@ -108,9 +108,7 @@ impl From<endpoints::Endpoint> for Endpoint {
             concurrency_limit: settings.concurrency_limit,
             max_attempts: settings.max_attempts.into(),
             retry_schedule: settings.retry_schedule,
-            permanent_statuses: settings
-                .permanent_statuses
-                .map(|statuses| statuses.into_iter().map(Into::into).collect()),
+            permanent_statuses: settings.permanent_statuses.into_iter().map(Into::into).collect(),
             timeout_seconds: settings.timeout_seconds.into(),
             ordered: settings.ordered,
             is_active: stored.is_active,

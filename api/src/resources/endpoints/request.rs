@@ -56,16 +56,16 @@ pub(crate) struct CreateEndpointRequest {
     #[oai(validator(minimum(value = "1"), maximum(value = "1000")))]
     #[serde(default)]
     concurrency_limit: MaybeUndefined<i32>,
-    /// Attempts of each delivery. Absent or null: 5.
+    /// Attempts of each delivery. Absent or null: 10.
     #[oai(validator(minimum(value = "1"), maximum(value = "20")))]
     #[serde(default)]
     max_attempts: MaybeUndefined<i32>,
-    /// Seconds before each retry, 0 to 2,592,000; the last is repeated. Absent or null: the schedule of the
-    /// installation (5 s, 5 min, 30 min, 2 h, …). ±20 % of jitter is applied.
+    /// Seconds before each retry, 0 to 2,592,000; the last one repeats when attempts are left. Absent or null: the
+    /// schedule of the installation (5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h, 24 h). Jitter of ±20 % is applied.
     #[oai(validator(min_items = 1, max_items = 20))]
     #[serde(default)]
     retry_schedule: MaybeUndefined<Vec<i32>>,
-    /// Response statuses from 300 to 599 that are never retried. Absent or null: the default list.
+    /// Response statuses from 300 to 599 that are never retried. Absent or null: none.
     #[oai(validator(max_items = 100))]
     #[serde(default)]
     permanent_statuses: MaybeUndefined<Vec<i32>>,
@@ -131,16 +131,16 @@ pub(crate) struct UpdateEndpointRequest {
     #[oai(validator(minimum(value = "1"), maximum(value = "1000")))]
     #[serde(default)]
     concurrency_limit: MaybeUndefined<i32>,
-    /// Attempts of each delivery that is made from now on. Null: 5.
+    /// Attempts of each delivery that is made from now on. Null: 10.
     #[oai(validator(minimum(value = "1"), maximum(value = "20")))]
     #[serde(default)]
     max_attempts: MaybeUndefined<i32>,
-    /// Seconds before each retry, 0 to 2,592,000; the last is repeated. Null: the schedule of the
-    /// installation. What waits already keeps its time.
+    /// Seconds before each retry, 0 to 2,592,000; the last one repeats when attempts are left. Null: the schedule of
+    /// the installation. What waits already keeps its time.
     #[oai(validator(min_items = 1, max_items = 20))]
     #[serde(default)]
     retry_schedule: MaybeUndefined<Vec<i32>>,
-    /// Response statuses from 300 to 599 that are never retried. Null: the default list.
+    /// Response statuses from 300 to 599 that are never retried. Null: none.
     #[oai(validator(max_items = 100))]
     #[serde(default)]
     permanent_statuses: MaybeUndefined<Vec<i32>>,
