@@ -42,7 +42,9 @@ async fn a_dead_letter_and_a_disabled_endpoint_are_told_to_those_who_subscribe()
     let operations =
         producer.endpoint(json!({"url": receiver.url("/operations"), "event_types": ["postrider.*"]})).await;
     producer.endpoint(json!({"url": receiver.url("/all")})).await;
-    let dead = producer.endpoint(json!({"url": receiver.url("/dead"), "event_types": ["dead"], "max_attempts": 1})).await;
+    let dead = producer
+        .endpoint(json!({"url": receiver.url("/dead"), "event_types": ["dead"], "max_attempts": 1}))
+        .await;
     let gone = producer.endpoint(json!({"url": receiver.url("/gone"), "event_types": ["gone"]})).await;
     // Of another application, which hears nothing of this one.
     let stranger = Producer::new(services.api).await;

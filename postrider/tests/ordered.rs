@@ -72,7 +72,11 @@ async fn a_dead_letter_lets_the_next_one_pass_and_so_does_a_cancelled_one() {
     })
     .await;
     let producer = Producer::new(services.api).await;
-    ordered_endpoint(&producer, json!({"url": receiver.url("/"), "retry_schedule": [3600], "permanent_statuses": [422]})).await;
+    ordered_endpoint(
+        &producer,
+        json!({"url": receiver.url("/"), "retry_schedule": [3600], "permanent_statuses": [422]}),
+    )
+    .await;
     publish(&producer, 0..3).await;
     let of = async |status: &str| {
         let page = producer.get(&format!("/v1/deliveries?status={status}")).await;

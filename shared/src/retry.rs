@@ -88,7 +88,8 @@ mod tests {
     #[test]
     fn the_default_schedule_is_the_documented_one() {
         let mut random = rand::rng();
-        for (attempt, seconds) in (1..).zip([5.0, 300.0, 1_800.0, 7_200.0, 18_000.0]) {
+        let documented = [5.0, 300.0, 1_800.0, 7_200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0];
+        for (attempt, seconds) in (1..).zip(documented) {
             let delay = RetrySchedule::default().delay(attempt, None, &mut random).as_secs_f64();
             assert!((seconds * 0.8..=seconds * 1.2).contains(&delay), "attempt {attempt}: {delay}");
         }

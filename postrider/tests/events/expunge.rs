@@ -45,7 +45,9 @@ async fn an_expunged_event_is_gone_and_cannot_be_sent_again() {
     .await;
     let producer = Producer::new(services.api).await;
     for path in ["/good", "/refusing", "/failing"] {
-        producer.endpoint(json!({"url": receiver.url(path), "retry_schedule": [3600]})).await;
+        let settings =
+            json!({"url": receiver.url(path), "retry_schedule": [3600], "permanent_statuses": [422]});
+        producer.endpoint(settings).await;
     }
     let data = json!({"person": SECRET});
     let response = producer.try_publish("the-key", "user.created", &data).await.expect("an answer");

@@ -81,7 +81,8 @@ async fn deliveries_are_found_by_all_that_is_known_of_them() {
     let producer = Producer::new(services.api).await;
     let mut endpoints = Vec::new();
     for path in ["/good", "/gone", "/busy"] {
-        let settings = json!({"url": receiver.url(path), "retry_schedule": [3600], "permanent_statuses": [422]});
+        let settings =
+            json!({"url": receiver.url(path), "retry_schedule": [3600], "permanent_statuses": [422]});
         endpoints.push(text(&producer.endpoint(settings).await["id"]));
     }
     let [good, gone, busy] = &endpoints[..] else { panic!("three endpoints") };

@@ -122,9 +122,18 @@ async fn a_redrive_opens_dead_letters_with_one_attempt_more() {
     })
     .await;
     let producer = Producer::new(services.api).await;
-    let endpoint =
-        text(&producer.endpoint(json!({"url": receiver.url("/a"), "event_types": ["user.*"], "permanent_statuses": [422]})).await["id"]);
-    producer.endpoint(json!({"url": receiver.url("/b"), "event_types": ["invoice.*"], "permanent_statuses": [422]})).await;
+    let endpoint = text(
+        &producer
+            .endpoint(
+                json!({"url": receiver.url("/a"), "event_types": ["user.*"], "permanent_statuses": [422]}),
+            )
+            .await["id"],
+    );
+    producer
+        .endpoint(
+            json!({"url": receiver.url("/b"), "event_types": ["invoice.*"], "permanent_statuses": [422]}),
+        )
+        .await;
     publish_many(&producer, "user.created", 60).await;
     publish_many(&producer, "invoice.paid", 20).await;
     let dead = "select count(*) from deliveries where status = 'dead_letter'";

@@ -94,7 +94,8 @@ async fn a_body_that_drips_is_a_timeout_with_what_came_of_it() {
     }
     // A failure stays the failure that it is: how its body ends does not matter.
     let failing = dripping(b"HTTP/1.1 422 No\r\ncontent-length: 100\r\n\r\n", b"x", DRIP).await;
-    let outcome = scene.deliver(&failing.url(), json!({"max_attempts": 5, "permanent_statuses": [422]})).await;
+    let outcome =
+        scene.deliver(&failing.url(), json!({"max_attempts": 5, "permanent_statuses": [422]})).await;
     assert_eq!(outcome.failed("http", Some(422))["error_message"], "the receiver answered 422");
     scene.finish().await;
 }
