@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use poem_openapi::Tags;
 use postrider_shared::keyring::Keyring;
+use postrider_shared::share::Shares;
 use postrider_shared::store::Store;
 
 use crate::accept::batch::Batcher;
 use crate::accept::ingest_limit::IngestLimits;
 use crate::accept::known_schemas::KnownSchemas;
 use crate::auth::key_use::KeyUse;
+use crate::auth::party::{Parties, Party};
 use crate::resources::endpoints::check::UrlRules;
 
 /// The state of the API.
@@ -22,6 +24,12 @@ pub(crate) struct App {
     pub(crate) schemas: KnownSchemas,
     /// What applications may publish, where that is limited.
     pub(crate) ingest_limits: IngestLimits,
+    /// On whose account requests are served.
+    pub(crate) parties: Parties,
+    /// Requests that are worked on, but for publishing: how many at once.
+    pub(crate) work: Shares<Party>,
+    /// Bytes of request bodies.
+    pub(crate) bodies: Shares<Party>,
     /// When keys were last used.
     pub(crate) key_use: Arc<KeyUse>,
     /// SHA-256 of each admin token; none: see [`crate::auth`].

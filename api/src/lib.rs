@@ -7,6 +7,7 @@
 mod accept;
 mod app;
 mod auth;
+mod connections;
 mod door;
 mod operations;
 mod resources;
@@ -36,6 +37,7 @@ use crate::accept::ingest_limit::IngestLimits;
 use crate::accept::known_schemas::KnownSchemas;
 use crate::app::App;
 use crate::auth::key_use::KeyUse;
+use crate::auth::party::Parties;
 use crate::door::Door;
 use crate::resources::endpoints::check::UrlRules;
 use crate::web::query::QueryParameters;
@@ -93,6 +95,9 @@ pub async fn run(
         batcher,
         schemas: KnownSchemas::new(store.clone()),
         ingest_limits: IngestLimits::new(store.clone()),
+        parties: Parties::new(store.clone()),
+        work: web::admission::work(),
+        bodies: web::admission::bodies(),
         key_use,
         admin_tokens: config.admin_tokens.iter().map(|token| auth::key::hash(token.as_bytes())).collect(),
         keyring: config.keyring,
@@ -149,13 +154,14 @@ pub fn specification() -> String {
 fn routes(app: Arc<App>, operations: Route, door: Door) -> impl Endpoint + 'static {
     let document = specification::document();
     let methods = web::edge::Methods::of(&document);
-    let resources = specification::service().into_endpoint().before(move |request| {
-        let door = door.clone();
-        async move {
-            door.pass().await?;
-            Ok(request)
-        }
-    });
+    let resources =
+        specification::service().into_endpoint().around(web::admission::admit).before(move |request| {
+            let door = door.clone();
+            async move {
+                door.pass().await?;
+                Ok(request)
+            }
+        });
     let routes = specification::docs::add(operations, specification::text())
         .nest_no_strip("/v1", resources)
         .data(QueryParameters::of(&document))

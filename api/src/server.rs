@@ -1,21 +1,26 @@
 //! The listener, and the connections it takes in.
 
 use std::io;
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use http::uri::Scheme;
 use poem::listener::{Acceptor, TcpAcceptor};
 use poem::web::{LocalAddr, RemoteAddr};
-use poem::{Endpoint, Server};
-use tokio::net::{TcpListener, TcpStream};
+use poem::{Addr, Endpoint, EndpointExt as _, Request, Server};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+use crate::connections::{Connections, Watched};
 
 /// How long requests under way may go on after a signal to stop.
 const STOP_GRACE: Duration = Duration::from_secs(10);
-/// How long a connection may be silent.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// Requests under way at once on one connection of HTTP/2, which clients may speak without being asked.
 const MAX_STREAMS: u32 = 32;
+/// How often connections are looked at that may have to be closed.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Connections that are open at once, where the system allows so many descriptors.
+const MAX_CONNECTIONS: usize = 8_192;
 /// How long to wait after a connection could not be taken in: most likely all descriptors are in use.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -28,35 +33,75 @@ pub(crate) async fn serve(
     routes: impl Endpoint + 'static,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let acceptor = QuickAcceptor(TcpAcceptor::from_tokio(listener)?);
-    Server::new_with_acceptor(acceptor)
-        .idle_timeout(IDLE_TIMEOUT)
+    let connections = Connections::new(max_connections());
+    let acceptor =
+        QuickAcceptor { listener: TcpAcceptor::from_tokio(listener)?, connections: connections.clone() };
+    let looking = connections.clone();
+    let routes = routes.around(move |next, request: Request| {
+        let serving = connections.serving(peer(request.remote_addr()));
+        async move {
+            let response = next.call(request).await;
+            drop(serving);
+            response
+        }
+    });
+    let serving = Server::new_with_acceptor(acceptor)
         .http2_max_concurrent_streams(MAX_STREAMS)
-        .run_with_graceful_shutdown(routes, stop.cancelled_owned(), Some(STOP_GRACE))
-        .await
+        .run_with_graceful_shutdown(routes, stop.cancelled_owned(), Some(STOP_GRACE));
+    tokio::select! {
+        served = serving => served,
+        () = close_overdue(looking) => Ok(()),
+    }
+}
+
+/// Half of what descriptors there are: PostgreSQL and whatever else is in this process need some too.
+fn max_connections() -> usize {
+    let descriptors = rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(1_024, |(soft, _)| soft);
+    usize::try_from(descriptors / 2).unwrap_or(usize::MAX).min(MAX_CONNECTIONS)
+}
+
+async fn close_overdue(connections: Connections) {
+    loop {
+        tokio::time::sleep(LOOK_INTERVAL).await;
+        connections.close_overdue(Instant::now());
+    }
+}
+
+fn peer(address: &RemoteAddr) -> Option<SocketAddr> {
+    match address.0 {
+        Addr::SocketAddr(address) => Some(address),
+        _ => None,
+    }
 }
 
 /// Sends small answers at once, and does not spin when it cannot accept.
-struct QuickAcceptor(TcpAcceptor);
+struct QuickAcceptor {
+    listener: TcpAcceptor,
+    connections: Connections,
+}
 
 impl Acceptor for QuickAcceptor {
-    type Io = TcpStream;
+    type Io = Watched;
 
     fn local_addr(&self) -> Vec<LocalAddr> {
-        self.0.local_addr()
+        self.listener.local_addr()
     }
 
-    async fn accept(&mut self) -> io::Result<(TcpStream, LocalAddr, RemoteAddr, Scheme)> {
-        match self.0.accept().await {
-            Ok(accepted) => {
-                // A connection that is gone already is found out by its first read.
-                let _ = accepted.0.set_nodelay(true);
-                Ok(accepted)
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be taken in");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                Err(error)
+    async fn accept(&mut self) -> io::Result<(Watched, LocalAddr, RemoteAddr, Scheme)> {
+        loop {
+            let (stream, local, remote, scheme) = match self.listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be taken in");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    return Err(error);
+                }
+            };
+            // A connection that is gone already is found out by its first read.
+            let _ = stream.set_nodelay(true);
+            let taken = peer(&remote).and_then(|peer| self.connections.add(stream, peer));
+            if let Some(watched) = taken {
+                return Ok((watched, local, remote, scheme));
             }
         }
     }

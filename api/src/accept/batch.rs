@@ -19,6 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::POSTGRESQL;
 use crate::accept::fanout::Fanout;
 use crate::accept::queue::{AcceptQueue, Answer};
+use crate::auth::party::Party;
 
 /// How long a batch waits for the statement before it to end, and gathers. One after the other they are fewer and
 /// fuller than side by side, which costs a seventh less CPU for each event; one that takes longer waits for the
@@ -38,6 +39,8 @@ pub(crate) enum Rejection {
     KeyBusy,
     /// PostgreSQL does not answer.
     Unavailable,
+    /// It takes PostgreSQL longer than an event may.
+    TooCostly,
     /// Too much waits already.
     Overloaded,
     /// The service stops.
@@ -95,13 +98,14 @@ impl Batcher {
     /// When none was taken in.
     pub(crate) fn submit_all(
         &self,
+        party: Party,
         events: Vec<NewEvent>,
     ) -> Result<impl Future<Output = Vec<Option<(NewEvent, Outcome)>>> + use<>, Rejection> {
         let expected = |event: NewEvent| {
             let deliveries = self.0.fanout.expect(&event);
             (event, deliveries)
         };
-        let answers = self.0.queue.push(events.into_iter().map(expected).collect())?;
+        let answers = self.0.queue.push(party, events.into_iter().map(expected).collect())?;
         Ok(async {
             let mut outcomes = Vec::with_capacity(answers.len());
             for answer in answers {
@@ -168,11 +172,15 @@ async fn store_all<T>(
     let mut parts = vec![items];
     let mut held: HashMap<Producer, Rejection> = HashMap::new();
     while let Some((mut events, mut answers)) = parts.pop() {
-        if !held.is_empty() {
+        let refusal = |event: &NewEvent| {
+            let is_refused = || shared.fanout.is_refused(event).then_some(Rejection::TooCostly);
+            held.get(&event.producer).copied().or_else(is_refused)
+        };
+        if events.iter().any(|event| refusal(event).is_some()) {
             let part = std::mem::take(&mut events).into_iter().zip(std::mem::take(&mut answers));
             for (event, answer) in part {
-                match held.get(&event.producer) {
-                    Some(&rejection) => tell(event, answer, Err(rejection)),
+                match refusal(&event) {
+                    Some(rejection) => tell(event, answer, Err(rejection)),
                     None => {
                         events.push(event);
                         answers.push(answer);
@@ -193,6 +201,15 @@ async fn store_all<T>(
                     tell(event, answer, Ok(accepted));
                 }
             }
+            // Whoever it was, the others wait no longer for it.
+            Err(error)
+                if error.is_timeout() && events.iter().any(|event| event.producer != events[0].producer) =>
+            {
+                for event in &events {
+                    shared.fanout.suspect(event);
+                }
+                parts.extend(by_producer(events.into_iter().zip(answers)));
+            }
             Err(error) if events.len() > 1 && (error.is_data_error() || error.is_contention()) => {
                 let middle = events.len() / 2;
                 let second = (events.split_off(middle), answers.split_off(middle));
@@ -207,6 +224,9 @@ async fn store_all<T>(
                     tracing::warn!(%error, events = events.len(), "events were not stored");
                 }
                 for (event, answer) in events.into_iter().zip(answers) {
+                    if rejection == Rejection::TooCostly {
+                        shared.fanout.refuse(&event);
+                    }
                     if in_order && rejection != Rejection::NotStorable {
                         held.insert(event.producer.clone(), rejection);
                     }
@@ -235,8 +255,26 @@ async fn store_part(store: &Store, events: &[NewEvent], in_order: bool) -> Resul
     }
 }
 
+/// Events with what belongs to them, those of each producer by themselves, in their order.
+fn by_producer<T>(items: impl Iterator<Item = (NewEvent, T)>) -> Vec<(Vec<NewEvent>, Vec<T>)> {
+    let mut parts: Vec<(Vec<NewEvent>, Vec<T>)> = Vec::new();
+    for (event, answer) in items {
+        let of_same = |(events, _): &&mut (Vec<NewEvent>, _)| events[0].producer == event.producer;
+        match parts.iter_mut().find(of_same) {
+            Some((events, answers)) => {
+                events.push(event);
+                answers.push(answer);
+            }
+            None => parts.push((vec![event], vec![answer])),
+        }
+    }
+    parts
+}
+
 fn rejection(error: &StoreError) -> Rejection {
-    if error.is_data_error() {
+    if error.is_timeout() {
+        Rejection::TooCostly
+    } else if error.is_data_error() {
         Rejection::NotStorable
     } else if error.is_contention() {
         Rejection::KeyBusy

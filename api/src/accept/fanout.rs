@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use postrider_shared::store::accept::NewEvent;
 
@@ -14,11 +15,16 @@ const UNKNOWN: usize = 100;
 /// Producers and types that are remembered; then all is forgotten.
 const MAX_KNOWN: usize = 65_536;
 
+/// How long events of a producer and type are refused after one that took too long although it was alone.
+const REFUSED_FOR: Duration = Duration::from_secs(5);
+
 /// What was seen.
 #[derive(Default)]
 pub(crate) struct Fanout {
     hasher: RandomState,
     seen: Mutex<HashMap<u64, u32>>,
+    /// When one took too long although it was alone.
+    too_costly: Mutex<HashMap<u64, Instant>>,
 }
 
 impl Fanout {
@@ -35,6 +41,31 @@ impl Fanout {
             seen.clear();
         }
         seen.insert(self.key(event), endpoints.unsigned_abs());
+    }
+
+    /// Notes that an event was in a statement that took too long: the next such one has a statement of its own, and
+    /// shows what it costs.
+    pub(crate) fn suspect(&self, event: &NewEvent) {
+        self.learn(event, i32::MAX);
+    }
+
+    /// Notes that an event took too long although nothing else was with it.
+    pub(crate) fn refuse(&self, event: &NewEvent) {
+        let mut too_costly = self.too_costly.lock().unwrap_or_else(PoisonError::into_inner);
+        if too_costly.len() >= MAX_KNOWN {
+            too_costly.clear();
+        }
+        too_costly.insert(self.key(event), Instant::now());
+    }
+
+    /// True where that was a moment ago: those that wait behind it would each take as long.
+    pub(crate) fn is_refused(&self, event: &NewEvent) -> bool {
+        let mut too_costly = self.too_costly.lock().unwrap_or_else(PoisonError::into_inner);
+        if too_costly.is_empty() {
+            return false;
+        }
+        too_costly.retain(|_, noted| noted.elapsed() < REFUSED_FOR);
+        too_costly.contains_key(&self.key(event))
     }
 
     fn key(&self, event: &NewEvent) -> u64 {

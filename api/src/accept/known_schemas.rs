@@ -13,6 +13,7 @@ use postrider_shared::store::Store;
 use postrider_shared::store::accept::{NewEvent, SchemaCheck};
 use postrider_shared::store::event_types;
 
+use crate::auth::party::Party;
 use crate::schema::{Checked, Schema};
 use crate::web::problem::{FieldError, Problem};
 
@@ -46,13 +47,17 @@ impl KnownSchemas {
     ///
     /// # Errors
     /// 422 where that would cost too much, 503.
-    pub(crate) async fn check(&self, event: &mut NewEvent) -> Result<Vec<FieldError>, Problem> {
+    pub(crate) async fn check(
+        &self,
+        party: &Party,
+        event: &mut NewEvent,
+    ) -> Result<Vec<FieldError>, Problem> {
         let known = self.known.get(&self.key(event)).and_then(|hash| self.compiled.get(&hash));
         let Some(schema) = known else {
             event.schema = SchemaCheck::Unchecked;
             return Ok(Vec::new());
         };
-        match schema.check(&event.data).await? {
+        match schema.check(party, &event.data).await? {
             Checked::Satisfied => {
                 event.schema = SchemaCheck::Satisfies(schema.hash);
                 Ok(Vec::new())

@@ -133,7 +133,11 @@ async fn submit(
     way: Way,
 ) -> Result<Vec<Option<(NewEvent, Outcome)>>, Rejection> {
     match way {
-        Way::Queued => Ok(app.batcher.submit_all(events)?.await),
+        Way::Queued => {
+            let Some(first) = events.first() else { return Ok(Vec::new()) };
+            let party = app.parties.of_producer(&first.producer);
+            Ok(app.batcher.submit_all(party, events)?.await)
+        }
         Way::InOrder => Ok(app.batcher.store_in_order(events).await),
     }
 }
@@ -151,7 +155,10 @@ async fn check(app: &App, open: Vec<Open>, way: Way, answers: &mut [Option<Answe
         }
         let admitted = app.ingest_limits.admit(&mut item.event).await;
         let violations = match admitted {
-            Ok(()) => app.schemas.check(&mut item.event).await,
+            Ok(()) => {
+                let party = app.parties.of_producer(&item.event.producer);
+                app.schemas.check(&party, &mut item.event).await
+            }
             Err(problem) => Err(problem),
         };
         match violations {
@@ -230,6 +237,11 @@ fn rejected(rejection: Rejection) -> Problem {
             "Another request with this Idempotency-Key is under way. Try again with the same key.",
         ),
         Rejection::Unavailable => Problem::database_unavailable(),
+        Rejection::TooCostly => Problem::unavailable(
+            "event_too_costly",
+            "Matching this event with the filters of its endpoints took too long. Simplify them, or send a smaller \
+             event, with the same key.",
+        ),
         Rejection::Overloaded => Problem::unavailable(
             "overloaded",
             "More events arrive than can be stored. Try again with the same key, more slowly.",

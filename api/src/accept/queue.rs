@@ -1,34 +1,38 @@
-//! Events that wait to be stored: a line for each producer, served in turn, so that one who posts a hundred
-//! thousand at once does not keep the next one waiting. Bounded in bytes and in events, and one producer
-//! has half of it at most.
+//! Events that wait to be stored: a line for each application, served in turn, so that one who posts a hundred
+//! thousand at once does not keep the next one waiting. Bounded in bytes and in events, of which each application
+//! has its share at most, however many keys it has.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use postrider_shared::store::accept::{NewEvent, Producer};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use postrider_shared::share::{Share, Shares};
+use postrider_shared::store::accept::NewEvent;
+use tokio::sync::{Notify, oneshot};
 
 use crate::accept::batch::{Outcome, Rejection};
+use crate::auth::party::Party;
 
 /// Events in one statement, at most.
 const MAX_BATCH: usize = 64;
 /// Bytes of events in one statement; the event that exceeds them is its last.
-const MAX_BATCH_BYTES: usize = 2 << 20;
+const MAX_BATCH_BYTES: u64 = 2 << 20;
 /// Deliveries that one statement is expected to make, unless a single event makes more: about ten
 /// milliseconds' worth.
 const MAX_BATCH_DELIVERIES: usize = 2_000;
 /// Events that may wait, at most.
-const MAX_WAITING: usize = 16_384;
+const MAX_WAITING: u64 = 16_384;
 /// What an event takes beside its data.
 const OVERHEAD_BYTES: usize = 512;
 
-/// The smallest room in which a whole batch of a request fits as one producer's half.
+/// The smallest room in which a whole batch of a request fits beside others.
 pub(crate) const MIN_BYTES: usize = 16 << 20;
 
 /// An event, who waits for its answer, and the room it takes until it is answered.
 #[derive(Debug)]
 pub(crate) struct Waiting {
+    /// On whose account.
+    pub(crate) party: Party,
     /// What is to be stored.
     pub(crate) event: NewEvent,
     /// How many deliveries it is expected to make.
@@ -41,7 +45,14 @@ pub(crate) struct Waiting {
 #[derive(Debug)]
 pub(crate) struct Answer {
     sender: oneshot::Sender<(NewEvent, Outcome)>,
-    _room: OwnedSemaphorePermit,
+    _room: Room,
+}
+
+/// What an event takes while it waits.
+#[derive(Debug)]
+struct Room {
+    _bytes: Share<Party>,
+    _place: Share<Party>,
 }
 
 impl Answer {
@@ -56,61 +67,51 @@ impl Answer {
 pub(crate) struct AcceptQueue {
     lines: Mutex<Lines>,
     arrived: Notify,
-    room: Arc<Semaphore>,
-    max_line_bytes: usize,
+    bytes: Shares<Party>,
+    places: Shares<Party>,
 }
 
 #[derive(Default)]
 struct Lines {
-    of: HashMap<Producer, Line>,
-    /// Producers that have a line, in the order in which they are served.
-    turns: VecDeque<Producer>,
+    of: HashMap<Party, VecDeque<Waiting>>,
+    /// Those who have a line, in the order in which they are served.
+    turns: VecDeque<Party>,
     count: usize,
     is_closed: bool,
-}
-
-#[derive(Default)]
-struct Line {
-    waiting: VecDeque<Waiting>,
-    bytes: usize,
 }
 
 impl AcceptQueue {
     /// Room for `max_bytes` of events.
     pub(crate) fn new(max_bytes: usize) -> Self {
-        let max_bytes = max_bytes.clamp(MIN_BYTES, Semaphore::MAX_PERMITS);
         Self {
             lines: Mutex::default(),
             arrived: Notify::new(),
-            room: Arc::new(Semaphore::new(max_bytes)),
-            max_line_bytes: max_bytes / 2,
+            bytes: Shares::new(max_bytes.max(MIN_BYTES) as u64),
+            places: Shares::new(MAX_WAITING),
         }
     }
 
-    /// Puts events of one producer into its line, with how many deliveries each is expected to make: all of
+    /// Puts events of one party into its line, with how many deliveries each is expected to make: all of
     /// them, or none.
     ///
     /// # Errors
     /// When there is no room, or the service stops.
     pub(crate) fn push(
         &self,
+        party: Party,
         events: Vec<(NewEvent, usize)>,
     ) -> Result<Vec<oneshot::Receiver<(NewEvent, Outcome)>>, Rejection> {
-        let Some((first, _)) = events.first() else { return Ok(Vec::new()) };
-        let producer = first.producer.clone();
-        let bytes: usize = events.iter().map(|(event, _)| size(event)).sum();
-        let permits = u32::try_from(bytes).map_err(|_| Rejection::Overloaded)?;
-        let mut room =
-            self.room.clone().try_acquire_many_owned(permits).map_err(|_| Rejection::Overloaded)?;
+        let size_of_all = events.iter().map(|(event, _)| size(event)).sum();
+        let mut bytes = self.bytes.try_acquire(&party, size_of_all).ok_or(Rejection::Overloaded)?;
+        let mut places = self.places.try_acquire(&party, events.len() as u64).ok_or(Rejection::Overloaded)?;
         let mut lines = self.lines();
         if lines.is_closed {
             return Err(Rejection::Stopping);
         }
-        lines.reserve(&producer, events.len(), bytes, self.max_line_bytes)?;
         let receivers = events.into_iter().map(|(event, expected)| {
             let (sender, receiver) = oneshot::channel();
-            let room = room.split(size(&event)).expect("room for each was acquired");
-            lines.add(&producer, Waiting { event, expected, answer: Answer { sender, _room: room } });
+            let room = Room { _bytes: bytes.split(size(&event)), _place: places.split(1) };
+            lines.add(Waiting { party, event, expected, answer: Answer { sender, _room: room } });
             receiver
         });
         let receivers = receivers.collect();
@@ -161,27 +162,12 @@ impl AcceptQueue {
 }
 
 impl Lines {
-    fn reserve(
-        &mut self,
-        producer: &Producer,
-        count: usize,
-        bytes: usize,
-        max_bytes: usize,
-    ) -> Result<(), Rejection> {
-        let line = self.of.get(producer).map_or((0, 0), |line| (line.waiting.len(), line.bytes));
-        let fits = self.count + count <= MAX_WAITING
-            && line.0 + count <= MAX_WAITING / 2
-            && line.1 + bytes <= max_bytes;
-        if fits { Ok(()) } else { Err(Rejection::Overloaded) }
-    }
-
-    fn add(&mut self, producer: &Producer, waiting: Waiting) {
-        let line = self.of.entry(producer.clone()).or_default();
-        if line.waiting.is_empty() {
-            self.turns.push_back(producer.clone());
+    fn add(&mut self, waiting: Waiting) {
+        let line = self.of.entry(waiting.party).or_default();
+        if line.is_empty() {
+            self.turns.push_back(waiting.party);
         }
-        line.bytes += size(&waiting.event);
-        line.waiting.push_back(waiting);
+        line.push_back(waiting);
         self.count += 1;
     }
 
@@ -190,33 +176,31 @@ impl Lines {
     fn take(&mut self) -> Vec<Waiting> {
         let (mut batch, mut bytes, mut deliveries) = (Vec::new(), 0, 0);
         while batch.len() < MAX_BATCH && bytes < MAX_BATCH_BYTES {
-            let Some(producer) = self.turns.pop_front() else { break };
-            let Some(line) = self.of.get_mut(&producer) else { continue };
-            let expected = line.waiting.front().map_or(0, |waiting| waiting.expected);
+            let Some(party) = self.turns.pop_front() else { break };
+            let Some(line) = self.of.get_mut(&party) else { continue };
+            let expected = line.front().map_or(0, |waiting| waiting.expected);
             if !batch.is_empty() && deliveries + expected > MAX_BATCH_DELIVERIES {
-                self.turns.push_front(producer);
+                self.turns.push_front(party);
                 break;
             }
-            if let Some(waiting) = line.waiting.pop_front() {
-                let size = size(&waiting.event);
-                line.bytes -= size;
-                bytes += size;
+            if let Some(waiting) = line.pop_front() {
+                bytes += size(&waiting.event);
                 deliveries += expected;
                 self.count -= 1;
                 batch.push(waiting);
             }
-            if line.waiting.is_empty() {
-                self.of.remove(&producer);
+            if line.is_empty() {
+                self.of.remove(&party);
             } else {
-                self.turns.push_back(producer);
+                self.turns.push_back(party);
             }
         }
         batch
     }
 }
 
-fn size(event: &NewEvent) -> usize {
-    event.data.len() + OVERHEAD_BYTES
+fn size(event: &NewEvent) -> u64 {
+    (event.data.len() + OVERHEAD_BYTES) as u64
 }
 
 #[cfg(test)]

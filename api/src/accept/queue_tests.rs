@@ -1,9 +1,13 @@
 use postrider_shared::event_type::EventType;
 use postrider_shared::ids::ApplicationId;
-use postrider_shared::store::accept::SchemaCheck;
+use postrider_shared::store::accept::{Producer, SchemaCheck};
 use uuid::Uuid;
 
 use super::*;
+
+fn party(number: u128) -> Party {
+    Party::Application(ApplicationId(Uuid::from_u128(number)))
+}
 
 fn event(producer: u128, key: &str) -> NewEvent {
     NewEvent {
@@ -22,7 +26,7 @@ fn queue() -> AcceptQueue {
 
 fn post(queue: &AcceptQueue, producer: u128, keys: &[String], expected: usize) -> Result<(), Rejection> {
     let events = keys.iter().map(|key| (event(producer, key), expected)).collect();
-    queue.push(events).map(|receivers| assert_eq!(receivers.len(), keys.len()))
+    queue.push(party(producer), events).map(|receivers| assert_eq!(receivers.len(), keys.len()))
 }
 
 fn keys(count: usize) -> Vec<String> {
@@ -57,44 +61,55 @@ fn a_big_fan_out_is_stored_alone() {
 }
 
 #[test]
-fn one_producer_has_half_of_the_room_and_a_request_fits_whole_or_not_at_all() {
+fn a_reserve_stays_for_others_and_a_request_fits_whole_or_not_at_all() {
     let queue = queue();
-    post(&queue, 1, &keys(MAX_WAITING / 2 - 1), 1).expect("room");
+    let most = (MAX_WAITING * 8 / 9) as usize;
+    post(&queue, 1, &keys(most - 1), 1).expect("room");
     assert_eq!(post(&queue, 1, &keys(2), 1), Err(Rejection::Overloaded));
-    post(&queue, 1, &keys(1), 1).expect("the last place");
-    post(&queue, 2, &keys(MAX_WAITING / 2), 1).expect("the other half");
-    assert_eq!(post(&queue, 3, &keys(1), 1), Err(Rejection::Overloaded));
+    post(&queue, 1, &keys(1), 1).expect("the last place of its share");
+    post(&queue, 2, &keys(1_000), 1).expect("of the reserve");
     let mut count = 0;
-    while count < MAX_WAITING {
+    while count < most + 1_000 {
         count += take(&queue).len();
     }
-    post(&queue, 3, &keys(1), 1).expect("room again");
+    post(&queue, 1, &keys(1), 1).expect("room again");
+}
+
+#[test]
+fn all_keys_of_an_application_share_its_line() {
+    let queue = queue();
+    for key in 0..100 {
+        let event = NewEvent { producer: Producer::Key([key; 32]), ..event(1, "") };
+        queue.push(party(1), vec![(event, 1)]).expect("room");
+    }
+    post(&queue, 2, &keys(1), 1).expect("room");
+    assert_eq!(take(&queue)[1].0, event(2, "").producer);
 }
 
 #[tokio::test]
 async fn bytes_are_given_back_with_the_answer() {
     let queue = queue();
-    let big = || NewEvent { data: "x".repeat(MIN_BYTES / 2 - OVERHEAD_BYTES).into(), ..event(1, "a") };
-    let mut receivers = queue.push(vec![(big(), 1)]).expect("room");
-    assert_eq!(queue.push(vec![(big(), 1)]).err(), Some(Rejection::Overloaded));
+    let big = || NewEvent { data: "x".repeat(MIN_BYTES * 3 / 4 - OVERHEAD_BYTES).into(), ..event(1, "a") };
+    let mut receivers = queue.push(party(1), vec![(big(), 1)]).expect("room");
+    assert_eq!(queue.push(party(1), vec![(big(), 1)]).err(), Some(Rejection::Overloaded));
     let Waiting { event, answer, .. } = queue.take().remove(0);
-    assert_eq!(queue.room.available_permits(), MIN_BYTES / 2);
+    assert_eq!(queue.bytes.free(), MIN_BYTES as u64 / 4);
     answer.send(event, Err(Rejection::KeyBusy));
     let (event, outcome) = receivers.remove(0).await.expect("an answer");
     assert_eq!((event.idempotency_key.as_str(), outcome), ("a", Err(Rejection::KeyBusy)));
-    assert_eq!(queue.room.available_permits(), MIN_BYTES);
+    assert_eq!((queue.bytes.free(), queue.places.free()), (MIN_BYTES as u64, MAX_WAITING));
 }
 
 #[tokio::test]
 async fn what_waits_is_taken_after_the_end_and_nothing_more() {
-    let queue = Arc::new(queue());
+    let queue = std::sync::Arc::new(queue());
     post(&queue, 1, &keys(1), 1).expect("room");
     queue.close();
     assert_eq!(post(&queue, 1, &keys(1), 1), Err(Rejection::Stopping));
     assert!(queue.arrival().await);
     assert_eq!(take(&queue).len(), 1);
     assert!(!queue.arrival().await);
-    let idle = Arc::new(AcceptQueue::new(MIN_BYTES));
+    let idle = std::sync::Arc::new(AcceptQueue::new(MIN_BYTES));
     let taker = tokio::spawn({
         let idle = idle.clone();
         async move { idle.arrival().await }

@@ -7,6 +7,7 @@
 
 pub(crate) mod key;
 pub(crate) mod key_use;
+pub(crate) mod party;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -72,7 +73,11 @@ pub(crate) enum Caller {
 }
 
 impl Credential {
-    fn of(request: &Request, app: &App) -> Result<Self, Problem> {
+    /// What a request brings.
+    ///
+    /// # Errors
+    /// 401.
+    pub(crate) fn of(request: &Request, app: &App) -> Result<Self, Problem> {
         let mut values = request.headers().get_all(header::AUTHORIZATION).iter();
         let (Some(value), None) = (values.next(), values.next()) else {
             let is_absent = !request.headers().contains_key(header::AUTHORIZATION);

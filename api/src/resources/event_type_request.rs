@@ -7,6 +7,7 @@ use postrider_shared::store::event_types::{EventTypeEntry, EventTypeSettings, St
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
+use crate::auth::party::Party;
 use crate::schema::{self, Checked, Schema};
 use crate::web::check::{Checks, set};
 use crate::web::problem::Problem;
@@ -63,7 +64,7 @@ impl CreateEventTypeRequest {
     ///
     /// # Errors
     /// 422.
-    pub(crate) async fn check(self) -> Result<(EventType, EventTypeSettings), Problem> {
+    pub(crate) async fn check(self, party: &Party) -> Result<(EventType, EventTypeSettings), Problem> {
         let mut checks = Checks::default();
         let name = checks.text("name", EventType::parse(&self.name).map_err(|error| error.to_string()));
         if name.as_ref().is_some_and(EventType::is_reserved) {
@@ -77,7 +78,7 @@ impl CreateEventTypeRequest {
             json_schema: self.json_schema.map(text),
             is_archived: self.is_archived.unwrap_or_default(),
         };
-        let settings = check(checks, settings).await?;
+        let settings = check(party, checks, settings).await?;
         Ok((name.expect("a name that is none was refused above"), settings))
     }
 }
@@ -87,7 +88,11 @@ impl UpdateEventTypeRequest {
     ///
     /// # Errors
     /// 422.
-    pub(crate) async fn apply(&self, seen: &EventTypeEntry) -> Result<EventTypeSettings, Problem> {
+    pub(crate) async fn apply(
+        &self,
+        party: &Party,
+        seen: &EventTypeEntry,
+    ) -> Result<EventTypeSettings, Problem> {
         let mut settings = EventTypeSettings {
             description: seen.description.clone(),
             example: seen.example.clone(),
@@ -99,11 +104,15 @@ impl UpdateEventTypeRequest {
         set(&mut settings.example, None, self.example.as_ref(), json);
         set(&mut settings.json_schema, None, self.json_schema.as_ref(), json);
         set(&mut settings.is_archived, false, self.is_archived, |is_archived| is_archived);
-        check(Checks::default(), settings).await
+        check(party, Checks::default(), settings).await
     }
 }
 
-async fn check(mut checks: Checks, settings: EventTypeSettings) -> Result<EventTypeSettings, Problem> {
+async fn check(
+    party: &Party,
+    mut checks: Checks,
+    settings: EventTypeSettings,
+) -> Result<EventTypeSettings, Problem> {
     if settings.description.chars().count() > MAX_DESCRIPTION_LENGTH {
         checks.mistake("description", format!("must have at most {MAX_DESCRIPTION_LENGTH} characters"));
     }
@@ -119,12 +128,12 @@ async fn check(mut checks: Checks, settings: EventTypeSettings) -> Result<EventT
         }
     }
     checks.done()?;
-    check_schema(&settings).await?;
+    check_schema(party, &settings).await?;
     Ok(settings)
 }
 
 /// The schema is one that can be used, and the example satisfies it.
-async fn check_schema(settings: &EventTypeSettings) -> Result<(), Problem> {
+async fn check_schema(party: &Party, settings: &EventTypeSettings) -> Result<(), Problem> {
     let Some(json) = settings.json_schema.clone() else { return Ok(()) };
     let compiling =
         tokio::task::spawn_blocking(move || Schema::compile(&StoredSchema { hash: [0; 32], json }));
@@ -144,7 +153,7 @@ async fn check_schema(settings: &EventTypeSettings) -> Result<(), Problem> {
         }
         Ok(schema) => {
             if let Some(example) = &settings.example
-                && let Checked::Violated(violations) = Arc::new(schema).check(example).await?
+                && let Checked::Violated(violations) = Arc::new(schema).check(party, example).await?
             {
                 for violation in violations {
                     let field = violation.field.replacen("data", "example", 1);

@@ -11,6 +11,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::app::{App, Tag};
+use crate::auth::party::Party;
 use crate::auth::{Caller, Scope};
 use crate::resources::event_type_request::{CreateEventTypeRequest, UpdateEventTypeRequest};
 use crate::web::answer::{Created, Done, Found};
@@ -86,7 +87,7 @@ impl EventTypes {
     ) -> Result<Created<EventType>, Refused<{ BODY | NOT_FOUND | CONFLICT }>> {
         caller.require(Scope::Manage)?;
         let application = caller.written_application(&app, application_id.0.as_ref()).await?;
-        let (name, settings) = body.0.check().await?;
+        let (name, settings) = body.0.check(&Party::Application(application)).await?;
         match event_types::create(&app.store, &caller.actor(), application, name.as_str(), &settings).await {
             Ok(entry) => {
                 // Only the admin has to say whose it is.
@@ -176,7 +177,7 @@ impl EventTypes {
         for _ in 0..TRIES {
             let seen = event_types::get(&app.store, application, event_type.0.as_str()).await?;
             let seen = seen.ok_or_else(unknown)?;
-            let settings = body.0.apply(&seen).await?;
+            let settings = body.0.apply(&Party::Application(application), &seen).await?;
             if let Some(changed) = event_types::update(&app.store, &caller.actor(), &seen, &settings).await? {
                 return Ok(Found::new(changed));
             }

@@ -11,6 +11,9 @@ const MAX_NODES: usize = 5_000;
 const MAX_DEPTH: usize = 64;
 /// Patterns, with every reference followed.
 const MAX_PATTERNS: usize = 50;
+/// Steps of a pattern for each two bytes of data, and of one that counts repetitions.
+const PATTERN_STEPS: u64 = 2;
+const COUNTED_PATTERN_STEPS: u64 = 32;
 
 /// What checking costs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -19,10 +22,31 @@ pub(super) struct Cost {
     pub(super) nodes: usize,
     /// Patterns.
     pub(super) patterns: usize,
+    /// To tell whether data satisfies it.
+    check: Steps,
+    /// To name every violation, each of which is an object of its own.
+    naming: Steps,
+}
+
+/// How much work depends on the data.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Steps {
     /// Steps that are taken once.
     once: u64,
     /// Steps that may be taken for every value in the data.
     often: u64,
+}
+
+impl Steps {
+    /// For data of this many bytes, at most: a value and what separates it take two.
+    fn of(self, bytes: usize) -> u64 {
+        self.once.saturating_add(self.often.saturating_mul(bytes as u64 / 2))
+    }
+
+    fn add(&mut self, steps: u64, weight: Weight) {
+        let sum = if weight.often { &mut self.often } else { &mut self.once };
+        *sum = sum.saturating_add(steps.saturating_mul(weight.times));
+    }
 }
 
 impl Cost {
@@ -32,13 +56,18 @@ impl Cost {
     /// With what is not allowed, or too much.
     pub(super) fn of(schema: &Value) -> Result<Self, FieldError> {
         let mut walk = Walk { root: schema, cost: Self::default(), followed: Vec::new(), depth: 0 };
-        walk.schema(schema, "", Weight { often: false, times: 1 })?;
+        walk.schema(schema, "", Weight { often: false, times: 1, levels: 1 })?;
         Ok(walk.cost)
     }
 
-    /// Steps for data of this many bytes, at most: a value and what separates it take two.
+    /// Steps that checking data of this many bytes takes, at most.
     pub(super) fn steps(&self, bytes: usize) -> u64 {
-        self.once.saturating_add(self.often.saturating_mul(bytes as u64 / 2))
+        self.check.of(bytes)
+    }
+
+    /// Steps that naming all violations of data of this many bytes takes, at most.
+    pub(super) fn naming_steps(&self, bytes: usize) -> u64 {
+        self.naming.of(bytes)
     }
 }
 
@@ -49,6 +78,8 @@ struct Weight {
     often: bool,
     /// What looks for unevaluated parts goes through its subschemas once more.
     times: u64,
+    /// To name the violations of alternatives, what is below each is first checked once more.
+    levels: u64,
 }
 
 struct Walk<'a> {
@@ -61,12 +92,15 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn schema(&mut self, schema: &'a Value, path: &str, weight: Weight) -> Result<(), FieldError> {
-        self.add(1, weight);
+        self.cost.check.add(1, weight);
         self.cost.nodes += 1;
         if self.cost.nodes > MAX_NODES {
             let message = format!("has more than {MAX_NODES} subschemas when every `$ref` is followed");
             return Err(mistake("", message));
         }
+        // Any keyword may be violated.
+        let keywords = schema.as_object().map_or(1, Map::len) as u64;
+        self.cost.naming.add(keywords.saturating_mul(weight.levels), weight);
         let Value::Object(keywords) = schema else { return Ok(()) };
         self.depth += 1;
         if self.depth > MAX_DEPTH {
@@ -99,14 +133,17 @@ impl<'a> Walk<'a> {
             ("$id" | "id", Value::String(_)) if self.depth > 1 => {
                 Err(mistake(path, "is supported at the top only".to_owned()))
             }
-            ("properties" | "dependentSchemas" | "dependencies", Value::Object(map)) => {
-                self.each(map, path, weight)
-            }
+            (
+                "properties" | "dependentSchemas" | "dependencies" | "dependentRequired",
+                Value::Object(map),
+            ) => self.each(map, path, weight),
             ("patternProperties", Value::Object(map)) => {
-                self.patterns(map.len(), path, often)?;
+                for pattern in map.keys() {
+                    self.pattern(pattern, path, often)?;
+                }
                 self.each(map, path, often)
             }
-            ("pattern", Value::String(_)) => self.patterns(1, path, often),
+            ("pattern", Value::String(pattern)) => self.pattern(pattern, path, often),
             (
                 "items"
                 | "prefixItems"
@@ -118,11 +155,22 @@ impl<'a> Walk<'a> {
                 | "propertyNames",
                 _,
             ) => self.any(value, path, often),
-            ("allOf" | "anyOf" | "oneOf" | "not" | "if" | "then" | "else", _) => {
-                self.any(value, path, weight)
+            ("anyOf" | "oneOf" | "not", _) => {
+                self.any(value, path, Weight { levels: weight.levels + 1, ..weight })
             }
-            ("enum" | "required", Value::Array(values)) => {
-                self.add(values.len() as u64 / 8, weight);
+            ("allOf" | "if" | "then" | "else", _) => self.any(value, path, weight),
+            ("required", Value::Array(names)) => {
+                self.names(names.len(), weight);
+                Ok(())
+            }
+            // A value is compared as far as it is equal.
+            ("enum" | "const", value) => {
+                self.cost.check.add(value.to_string().len() as u64 / 16, weight);
+                Ok(())
+            }
+            // All of an array is hashed.
+            ("uniqueItems", Value::Bool(true)) => {
+                self.cost.check.add(1, often);
                 Ok(())
             }
             _ => Ok(()),
@@ -130,10 +178,12 @@ impl<'a> Walk<'a> {
     }
 
     fn each(&mut self, map: &'a Map<String, Value>, path: &str, weight: Weight) -> Result<(), FieldError> {
-        // Draft 7 has arrays of names among its dependencies.
-        let schemas = map.iter().filter(|(_, value)| !value.is_array());
-        for (name, schema) in schemas {
-            self.schema(schema, &join(path, name), weight)?;
+        for (name, value) in map {
+            match value {
+                // Names that another one calls for.
+                Value::Array(names) => self.names(names.len(), weight),
+                schema => self.schema(schema, &join(path, name), weight)?,
+            }
         }
         Ok(())
     }
@@ -170,9 +220,12 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn patterns(&mut self, count: usize, path: &str, weight: Weight) -> Result<(), FieldError> {
-        self.cost.patterns += count;
-        self.add(count as u64, weight);
+    fn pattern(&mut self, pattern: &str, path: &str, weight: Weight) -> Result<(), FieldError> {
+        self.cost.patterns += 1;
+        // Whatever is repeated so and so often is compiled so often, and followed in parallel.
+        let steps = if pattern.contains('{') { COUNTED_PATTERN_STEPS } else { PATTERN_STEPS };
+        self.cost.check.add(steps, weight);
+        self.cost.naming.add(weight.levels, weight);
         if self.cost.patterns > MAX_PATTERNS {
             let message =
                 format!("is one pattern too many: {MAX_PATTERNS} are the most, with every `$ref` followed");
@@ -181,9 +234,10 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn add(&mut self, steps: u64, weight: Weight) {
-        let sum = if weight.often { &mut self.cost.often } else { &mut self.cost.once };
-        *sum = sum.saturating_add(steps.saturating_mul(weight.times));
+    /// Each name that is missing is a violation.
+    fn names(&mut self, count: usize, weight: Weight) {
+        self.cost.check.add(count as u64 / 8, weight);
+        self.cost.naming.add((count as u64).saturating_mul(weight.levels), weight);
     }
 }
 

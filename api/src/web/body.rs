@@ -12,6 +12,7 @@ use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::web::admission::Turn;
 use crate::web::data;
 use crate::web::problem::Problem;
 
@@ -132,6 +133,9 @@ pub(crate) async fn read(
         };
         let _ = tokio::time::timeout(DRAIN_TIMEOUT, draining).await;
         return Err(too_large(max_bytes));
+    }
+    if let Some(turn) = request.data::<Turn>() {
+        turn.begin().await?;
     }
     Ok(bytes.freeze())
 }

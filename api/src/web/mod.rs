@@ -1,5 +1,6 @@
 //! What all operations have in common: bodies, parameters, pages, answers and refusals.
 
+pub(crate) mod admission;
 pub(crate) mod answer;
 pub(crate) mod body;
 pub(crate) mod catalogue;

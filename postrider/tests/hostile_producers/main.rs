@@ -6,6 +6,7 @@ mod credentials;
 mod neighbours;
 mod routes;
 mod scene;
+mod shares;
 mod sockets;
 #[path = "../support/mod.rs"]
 mod support;

@@ -75,7 +75,7 @@ settings! {
     DATABASE_DIRECT_URL = "POSTRIDER_DATABASE_DIRECT_URL" "URL" None, ALL,
         "The same database past a connection pooler such as PgBouncer, for LISTEN and session locks. Default: DATABASE_URL", secret;
     DATABASE_POOL_SIZE = "POSTRIDER_DATABASE_POOL_SIZE" "COUNT" Some("8"), EVERY_SERVICE,
-        "Connections to PostgreSQL in each of the two pools of a service, 2 to 1000: one for commits that wait for the disk, one for those that need not. `up` has three services. Each also has a session of its own or two";
+        "Connections to PostgreSQL in each pool of a service, 2 to 1000: one for commits that wait for the disk, one for those that need not, and in the API one for accepting events. `up` has three services. Each also has a session of its own or two";
     REDIS_URL = "REDIS_URL" "URL" None, &[Relay, Deliverer, Up],
         "Redis 7 or newer, or Valkey, such as `redis://:password@host/0`, `rediss://…` for TLS or `redis+unix:///path`", secret;
     REDIS_PREFIX = "POSTRIDER_REDIS_PREFIX" "TEXT" Some("postrider"), &[Relay, Deliverer, Up],

@@ -247,7 +247,7 @@ join idempotency_keys k
 /// When nothing was stored. [`StoreError::is_data_error`] and [`StoreError::is_contention`] mean that one
 /// of the events is to blame, and that the others may be stored without it.
 pub async fn accept(store: &Store, events: &[NewEvent], in_order: bool) -> Result<Vec<Accepted>, StoreError> {
-    let client = store.durable().await?;
+    let client = store.accepting().await?;
     let insert = client.prepare_cached(ACCEPT).await?;
     let mut key_hashes: Vec<Option<&[u8]>> = Vec::with_capacity(events.len());
     let mut applications: Vec<Option<ApplicationId>> = Vec::with_capacity(events.len());

@@ -35,9 +35,14 @@ const UNLIMITED: &str = "-c lock_timeout=0 -c idle_in_transaction_session_timeou
 const DURABLE: &str = "-c synchronous_commit=on";
 const RELAXED: &str = "-c synchronous_commit=off";
 
-/// PostgreSQL, through two pools.
+/// What a session that accepts events sets beside that: whoever is in a statement with others must not hold them
+/// up for long.
+const ACCEPTING: &str = "-c synchronous_commit=on -c statement_timeout=4s";
+
+/// PostgreSQL, through three pools.
 #[derive(Clone)]
 pub struct Store {
+    accepting: Pool,
     durable: Pool,
     relaxed: Pool,
 }
@@ -48,7 +53,20 @@ impl Store {
     /// # Errors
     /// When the extra certificates cannot be read.
     pub fn new(config: &DatabaseConfig) -> Result<Self, StoreError> {
-        Ok(Self { durable: pool(config, DURABLE)?, relaxed: pool(config, RELAXED)? })
+        Ok(Self {
+            accepting: pool(config, ACCEPTING)?,
+            durable: pool(config, DURABLE)?,
+            relaxed: pool(config, RELAXED)?,
+        })
+    }
+
+    /// A connection like a [`durable`](Self::durable) one, for accepting events alone: no other request can use
+    /// it up.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached, or every connection is in use for too long.
+    pub async fn accepting(&self) -> Result<Object, StoreError> {
+        Ok(self.accepting.get().await?)
     }
 
     /// A connection whose commits have reached the disk when they return.

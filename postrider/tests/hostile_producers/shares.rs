@@ -1,0 +1,76 @@
+//! What one application holds, and that another gets its share.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::scene::{Scene, another};
+
+/// Far longer than anything here takes, and shorter than what is waited for where it does not work.
+const LONG: Duration = Duration::from_secs(20);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_key_is_refused_before_its_body_is_read() {
+    let scene = Scene::new().await;
+    let known = scene.producer.key.clone().expect("a key");
+    let unknown = format!("{}AAAA", &known[..known.len() - 4]);
+    for path in ["/v1/events", "/v1/events/batch"] {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: a\r\nidempotency-key: k\r\ncontent-type: application/json\r\n\
+             authorization: Bearer {unknown}\r\ncontent-length: 4194304\r\n\r\n"
+        );
+        let mut stream = TcpStream::connect(scene.services.api).await.expect("a connection");
+        // The body never comes.
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        let mut answer = [0; 12];
+        timeout(LONG, stream.read_exact(&mut answer)).await.expect("an answer").expect("read");
+        assert_eq!(&answer, b"HTTP/1.1 401", "{path}");
+    }
+    scene.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_never_arrive_keep_no_other_application_out() {
+    let scene = Scene::new().await;
+    let victim = another(&scene.admin).await;
+    let key = scene.producer.key.clone().expect("a key");
+    // More than there is room for, of bodies of which nothing comes, and of requests that would be worked on.
+    let mut held = Vec::new();
+    for number in 0..100 {
+        let (method, path) = [("POST", "/v1/events/batch"), ("POST", "/v1/replays")][number % 2];
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n\
+             authorization: Bearer {key}\r\ncontent-length: 4194304\r\n\r\n"
+        );
+        let mut stream = TcpStream::connect(scene.services.api).await.expect("a connection");
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        held.push(stream);
+    }
+    for number in 0..5 {
+        victim.publish("user.created", json!({ "n": number })).await;
+        timeout(LONG, victim.get("/v1/events?limit=10")).await.expect("a page");
+    }
+    drop(held);
+    scene.services.stop().await;
+    scene.bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_that_one_event_violates_in_a_million_ways_harms_nobody() {
+    let scene = Scene::new().await;
+    let names: Vec<_> = (0..6_500).map(|number| format!("n{number}")).collect();
+    let schema = json!({"properties": {"list": {"items": {"required": names}}}});
+    scene.producer.post("/v1/event-types", &json!({"name": "a", "json_schema": schema})).await;
+    let body = format!(r#"{{"event_type":"a","data":{{"list":[{}{{}}]}}}}"#, "{},".repeat(1_000));
+    let answers = join_all((0..4).map(|_| scene.event().body(body.clone()).send())).await;
+    for answer in answers {
+        let problem = crate::scene::problem_in(answer.expect("an answer"), "too many violations").await;
+        assert_eq!(problem["code"], "schema_violation");
+        assert_eq!(problem["errors"][0]["field"], "data.list[0]");
+    }
+    scene.finish().await;
+}
