@@ -30,20 +30,27 @@ create index outbox_due on outbox (due_at) where not parked;
 -- What is parked, by application and endpoint in the order in which it goes; finds whether a delivery is parked already.
 create index outbox_parked on outbox (application_id, endpoint_id, bulk, delivery_id) where parked;
 
--- A deliverer holds an advisory lock on its number as long as it lives.
-create sequence deliverer_numbers as integer cycle;
-
 -- One row for each batch that a deliverer has claimed. A delivery in progress names its lease; a lease
--- whose deliverer is gone, or which has expired, is swept.
+-- whose deliverer is gone, or which has expired, is swept. Both numbers are random: a sequence can be taken
+-- back by a crash, and deliverers remember them longer than that.
 create table leases (
-    id bigint generated always as identity primary key,
-    deliverer integer not null,
+    id bigint primary key,
+    -- The advisory lock that the deliverer holds for as long as it lives.
+    deliverer bigint not null,
+    claimed_at timestamptz not null default now(),
     expires_at timestamptz not null,
     delivery_ids uuid[] not null
 ) with (
     autovacuum_vacuum_scale_factor = 0,
     autovacuum_vacuum_threshold = 1000,
     autovacuum_vacuum_cost_delay = 0
+);
+
+-- Deliverers that have leases and whose lock was found free, and since when. One that comes back removes its
+-- row; one that does not is gone, and its leases are swept.
+create table lost_deliverers (
+    number bigint primary key,
+    since timestamptz not null default now()
 );
 
 -- Which memory of Redis is the current one. Where Redis disagrees it has lost ids, and everything open is

@@ -12,6 +12,7 @@ use postrider_shared::queue::{Feedback, Reservation};
 use postrider_shared::retry::{RetrySchedule, parse_retry_after};
 use postrider_shared::store::claim::{Claimed, EndpointSettings, LEASE_MARGIN, Unrendered};
 use postrider_shared::store::record::{self, Exchange, Recorded, Verdict};
+use postrider_shared::store::{StoreError, expunge};
 
 use crate::classify::{Ending, Judgement, Policy, feedback};
 use crate::client::{self, Client, Deadline, Failure, Sent};
@@ -41,8 +42,12 @@ pub(crate) struct Task {
 /// Sends, and hands the result to the recorder. A panic fails this attempt and nothing else.
 pub(crate) async fn deliver(deliverer: Arc<Deliverer>, task: Task) {
     let Task { claimed, claimed_at, reservation, place } = task;
-    let started = Instant::now();
-    let attempt = AssertUnwindSafe(attempt(&deliverer, &claimed, claimed_at)).catch_unwind().await;
+    if claimed.event.is_err() && cancel_expunged(&deliverer, &claimed, reservation).await {
+        return;
+    }
+    let mut began = Instant::now();
+    let attempt =
+        AssertUnwindSafe(attempt(&deliverer, &claimed, claimed_at, &mut began)).catch_unwind().await;
     let (exchange, ending) = match attempt {
         Ok(Some(ended)) => ended,
         Ok(None) => return give_back(&deliverer, &claimed, reservation).await,
@@ -51,16 +56,17 @@ pub(crate) async fn deliver(deliverer: Arc<Deliverer>, task: Task) {
         }
     };
     let judgement = judge(&deliverer, &claimed, ending);
-    let finished = finish(&claimed, exchange, judgement, started.elapsed(), reservation, place);
+    let finished = finish(&claimed, exchange, judgement, began, reservation, place);
     count(&finished.recorded);
     deliverer.recorder.submit(finished);
 }
 
-/// Renders, signs and sends. `None`: it is too late for that.
+/// Renders, signs and sends. `None`: it is too late for that. `began` becomes the time of the sending.
 async fn attempt(
     deliverer: &Deliverer,
     claimed: &Claimed,
     claimed_at: Instant,
+    began: &mut Instant,
 ) -> Option<(Exchange, Ending)> {
     let event = match &claimed.event {
         Ok(event) => event,
@@ -83,6 +89,7 @@ async fn attempt(
     if claimed_at.elapsed() > SEND_WITHIN {
         return None;
     }
+    *began = Instant::now();
     let ended = send(&deliverer.client, outgoing, claimed.endpoint.timeout).await;
     failpoint::die_at("deliverer.after_send");
     Some(ended)
@@ -154,10 +161,11 @@ fn finish(
     claimed: &Claimed,
     exchange: Exchange,
     judgement: Judgement,
-    duration: Duration,
+    began: Instant,
     reservation: Reservation,
     place: Place,
 ) -> Finished {
+    let duration = began.elapsed();
     let feedback = feedback(&judgement, exchange.response_status, duration);
     let (error_class, error_message) =
         judgement.error.map(|(class, message)| (class, told(claimed, &message))).unzip();
@@ -166,13 +174,15 @@ fn finish(
             delivery_id: claimed.delivery_id,
             lease_id: claimed.lease_id,
             attempt_number: claimed.attempt_number,
+            began,
             exchange: Exchange { error_class, error_message, duration, ..exchange },
             verdict: judgement.verdict,
         },
-        reservation,
+        endpoint_id: claimed.endpoint_id,
+        reservation: Some(reservation),
         feedback,
         gone: judgement.is_gone.then(|| claimed.endpoint.url.clone()),
-        place,
+        _place: place,
     }
 }
 
@@ -199,9 +209,30 @@ fn count(recorded: &Recorded) {
 }
 
 async fn give_back(deliverer: &Deliverer, claimed: &Claimed, reservation: Reservation) {
-    deliverer.leases.abandon(claimed.lease_id);
     let lease = (claimed.delivery_id, claimed.lease_id);
-    match record::give_back(&deliverer.store, &[lease]).await {
+    let given = record::give_back(&deliverer.store, &[lease]).await;
+    end_unsent(deliverer, claimed, reservation, given).await;
+}
+
+/// Cancels a delivery of an event whose payload was removed. False: the event is missing for another reason.
+async fn cancel_expunged(deliverer: &Deliverer, claimed: &Claimed, reservation: Reservation) -> bool {
+    let cancelled = expunge::cancel_claimed(&deliverer.store, claimed.delivery_id, claimed.lease_id).await;
+    if matches!(cancelled, Ok(false)) {
+        return false;
+    }
+    end_unsent(deliverer, claimed, reservation, cancelled.map(drop)).await;
+    true
+}
+
+/// Ends a claim of which nothing was sent.
+async fn end_unsent(
+    deliverer: &Deliverer,
+    claimed: &Claimed,
+    reservation: Reservation,
+    ended: Result<(), StoreError>,
+) {
+    deliverer.leases.abandon(claimed.lease_id);
+    match ended {
         Ok(()) => {
             if let Err(error) = deliverer.queue.acknowledge([(reservation, Feedback::None)]).await {
                 deliverer.health.down("deliverer_redis", error);

@@ -31,7 +31,7 @@ pub(crate) async fn run(deliverer: Arc<Deliverer>, shutdown: CancellationToken) 
             // While anything is sent but cannot be recorded, nothing new is sent.
             deliverer.recorder.flowing().await;
             postgresql_is_back(&deliverer).await;
-            (deliverer.registration.number().await, deliverer.in_flight.permits(BATCH).await)
+            (deliverer.registration.held().await, deliverer.in_flight.permits(BATCH).await)
         };
         let (number, permits) = tokio::select! {
             () = shutdown.cancelled() => return,
@@ -145,12 +145,14 @@ async fn take_turns(deliverer: &Arc<Deliverer>, number: DelivererNumber, turns: 
     });
     for (reservation, place, claimed_at, next) in join_all(claims).await {
         match next {
-            Ok(Some(claimed)) => {
+            Ok(Next::Claimed(claimed)) => {
                 deliverer.leases.taken(std::slice::from_ref(&claimed));
                 send(deliverer, *claimed, claimed_at, reservation, place);
             }
-            Ok(None) => acknowledge(deliverer, vec![reservation]).await,
+            // If another one is next by now and cannot be rendered either, its own id comes again.
+            Ok(Next::Nothing | Next::Unrendered(..)) => acknowledge(deliverer, vec![reservation]).await,
             // It comes back when its reservation expires.
+            Ok(Next::Locked) => deliverer.held.remove(&reservation),
             Err(error) => {
                 if !error.is_contention() {
                     deliverer.health.down("deliverer_postgresql", error);
@@ -166,21 +168,17 @@ async fn claim_turn(
     deliverer: &Deliverer,
     number: DelivererNumber,
     endpoint: EndpointId,
-) -> Result<Option<Box<Claimed>>, StoreError> {
-    let mut next = claim::claim_next(&deliverer.store, number, endpoint, None).await?;
+) -> Result<Next, StoreError> {
+    let next = claim::claim_next(&deliverer.store, number, endpoint, None).await?;
     if let Next::Unrendered(head, why) = &next {
         tracing::error!(delivery_id = %head, reason = why.reason, "the event cannot be rendered");
-        next = claim::claim_next(&deliverer.store, number, endpoint, Some((*head, why))).await?;
+        return claim::claim_next(&deliverer.store, number, endpoint, Some((*head, why))).await;
     }
-    Ok(match next {
-        Next::Claimed(claimed) => Some(claimed),
-        // If another one is next by now and cannot be rendered either, its own id comes again.
-        Next::Nothing | Next::Unrendered(..) => None,
-    })
+    Ok(next)
 }
 
 /// Claims what can be claimed. Where one delivery spoils the statement for all, the batch is halved until
-/// it is alone: one that cannot be rendered is claimed without its event, one that is locked is left for later.
+/// it is alone: one that cannot be rendered is claimed without its event, any other is left for later.
 async fn claim_around_culprits(deliverer: &Deliverer, number: DelivererNumber, ids: &[DeliveryId]) -> Claim {
     let began = Instant::now();
     match claim::claim(&deliverer.store, number, ids, None).await {
@@ -189,7 +187,7 @@ async fn claim_around_culprits(deliverer: &Deliverer, number: DelivererNumber, i
             deliverer.health.up("deliverer_postgresql");
             claim
         }
-        Err(error) if error.is_data_error() || error.is_timeout() || error.is_contention() => {
+        Err(error) if !error.is_outage() => {
             if let [culprit] = ids {
                 claim_without_event(deliverer, number, *culprit, &error).await
             } else {
@@ -218,7 +216,12 @@ async fn claim_without_event(
     culprit: DeliveryId,
     error: &StoreError,
 ) -> Claim {
-    let Some(why) = Unrendered::because_of(error) else { return Claim::default() };
+    let Some(why) = Unrendered::because_of(error) else {
+        if !error.is_contention() {
+            tracing::warn!(delivery_id = %culprit, %error, "the delivery cannot be claimed; it is tried again");
+        }
+        return Claim::default();
+    };
     tracing::error!(delivery_id = %culprit, reason = why.reason, "the event cannot be rendered");
     match claim::claim(&deliverer.store, number, &[culprit], Some((culprit, &why))).await {
         Ok(claim) => claim,

@@ -24,14 +24,14 @@ impl Leases {
     }
 
     /// The leases of which nothing is left once these are recorded.
-    pub(crate) fn ended_by(&self, results: &[Recorded]) -> Vec<LeaseId> {
+    pub(crate) fn ended_by(&self, results: &[&Recorded]) -> Vec<LeaseId> {
         let unrecorded = self.lock();
         let is_ended = |(lease, count): &(LeaseId, usize)| unrecorded.get(lease) == Some(count);
-        counts(results).into_iter().filter(is_ended).map(|(lease, _)| lease).collect()
+        counts(results.iter().copied()).into_iter().filter(is_ended).map(|(lease, _)| lease).collect()
     }
 
     /// Notes what has been recorded.
-    pub(crate) fn recorded(&self, results: &[Recorded]) {
+    pub(crate) fn recorded<'a>(&self, results: impl Iterator<Item = &'a Recorded>) {
         let mut unrecorded = self.lock();
         for (lease, count) in counts(results) {
             if let Some(left) = unrecorded.get_mut(&lease) {
@@ -53,7 +53,7 @@ impl Leases {
     }
 }
 
-fn counts(results: &[Recorded]) -> HashMap<LeaseId, usize> {
+fn counts<'a>(results: impl Iterator<Item = &'a Recorded>) -> HashMap<LeaseId, usize> {
     let mut counts = HashMap::new();
     for result in results {
         *counts.entry(result.lease_id).or_default() += 1;
@@ -63,6 +63,8 @@ fn counts(results: &[Recorded]) -> HashMap<LeaseId, usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use postrider_shared::ids::DeliveryId;
     use postrider_shared::store::record::{Exchange, Verdict};
     use uuid::Uuid;
@@ -74,6 +76,7 @@ mod tests {
             delivery_id: DeliveryId(Uuid::from_u128(number)),
             lease_id: LeaseId(lease),
             attempt_number: 1,
+            began: Instant::now(),
             exchange: Exchange::default(),
             verdict: Verdict::Succeeded,
         };
@@ -85,15 +88,19 @@ mod tests {
         Leases { unrecorded: Mutex::new(unrecorded) }
     }
 
+    fn ended_by(leases: &Leases, results: &[Recorded]) -> Vec<LeaseId> {
+        leases.ended_by(&results.iter().collect::<Vec<_>>())
+    }
+
     #[test]
     fn a_lease_ends_with_the_last_of_its_deliveries_and_not_before() {
         let leases = holding(&[(1, 5), (2, 2)]);
-        assert_eq!(leases.ended_by(&results(1, 4)), []);
-        assert_eq!(leases.ended_by(&[results(1, 4), results(2, 2)].concat()), [LeaseId(2)]);
-        leases.recorded(&[results(1, 4), results(2, 2)].concat());
-        assert_eq!(leases.ended_by(&results(2, 2)), [], "it has ended");
-        assert_eq!(leases.ended_by(&results(1, 1)), [LeaseId(1)]);
-        leases.recorded(&results(1, 1));
+        assert_eq!(ended_by(&leases, &results(1, 4)), []);
+        assert_eq!(ended_by(&leases, &[results(1, 4), results(2, 2)].concat()), [LeaseId(2)]);
+        leases.recorded([results(1, 4), results(2, 2)].concat().iter());
+        assert_eq!(ended_by(&leases, &results(2, 2)), [], "it has ended");
+        assert_eq!(ended_by(&leases, &results(1, 1)), [LeaseId(1)]);
+        leases.recorded(results(1, 1).iter());
         assert!(leases.lock().is_empty());
     }
 
@@ -101,7 +108,7 @@ mod tests {
     fn a_lease_of_which_something_is_never_recorded_does_not_end() {
         let leases = holding(&[(1, 5)]);
         leases.abandon(LeaseId(1));
-        leases.recorded(&results(1, 4));
-        assert_eq!(leases.ended_by(&results(1, 4)), []);
+        leases.recorded(results(1, 4).iter());
+        assert_eq!(ended_by(&leases, &results(1, 4)), []);
     }
 }

@@ -11,6 +11,7 @@ mod heartbeat;
 mod in_flight;
 mod intake;
 mod leases;
+mod notes;
 mod recorder;
 mod registration;
 mod request;
@@ -32,6 +33,7 @@ use condition::Condition;
 use heartbeat::Held;
 use in_flight::InFlight;
 use leases::Leases;
+use notes::Notes;
 use recorder::Recorder;
 use registration::Registration;
 
@@ -68,6 +70,8 @@ struct Deliverer {
     recorder: Recorder,
     /// How endpoints fared lately.
     condition: Condition,
+    /// What is to be noted of them.
+    notes: Notes,
     in_flight: Arc<InFlight>,
     sending: TaskTracker,
 }
@@ -98,6 +102,7 @@ pub async fn run(
         held: Held::default(),
         leases: Leases::default(),
         condition: Condition::default(),
+        notes: Notes::default(),
         sending: TaskTracker::new(),
         store,
         queue,
@@ -114,6 +119,7 @@ pub async fn run(
         supervisor.spawn("deliverer registration", registration::run(deliverer.clone())),
         supervisor.spawn("deliverer heartbeat", heartbeat::run(deliverer.clone())),
         supervisor.spawn("deliverer condition", condition::run(deliverer.clone())),
+        supervisor.spawn("deliverer notes", notes::run(deliverer.clone())),
     ];
     let recording = supervisor.spawn("deliverer recorder", recorder::run(deliverer.clone(), results));
     let taking_in = supervisor.spawn("deliverer intake", intake::run(deliverer.clone(), stop));

@@ -1,15 +1,18 @@
 //! Records what was sent, in natural batches: while one statement is under way, the next batch gathers.
+//!
+//! Three things go on side by side, none of which waits for another: what has just ended is recorded, what could not
+//! be recorded is tried again, and of what is recorded the ids leave Redis.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use postrider_shared::ids::EndpointId;
+use postrider_shared::ids::{DeliveryId, EndpointId};
 use postrider_shared::queue::{BreakerChange, Feedback, Reservation};
-use postrider_shared::store::endpoint_changes::{self, Cause};
-use postrider_shared::store::record::{self, Exchange, Moved, Recorded, Verdict};
+use postrider_shared::store::StoreError;
+use postrider_shared::store::record::{self, Exchange, Moved, Recorded, Verdict, Written};
 use postrider_shared::store::stored_url::StoredUrl;
-use postrider_shared::store::{StoreError, health};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::{mpsc, watch};
 
 use crate::in_flight::Place;
@@ -18,26 +21,38 @@ use crate::{Deliverer, PAUSE};
 /// Attempts that are recorded in one statement.
 const BATCH: usize = 128;
 
+/// What has waited for longer than this to be recorded is made known.
+const NOTICEABLE: Duration = Duration::from_secs(5);
+
 /// An attempt that is over.
 pub(crate) struct Finished {
     pub(crate) recorded: Recorded,
-    pub(crate) reservation: Reservation,
+    pub(crate) endpoint_id: EndpointId,
+    /// `None` once its id has left Redis.
+    pub(crate) reservation: Option<Reservation>,
     /// What it told of its endpoint.
     pub(crate) feedback: Feedback,
     /// The receiver at this URL wants no more webhooks.
     pub(crate) gone: Option<StoredUrl>,
-    /// Kept until it is recorded, so that what waits here is bounded too.
-    pub(crate) place: Place,
+    /// Kept until it is recorded and its id has left Redis, so that what waits here is bounded too.
+    pub(crate) _place: Place,
+}
+
+impl Finished {
+    /// For how long it has been over.
+    fn age(&self) -> Duration {
+        self.recorded.began.elapsed().saturating_sub(self.recorded.exchange.duration)
+    }
 }
 
 /// Where finished attempts are handed in.
 pub(crate) struct Recorder {
-    sender: Mutex<Option<mpsc::UnboundedSender<Finished>>>,
+    sender: Mutex<Option<UnboundedSender<Finished>>>,
     is_flowing: watch::Sender<bool>,
 }
 
 /// A recorder, and what it is handed. The channel needs no bound: the permits are one.
-pub(crate) fn channel() -> (Recorder, mpsc::UnboundedReceiver<Finished>) {
+pub(crate) fn channel() -> (Recorder, UnboundedReceiver<Finished>) {
     let (sender, receiver) = mpsc::unbounded_channel();
     (Recorder { sender: Mutex::new(Some(sender)), is_flowing: watch::Sender::new(true) }, receiver)
 }
@@ -50,7 +65,7 @@ impl Recorder {
         }
     }
 
-    /// Waits while records cannot be written.
+    /// Waits while no records can be written.
     pub(crate) async fn flowing(&self) {
         let _ = self.is_flowing.subscribe().wait_for(|is_flowing| *is_flowing).await;
     }
@@ -62,114 +77,238 @@ impl Recorder {
 }
 
 /// Records until the recorder is closed and everything is written.
-pub(crate) async fn run(deliverer: Arc<Deliverer>, mut receiver: mpsc::UnboundedReceiver<Finished>) {
+pub(crate) async fn run(deliverer: Arc<Deliverer>, receiver: UnboundedReceiver<Finished>) {
+    let (set_aside, aside) = mpsc::unbounded_channel();
+    let (written, done) = mpsc::unbounded_channel();
+    tokio::join!(
+        record_what_ends(&deliverer, receiver, set_aside, written.clone()),
+        record_what_waits(&deliverer, aside, written),
+        acknowledge_what_is_written(&deliverer, done),
+    );
+}
+
+async fn record_what_ends(
+    deliverer: &Deliverer,
+    mut receiver: UnboundedReceiver<Finished>,
+    set_aside: UnboundedSender<Finished>,
+    written: UnboundedSender<Finished>,
+) {
     let mut batch = Vec::with_capacity(BATCH);
     while receiver.recv_many(&mut batch, BATCH).await > 0 {
-        for finished in &batch {
-            deliverer.condition.note(finished.reservation.endpoint_id, &finished.recorded);
+        metrics::histogram!("postrider_record_batch_size").record(batch.len() as f64);
+        for left in write(deliverer, batch.drain(..), &written).await {
+            let _ = set_aside.send(left);
         }
-        let (recorded, rest): (Vec<_>, Vec<_>) = batch
-            .drain(..)
-            .map(|finished| {
-                let told = Told::of(&finished);
-                (finished.recorded, (told, finished.gone, finished.place))
-            })
-            .unzip();
-        metrics::histogram!("postrider_record_batch_size").record(recorded.len() as f64);
-        write(&deliverer, recorded).await;
-        // Only now, with all of it in PostgreSQL, do the ids leave Redis.
-        acknowledge(&deliverer, rest.iter().map(|(told, ..)| told)).await;
-        for (told, gone, _place) in rest {
-            deliverer.held.remove(&told.reservation);
-            if let Some(url) = gone {
-                disable(&deliverer, told.reservation.endpoint_id, url).await;
+    }
+}
+
+/// Tries again what could not be recorded: its row is locked, for the most part. No more of it is kept than a quarter
+/// of all permits: what is beyond that is left to the sweep, and sent again.
+async fn record_what_waits(
+    deliverer: &Deliverer,
+    mut aside: UnboundedReceiver<Finished>,
+    written: UnboundedSender<Finished>,
+) {
+    let most = (deliverer.config.concurrency / 4).max(1);
+    let mut waiting = Vec::new();
+    while aside.recv_many(&mut waiting, most).await > 0 {
+        while !waiting.is_empty() {
+            // Its endpoint can go on meanwhile: what is lost from here on is found by its lease.
+            acknowledge(deliverer, &mut waiting).await;
+            tokio::time::sleep(PAUSE).await;
+            while let Ok(more) = aside.try_recv() {
+                waiting.push(more);
             }
-        }
-    }
-}
-
-/// What an attempt told of its endpoint.
-struct Told {
-    reservation: Reservation,
-    feedback: Feedback,
-    error: Option<String>,
-}
-
-impl Told {
-    fn of(finished: &Finished) -> Self {
-        Self {
-            reservation: finished.reservation,
-            feedback: finished.feedback,
-            error: finished.recorded.exchange.error_message.clone(),
-        }
-    }
-}
-
-/// Acknowledges, and notes the breakers that this opens or closes.
-async fn acknowledge<'a>(deliverer: &Deliverer, told: impl Iterator<Item = &'a Told> + Clone) {
-    let done = told.clone().map(|told| (told.reservation, told.feedback));
-    let changes = match deliverer.queue.acknowledge(done).await {
-        Ok(changes) => changes,
-        Err(error) => return deliverer.health.down("deliverer_redis", error),
-    };
-    if changes.is_empty() {
-        return;
-    }
-    let with_reason = |change: BreakerChange| {
-        let BreakerChange::Opened { endpoint_id, .. } = change else { return (change, None) };
-        let mut errors = told.clone().filter(|told| told.reservation.endpoint_id == endpoint_id);
-        (change, errors.find_map(|told| told.error.clone()))
-    };
-    let changes: Vec<_> = changes.into_iter().map(with_reason).collect();
-    if let Err(error) = health::note(&deliverer.store, &changes).await {
-        tracing::warn!(%error, "the state of a circuit breaker could not be noted");
-    }
-}
-
-/// Writes until it is written. Where one attempt spoils the statement for all, the batch is halved until
-/// it is alone.
-async fn write(deliverer: &Deliverer, mut results: Vec<Recorded>) {
-    loop {
-        let began = Instant::now();
-        let ended = deliverer.leases.ended_by(&results);
-        let error = match record::record(&deliverer.store, &results, &ended).await {
-            Ok(moved) => {
-                deliverer.leases.recorded(&results);
-                metrics::histogram!("postrider_record_seconds").record(began.elapsed().as_secs_f64());
-                deliverer.recorder.is_flowing.send_if_modified(|flowing| !std::mem::replace(flowing, true));
-                return measure(&results, &moved);
+            waiting = write(deliverer, waiting.drain(..), &written).await;
+            waiting.sort_by_key(|finished| finished.recorded.began);
+            for lost in waiting.drain(..waiting.len().saturating_sub(most)) {
+                lose(deliverer, &lost, "too many others wait to be recorded");
             }
-            Err(error) => error,
+            tell(deliverer, &waiting);
+        }
+    }
+}
+
+/// Says what waits, where that lasts.
+fn tell(deliverer: &Deliverer, waiting: &[Finished]) {
+    metrics::gauge!("postrider_deliverer_records_waiting").set(waiting.len() as f64);
+    match waiting.iter().find(|finished| finished.age() > NOTICEABLE) {
+        None => deliverer.health.up("deliverer_records"),
+        Some(first) => {
+            let (count, first) = (waiting.len(), first.recorded.delivery_id);
+            deliverer.health.down(
+                "deliverer_records",
+                format!("{count} attempts cannot be recorded yet; delivery {first} may be locked"),
+            );
+        }
+    }
+}
+
+async fn acknowledge_what_is_written(deliverer: &Deliverer, mut written: UnboundedReceiver<Finished>) {
+    let mut batch = Vec::with_capacity(BATCH);
+    while written.recv_many(&mut batch, BATCH).await > 0 {
+        acknowledge(deliverer, &mut batch).await;
+        batch.clear();
+    }
+}
+
+/// Takes ids out of Redis, and hands on what the exchanges have told of their endpoints.
+async fn acknowledge(deliverer: &Deliverer, batch: &mut [Finished]) {
+    let done = batch.iter().filter_map(|finished| Some((finished.reservation?, finished.feedback)));
+    match deliverer.queue.acknowledge(done).await {
+        Ok(changes) => note(deliverer, changes, batch),
+        Err(error) => deliverer.health.down("deliverer_redis", error),
+    }
+    for Finished { recorded, endpoint_id, reservation, gone, .. } in batch {
+        let Some(reservation) = reservation.take() else { continue };
+        deliverer.held.remove(&reservation);
+        deliverer.condition.note(*endpoint_id, recorded);
+        if let Some(url) = gone.take() {
+            deliverer.notes.gone(*endpoint_id, url);
+        }
+    }
+}
+
+/// Hands on the breakers that this has opened or closed.
+fn note(deliverer: &Deliverer, changes: Vec<BreakerChange>, told: &[Finished]) {
+    for change in changes {
+        let reason = match change {
+            BreakerChange::Closed { .. } => None,
+            BreakerChange::Opened { endpoint_id, .. } => {
+                let mut told = told.iter().filter(|finished| finished.endpoint_id == endpoint_id);
+                told.find_map(|finished| finished.recorded.exchange.error_message.clone())
+            }
         };
-        let is_data_error = error.is_data_error();
-        if is_data_error && results.len() > 1 {
-            let second = results.split_off(results.len() / 2);
-            Box::pin(write(deliverer, results)).await;
-            return Box::pin(write(deliverer, second)).await;
-        }
-        if is_data_error && !strip(&mut results, &error) {
-            // Not even without its details: the lease is left to the sweep.
-            deliverer.leases.abandon(results[0].lease_id);
-            tracing::error!(delivery_id = %results[0].delivery_id, %error, "the attempt cannot be recorded");
-            return;
-        }
-        if !is_data_error {
-            if !error.is_contention() {
+        deliverer.notes.breaker(change, reason);
+    }
+}
+
+/// Writes what can be written, and waits while nothing can. Where one attempt spoils the statement for all, the batch
+/// is halved until it is alone. Returns what is to be tried again.
+async fn write(
+    deliverer: &Deliverer,
+    batch: impl Iterator<Item = Finished>,
+    written: &UnboundedSender<Finished>,
+) -> Vec<Finished> {
+    let mut left = Vec::new();
+    let mut parts = apart(batch);
+    while let Some(mut part) = parts.pop() {
+        match record(deliverer, &part, true).await {
+            Ok(locked) => {
+                for finished in part {
+                    if locked.contains(&finished.recorded.delivery_id) {
+                        left.push(finished);
+                    } else {
+                        let _ = written.send(finished);
+                    }
+                }
+            }
+            Err(error) if error.is_outage() => {
                 deliverer.recorder.is_flowing.send_replace(false);
                 deliverer.health.down("deliverer_postgresql", error);
+                tokio::time::sleep(PAUSE).await;
+                parts.push(part);
             }
-            tokio::time::sleep(PAUSE).await;
+            Err(error) => {
+                let second = part.split_off(part.len().div_ceil(2));
+                if !second.is_empty() {
+                    parts.extend([second, part]);
+                } else if let Some(alone) = part.pop() {
+                    left.extend(write_alone(deliverer, alone, error, written).await);
+                }
+            }
         }
     }
+    left
+}
+
+/// Batches in none of which a delivery is twice.
+fn apart(batch: impl Iterator<Item = Finished>) -> Vec<Vec<Finished>> {
+    let mut seen = HashSet::new();
+    let (first, again): (Vec<_>, Vec<_>) =
+        batch.partition(|finished| seen.insert(finished.recorded.delivery_id));
+    let mut parts: Vec<_> = again.into_iter().map(|finished| vec![finished]).collect();
+    parts.push(first);
+    parts
+}
+
+/// An attempt that PostgreSQL refuses is recorded without its details, and where that is refused too its delivery goes
+/// on without it. Returned where none of that is to blame, so that it may be recorded later.
+async fn write_alone(
+    deliverer: &Deliverer,
+    mut finished: Finished,
+    mut error: StoreError,
+    written: &UnboundedSender<Finished>,
+) -> Option<Finished> {
+    let delivery_id = finished.recorded.delivery_id;
+    for with_attempt in [true, false] {
+        if with_attempt && error.has_no_place_for_attempt() {
+            continue;
+        }
+        if !error.is_data_error() && !error.has_no_place_for_attempt() {
+            return Some(finished);
+        }
+        if with_attempt {
+            strip(&mut finished.recorded.exchange, &error);
+        }
+        match record(deliverer, std::slice::from_ref(&finished), with_attempt).await {
+            Ok(locked) if locked.is_empty() => {
+                if !with_attempt {
+                    tracing::error!(%delivery_id, %error, "the attempt cannot be stored; its delivery goes on");
+                    metrics::counter!("postrider_attempts_lost_total").increment(1);
+                }
+                let _ = written.send(finished);
+                return None;
+            }
+            Ok(_) => return Some(finished),
+            Err(next) => error = next,
+        }
+    }
+    if !error.is_data_error() {
+        return Some(finished);
+    }
+    lose(deliverer, &finished, &error.to_string());
+    None
+}
+
+/// Leaves the delivery to the sweep.
+fn lose(deliverer: &Deliverer, lost: &Finished, error: &str) {
+    let delivery_id = lost.recorded.delivery_id;
+    tracing::error!(%delivery_id, error, "the attempt cannot be recorded; its delivery will be sent again");
+    metrics::counter!("postrider_attempts_lost_total").increment(1);
+    deliverer.leases.abandon(lost.recorded.lease_id);
+    if let Some(reservation) = &lost.reservation {
+        deliverer.held.remove(reservation);
+    }
+}
+
+/// Records together. Returns the deliveries that are locked, of which nothing is recorded.
+async fn record(
+    deliverer: &Deliverer,
+    part: &[Finished],
+    with_attempts: bool,
+) -> Result<HashSet<DeliveryId>, StoreError> {
+    let began = Instant::now();
+    let results: Vec<&Recorded> = part.iter().map(|finished| &finished.recorded).collect();
+    let ended = deliverer.leases.ended_by(&results);
+    let number = deliverer.registration.number;
+    let Written { moved, locked } =
+        record::record(&deliverer.store, number, &results, &ended, with_attempts).await?;
+    let recorded = || results.iter().copied().filter(|result| !locked.contains(&result.delivery_id));
+    deliverer.leases.recorded(recorded());
+    metrics::histogram!("postrider_record_seconds").record(began.elapsed().as_secs_f64());
+    deliverer.recorder.is_flowing.send_if_modified(|flowing| !std::mem::replace(flowing, true));
+    measure(recorded(), &moved);
+    Ok(locked)
 }
 
 /// Notes how long first attempts and successes were in coming, by the clock of PostgreSQL.
-fn measure(results: &[Recorded], moved: &[Moved]) {
+fn measure<'a>(results: impl Iterator<Item = &'a Recorded>, moved: &[Moved]) {
     let ages: HashMap<_, _> = moved.iter().map(|moved| (moved.delivery_id, moved.age)).collect();
     for result in results {
         let Some(age) = ages.get(&result.delivery_id) else { continue };
         if result.attempt_number == 1 {
-            let before = age.saturating_sub(result.exchange.duration);
+            let before = age.saturating_sub(result.began.elapsed());
             metrics::histogram!("postrider_first_attempt_delay_seconds").record(before.as_secs_f64());
         }
         if result.verdict == Verdict::Succeeded {
@@ -178,29 +317,13 @@ fn measure(results: &[Recorded], moved: &[Moved]) {
     }
 }
 
-/// Leaves away what PostgreSQL may refuse of an attempt. False: there was nothing to leave away.
-fn strip(results: &mut [Recorded], error: &StoreError) -> bool {
-    let mut was_stripped = false;
-    for result in results {
-        let exchange = &mut result.exchange;
-        was_stripped |= exchange.request_headers.is_some() || exchange.response_headers.is_some();
-        *exchange = Exchange {
-            error_class: exchange.error_class,
-            error_message: Some(format!("the details of this attempt could not be stored: {error}")),
-            response_status: exchange.response_status,
-            duration: exchange.duration,
-            ..Exchange::default()
-        };
-    }
-    was_stripped
-}
-
-async fn disable(deliverer: &Deliverer, endpoint_id: EndpointId, url: StoredUrl) {
-    let reason = "the receiver answered 410 Gone";
-    match endpoint_changes::disable(&deliverer.store, endpoint_id, reason, &Cause::Answer(url)).await {
-        Ok(true) => tracing::warn!(%endpoint_id, reason, "endpoint disabled"),
-        Ok(false) => {}
-        // The next answer does it.
-        Err(error) => tracing::warn!(%endpoint_id, %error, "the endpoint could not be disabled"),
-    }
+/// Leaves away what PostgreSQL may refuse of an attempt.
+fn strip(exchange: &mut Exchange, error: &StoreError) {
+    *exchange = Exchange {
+        error_class: exchange.error_class,
+        error_message: Some(format!("the details of this attempt could not be stored: {error}")),
+        response_status: exchange.response_status,
+        duration: exchange.duration,
+        ..Exchange::default()
+    };
 }

@@ -1,5 +1,5 @@
-//! Shows that this deliverer lives: a session that holds the advisory lock of its number. When the lock
-//! is free, its leases are swept.
+//! Shows that this deliverer lives: a session that holds the advisory lock of its number. When the lock has been free
+//! for some seconds, its leases are swept.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,49 +9,43 @@ use postrider_shared::health::Health;
 use postrider_shared::ids::DelivererNumber;
 use postrider_shared::store::{Dedicated, StoreError, clock, connect_dedicated, leases};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::{Deliverer, PAUSE};
 
 /// How often the session is asked whether it is still there.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
 
-/// A session that was lost may live on at the server for a while and hold the old number. After this
-/// long the deliverer takes another.
-const KEEP_NUMBER_FOR: Duration = Duration::from_secs(5);
-
-/// The number under which this deliverer is known to live.
+/// The number under which this deliverer is known to live, for as long as it does.
 pub(crate) struct Registration {
     database: DatabaseConfig,
-    number: watch::Sender<Option<DelivererNumber>>,
+    pub(crate) number: DelivererNumber,
+    is_held: watch::Sender<bool>,
 }
 
 impl Registration {
     pub(crate) fn new(database: DatabaseConfig) -> Self {
-        Self { database, number: watch::Sender::new(None) }
+        Self { database, number: DelivererNumber::draw(), is_held: watch::Sender::new(false) }
     }
 
-    /// Waits until the deliverer is registered. What is claimed without that is swept at once.
-    pub(crate) async fn number(&self) -> DelivererNumber {
-        let mut number = self.number.subscribe();
-        let registered = number.wait_for(Option::is_some).await.expect("the sender lives as long as this");
-        registered.expect("it was waited for")
+    /// Waits until the deliverer is registered. What is claimed without that is swept soon.
+    pub(crate) async fn held(&self) -> DelivererNumber {
+        let mut is_held = self.is_held.subscribe();
+        is_held.wait_for(|is_held| *is_held).await.expect("the sender lives as long as this");
+        self.number
     }
 }
 
 /// Keeps the deliverer registered, for ever.
 pub(crate) async fn run(deliverer: Arc<Deliverer>) {
     let registration = &deliverer.registration;
-    let mut last: Option<(DelivererNumber, Instant)> = None;
     loop {
-        let wanted = last.filter(|(_, lost)| lost.elapsed() < KEEP_NUMBER_FOR).map(|(number, _)| number);
-        match register(registration, wanted).await {
-            Ok(Some((session, number))) => {
+        match register(registration).await {
+            Ok(Some(session)) => {
                 deliverer.health.up("deliverer_registration");
-                registration.number.send_replace(Some(number));
+                registration.is_held.send_replace(true);
                 watch_over(&deliverer.health, session).await;
-                registration.number.send_replace(None);
-                last = Some((number, Instant::now()));
+                registration.is_held.send_replace(false);
                 deliverer.health.down("deliverer_registration", "the connection was lost");
             }
             Ok(None) => deliverer.health.down("deliverer_registration", "the old session is still there"),
@@ -61,17 +55,10 @@ pub(crate) async fn run(deliverer: Arc<Deliverer>) {
     }
 }
 
-async fn register(
-    registration: &Registration,
-    wanted: Option<DelivererNumber>,
-) -> Result<Option<(Dedicated, DelivererNumber)>, StoreError> {
+async fn register(registration: &Registration) -> Result<Option<Dedicated>, StoreError> {
     let session = connect_dedicated(&registration.database).await?;
-    let number = match wanted {
-        Some(number) => number,
-        None => leases::draw_number(&session.client).await?,
-    };
-    let is_held = leases::hold_number(&session.client, number).await?;
-    Ok(is_held.then_some((session, number)))
+    let is_held = leases::register(&session.client, registration.number).await?;
+    Ok(is_held.then_some(session))
 }
 
 /// Returns when the session is lost. What it is asked is the time.

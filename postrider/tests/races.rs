@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postrider_shared::config::DatabaseConfig;
 use postrider_shared::delivery::ErrorClass;
@@ -26,8 +26,8 @@ fn store(bed: &Bed) -> Store {
 
 /// Records one attempt, and answers which delivery was moved by it.
 async fn record(store: &Store, attempt: Recorded) -> Vec<DeliveryId> {
-    let moved = record::record(store, &[attempt], &[]).await.expect("recorded");
-    moved.iter().map(|moved| moved.delivery_id).collect()
+    let written = record::record(store, DelivererNumber(1), &[&attempt], &[], true).await.expect("recorded");
+    written.moved.iter().map(|moved| moved.delivery_id).collect()
 }
 
 fn id(value: &Value) -> Uuid {
@@ -47,6 +47,7 @@ fn failure(claimed: &Claimed, verdict: Verdict) -> Recorded {
         delivery_id: claimed.delivery_id,
         lease_id: claimed.lease_id,
         attempt_number: claimed.attempt_number,
+        began: Instant::now(),
         exchange: Exchange {
             error_class: Some(ErrorClass::Http),
             error_message: Some("the receiver answered 400".to_owned()),

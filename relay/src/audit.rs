@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
 use postrider_shared::ids::{ApplicationId, DeliveryId, EndpointId};
-use postrider_shared::store::reconcile::{self, Overdue};
+use postrider_shared::store::leases;
+use postrider_shared::store::reconcile::{self, Overdue, Stranded};
 
 use crate::{Relay, RelayError};
 
@@ -37,9 +38,15 @@ pub(crate) async fn run(relay: &Relay) {
 /// A delivery is stranded when it has been due for long, is neither leased nor parked, and Redis does not have its id.
 /// One whose id is there may merely wait its turn, or its endpoint has dropped out of the rings of Redis: so the relay
 /// pushes to each endpoint that is late, which lets it line up again.
+/// One whose lease is gone nobody would sweep.
 async fn audit(relay: &Relay, after: &mut Option<DeliveryId>) -> Result<(), RelayError> {
-    let (overdue, next) = reconcile::find_overdue(&relay.store, *after, STEP).await?;
+    let (Stranded { overdue, abandoned }, next) =
+        reconcile::find_stranded(&relay.store, *after, STEP).await?;
     *after = next;
+    if !abandoned.is_empty() {
+        let (count, _) = leases::abandon(&relay.store, &abandoned, &relay.retry_schedule.seconds()).await?;
+        note(count.unsigned_abs());
+    }
     let late: BTreeMap<EndpointId, ApplicationId> =
         overdue.iter().map(|row| (row.endpoint_id, row.application_id)).collect();
     let late: Vec<_> = late.into_iter().map(|(endpoint, application)| (application, endpoint)).collect();
@@ -52,10 +59,14 @@ async fn audit(relay: &Relay, after: &mut Option<DeliveryId>) -> Result<(), Rela
         };
         let lost: Vec<_> = overdue.iter().filter(is_lost).copied().collect();
         reconcile::requeue(&relay.store, &lost, late).await?;
-        if !lost.is_empty() {
-            metrics::counter!("postrider_relay_stranded_total").increment(lost.len() as u64);
-            tracing::warn!(deliveries = lost.len(), "deliveries were stranded; they are due again");
-        }
+        note(lost.len() as u64);
     }
     Ok(())
+}
+
+fn note(deliveries: u64) {
+    if deliveries > 0 {
+        metrics::counter!("postrider_relay_stranded_total").increment(deliveries);
+        tracing::warn!(deliveries, "deliveries were stranded; they are due again");
+    }
 }

@@ -32,6 +32,13 @@ async fn sweep(relay: &Relay, schedule: &[i32]) -> Result<(), RelayError> {
             );
             metrics::counter!("postrider_relay_swept_total").increment(swept.deliveries.unsigned_abs());
         }
+        // Said once, however long it lasts.
+        match swept.failed.first() {
+            None => relay.health.up("relay_sweep"),
+            Some((delivery, error)) => {
+                relay.health.down("relay_sweep", format!("delivery {delivery} cannot be swept: {error}"));
+            }
+        }
         if swept.leases == 0 {
             return Ok(());
         }

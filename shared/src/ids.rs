@@ -69,7 +69,31 @@ id!(
 #[postgres(transparent)]
 pub struct LeaseId(pub i64);
 
-/// The number under which a running deliverer holds its advisory lock.
+/// The number of the advisory lock that a running deliverer holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromSql, ToSql)]
 #[postgres(transparent)]
-pub struct DelivererNumber(pub i32);
+pub struct DelivererNumber(pub i64);
+
+// Both are remembered outside of PostgreSQL, by deliverers. A sequence would not do: a crash of PostgreSQL can take it
+// back behind numbers that it has given out, and then two leases or two deliverers would have the same.
+
+impl LeaseId {
+    /// A number that nobody else has.
+    #[must_use]
+    pub fn draw() -> Self {
+        Self(random())
+    }
+}
+
+impl DelivererNumber {
+    /// A number that nobody else has.
+    #[must_use]
+    pub fn draw() -> Self {
+        Self(random())
+    }
+}
+
+/// 63 random bits.
+fn random() -> i64 {
+    rand::random::<i64>() & i64::MAX
+}

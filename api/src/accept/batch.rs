@@ -218,7 +218,7 @@ async fn store_all<T>(
             }
             Err(error) => {
                 let rejection = rejection(&error);
-                if error.is_outage() {
+                if rejection == Rejection::Unavailable && !error.is_timeout() {
                     shared.health.down(POSTGRESQL, error);
                 } else if rejection == Rejection::Unavailable {
                     tracing::warn!(%error, events = events.len(), "events were not stored");

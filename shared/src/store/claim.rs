@@ -1,8 +1,9 @@
 //! Claiming: a batch of ids from Redis becomes leased deliveries with all that is needed to send them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
+use deadpool_postgres::GenericClient;
 use postgres_types::Json;
 use tokio_postgres::Row;
 
@@ -99,7 +100,7 @@ pub struct EndpointSettings {
     pub keys: Vec<StoredKey>,
 }
 
-/// What a claim saw. Every id is in exactly one of the three, or is nowhere: it could not be looked at.
+/// What a claim saw. Every id is in exactly one of the three, or in none: its row is locked.
 #[derive(Debug, Default)]
 pub struct Claim {
     /// Leased: to be sent, or given back.
@@ -112,8 +113,9 @@ pub struct Claim {
     pub settled: Vec<DeliveryId>,
 }
 
-/// Rows are locked in the order of their ids, and judged as they are then: an id may be stale. The bounds
-/// of the ids leave all partitions but theirs aside.
+/// Rows are locked in the order of their ids, and judged as they are then: an id may be stale. One that
+/// another transaction has locked is passed over, so that it holds up no other. The bounds of the ids leave
+/// all partitions but theirs aside.
 const CLAIM: &str = concat!(
     "-- deliveries.claim
 with seen as materialized (
@@ -122,7 +124,7 @@ with seen as materialized (
     from deliveries d
     where d.id = any ($1) and d.id between $4 and $5
     order by d.id
-    for no key update
+    for no key update skip locked
 ),
 judged as materialized (
     select s.id, s.event_id, s.endpoint_id, s.application_id, s.attempt_count, s.max_attempts, s.position,
@@ -151,8 +153,8 @@ judged as materialized (
     ) r on true
 ),
 lease as (
-    insert into leases (deliverer, expires_at, delivery_ids)
-    select $2::integer, now() + make_interval(secs => max(timeout_seconds) + $3::double precision), array_agg(id)
+    insert into leases (id, deliverer, expires_at, delivery_ids)
+    select $8::bigint, $2::bigint, now() + make_interval(secs => max(timeout_seconds) + $3::double precision), array_agg(id)
     from judged
     where verdict = 'claimed'
     having count(*) > 0
@@ -223,8 +225,8 @@ order by j.id"
 ///
 /// # Errors
 /// When nothing was claimed. [`StoreError::is_data_error`] and [`StoreError::is_timeout`] mean that one of the
-/// deliveries cannot be rendered, [`StoreError::is_contention`] that a row of one is held by another transaction:
-/// the others may be claimed without it.
+/// deliveries cannot be rendered. Unless it is [an outage](StoreError::is_outage), the others may be claimed without
+/// the one that is to blame.
 pub async fn claim(
     store: &Store,
     deliverer: DelivererNumber,
@@ -235,9 +237,9 @@ pub async fn claim(
     let statement = client.prepare_cached(CLAIM).await?;
     let (first, last) = id_bounds(deliveries);
     let margin = LEASE_MARGIN.as_secs_f64();
-    let without = unrendered.map(|(id, _)| id);
+    let (lease, without) = (LeaseId::draw(), unrendered.map(|(id, _)| id));
     let rows = client
-        .query(&statement, &[&deliveries, &deliverer, &margin, &first, &last, &false, &without])
+        .query(&statement, &[&deliveries, &deliverer, &margin, &first, &last, &false, &without, &lease])
         .await?;
     let mut claim = Claim::default();
     for row in &rows {
@@ -247,10 +249,29 @@ pub async fn claim(
             None => claim.settled.push(row.get(0)),
         }
     }
+    let found: HashSet<DeliveryId> = rows.iter().map(|row| row.get(0)).collect();
+    let passed: Vec<_> = deliveries.iter().copied().filter(|id| !found.contains(id)).collect();
+    let locked = existing(&client, &passed).await?;
     // What is not in the table at all has been purged.
-    let found: std::collections::HashSet<DeliveryId> = rows.iter().map(|row| row.get(0)).collect();
-    claim.settled.extend(deliveries.iter().filter(|id| !found.contains(id)));
+    claim.settled.extend(passed.iter().filter(|id| !locked.contains(id)));
     Ok(claim)
+}
+
+const EXISTING: &str = "-- deliveries.existing
+select id from deliveries where id = any ($1) and id between $2 and $3";
+
+/// Those of the deliveries that a statement has passed over which are there all the same: their rows are locked.
+pub(super) async fn existing(
+    client: &impl GenericClient,
+    passed: &[DeliveryId],
+) -> Result<HashSet<DeliveryId>, StoreError> {
+    if passed.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let (first, last) = id_bounds(passed);
+    let statement = client.prepare_cached(EXISTING).await?;
+    let rows = client.query(&statement, &[&passed, &first, &last]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 const LOCK_ENDPOINT: &str = "-- endpoints.lock
@@ -272,6 +293,8 @@ pub enum Next {
     Claimed(Box<Claimed>),
     /// Nothing to do now: none is open, or the first one is under way or not due, which brings its own id.
     Nothing,
+    /// The row of the delivery whose turn it is is locked. Nothing is claimed.
+    Locked,
     /// The delivery whose turn it is cannot be claimed with its event. Nothing is claimed.
     Unrendered(DeliveryId, Unrendered),
 }
@@ -298,9 +321,9 @@ pub async fn claim_next(
     let head: DeliveryId = row.get(0);
     let margin = LEASE_MARGIN.as_secs_f64();
     let ids = [head];
-    let without = unrendered.map(|(id, _)| id);
+    let (lease, without) = (LeaseId::draw(), unrendered.map(|(id, _)| id));
     let found = transaction
-        .query(&claim, &[&ids.as_slice(), &deliverer, &margin, &head, &head, &true, &without])
+        .query(&claim, &[&ids.as_slice(), &deliverer, &margin, &head, &head, &true, &without, &lease])
         .await;
     let rows = match found.map_err(StoreError::from) {
         Ok(rows) => rows,
@@ -309,8 +332,8 @@ pub async fn claim_next(
             _ => return Err(error),
         },
     };
-    let leased =
-        rows.first().and_then(|row| Some(claimed(row, row.get::<_, Option<LeaseId>>(1)?, unrendered)));
+    let Some(row) = rows.first() else { return Ok(Next::Locked) };
+    let leased = row.get::<_, Option<LeaseId>>(1).map(|lease_id| claimed(row, lease_id, unrendered));
     transaction.commit().await?;
     Ok(leased.map_or(Next::Nothing, |claimed| Next::Claimed(Box::new(claimed))))
 }

@@ -94,10 +94,19 @@ impl StoreError {
         }
     }
 
-    /// True when PostgreSQL is unavailable to everybody, and not only too slow for one statement.
+    /// True when any statement would fail now: PostgreSQL is away or out of room, or does not let this role do what
+    /// it has to. Every other error may be the fault of one item of a batch, and is none of the other items.
     #[must_use]
     pub fn is_outage(&self) -> bool {
-        self.is_unavailable() && self.code() != Some(&SqlState::QUERY_CANCELED)
+        match (self, self.code()) {
+            (Self::Pool(_) | Self::Schema(_), _) | (Self::Database(_), None) => true,
+            (_, Some(code)) => {
+                let is_general = matches!(&code.code()[..2], "08" | "28" | "3D" | "42" | "53" | "57")
+                    || *code == SqlState::READ_ONLY_SQL_TRANSACTION;
+                // An item may need more memory or time than there is.
+                is_general && ![SqlState::OUT_OF_MEMORY, SqlState::QUERY_CANCELED].contains(code)
+            }
+        }
     }
 
     /// True when no waiting helps: the database is not as it must be, or the server refuses the role or knows no such
@@ -110,6 +119,14 @@ impl StoreError {
                 .code()
                 .is_some_and(|code| code.code().starts_with("28") || *code == SqlState::INVALID_CATALOG_NAME),
         }
+    }
+
+    /// True when there is no partition of `delivery_attempts` for an attempt any more.
+    #[must_use]
+    pub fn has_no_place_for_attempt(&self) -> bool {
+        let Self::Database(error) = self else { return false };
+        self.is_missing_partition()
+            && error.as_db_error().and_then(|error| error.table()) == Some("delivery_attempts")
     }
 
     /// True when no partition is there for a row: the relay has not run for a week.

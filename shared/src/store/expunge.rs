@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::audit::{self, Actor, Change};
 use super::page::IdRange;
 use super::{Store, StoreError};
-use crate::ids::{ApplicationId, EventId};
+use crate::ids::{ApplicationId, DeliveryId, EventId, LeaseId};
 
 /// What the deliveries say that are cancelled by it. A late record is recognised by it, and keeps no body.
 pub(super) const REASON: &str = "the payload of the event was removed on request";
@@ -57,6 +57,43 @@ passed as (
     select id, endpoint_id, application_id from cancelled where position is not null
 )
 select id from locked order by id";
+
+/// Nothing was sent: the attempt was not one.
+const CANCEL_CLAIMED: &str = "-- deliveries.cancel_expunged
+with locked as materialized (
+    select d.id
+    from deliveries d
+    join events v on v.id = d.event_id and v.expunged_at is not null
+    where d.id = $1 and d.lease_id = $2
+    for no key update of d
+),
+cancelled as (
+    update deliveries d
+    set status = 'cancelled', attempt_count = d.attempt_count - 1, next_retry_at = null, lease_id = null,
+        completed_at = now(), last_error = $3
+    from locked l
+    where d.id = l.id
+    returning d.id, d.endpoint_id, d.application_id, d.position
+),
+passed as (
+    insert into outbox (delivery_id, endpoint_id, application_id)
+    select id, endpoint_id, application_id from cancelled where position is not null
+    returning id
+)
+select (select count(*) from cancelled),
+       (select count(pg_notify('postrider_outbox', '')) from (select from passed limit 1) n)";
+
+/// Cancels a delivery that was claimed although the payload of its event was removed: whoever removed it was
+/// interrupted before it came to this delivery. False: there is another reason why there is nothing to send.
+///
+/// # Errors
+/// When PostgreSQL does not answer, or the row is locked; the delivery is then swept.
+pub async fn cancel_claimed(store: &Store, delivery: DeliveryId, lease: LeaseId) -> Result<bool, StoreError> {
+    let client = store.durable().await?;
+    let statement = client.prepare_cached(CANCEL_CLAIMED).await?;
+    let row = client.query_one(&statement, &[&delivery, &lease, &REASON]).await?;
+    Ok(row.get::<_, i64>(0) > 0)
+}
 
 const CLEAN: &str = "-- delivery_attempts.expunge
 update delivery_attempts

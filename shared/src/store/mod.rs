@@ -21,6 +21,7 @@ pub mod events;
 pub mod expire;
 pub mod expunge;
 pub mod filters;
+pub mod halves;
 pub mod headers;
 pub mod health;
 pub mod inbox;

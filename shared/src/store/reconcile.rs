@@ -2,9 +2,10 @@
 
 use uuid::Uuid;
 
+use super::leases::Abandoned;
 use super::outbox::{EPOCH_LOCK, is_not_parked};
 use super::{Store, StoreError};
-use crate::ids::{ApplicationId, DeliveryId, EndpointId};
+use crate::ids::{ApplicationId, DeliveryId, EndpointId, LeaseId};
 
 /// Which memory of Redis PostgreSQL believes in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,7 +140,7 @@ pub struct Overdue {
 /// PostgreSQL go by the index; what is beyond it is put into the outbox twice, which is harmless.
 const OVERDUE: &str = "-- deliveries.overdue
 with page as materialized (
-    select d.id, d.endpoint_id, d.application_id, d.position,
+    select d.id, d.endpoint_id, d.application_id, d.position, d.lease_id,
            d.lease_id is null and d.next_retry_at < l.oldest - interval '60 seconds' as is_late
     from deliveries d
     -- What the relay has not come to yet is not late: its row is still in the outbox.
@@ -173,20 +174,32 @@ select p.id, p.endpoint_id, p.application_id,
        and (p.position is null or not exists (
            select from deliveries b
            where b.endpoint_id = p.endpoint_id and b.position < p.position and b.completed_at is null
-       )) as is_overdue
+       )) as is_overdue,
+       case when p.lease_id is not null and (select true from leases l where l.id = p.lease_id) is null
+            then p.lease_id
+       end as lost_lease_id
 from page p
 order by p.id";
 
-/// Looks at the next `limit` open deliveries after `after`: which are overdue by more than a minute and
-/// neither leased nor parked, and where to go on (`None`: from the beginning).
+/// Open deliveries that nobody seems to work on.
+#[derive(Debug, Default)]
+pub struct Stranded {
+    /// Due for more than a minute, and neither leased nor parked.
+    pub overdue: Vec<Overdue>,
+    /// Under a lease that is not there: nobody will sweep it.
+    pub abandoned: Vec<Abandoned>,
+}
+
+/// Looks at the next `limit` open deliveries after `after`: which of them nobody seems to work on, and where to go on
+/// (`None`: from the beginning).
 ///
 /// # Errors
 /// When PostgreSQL does not answer.
-pub async fn find_overdue(
+pub async fn find_stranded(
     store: &Store,
     after: Option<DeliveryId>,
     limit: i64,
-) -> Result<(Vec<Overdue>, Option<DeliveryId>), StoreError> {
+) -> Result<(Stranded, Option<DeliveryId>), StoreError> {
     let client = store.relaxed().await?;
     let statement = client.prepare_cached(OVERDUE).await?;
     let rows = client.query(&statement, &[&after.unwrap_or(DeliveryId(Uuid::nil())), &limit]).await?;
@@ -197,7 +210,17 @@ pub async fn find_overdue(
         .filter(|row| row.get(3))
         .map(|row| Overdue { delivery_id: row.get(0), endpoint_id: row.get(1), application_id: row.get(2) })
         .collect();
-    Ok((overdue, last))
+    let abandoned = rows
+        .iter()
+        .filter_map(|row| {
+            Some(Abandoned {
+                delivery_id: row.get(0),
+                lease_id: row.get::<_, Option<LeaseId>>(4)?,
+                claimed_at: None,
+            })
+        })
+        .collect();
+    Ok((Stranded { overdue, abandoned }, last))
 }
 
 const REQUEUE: &str = "-- outbox.requeue

@@ -1,14 +1,14 @@
 //! Recording: what became of each attempt, and what follows for its delivery.
 
-use std::time::Duration;
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use deadpool_postgres::GenericClient;
-use tokio_postgres::Row;
 
 use super::page::id_bounds;
-use super::{Store, StoreError, expunge, operational};
+use super::{Store, StoreError, claim, expunge, leases, operational};
 use crate::delivery::{AttemptOutcome, DeliveryStatus, ErrorClass};
-use crate::ids::{DeliveryId, LeaseId};
+use crate::ids::{DelivererNumber, DeliveryId, LeaseId};
 
 /// An attempt of known outcome.
 #[derive(Debug, Clone)]
@@ -19,6 +19,8 @@ pub struct Recorded {
     pub lease_id: LeaseId,
     /// The attempt's number.
     pub attempt_number: i16,
+    /// When it began, by this machine's monotonic clock: PostgreSQL is told how long ago that is.
+    pub began: Instant,
     /// What happened.
     pub exchange: Exchange,
     /// What follows.
@@ -83,29 +85,34 @@ impl Verdict {
     }
 }
 
-/// The attempt is written whatever has become of the delivery. The delivery moves only for the holder of
-/// its lease, or where it is open and nobody holds one: a late answer still counts. A late failure counts only
-/// where it is the last attempt's and nobody has opened the delivery again by hand; a crash of PostgreSQL may have
-/// lost the claim, and the count with it.
+/// The attempt is written whatever has become of the delivery, and a success is not overwritten. The delivery moves
+/// for the holder of its lease. What comes late, when the lease was swept or taken away, moves it too:
+///
+/// - a success, if the delivery is still open, whoever sends it by now, or is a dead letter only because nobody knew
+///   what had come of this attempt;
+/// - a failure, if the delivery waits for its next attempt and this was the last one, and nobody has opened it again
+///   by hand. A crash of PostgreSQL may have lost the claim, and the count with it.
+///
+/// Rows that another transaction has locked are passed over, so that they hold up no other.
 const RECORD: &str = "-- deliveries.record
 with result as materialized (
     select *
     from unnest(
         $1::uuid[], $2::bigint[], $3::smallint[], $4::text[], $5::text[], $6::text[], $7::text[],
         $8::smallint[], $9::text[], $10::bytea[], $11::boolean[], $12::integer[], $13::text[], $14::bigint[],
-        $19::boolean[]
+        $19::boolean[], $23::bigint[]
     ) as r (
         delivery_id, lease_id, attempt_number, outcome, error_class, error_message, request_headers,
         response_status, response_headers, response_body, response_body_truncated, duration_ms,
-        status, retry_ms, resent
+        status, retry_ms, resent, age_ms
     )
 ),
 locked as materialized (
-    select d.id, d.event_id, d.lease_id, d.completed_at, d.last_error, d.status, d.attempt_count
+    select d.id, d.event_id, d.lease_id, d.completed_at, d.last_error, d.status, d.attempt_count, d.created_at
     from deliveries d
     where d.id = any ($1) and d.id between $15 and $16
     order by d.id
-    for no key update
+    for no key update skip locked
 ),
 attempted as (
     insert into delivery_attempts (
@@ -123,9 +130,10 @@ attempted as (
                then null
                else r.response_body
            end,
-           r.response_body_truncated, r.resent, r.duration_ms, now() - r.duration_ms * interval '1 millisecond'
+           r.response_body_truncated, r.resent, r.duration_ms, now() - r.age_ms * interval '1 millisecond'
     from result r
     join locked l on l.id = r.delivery_id
+    where $20
     on conflict (delivery_id, attempt_number) do update
     set outcome = excluded.outcome, error_class = excluded.error_class,
         error_message = excluded.error_message, request_headers = excluded.request_headers,
@@ -133,6 +141,7 @@ attempted as (
         response_body = excluded.response_body,
         response_body_truncated = excluded.response_body_truncated, resent = excluded.resent,
         duration_ms = excluded.duration_ms, created_at = excluded.created_at
+    where delivery_attempts.outcome <> 'succeeded'
 ),
 moved as (
     update deliveries d
@@ -142,16 +151,20 @@ moved as (
         last_response_status = r.response_status,
         last_error = r.error_message,
         next_retry_at = now() + r.retry_ms * interval '1 millisecond',
-        completed_at = case when r.retry_ms is null then now() end,
-        dead_at = case when r.status = 'dead_letter' then now() end
+        completed_at = case when r.retry_ms is null then coalesce(l.completed_at, now()) end,
+        dead_at = case when r.status = 'dead_letter' then coalesce(d.dead_at, now()) end
     from result r
     join locked l on l.id = r.delivery_id
     where d.id = r.delivery_id and d.id between $15 and $16
-      and (l.lease_id = r.lease_id
-           or l.lease_id is null and l.completed_at is null
-              and (r.outcome = 'succeeded' or l.attempt_count < r.attempt_number
-                   or l.attempt_count = r.attempt_number and l.status = 'failed'))
-    returning d.id, d.endpoint_id, d.application_id, d.next_retry_at, d.position, d.created_at
+      and case
+          when l.lease_id = r.lease_id then true
+          when (l.status, l.attempt_count, l.last_error) = ('dead_letter', r.attempt_number, $21) then r.retry_ms is null
+          when l.completed_at is not null then false
+          when r.outcome = 'succeeded' then true
+          else l.lease_id is null
+               and (l.attempt_count < r.attempt_number or l.attempt_count = r.attempt_number and l.status = 'failed')
+      end
+    returning d.id, d.endpoint_id, d.application_id, d.next_retry_at, d.position, l.completed_at is null as was_open
 ),
 queued as (
     -- Where order is kept, each end is the turn of another.
@@ -163,12 +176,20 @@ queued as (
 ended as (
     -- Never waited for: a sweep that holds one removes it.
     delete from leases
-    where id = any (array(select id from leases where id = any ($18) for update skip locked))
+    where id = any (array(
+        select id from leases
+        where id = any ($18) and deliverer = $22
+          and id <> all (array(
+              select lease_id from result where delivery_id not in (select id from locked)
+          ))
+        for update skip locked
+    ))
 )
-select id, extract(epoch from now() - created_at)::float8,
+select l.id, m.was_open, extract(epoch from now() - l.created_at)::float8,
        (select count(pg_notify('postrider_outbox', ''))
             from (select from queued where due_at <= now() limit 1) n)
-from moved";
+from locked l
+left join moved m on m.id = l.id";
 
 /// A delivery that was moved on.
 #[derive(Debug, Clone, Copy)]
@@ -179,42 +200,57 @@ pub struct Moved {
     pub age: Duration,
 }
 
+/// What became of results that were to be recorded.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// Deliveries that were moved on. The others have been cancelled, swept and sent by somebody else, or closed before.
+    pub moved: Vec<Moved>,
+    /// Deliveries that another transaction has locked: nothing of them is written, and they are to be recorded later.
+    pub locked: HashSet<DeliveryId>,
+}
+
 /// Writes attempts and moves their deliveries on; a retry gets its outbox row, and a dead letter its
-/// operational event, in the same transaction. Recording the same attempt again is harmless. `ended` are leases of
-/// which nothing is left to be recorded after these: they are removed. Answers the deliveries that were moved: the
-/// others have been cancelled, swept and sent by somebody else, or closed before.
+/// operational event, in the same transaction. Recording the same attempt again is harmless. No delivery may be there
+/// twice. `ended` are leases of `deliverer` of which nothing is left to be recorded after these: they are removed.
+/// Without `with_attempts` deliveries move on, and what happened is stored nowhere.
 ///
 /// # Errors
-/// When nothing was recorded; the caller tries again.
+/// When nothing was recorded. Unless it [is an outage](StoreError::is_outage), the others may be recorded without the
+/// one that is to blame.
 pub async fn record(
     store: &Store,
-    results: &[Recorded],
+    deliverer: DelivererNumber,
+    results: &[&Recorded],
     ended: &[LeaseId],
-) -> Result<Vec<Moved>, StoreError> {
+    with_attempts: bool,
+) -> Result<Written, StoreError> {
     let mut client = store.durable().await?;
-    let mut dead: Vec<DeliveryId> = results
+    let mut dead: HashSet<DeliveryId> = results
         .iter()
         .filter(|result| result.verdict == Verdict::Dead)
         .map(|result| result.delivery_id)
         .collect();
     if dead.is_empty() {
-        return write(&client, results, ended).await;
+        return Ok(write(&client, deliverer, results, ended, with_attempts).await?.0);
     }
     let transaction = client.transaction().await?;
-    let moved = write(&transaction, results, ended).await?;
-    dead.retain(|delivery| moved.iter().any(|moved| moved.delivery_id == *delivery));
-    operational::emit_dead_letters(&transaction, &dead).await?;
+    let (written, closed) = write(&transaction, deliverer, results, ended, with_attempts).await?;
+    dead.retain(|delivery| closed.contains(delivery));
+    operational::emit_dead_letters(&transaction, &dead.into_iter().collect::<Vec<_>>()).await?;
     transaction.commit().await?;
-    Ok(moved)
+    Ok(written)
 }
 
+/// Answers also which of the deliveries that were moved were open before.
 async fn write(
     client: &impl GenericClient,
-    results: &[Recorded],
+    deliverer: DelivererNumber,
+    results: &[&Recorded],
     ended: &[LeaseId],
-) -> Result<Vec<Moved>, StoreError> {
-    fn column<'a, T>(results: &'a [Recorded], value: impl Fn(&'a Recorded) -> T) -> Vec<T> {
-        results.iter().map(value).collect()
+    with_attempts: bool,
+) -> Result<(Written, HashSet<DeliveryId>), StoreError> {
+    fn column<'a, T>(results: &[&'a Recorded], value: impl Fn(&'a Recorded) -> T) -> Vec<T> {
+        results.iter().map(|&result| value(result)).collect()
     }
     let deliveries = column(results, |r| r.delivery_id);
     let (first, last) = id_bounds(&deliveries);
@@ -242,14 +278,29 @@ async fn write(
                 &expunge::REASON,
                 &ended,
                 &column(results, |r| r.exchange.resent),
+                &with_attempts,
+                &leases::VANISHED,
+                &deliverer,
+                &column(results, |r| i64::try_from(r.began.elapsed().as_millis()).unwrap_or(i64::MAX)),
             ],
         )
         .await?;
-    let moved = |row: &Row| Moved {
-        delivery_id: row.get(0),
-        age: Duration::try_from_secs_f64(row.get(1)).unwrap_or_default(),
-    };
-    Ok(rows.iter().map(moved).collect())
+    let mut written = Written::default();
+    let mut were_open = HashSet::new();
+    let mut seen = HashSet::with_capacity(rows.len());
+    for row in &rows {
+        let delivery_id = row.get(0);
+        seen.insert(delivery_id);
+        let Some(was_open) = row.get(1) else { continue };
+        let age = Duration::try_from_secs_f64(row.get(2)).unwrap_or_default();
+        written.moved.push(Moved { delivery_id, age });
+        if was_open {
+            were_open.insert(delivery_id);
+        }
+    }
+    let passed: Vec<_> = deliveries.into_iter().filter(|delivery| !seen.contains(delivery)).collect();
+    written.locked = claim::existing(client, &passed).await?;
+    Ok((written, were_open))
 }
 
 const GIVE_BACK: &str = "-- deliveries.give_back

@@ -1,0 +1,137 @@
+//! What exchanges have told of their endpoints, on its way to PostgreSQL: breakers that were opened or closed, and
+//! receivers that want no more webhooks. Apart from the records, which wait for no lock on an endpoint.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use postrider_shared::ids::EndpointId;
+use postrider_shared::queue::BreakerChange;
+use postrider_shared::store::endpoint_changes::{self, Cause};
+use postrider_shared::store::halves::Halves;
+use postrider_shared::store::stored_url::StoredUrl;
+use postrider_shared::store::{StoreError, health};
+use tokio::sync::Notify;
+
+use crate::Deliverer;
+
+/// What could not be noted, for a lock or an outage, is tried again after this.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What is to be noted: the latest of each endpoint.
+#[derive(Default)]
+pub(crate) struct Notes {
+    waiting: Mutex<Waiting>,
+    arrived: Notify,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// With how the endpoint failed last.
+    breakers: HashMap<EndpointId, (BreakerChange, Option<String>)>,
+    /// The URL whose receiver is gone.
+    gone: HashMap<EndpointId, StoredUrl>,
+}
+
+impl Waiting {
+    /// Adds what is older than the rest.
+    fn add_older(&mut self, older: Self) {
+        for (endpoint, change) in older.breakers {
+            self.breakers.entry(endpoint).or_insert(change);
+        }
+        for (endpoint, url) in older.gone {
+            self.gone.entry(endpoint).or_insert(url);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.breakers.is_empty() && self.gone.is_empty()
+    }
+}
+
+impl Notes {
+    /// A breaker has changed.
+    pub(crate) fn breaker(&self, change: BreakerChange, reason: Option<String>) {
+        self.change(|waiting| waiting.breakers.insert(endpoint_of(&change), (change, reason)));
+    }
+
+    /// The receiver at this URL wants no more webhooks.
+    pub(crate) fn gone(&self, endpoint: EndpointId, url: StoredUrl) {
+        self.change(|waiting| waiting.gone.insert(endpoint, url));
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Waiting) -> T) {
+        change(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        self.arrived.notify_one();
+    }
+
+    fn take(&self) -> Waiting {
+        std::mem::take(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn endpoint_of(change: &BreakerChange) -> EndpointId {
+    match *change {
+        BreakerChange::Opened { endpoint_id, .. } | BreakerChange::Closed { endpoint_id } => endpoint_id,
+    }
+}
+
+/// Notes what comes, for ever.
+pub(crate) async fn run(deliverer: Arc<Deliverer>) {
+    let notes = &deliverer.notes;
+    loop {
+        notes.arrived.notified().await;
+        let left = note(&deliverer, notes.take()).await;
+        if !left.is_empty() {
+            tokio::time::sleep(PAUSE).await;
+            notes.change(|waiting| waiting.add_older(left));
+        }
+    }
+}
+
+/// Returns what is to be noted later.
+async fn note(deliverer: &Deliverer, waiting: Waiting) -> Waiting {
+    let Waiting { breakers, gone } = waiting;
+    let mut left = Waiting::default();
+    let changes: Vec<_> = breakers.values().cloned().collect();
+    let mut halves = Halves::of(&changes);
+    while let Some(part) = halves.next() {
+        if let Err(error) = health::note(&deliverer.store, part).await
+            && halves.split(part, error).is_err()
+        {
+            return Waiting { breakers, gone };
+        }
+    }
+    for (change, error) in halves.failed {
+        let endpoint = endpoint_of(&change.0);
+        if passes(&error, endpoint) {
+            left.breakers.insert(endpoint, change.clone());
+        }
+    }
+    for (endpoint, url) in gone {
+        if let Err(error) = disable(deliverer, endpoint, &url).await
+            && passes(&error, endpoint)
+        {
+            left.gone.insert(endpoint, url);
+        }
+    }
+    left
+}
+
+/// True where the same may be noted later. Anything else is left to the endpoint's next exchange, which tells it again.
+fn passes(error: &StoreError, endpoint_id: EndpointId) -> bool {
+    let passes = error.is_outage() || error.is_contention();
+    if !passes {
+        tracing::warn!(%endpoint_id, %error, "the state of an endpoint could not be noted");
+    }
+    passes
+}
+
+async fn disable(deliverer: &Deliverer, endpoint_id: EndpointId, url: &StoredUrl) -> Result<(), StoreError> {
+    let reason = "the receiver answered 410 Gone";
+    let cause = Cause::Answer(url.clone());
+    if endpoint_changes::disable(&deliverer.store, endpoint_id, reason, &cause).await? {
+        tracing::warn!(%endpoint_id, reason, "endpoint disabled");
+    }
+    Ok(())
+}
