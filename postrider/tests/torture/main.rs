@@ -4,6 +4,8 @@
 //!
 //! `script/torture --seed N --minutes M` runs it. A seed repeats the faults and their order, and not every race.
 
+#![allow(clippy::print_stdout, reason = "it reports to whoever runs it")]
+
 #[path = "../support/mod.rs"]
 mod support;
 
