@@ -2,24 +2,30 @@
 
 mod support;
 
+use std::ffi::OsString;
 use std::process::Stdio;
 
 use serde_json::Value;
 use support::Bed;
 use support::service::Services;
 
-/// Runs `postrider bench`, and answers its JSON, if it wrote any, and its exit status.
+/// Runs `postrider bench`. Returns its JSON, if it wrote any, its exit status and what it said on stderr. Nothing of its
+/// private installation is left.
 async fn bench(arguments: &[&str]) -> (Value, Option<i32>, String) {
-    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_postrider"))
+    let child = tokio::process::Command::new(env!("CARGO_BIN_EXE_postrider"))
         .arg("bench")
         .args(arguments)
         .arg("--json")
         .env_remove("POSTRIDER_ADMIN_TOKEN")
         .env("POSTRIDER_LOG", "warn")
         .stdin(Stdio::null())
-        .output()
-        .await
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
         .expect("the program of this crate");
+    let directories = format!("postrider-bench-{}-", child.id().expect("it was not waited for"));
+    let output = child.wait_with_output().await.expect("its output");
+    assert_eq!(left_of(&directories), Vec::<OsString>::new());
     let complaints = String::from_utf8_lossy(&output.stderr).into_owned();
     let report = serde_json::from_slice(&output.stdout).unwrap_or_default();
     (report, output.status.code(), complaints)
@@ -27,7 +33,6 @@ async fn bench(arguments: &[&str]) -> (Value, Option<i32>, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_private_installation_is_measured_and_nothing_of_it_is_left() {
-    let before = leftovers();
     let (report, status, complaints) =
         bench(&["a1", "--events", "50", "--warm-up", "0", "--verify-all", "--statements"]).await;
     assert_eq!(status, Some(0), "{complaints}");
@@ -51,14 +56,13 @@ async fn a_private_installation_is_measured_and_nothing_of_it_is_left() {
     assert_eq!(names, ["bench", "api", "relay", "deliverer", "postgresql", "redis"]);
     let statements = phase["statements"].as_array().expect("statements");
     assert!(statements.iter().any(|statement| statement["name"] == "events.accept"), "{statements:?}");
-    assert_eq!(leftovers().difference(&before).count(), 0);
 }
 
-/// Directories of private installations.
-fn leftovers() -> std::collections::BTreeSet<std::ffi::OsString> {
+/// What is left of the directories whose names begin so.
+fn left_of(directories: &str) -> Vec<OsString> {
     let entries = ["/var/tmp", "/tmp"].into_iter().filter_map(|place| std::fs::read_dir(place).ok());
     let names = entries.flatten().flatten().map(|entry| entry.file_name());
-    names.filter(|name| name.to_string_lossy().starts_with("postrider-bench-")).collect()
+    names.filter(|name| name.to_string_lossy().starts_with(directories)).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

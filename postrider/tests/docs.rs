@@ -112,8 +112,9 @@ fn every_setting_that_is_named_exists() {
     for document in Document::all() {
         for name in document.words_that_begin_with("POSTRIDER_") {
             let setting = name.strip_suffix("_FILE").unwrap_or(&name);
-            let is_of_a_tool =
-                ["POSTRIDER_TEST_", "POSTRIDER_RECEIVER_"].iter().any(|tool| name.starts_with(tool));
+            let is_of_a_tool = ["POSTRIDER_TEST_", "POSTRIDER_RECEIVER_", "POSTRIDER_TORTURE_"]
+                .iter()
+                .any(|tool| name.starts_with(tool));
             if !is_of_a_tool && !known.contains(name.as_str()) && !known.contains(setting) {
                 mistakes.push(format!("{}: {name}", document.name));
             }

@@ -131,6 +131,10 @@ impl Tenant {
             let expected = if operation.scope.is_some() { StatusCode::OK } else { StatusCode::FORBIDDEN };
             assert!(status == expected, "{}: the owner is answered {status} {body}", operation.id);
             forget_times(&mut body);
+            // Reading a secret is noted, and this reads it.
+            if let Some(entries) = body["data"].as_array_mut() {
+                entries.retain(|entry| entry["action"] != "endpoint.read_secret");
+            }
             found.insert(operation.id.clone(), body);
         }
         found

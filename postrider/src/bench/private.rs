@@ -174,7 +174,9 @@ fn data_dir(named: Option<&Path>) -> anyhow::Result<(PathBuf, Option<TempDir>)> 
     }
     let place = Path::new(ON_DISK);
     let place = if place.is_dir() { place.to_owned() } else { std::env::temp_dir() };
-    let temporary = tempfile::Builder::new().prefix("postrider-bench-").tempdir_in(&place);
+    // Whose it is shows in the name.
+    let prefix = format!("postrider-bench-{}-", std::process::id());
+    let temporary = tempfile::Builder::new().prefix(&prefix).tempdir_in(&place);
     let temporary = temporary.with_context(|| format!("no directory can be made in {}", place.display()))?;
     Ok((temporary.path().to_owned(), Some(temporary)))
 }
