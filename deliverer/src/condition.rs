@@ -8,6 +8,7 @@ use std::time::Duration;
 use postrider_shared::delivery::ErrorClass;
 use postrider_shared::ids::EndpointId;
 use postrider_shared::store::endpoint_changes::{self, Cause};
+use postrider_shared::store::halves::Halves;
 use postrider_shared::store::record::{Recorded, Verdict};
 use postrider_shared::store::{StoreError, health};
 
@@ -58,7 +59,17 @@ async fn write(
     failed: &[EndpointId],
     limit: Duration,
 ) -> Result<(), StoreError> {
-    for endpoint_id in health::note_attempts(&deliverer.store, succeeded, failed, limit).await? {
+    health::note_attempts(&deliverer.store, succeeded, &[], limit).await?;
+    let mut failing = Vec::new();
+    // One that is locked is noted after its next attempts.
+    let mut halves = Halves::of(failed);
+    while let Some(part) = halves.next() {
+        match health::note_attempts(&deliverer.store, &[], part, limit).await {
+            Ok(endpoints) => failing.extend(endpoints),
+            Err(error) => halves.split(part, error)?,
+        }
+    }
+    for endpoint_id in failing {
         let days = limit.as_secs() / 86_400;
         let reason = format!("every attempt has failed for {days} days");
         let cause = Cause::Failing(limit);

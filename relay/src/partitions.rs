@@ -1,25 +1,27 @@
 //! Makes the partitions of the coming week, and drops what is older than the retention: deliveries that are
 //! open then end as dead letters first, and stay for a day.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
+use crate::{Relay, RelayError};
 use postrider_shared::store::partitions::{self, Expired};
 use postrider_shared::store::{Dedicated, StoreError, connect_dedicated, expire, inbox};
-
-use crate::{Relay, RelayError};
 
 const EVERY: Duration = Duration::from_secs(600);
 
 /// With fewer partitions than this ahead the relay is not ready: somebody has to look.
 const TOO_FEW: Duration = Duration::from_secs(2 * 86_400);
 
+/// How soon it tries again what failed.
+const AGAIN: Duration = Duration::from_secs(5);
+
 /// Looks after the partitions for ever.
 pub(crate) async fn run(relay: &Relay) {
     loop {
         let result = maintain(relay).await;
-        if relay.settle(result).await.is_some() {
-            tokio::time::sleep(EVERY).await;
-        }
+        let pause = if relay.settle(result).await.is_some() { EVERY } else { AGAIN };
+        tokio::time::sleep(pause).await;
     }
 }
 
@@ -44,28 +46,55 @@ async fn report(relay: &Relay, Dedicated { client, .. }: &Dedicated) -> Result<(
     Ok(())
 }
 
-async fn change(relay: &Relay, Dedicated { client, .. }: &Dedicated) -> Result<(), StoreError> {
+async fn change(relay: &Relay, session: &Dedicated) -> Result<(), StoreError> {
+    let client = &session.client;
     let retention_days = relay.retention_days;
     while partitions::remaining(client).await? < partitions::AHEAD {
         partitions::add(client, partitions::width_days(retention_days)).await?;
     }
+    // What cannot be dropped now keeps nothing else.
+    let mut failed = None;
     for orphan in partitions::orphans(client).await? {
-        partitions::drop_detached(client, &orphan).await?;
+        failed = partitions::drop_detached(client, &orphan).await.err().or(failed);
     }
+    // Attempts stay for as long as there is a delivery that they may be of: one that is under way is recorded.
+    let mut kept = HashSet::new();
     for expired in partitions::expired(client, retention_days).await? {
-        if expired.parent == "deliveries" && !expired.is_detaching {
-            end_open(relay, &expired).await?;
-            if expire::has_fresh_dead_letters(client, &expired).await? {
-                continue;
+        if expired.parent == "delivery_attempts" && kept.contains(&expired.ends_at) {
+            continue;
+        }
+        match drop_if_done(relay, session, &expired).await {
+            Ok(true) => {
+                tracing::info!(partition = expired.name, "a partition older than the retention was dropped");
+            }
+            kept_or_failed => {
+                if expired.parent == "deliveries" {
+                    kept.insert(expired.ends_at);
+                }
+                failed = kept_or_failed.err().or(failed);
             }
         }
-        partitions::drop(client, &expired).await?;
-        tracing::info!(partition = expired.name, "a partition older than the retention was dropped");
     }
     while partitions::forget_keys(client).await? > 0 {}
     while partitions::forget_parked(client).await? > 0 {}
     while inbox::forget_rejections(client, retention_days).await? > 0 {}
-    Ok(())
+    failed.map_or(Ok(()), Err)
+}
+
+/// False: there are deliveries in it that must stay a while.
+async fn drop_if_done(
+    relay: &Relay,
+    Dedicated { client, .. }: &Dedicated,
+    expired: &Expired,
+) -> Result<bool, StoreError> {
+    if expired.parent == "deliveries" && !expired.is_detaching {
+        end_open(relay, expired).await?;
+        if expire::must_stay(client, expired).await? {
+            return Ok(false);
+        }
+    }
+    partitions::drop(client, expired).await?;
+    Ok(true)
 }
 
 /// Nothing that is open goes with its partition: it ends as a dead letter, for people to see.

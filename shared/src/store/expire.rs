@@ -14,7 +14,8 @@ const REASON: &str = "event_expired: it was still open when its event became old
 /// Deliveries that one step ends: each is told of by an operational event.
 const STEP: i64 = 500;
 
-/// What a lease holds ends too: what is under way is still recorded as an attempt, and moves nothing.
+/// What a lease holds ends too: what is under way is still recorded as an attempt, and moves nothing. What is locked
+/// is left for the next time.
 const EXPIRE: &str = "-- deliveries.expire
 with old as materialized (
     select id
@@ -22,7 +23,7 @@ with old as materialized (
     where completed_at is null and id < first_id($1)
     order by id
     limit $2
-    for no key update
+    for no key update skip locked
 ),
 moved as (
     update deliveries d
@@ -41,7 +42,7 @@ woken as (
 select id from moved";
 
 /// Makes dead letters of some of the deliveries that were made before `end` and are still open, and tells of
-/// them. Answers how many; 0: none is left.
+/// them. Returns how many; 0: none is left that is not locked.
 ///
 /// # Errors
 /// When PostgreSQL does not answer, or a row is held for too long.
@@ -56,12 +57,15 @@ pub async fn step(store: &Store, end: DateTime<Utc>) -> Result<usize, StoreError
     Ok(expired.len())
 }
 
-/// True where a partition has dead letters that are less than a day old.
+/// True where a partition has deliveries that are open, or dead letters that are less than a day old.
 ///
 /// # Errors
 /// When PostgreSQL does not answer.
-pub async fn has_fresh_dead_letters(client: &Client, deliveries: &Expired) -> Result<bool, StoreError> {
-    let fresh =
-        format!("select exists (select from {} where dead_at > now() - interval '1 day')", deliveries.name);
-    Ok(client.query_one(&fresh, &[]).await?.get(0))
+pub async fn must_stay(client: &Client, deliveries: &Expired) -> Result<bool, StoreError> {
+    let name = &deliveries.name;
+    let must_stay = format!(
+        "select exists (select from {name} where completed_at is null)
+             or exists (select from {name} where dead_at > now() - interval '1 day')"
+    );
+    Ok(client.query_one(&must_stay, &[]).await?.get(0))
 }

@@ -134,7 +134,7 @@ with recovered as materialized (
     from endpoint_health
     where endpoint_id = any ($1) and failing_since is not null
     order by endpoint_id
-    for no key update
+    for no key update skip locked
 )
 update endpoint_health h
 set failing_since = null, cleared_at = now(), updated_at = now()

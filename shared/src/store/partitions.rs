@@ -77,9 +77,10 @@ const EXPIRED: &str = "-- partitions.expired
 select parent, name, ends_at, is_detaching
 from partitions
 where is_detaching or ends_at < now() - make_interval(days => $1)
-order by ends_at, parent";
+order by ends_at, parent <> 'deliveries', parent";
 
-/// The partitions of what was made more than `retention_days` ago, oldest first.
+/// The partitions of what was made more than `retention_days` ago, oldest first, and of one time those of deliveries
+/// first.
 ///
 /// # Errors
 /// When PostgreSQL does not answer.
@@ -140,6 +141,7 @@ where ctid = any (array(
     where k.event_id < (select first_id(min(starts_at)) from partitions where parent = 'events'
                         having count(*) = count(starts_at))
     limit $1
+    for update of k skip locked
 ))";
 
 /// Deletes some of the idempotency keys whose events have been dropped, and answers how many; 0: all are
@@ -160,6 +162,7 @@ where id = any (array(
       and o.delivery_id < (select first_id(min(starts_at)) from partitions where parent = 'deliveries'
                            having count(*) = count(starts_at))
     limit $1
+    for update of o skip locked
 ))";
 
 /// Deletes some of the parked rows whose deliveries have been dropped, and answers how many.
