@@ -166,7 +166,7 @@ select add_partitions(date_trunc('day', now(), 'UTC') + interval '8 days');
 create table replays (
     id uuid primary key default uuid_v7(),
     application_id uuid not null references applications (id) on delete cascade,
-    mode text not null check (mode in ('replay', 'redrive')),
+    mode text not null check (mode in ('replay', 'redrive', 'missing')),
     -- What it is about: all of these must hold; null: any.
     endpoint_ids uuid[],
     event_types text[],

@@ -69,6 +69,8 @@ named! {
         Replay = "replay",
         /// Opens deliveries again.
         Redrive = "redrive",
+        /// Sends events where no delivery of them has succeeded.
+        Missing = "missing",
     }
 }
 

@@ -21,7 +21,8 @@ pub(crate) const REDRIVEN: [DeliveryStatus; 3] =
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateReplayRequest {
     /// `replay`: new deliveries of old events, to the endpoints that match them now. `redrive`: dead letters are
-    /// opened again, with one attempt more.
+    /// opened again, with one attempt more. `missing`: old events are sent to the endpoints that match them now and
+    /// that never got them.
     mode: String,
     /// To any of these endpoints. Absent or null: to all.
     #[oai(validator(min_items = 1, max_items = 100))]
@@ -72,8 +73,11 @@ impl CreateReplayRequest {
                 checks.mistake(format!("event_types[{index}]"), error.to_string());
             }
         }
-        if self.statuses.is_some() && mode == Some(ReplayMode::Replay) {
-            checks.mistake("statuses", "is for `redrive` only: a replay is of events, which have no status");
+        if self.statuses.is_some() && mode.is_some_and(|mode| mode != ReplayMode::Redrive) {
+            checks.mistake(
+                "statuses",
+                "is for `redrive` only: the other modes are about events, which have no status",
+            );
         }
         let statuses = self.statuses.map(|names| check_statuses(&mut checks, &names));
         let (created_after, created_before) =
@@ -129,6 +133,8 @@ mod tests {
             (r#"{"mode":"redrive","statuses":["dead_letter","failed","cancelled"],"dry_run":true}"#, &[]),
             (r#"{"mode":"resend"}"#, &["mode"]),
             (r#"{"mode":"replay","statuses":["dead_letter"]}"#, &["statuses"]),
+            (r#"{"mode":"missing","dry_run":true}"#, &[]),
+            (r#"{"mode":"missing","statuses":["dead_letter"]}"#, &["statuses"]),
             (r#"{"mode":"redrive","statuses":["failed","failed","failed","failed"]}"#, &["statuses"]),
             (r#"{"mode":"redrive","statuses":["succeeded","x"]}"#, &["statuses[0]", "statuses[1]"]),
             (

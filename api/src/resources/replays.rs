@@ -32,13 +32,13 @@ pub(crate) struct Replay {
     id: Uuid,
     /// The application.
     application_id: Uuid,
-    /// `replay` or `redrive`.
+    /// `replay`, `redrive` or `missing`.
     mode: String,
     /// To any of these endpoints; null: to all.
     endpoint_ids: Option<Vec<Uuid>>,
     /// Of any of these types; null: of all.
     event_types: Option<Vec<String>>,
-    /// Deliveries in any of these states; null: dead letters, and in a `replay` nothing.
+    /// Deliveries in any of these states; null: dead letters, and in the other modes nothing.
     statuses: Option<Vec<String>>,
     /// Created at this time or later; null: as far back as they are kept.
     created_after: Option<Timestamp>,
@@ -107,8 +107,9 @@ impl Replays {
     /// Start a replay
     ///
     /// `replay` makes new deliveries of old events, with the same `webhook-id`, to the endpoints that are active
-    /// and match them now; `redrive` opens dead letters again, with one attempt more. What they queue goes behind
-    /// all other traffic. With `dry_run` it is only counted. Ten may be open at once. Needs the scope `manage`.
+    /// and match them now; `redrive` opens dead letters again, with one attempt more; `missing` sends old events
+    /// only where they never arrived, and is what to use after an outage. What they queue goes behind all other
+    /// traffic. With `dry_run` it is only counted. Ten may be open at once. Needs the scope `manage`.
     #[oai(path = "/replays", method = "post", operation_id = "create_replay")]
     async fn create(
         &self,

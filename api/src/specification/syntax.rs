@@ -95,7 +95,7 @@ mod tests {
         assert_eq!(schemas["CreateApiKeyRequest"]["properties"]["scopes"]["items"]["enum"][0], "publish");
         let replay = &schemas["CreateReplayRequest"]["properties"];
         assert_eq!(replay["event_types"]["items"]["pattern"], EVENT_TYPE);
-        assert_eq!(replay["mode"]["enum"], json!(["replay", "redrive"]));
+        assert_eq!(replay["mode"]["enum"], json!(["replay", "redrive", "missing"]));
         assert!(schemas["Event"]["properties"]["event_type"].get("pattern").is_none());
     }
 }

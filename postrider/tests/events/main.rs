@@ -10,6 +10,7 @@ mod event_types;
 mod expunge;
 mod filters;
 mod lists;
+mod missing;
 mod moved;
 mod replay_event;
 mod replays;

@@ -15,7 +15,7 @@ use crate::support::service::{Process, Services};
 use crate::support::{Bed, eventually};
 
 /// Publishes many events at once; their ids.
-async fn publish_many(producer: &Producer, event_type: &str, count: usize) -> Vec<String> {
+pub(crate) async fn publish_many(producer: &Producer, event_type: &str, count: usize) -> Vec<String> {
     let events: Vec<_> = (0..count)
         .map(|n| json!({"idempotency_key": format!("{event_type}-{n}"), "event_type": event_type, "data": {"n": n}}))
         .collect();
@@ -27,17 +27,17 @@ async fn publish_many(producer: &Producer, event_type: &str, count: usize) -> Ve
     ids
 }
 
-async fn current(producer: &Producer, replay: &Value) -> Value {
+pub(crate) async fn current(producer: &Producer, replay: &Value) -> Value {
     producer.get(&format!("/v1/replays/{}", text(&replay["id"]))).await
 }
 
 /// Starts a replay, and waits for its end.
-async fn run(producer: &Producer, body: Value) -> Value {
+pub(crate) async fn run(producer: &Producer, body: Value) -> Value {
     let replay = producer.post("/v1/replays", &body).await;
     completed(producer, &replay).await
 }
 
-async fn completed(producer: &Producer, replay: &Value) -> Value {
+pub(crate) async fn completed(producer: &Producer, replay: &Value) -> Value {
     eventually("the end of a replay", async || {
         let replay = current(producer, replay).await;
         assert!(
@@ -306,7 +306,7 @@ async fn a_cancelled_replay_withdraws_what_was_not_sent() {
     bed.finish().await;
 }
 
-fn cancel(replay: &Value) -> String {
+pub(crate) fn cancel(replay: &Value) -> String {
     format!("/v1/replays/{}/cancel", text(&replay["id"]))
 }
 

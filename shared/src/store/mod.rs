@@ -36,6 +36,7 @@ pub mod reconcile;
 pub mod record;
 pub mod rekey;
 pub mod replay_event;
+mod replay_missing;
 pub mod replay_steps;
 pub mod replays;
 pub mod secrets;

@@ -5,10 +5,14 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use deadpool_postgres::Transaction;
+use postgres_types::ToSql;
 use uuid::Uuid;
 
 use super::accept::pattern_array;
+use super::operational::TEST;
+use super::page::IdRange;
 use super::replay_event::REPLAY;
+use super::replay_missing::MISSING;
 use super::{Store, StoreError, replays};
 use crate::delivery::{DeliveryStatus, ReplayMode};
 use crate::event_type::EventType;
@@ -19,6 +23,8 @@ use crate::ids::{ApplicationId, EndpointId, EventId, ReplayId};
 const TARGET: i64 = 1_000;
 /// Rows that a step looks at, at most.
 const MAX_SIZE: i64 = 5_000;
+/// Pairs of an event and an endpoint that a step looks at, at most, except those of a single event.
+const MAX_PAIRS: i64 = 5_000;
 /// A step that took longer is followed by a smaller one.
 const MAX_DURATION: Duration = Duration::from_millis(200);
 
@@ -36,7 +42,8 @@ pub struct Step {
 }
 
 /// Applications with open replays take turns, however many each has, and so do the replays of each. One that another
-/// relay works on is left to it.
+/// relay works on is left to it. Those of an application that send what is missing run one after the other: side by
+/// side, two of them would find the same to be missing and send it twice.
 const NEXT: &str = "-- replays.next
 select r.id, r.application_id, r.mode, r.endpoint_ids, r.event_types, r.statuses, r.created_after, r.created_before,
        r.dry_run, r.first_id is null, r.cursor_id, r.end_id, r.step_size
@@ -48,6 +55,11 @@ join (
     group by application_id
 ) a on a.application_id = r.application_id
 where r.completed_at is null
+  and not (r.mode = 'missing' and not r.dry_run and exists (
+      select from replays o
+      where o.application_id = r.application_id and o.id < r.id and o.completed_at is null
+        and o.mode = 'missing' and not o.dry_run
+  ))
 order by a.stepped_at nulls first, r.stepped_at nulls first, r.id
 limit 1
 for no key update of r skip locked";
@@ -153,7 +165,7 @@ async fn find(transaction: &Transaction<'_>, task: &mut Task) -> Result<Found, S
         task.end = find_end(transaction, task).await?;
     }
     match task.mode {
-        ReplayMode::Replay => replay(transaction, task).await,
+        ReplayMode::Replay | ReplayMode::Missing => replay(transaction, task).await,
         ReplayMode::Redrive => redrive(transaction, task).await,
     }
 }
@@ -196,7 +208,7 @@ select id from deliveries where application_id = $1 and id > $2 and id < $3 orde
 /// Just behind the last row that there is, so that progress is told by what lies in between.
 async fn find_end(transaction: &Transaction<'_>, task: &Task) -> Result<Uuid, StoreError> {
     let sql = match task.mode {
-        ReplayMode::Replay => LAST_EVENT,
+        ReplayMode::Replay | ReplayMode::Missing => LAST_EVENT,
         ReplayMode::Redrive => LAST_DELIVERY,
     };
     let find = transaction.prepare_cached(sql).await?;
@@ -213,8 +225,17 @@ where application_id = $1 and id > $2 and id < $3
 order by id
 limit $4";
 
-/// New deliveries of the next events.
-async fn replay(transaction: &Transaction<'_>, task: &Task) -> Result<Found, StoreError> {
+const COUNT_ENDPOINTS: &str = "-- replays.count_endpoints
+select count(*)
+from endpoints
+where application_id = $1 and deleted_at is null and is_active and ($2::uuid[] is null or id = any ($2))";
+
+/// Sends the next events again, to all that match them or only where they never arrived. Every endpoint is asked for
+/// every event, whatever comes of it: more endpoints mean fewer events.
+async fn replay(transaction: &Transaction<'_>, task: &mut Task) -> Result<Found, StoreError> {
+    let count = transaction.prepare_cached(COUNT_ENDPOINTS).await?;
+    let endpoints = transaction.query_one(&count, &[&task.application_id, &task.endpoint_ids]).await?;
+    task.size = task.size.min(MAX_PAIRS / endpoints.get::<_, i64>(0).max(1)).max(1);
     let read = transaction.prepare_cached(READ_EVENTS).await?;
     let rows = transaction
         .query(
@@ -240,27 +261,34 @@ async fn replay(transaction: &Transaction<'_>, task: &Task) -> Result<Found, Sto
     for row in rows.iter().filter(|row| row.get(2)) {
         // What is stored is one, or was by the rules of an older version: then nobody subscribes to it.
         let Ok(event_type) = EventType::parse(row.get(1)) else { continue };
+        // A test is for one endpoint, and is nobody else's to miss.
+        if task.mode == ReplayMode::Missing && event_type.as_str() == TEST {
+            continue;
+        }
         events.push(row.get::<_, EventId>(0));
         patterns.push(pattern_array(&event_type));
     }
-    if let (Some(first), Some(last)) = (events.first(), events.last()) {
-        let replay = transaction.prepare_cached(REPLAY).await?;
-        let row = transaction
-            .query_one(
-                &replay,
-                &[
-                    &events,
-                    first,
-                    last,
-                    &task.application_id,
-                    &patterns,
-                    &task.endpoint_ids,
-                    &Some(task.id),
-                    &task.dry_run,
-                ],
-            )
-            .await?;
-        found.matched = row.get(0);
+    if let (Some(&first), Some(&last)) = (events.first(), events.last()) {
+        let above = IdRange::new(None, None, None).not_before(first.0).above;
+        let replay_id = Some(task.id);
+        let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![
+            &events,
+            &first,
+            &last,
+            &task.application_id,
+            &patterns,
+            &task.endpoint_ids,
+            &replay_id,
+            &task.dry_run,
+        ];
+        let sql = if task.mode == ReplayMode::Missing {
+            parameters.push(&above);
+            MISSING
+        } else {
+            REPLAY
+        };
+        let replay = transaction.prepare_cached(sql).await?;
+        found.matched = transaction.query_one(&replay, &parameters).await?.get(0);
     }
     Ok(found)
 }

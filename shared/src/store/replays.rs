@@ -21,7 +21,7 @@ pub const MAX_OPEN: i64 = 10;
 /// What is to be replayed: all of it must hold; `None`: any.
 #[derive(Debug, Clone, Serialize)]
 pub struct Selection {
-    /// Makes new deliveries, or opens old ones.
+    /// Makes new deliveries, opens old ones, or does either where something is missing.
     pub mode: ReplayMode,
     /// To these endpoints.
     pub endpoint_ids: Option<Vec<EndpointId>>,
