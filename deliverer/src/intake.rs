@@ -10,6 +10,7 @@ use postrider_shared::ids::{DelivererNumber, DeliveryId, EndpointId};
 use postrider_shared::queue::{Feedback, QueueError, Reservation, Reserved, Waker};
 use postrider_shared::store::StoreError;
 use postrider_shared::store::claim::{self, Claim, Claimed, Next, Unrendered};
+use postrider_shared::store::halves::Halves;
 use postrider_shared::store::record;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
@@ -180,32 +181,28 @@ async fn claim_turn(
 /// Claims what can be claimed. Where one delivery spoils the statement for all, the batch is halved until
 /// it is alone: one that cannot be rendered is claimed without its event, any other is left for later.
 async fn claim_around_culprits(deliverer: &Deliverer, number: DelivererNumber, ids: &[DeliveryId]) -> Claim {
-    let began = Instant::now();
-    match claim::claim(&deliverer.store, number, ids, None).await {
-        Ok(claim) => {
-            metrics::histogram!("postrider_claim_seconds").record(began.elapsed().as_secs_f64());
-            deliverer.health.up("deliverer_postgresql");
-            claim
-        }
-        Err(error) if !error.is_outage() => {
-            if let [culprit] = ids {
-                claim_without_event(deliverer, number, *culprit, &error).await
-            } else {
-                let (first, second) = ids.split_at(ids.len() / 2);
-                let mut claim = Box::pin(claim_around_culprits(deliverer, number, first)).await;
-                let other = Box::pin(claim_around_culprits(deliverer, number, second)).await;
-                claim.claimed.extend(other.claimed);
-                claim.ordered.extend(other.ordered);
-                claim.settled.extend(other.settled);
-                claim
+    let mut claim = Claim::default();
+    let mut halves = Halves::of(ids);
+    while let Some(part) = halves.next() {
+        let began = Instant::now();
+        match claim::claim(&deliverer.store, number, part, None).await {
+            Ok(more) => {
+                metrics::histogram!("postrider_claim_seconds").record(began.elapsed().as_secs_f64());
+                deliverer.health.up("deliverer_postgresql");
+                claim.add(more);
+            }
+            Err(error) => {
+                if let Err(outage) = halves.split(part, error) {
+                    deliverer.health.down("deliverer_postgresql", outage);
+                    tokio::time::sleep(PAUSE).await;
+                }
             }
         }
-        Err(error) => {
-            deliverer.health.down("deliverer_postgresql", error);
-            tokio::time::sleep(PAUSE).await;
-            Claim::default()
-        }
     }
+    for (culprit, error) in halves.failed {
+        claim.add(claim_without_event(deliverer, number, *culprit, &error).await);
+    }
+    claim
 }
 
 /// The attempt then fails as others do, and is retried or not. Where PostgreSQL is too slow for everything, this is

@@ -113,6 +113,15 @@ pub struct Claim {
     pub settled: Vec<DeliveryId>,
 }
 
+impl Claim {
+    /// Adds what another claim saw, of other ids.
+    pub fn add(&mut self, other: Self) {
+        self.claimed.extend(other.claimed);
+        self.ordered.extend(other.ordered);
+        self.settled.extend(other.settled);
+    }
+}
+
 /// Rows are locked in the order of their ids, and judged as they are then: an id may be stale. One that
 /// another transaction has locked is passed over, so that it holds up no other. The bounds of the ids leave
 /// all partitions but theirs aside.
