@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::{Relay, RelayError};
 use postrider_shared::store::partitions::{self, Expired};
-use postrider_shared::store::{Dedicated, StoreError, connect_dedicated, expire, inbox};
+use postrider_shared::store::{Dedicated, StoreError, connect_dedicated, emit_rejections, expire};
 
 const EVERY: Duration = Duration::from_secs(600);
 
@@ -77,7 +77,7 @@ async fn change(relay: &Relay, session: &Dedicated) -> Result<(), StoreError> {
     }
     while partitions::forget_keys(client).await? > 0 {}
     while partitions::forget_parked(client).await? > 0 {}
-    while inbox::forget_rejections(client, retention_days).await? > 0 {}
+    while emit_rejections::forget(client, retention_days).await? > 0 {}
     failed.map_or(Ok(()), Err)
 }
 

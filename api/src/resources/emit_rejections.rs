@@ -6,7 +6,7 @@ use poem::web::Data;
 use poem_openapi::{Object, OpenApi};
 use postrider_shared::ids::EmitRejectionId;
 use postrider_shared::store::applications::ApplicationRef;
-use postrider_shared::store::inbox;
+use postrider_shared::store::emit_rejections;
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -55,8 +55,8 @@ pub(crate) struct EmitRejectionWithData {
     data: String,
 }
 
-impl From<inbox::EmitRejection> for EmitRejection {
-    fn from(stored: inbox::EmitRejection) -> Self {
+impl From<emit_rejections::EmitRejection> for EmitRejection {
+    fn from(stored: emit_rejections::EmitRejection) -> Self {
         Self {
             id: stored.id.0,
             application_id: stored.application_id.map(|id| id.0),
@@ -97,7 +97,7 @@ impl EmitRejections {
         caller.require(Scope::Read)?;
         let application = caller.listed_application(&app, application_id.0.as_ref()).await?;
         let cursor = cursor.0.map(|cursor| EmitRejectionId(cursor.0));
-        let page = inbox::list_rejections(&app.store, application, cursor, limit(&page_limit)).await?;
+        let page = emit_rejections::list(&app.store, application, cursor, limit(&page_limit)).await?;
         Ok(Found::new(Page::of(page)))
     }
 
@@ -116,7 +116,7 @@ impl EmitRejections {
     ) -> Result<Found<EmitRejectionWithData>, Refused<{ NOT_FOUND | INVALID }>> {
         caller.require(Scope::Read)?;
         let application = caller.listed_application(&app, application_id.0.as_ref()).await?;
-        let found = inbox::get_rejection(&app.store, application, emit_rejection_id.0).await?;
+        let found = emit_rejections::get(&app.store, application, emit_rejection_id.0).await?;
         let mut found = found.ok_or_else(|| Problem::not_found("emit_rejection_not_found", "rejection"))?;
         let data = found.data.take().unwrap_or_default();
         Ok(Found::new(EmitRejectionWithData { rejection: found.into(), data }))

@@ -12,6 +12,7 @@ pub mod cleanups;
 pub mod clock;
 mod connect;
 pub mod deliveries;
+pub mod emit_rejections;
 pub mod endpoint_changes;
 pub mod endpoint_stats;
 pub mod endpoints;
