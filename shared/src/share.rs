@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// How much a holder may have for each unit that is free.
-const FACTOR: u64 = 8;
+pub const FACTOR: u64 = 8;
 
 /// A resource of a fixed capacity, in units of the caller's choice. All clones are one.
 #[derive(Debug)]

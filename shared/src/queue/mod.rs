@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use crate::config::QueueConfig;
 use crate::ids::{ApplicationId, DeliveryId, EndpointId};
+use crate::share;
 use crate::store::outbox::Limits;
 use crate::trust;
 pub use breaker::{BreakerChange, Feedback};
@@ -130,7 +131,7 @@ impl Queue {
     /// error something may have been.
     pub async fn push(&self, epoch: i64, groups: &[Group]) -> Result<Vec<usize>, QueueError> {
         let mut push = self.scripts.push.prepare_invoke();
-        push.key(&self.base).arg(epoch).arg(self.window).arg(self.capacity).arg(FEW);
+        push.key(&self.base).arg(epoch).arg(self.window).arg(self.capacity).arg(FEW).arg(share::FACTOR);
         for group in groups {
             let ids: Vec<u8> = group.deliveries.iter().flat_map(|id| *id.0.as_bytes()).collect();
             push.arg(group.endpoint_id.0.as_bytes())

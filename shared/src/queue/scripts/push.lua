@@ -1,6 +1,7 @@
 -- Queues ids and brings the limits of their endpoints along. A push without ids looks its endpoint over: whatever was
 -- lost of it is made again.
--- ARGV: epoch, window, capacity, few, then for each endpoint: endpoint, application, concurrency, rate (0: none),
+-- ARGV: epoch, window, capacity, few, share (no application gets more room while it has over this many times what is
+-- free), then for each endpoint: endpoint, application, concurrency, rate (0: none),
 -- whether its breaker is open (1 or 0), ids.
 -- Returns how many ids of each endpoint fitted, in the same order; the first ones of each do.
 
@@ -10,14 +11,13 @@ end
 
 -- `unpack` has a limit.
 local CHUNK = 1000
--- No application gets more room while it has over this many times what is free.
-local SHARE = 8
 
 local window, capacity, few = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local factor = tonumber(ARGV[5])
 local accepted = {}
 local any_eligible = false
 
-for at = 5, #ARGV, 6 do
+for at = 6, #ARGV, 6 do
     local endpoint, application, ids = ARGV[at], ARGV[at + 1], ARGV[at + 5]
     local hash, queue = base .. ':e:' .. endpoint, base .. ':q:' .. endpoint
     redis.call('HSET', hash, 'application', application, 'concurrency', ARGV[at + 2], 'rate', ARGV[at + 3])
@@ -30,7 +30,7 @@ for at = 5, #ARGV, 6 do
         local waiting = redis.call('LLEN', queue)
         local free = capacity - tonumber(redis.call('GET', base .. ':size') or '0')
         local has = tonumber(redis.call('HGET', base .. ':waiting', application) or '0')
-        local share = math.floor((SHARE * free - has) / (SHARE + 1))
+        local share = math.floor((factor * free - has) / (factor + 1))
         -- However full the queue is, an endpoint with nothing waiting gets a few ids in.
         local room = math.max(math.min(window - waiting, share), few - waiting)
         local fitting = math.max(math.min(#ids / 16, room), 0)
