@@ -12,7 +12,7 @@ use support::receiver::{Receiver, Reply};
 use support::service::Process;
 use support::stack::{Stack, own_servers};
 use support::wire::Wire;
-use support::{Bed, eventually, within};
+use support::{Bed, OLD_PARTITIONS, eventually, within};
 
 /// A receiver that takes this long for events of the type `slow`.
 async fn slow_receiver(delay: Duration) -> Receiver {
@@ -51,18 +51,7 @@ async fn a_delivery_whose_lease_is_lost_is_sent_again() {
     bed.finish().await;
 }
 
-/// Makes room for an event of long ago.
-const OLD_PARTITIONS: &str = "
-    do $$
-    declare name text;
-    begin
-        for name in select p.name from partitions p loop
-            execute format('drop table %I', name);
-        end loop;
-    end $$;
-    select add_partitions(date_trunc('day', now(), 'UTC') - interval '40 days');
-    select add_partitions(date_trunc('day', now(), 'UTC') + interval '8 days');";
-
+/// An event of 50 days ago with an open delivery.
 const OLD_EVENT: &str = "
     insert into events (id, application_id, event_type, payload, idempotency_key)
         select first_id(now() - interval '50 days'), id, 'slow', '{}', 'old' from applications;

@@ -6,19 +6,7 @@ use serde_json::json;
 use support::producer::{Producer, text};
 use support::receiver::Receiver;
 use support::service::Services;
-use support::{Bed, eventually};
-
-/// Replaces the partitions of a new database: one that ended 40 days ago, one that reaches into next week.
-const OLD_PARTITIONS: &str = "
-    do $$
-    declare name text;
-    begin
-        for name in select p.name from partitions p loop
-            execute format('drop table %I', name);
-        end loop;
-    end $$;
-    select add_partitions(date_trunc('day', now(), 'UTC') - interval '40 days');
-    select add_partitions(date_trunc('day', now(), 'UTC') + interval '8 days');";
+use support::{Bed, OLD_PARTITIONS, eventually};
 
 /// An event of 50 days ago with an open delivery, an attempt, its key, and a parked row.
 const OLD_EVENT: &str = "

@@ -26,6 +26,18 @@ pub const DEADLINE: Duration = Duration::from_secs(300);
 /// minute.
 const STILLNESS: Duration = Duration::from_secs(45);
 
+/// Replaces the partitions of a new database: one that ended 40 days ago, one that reaches into next week.
+pub const OLD_PARTITIONS: &str = "
+    do $$
+    declare name text;
+    begin
+        for name in select p.name from partitions p loop
+            execute format('drop table %I', name);
+        end loop;
+    end $$;
+    select add_partitions(date_trunc('day', now(), 'UTC') - interval '40 days');
+    select add_partitions(date_trunc('day', now(), 'UTC') + interval '8 days');";
+
 /// A database and a prefix that no other test uses.
 #[derive(Clone)]
 pub struct Bed {
