@@ -306,7 +306,9 @@ macro_rules! security_extractor {
                 _: ExtractParamOptions<()>,
             ) -> poem::Result<Self> {
                 let app = request.data::<Arc<App>>().expect("the state is given to every route");
-                let credential = Credential::of(request, app)?;
+                let found =
+                    request.data::<Result<Credential, Problem>>().expect("every request is admitted first");
+                let credential = found.clone()?;
                 let parameters = request.data::<QueryParameters>().expect("they are given to every route");
                 if let Err(problem) = parameters.check(request) {
                     // What is wrong with a request is not told to strangers.

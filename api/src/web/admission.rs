@@ -69,8 +69,10 @@ impl Turn {
 /// 401 where it has a body and its key is unknown, 503 where its application has its share already.
 pub(crate) async fn admit<E: Endpoint>(next: Arc<E>, mut request: Request) -> poem::Result<E::Output> {
     let app = request.data::<Arc<App>>().expect("the state is given to every route").clone();
+    let credential = Credential::of(&request, &app);
+    request.set_data(credential.clone());
     // One that proves nothing is refused where every operation looks first, and its body is not read.
-    let Ok(credential) = Credential::of(&request, &app) else { return next.call(request).await };
+    let Ok(credential) = credential else { return next.call(request).await };
     let announced = announced_bytes(&request);
     let known = app.parties.of(&credential, request.uri()).await.map_err(Problem::from)?;
     let party = match known {
