@@ -22,7 +22,11 @@ pub(crate) struct Report {
     acknowledged: usize,
     received: usize,
     duplicates: usize,
+    late_duplicates: usize,
+    attempts: i64,
     unknown_attempts: i64,
+    untold: i64,
+    postgres_crashes: u32,
     longest: Duration,
     settled: Duration,
     pub(crate) problems: Vec<String>,
@@ -33,8 +37,13 @@ impl fmt::Display for Report {
         writeln!(f, "acknowledged {}, requests received {}", self.acknowledged, self.received)?;
         writeln!(
             f,
-            "received again after a success {}, unknown attempts {}",
-            self.duplicates, self.unknown_attempts
+            "attempts {}, of them unknown {}; requests that none tells of {}, in {} crashes of PostgreSQL",
+            self.attempts, self.unknown_attempts, self.untold, self.postgres_crashes
+        )?;
+        writeln!(
+            f,
+            "received again after a success {}, at ordered endpoints after a later event {}",
+            self.duplicates, self.late_duplicates
         )?;
         writeln!(f, "longest from acknowledgement to arrival {:.1} s", self.longest.as_secs_f64())?;
         writeln!(f, "settled {:.1} s after the last fault", self.settled.as_secs_f64())?;
@@ -66,20 +75,22 @@ pub(crate) async fn check(
     }
     report.settled = began.elapsed();
     report.unknown_attempts = installation.bed.unknown_attempts().await;
-    stored(installation, &mut report, postgres_crashes).await;
+    report.postgres_crashes = postgres_crashes;
+    stored(installation, &mut report).await;
     let webhooks = traffic.receiver.received();
     report.received = webhooks.len();
+    requests(installation, traffic, &webhooks, &mut report).await;
     signatures(traffic, &webhooks, &mut report);
     for (kind, events) in acknowledged {
         report.acknowledged += events.len();
         arrivals(*kind, events, &webhooks, &mut report);
-        as_the_api_says(traffic, *kind, events, &mut report).await;
+        as_the_api_says(traffic, *kind, events, &webhooks, &mut report).await;
     }
     report
 }
 
 /// Nothing is open, and attempts are counted as they are kept.
-async fn stored(installation: &Installation, report: &mut Report, postgres_crashes: u32) {
+async fn stored(installation: &Installation, report: &mut Report) {
     let sql = installation.bed.sql().await;
     for (what, query) in [
         (
@@ -108,10 +119,50 @@ async fn stored(installation: &Installation, report: &mut Report, postgres_crash
         let rows = sql.query(query, &[]).await.expect("a list");
         report.problems(what, rows.iter().map(|row| row.get(0)));
     }
-    // Of how many requests no attempt may tell: a crash loses what was claimed, and a killed deliverer does not record.
-    let known = "select count(*) from delivery_attempts where response_status is not null";
-    let known = sql.query_one(known, &[]).await.expect("a count").get::<_, i64>(0);
-    println!("torture: {known} attempts have an answer, {postgres_crashes} crashes of PostgreSQL");
+}
+
+/// Every answer that an attempt has was given to a request, and of every request there is an attempt: so each webhook
+/// that was sent again is explained. Only a crash of PostgreSQL may lose a claim, and with it that it was sent.
+async fn requests(
+    installation: &Installation,
+    traffic: &Traffic,
+    webhooks: &[Received],
+    report: &mut Report,
+) {
+    let mut received: HashMap<(&str, &str), i64> = HashMap::new();
+    for webhook in webhooks {
+        *received.entry((webhook.path.as_str(), webhook.id())).or_default() += 1;
+    }
+    let sql = installation.bed.sql().await;
+    let (mut invented, mut untold) = (Vec::new(), Vec::new());
+    for (kind, endpoint) in KINDS.iter().zip(&traffic.endpoints) {
+        let path = format!("/{kind}");
+        let query =
+            "select d.event_id::text, count(*) + count(*) filter (where a.resent), count(a.response_status),
+                            count(*) filter (where a.outcome = 'unknown')
+                     from deliveries d join delivery_attempts a on a.delivery_id = d.id
+                     where d.endpoint_id = $1::text::uuid
+                     group by d.event_id";
+        for row in sql.query(query, &[&text(&endpoint["id"])]).await.expect("a list") {
+            let event_id: &str = row.get(0);
+            let (told, answered, unknown) = (row.get::<_, i64>(1), row.get(2), row.get::<_, i64>(3));
+            let requests = received.get(&(path.as_str(), event_id)).copied().unwrap_or(0);
+            report.attempts += told;
+            if requests < answered {
+                invented.push(format!("{path} {event_id}: {answered} answers, {requests} requests"));
+            }
+            if requests > told {
+                report.untold += requests - told;
+                untold.push(format!(
+                    "{path} {event_id}: {requests} requests, {told} attempts, {unknown} unknown"
+                ));
+            }
+        }
+    }
+    report.problems("attempts with an answer that no request got", invented);
+    if report.postgres_crashes == 0 {
+        report.problems("requests that no attempt tells of", untold);
+    }
 }
 
 /// Each is signed with a secret that its endpoint has had.
@@ -133,13 +184,15 @@ fn signatures(traffic: &Traffic, webhooks: &[Received], report: &mut Report) {
     report.problems("webhooks whose signature does not hold", forged);
 }
 
-/// Whatever was acknowledged has arrived, at ordered endpoints in order. A managed one may cancel.
+/// Whatever was acknowledged has arrived, at ordered endpoints in order. At a managed one it may be cancelled; what is
+/// said there to have succeeded has arrived.
 fn arrivals(kind: usize, events: &[Acknowledged], webhooks: &[Received], report: &mut Report) {
     let path = format!("/{}", KINDS[kind]);
     let numbers: BTreeMap<&str, u64> =
         events.iter().map(|event| (event.event_id.as_str(), event.number)).collect();
     let mut first: BTreeMap<&str, Instant> = BTreeMap::new();
-    let (mut out_of_order, mut strange) = (Vec::new(), Vec::new());
+    let (mut out_of_order, mut strange, mut latest) = (Vec::new(), Vec::new(), 0);
+    let is_ordered = KINDS[kind].starts_with("ordered");
     let mut missing_before: BTreeSet<u64> = numbers.values().copied().collect();
     for webhook in webhooks.iter().filter(|webhook| webhook.path == path) {
         let Some(&number) = numbers.get(webhook.id()) else {
@@ -148,8 +201,10 @@ fn arrivals(kind: usize, events: &[Acknowledged], webhooks: &[Received], report:
         };
         if first.contains_key(webhook.id()) {
             report.duplicates += usize::from(webhook.attempt > 2);
+            report.late_duplicates += usize::from(is_ordered && number < latest);
         } else {
             first.insert(webhook.id(), webhook.at);
+            latest = latest.max(number);
             if missing_before.first() != Some(&number) {
                 out_of_order.push(number.to_string());
             }
@@ -161,7 +216,7 @@ fn arrivals(kind: usize, events: &[Acknowledged], webhooks: &[Received], report:
         return;
     }
     report.problems(&format!("{path}: never received"), missing_before.iter().map(u64::to_string));
-    if KINDS[kind].starts_with("ordered") {
+    if is_ordered {
         report.problems(&format!("{path}: out of order"), out_of_order);
     }
     for event in events {
@@ -171,9 +226,19 @@ fn arrivals(kind: usize, events: &[Acknowledged], webhooks: &[Received], report:
     }
 }
 
-/// The API shows each acknowledged event, with a delivery that has ended: with success, unless it was managed.
-async fn as_the_api_says(traffic: &Traffic, kind: usize, events: &[Acknowledged], report: &mut Report) {
-    let mut wrong = Vec::new();
+/// The API shows each acknowledged event, with a delivery that has ended: with success, unless it was managed. What
+/// it says to have succeeded was received.
+async fn as_the_api_says(
+    traffic: &Traffic,
+    kind: usize,
+    events: &[Acknowledged],
+    webhooks: &[Received],
+    report: &mut Report,
+) {
+    let path = format!("/{}", KINDS[kind]);
+    let received: BTreeSet<&str> =
+        webhooks.iter().filter(|webhook| webhook.path == path).map(Received::id).collect();
+    let (mut wrong, mut never) = (Vec::new(), Vec::new());
     for event in events {
         let deliveries = traffic.producers[0].deliveries(&event.event_id).await;
         let statuses: Vec<_> = deliveries.iter().map(|delivery| text(&delivery["status"])).collect();
@@ -183,9 +248,16 @@ async fn as_the_api_says(traffic: &Traffic, kind: usize, events: &[Acknowledged]
         };
         // Disabled, it had no part in what was accepted meanwhile.
         let is_passed_by = statuses.is_empty() && kind != MANAGED;
+        let succeeded = deliveries.iter().any(|delivery| {
+            delivery["status"] == "succeeded" && delivery["endpoint_id"] == traffic.endpoints[kind]["id"]
+        });
+        if succeeded && !received.contains(event.event_id.as_str()) {
+            never.push(event.event_id.clone());
+        }
         if is_passed_by || !statuses.iter().all(has_ended) {
             wrong.push(format!("{} {statuses:?}", event.event_id));
         }
     }
-    report.problems(&format!("/{}: events that the API shows otherwise", KINDS[kind]), wrong);
+    report.problems(&format!("{path}: events that the API shows otherwise"), wrong);
+    report.problems(&format!("{path}: succeeded, and never received"), never);
 }

@@ -19,6 +19,7 @@ enum Fault {
     FreezeService,
     TerminateService,
     UnwritableLog,
+    FullDisk,
     KillPostgres,
     RestartPostgres,
     ReadOnlyPostgres,
@@ -37,11 +38,12 @@ enum Fault {
     ClockStep,
 }
 
-const ALL: [Fault; 20] = [
+const ALL: [Fault; 21] = [
     Fault::KillService,
     Fault::FreezeService,
     Fault::TerminateService,
     Fault::UnwritableLog,
+    Fault::FullDisk,
     Fault::KillPostgres,
     Fault::RestartPostgres,
     Fault::ReadOnlyPostgres,
@@ -101,13 +103,20 @@ impl Faults {
                 installation.restart(victim, Log::File);
             }
             Fault::UnwritableLog => {
-                let log = if random.random() { Log::FullDisk } else { Log::ClosedPipe };
+                let log = [Log::FullDisk, Log::ClosedPipe, Log::FullPipe][random.random_range(0..3)];
                 installation.restart(victim, log);
                 sleep(lasts).await;
                 assert!(
                     !installation.services[victim].has_died(),
                     "a log that cannot be written harms nothing"
                 );
+            }
+            Fault::FullDisk => {
+                installation.limit_postgres(Some(random.random_range(1..4) << 20)).await;
+                sleep(lasts).await;
+                // Where its log of changes could not be written, it has ended.
+                installation.servers.stop_postgres(Stop::Kill).await.expect("killed");
+                installation.start_postgres().await;
             }
             Fault::KillPostgres => {
                 installation.servers.stop_postgres(Stop::Kill).await.expect("killed");
@@ -202,9 +211,9 @@ impl Faults {
         }
     }
 
-    /// How often PostgreSQL was killed: what it had committed without waiting is lost.
+    /// How often PostgreSQL crashed: what it had committed without waiting is lost.
     pub(crate) fn postgres_crashes(&self) -> u32 {
-        self.counts.get(&Fault::KillPostgres).copied().unwrap_or(0)
+        [Fault::KillPostgres, Fault::FullDisk].iter().filter_map(|fault| self.counts.get(fault)).sum()
     }
 
     pub(crate) fn table(&self) -> String {

@@ -1,12 +1,15 @@
 //! What is tortured: servers of its own behind proxies, and two of each service.
 
 use std::fs::File;
+use std::io::{PipeReader, PipeWriter, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use postrider::embedded::{Embedded, Stop};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use crate::proxy::{Mode, Proxy};
 use crate::support::service::{Clock, Process, free_port};
@@ -21,6 +24,8 @@ pub(crate) enum Log {
     FullDisk,
     /// A pipe whose reader is gone.
     ClosedPipe,
+    /// A pipe that is full, and that nobody reads.
+    FullPipe,
 }
 
 pub(crate) struct Installation {
@@ -35,6 +40,8 @@ pub(crate) struct Installation {
     /// By which the deliverers go, where the library for it is installed.
     pub(crate) clock: Option<Clock>,
     pub(crate) logs: PathBuf,
+    /// Ends of pipes that are never read.
+    unread: Mutex<Vec<PipeReader>>,
     _directory: tempfile::TempDir,
 }
 
@@ -72,6 +79,7 @@ impl Installation {
             services: Vec::new(),
             clock: Clock::new("+0"),
             logs,
+            unread: Mutex::default(),
             _directory: directory,
         };
         for index in 0..ROLES.len() {
@@ -97,6 +105,7 @@ impl Installation {
             }
             Log::FullDisk => File::options().write(true).open("/dev/full").expect("a full disk").into(),
             Log::ClosedPipe => std::io::pipe().expect("a pipe").1.into(),
+            Log::FullPipe => self.full_pipe().into(),
         };
         let mut environment = vec![("POSTRIDER_LOG", "info")];
         if role == "deliverer"
@@ -105,6 +114,31 @@ impl Installation {
             environment.extend(clock.environment());
         }
         Process::start_logging(&self.proxied, role, listen, &environment, stderr)
+    }
+
+    fn full_pipe(&self) -> PipeWriter {
+        let (reader, mut writer) = std::io::pipe().expect("a pipe");
+        rustix::io::ioctl_fionbio(&writer, true).expect("a mode");
+        while writer.write(&[b'.'; 512]).is_ok() {}
+        rustix::io::ioctl_fionbio(&writer, false).expect("a mode");
+        self.unread.lock().expect("the lock").push(reader);
+        writer
+    }
+
+    /// Makes PostgreSQL's files end where they are, or grow again: what a full disk does to it, and nobody else.
+    pub(crate) async fn limit_postgres(&self, bytes: Option<u64>) {
+        let limit = Rlimit { current: bytes, maximum: None };
+        let sql = self.bed.sql().await;
+        let postmaster = "select split_part(pg_read_file('postmaster.pid'), E'\n', 1)::integer";
+        let others = "select pid from pg_stat_activity";
+        let mut pids = Vec::new();
+        for query in [postmaster, others] {
+            pids.extend(sql.query(query, &[]).await.into_iter().flatten().map(|row| row.get::<_, i32>(0)));
+        }
+        for pid in pids.into_iter().filter_map(Pid::from_raw) {
+            // One that has ended meanwhile needs no limit.
+            let _ = prlimit(Some(pid), Resource::Fsize, limit);
+        }
     }
 
     /// Starts a service where it was; it must have ended.

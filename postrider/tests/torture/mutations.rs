@@ -48,7 +48,7 @@ impl Mutations {
                 }
                 let producer =
                     Producer { client: client.clone(), ..producers[random.random_range(0..2)].clone() };
-                let name = match random.random_range(0..7) {
+                let name = match random.random_range(0..8) {
                     0 => {
                         let is_active = random.random_bool(0.6);
                         call(&producer, Method::PATCH, &own, Some(json!({ "is_active": is_active }))).await;
@@ -89,6 +89,16 @@ impl Mutations {
                             call(&producer, Method::POST, &path, Some(body)).await;
                         }
                         "replay of an event"
+                    }
+                    6 => {
+                        let mode = ["replay", "missing"][random.random_range(0..2)];
+                        let body = json!({
+                            "mode": mode,
+                            "endpoint_ids": [endpoint["id"]],
+                            "created_after": chrono::Utc::now() - chrono::Duration::seconds(20),
+                        });
+                        call(&producer, Method::POST, "/v1/replays", Some(body)).await;
+                        "replay of all events of the last 20 s"
                     }
                     _ => {
                         let path = producer.path("/endpoints");
