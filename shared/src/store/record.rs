@@ -108,7 +108,7 @@ with result as materialized (
     )
 ),
 locked as materialized (
-    select d.id, d.event_id, d.lease_id, d.completed_at, d.last_error, d.status, d.attempt_count, d.created_at
+    select d.id, d.event_id, d.lease_id, d.completed_at, d.last_error, d.status, d.attempt_count
     from deliveries d
     where d.id = any ($1) and d.id between $15 and $16
     order by d.id
@@ -164,7 +164,8 @@ moved as (
           else l.lease_id is null
                and (l.attempt_count < r.attempt_number or l.attempt_count = r.attempt_number and l.status = 'failed')
       end
-    returning d.id, d.endpoint_id, d.application_id, d.next_retry_at, d.position, l.completed_at is null as was_open
+    returning d.id, d.endpoint_id, d.application_id, d.next_retry_at, d.position, d.created_at,
+              l.completed_at is null as was_open
 ),
 queued as (
     -- Where order is kept, each end is the turn of another.
@@ -174,22 +175,21 @@ queued as (
     returning due_at
 ),
 ended as (
-    -- Never waited for: a sweep that holds one removes it.
+    -- Not where a delivery was passed over, for which its lease is still needed; the sweep removes what is left. And
+    -- never waited for: a sweep that holds one removes it.
     delete from leases
     where id = any (array(
         select id from leases
-        where id = any ($18) and deliverer = $22
-          and id <> all (array(
-              select lease_id from result where delivery_id not in (select id from locked)
-          ))
+        where id = any ($18) and deliverer = $22 and cardinality($1) = (select count(*) from locked)
         for update skip locked
     ))
 )
-select l.id, m.was_open, extract(epoch from now() - l.created_at)::float8,
+select id, was_open, extract(epoch from now() - created_at)::float8,
        (select count(pg_notify('postrider_outbox', ''))
             from (select from queued where due_at <= now() limit 1) n)
-from locked l
-left join moved m on m.id = l.id";
+from moved
+union all
+select id, null, null, null from locked where id not in (select id from moved)";
 
 /// A delivery that was moved on.
 #[derive(Debug, Clone, Copy)]
