@@ -39,23 +39,31 @@ pub(crate) struct Task {
     pub(crate) place: Place,
 }
 
-/// Sends, and hands the result to the recorder. A panic fails this attempt and nothing else.
+/// Sends, and hands the result to the recorder. A panic in the attempt fails it, and nothing else; one outside it
+/// leaves the delivery to the sweep, as if this deliverer had vanished.
 pub(crate) async fn deliver(deliverer: Arc<Deliverer>, task: Task) {
+    let (lease_id, reservation) = (task.claimed.lease_id, task.reservation);
+    if AssertUnwindSafe(deliver_to_the_end(&deliverer, task)).catch_unwind().await.is_err() {
+        deliverer.leases.abandon(lease_id);
+        deliverer.held.remove(&reservation);
+    }
+}
+
+async fn deliver_to_the_end(deliverer: &Deliverer, task: Task) {
     let Task { claimed, claimed_at, reservation, place } = task;
-    if claimed.event.is_err() && cancel_expunged(&deliverer, &claimed, reservation).await {
+    if claimed.event.is_err() && cancel_expunged(deliverer, &claimed, reservation).await {
         return;
     }
     let mut began = Instant::now();
-    let attempt =
-        AssertUnwindSafe(attempt(&deliverer, &claimed, claimed_at, &mut began)).catch_unwind().await;
+    let attempt = AssertUnwindSafe(attempt(deliverer, &claimed, claimed_at, &mut began)).catch_unwind().await;
     let (exchange, ending) = match attempt {
         Ok(Some(ended)) => ended,
-        Ok(None) => return give_back(&deliverer, &claimed, reservation).await,
+        Ok(None) => return give_back(deliverer, &claimed, reservation).await,
         Err(_) => {
             (Exchange::default(), failed(ErrorClass::Internal, "the deliverer failed; its log says how"))
         }
     };
-    let judgement = judge(&deliverer, &claimed, ending);
+    let judgement = judge(deliverer, &claimed, ending);
     let finished = finish(&claimed, exchange, judgement, began, reservation, place);
     count(&finished.recorded);
     deliverer.recorder.submit(finished);
