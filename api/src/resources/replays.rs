@@ -56,7 +56,7 @@ pub(crate) struct Replay {
     progress: f64,
     /// Deliveries queued a second; null: it has not begun.
     rate_per_second: Option<f64>,
-    /// Why it has failed; null where it has not.
+    /// Why it has failed, or cannot advance for now; else null.
     last_error: Option<String>,
     /// When it was created.
     created_at: Timestamp,

@@ -126,7 +126,7 @@ pub async fn step(store: &Store) -> Result<Option<Step>, StoreError> {
             drop(transaction);
             drop(client);
             if !error.is_data_error() {
-                postpone(store, task.id).await?;
+                postpone(store, task.id, &error).await?;
                 return Err(error);
             }
             fail(store, task.id, &error).await?;
@@ -172,14 +172,15 @@ async fn find(transaction: &Transaction<'_>, task: &mut Task) -> Result<Found, S
 
 const POSTPONE: &str = "-- replays.postpone
 update replays
-set step_size = greatest(step_size / 2, 1), stepped_at = clock_timestamp()
+set step_size = greatest(step_size / 2, 1), stepped_at = clock_timestamp(), last_error = $2
 where id = $1 and completed_at is null";
 
-/// A step that takes too long does so again, and would hold up all others.
-async fn postpone(store: &Store, replay: ReplayId) -> Result<(), StoreError> {
+/// A step that takes too long does so again, and would hold up all others. Until it succeeds, the replay says why it
+/// does not advance.
+async fn postpone(store: &Store, replay: ReplayId, error: &StoreError) -> Result<(), StoreError> {
     let client = store.relaxed().await?;
     let statement = client.prepare_cached(POSTPONE).await?;
-    client.execute(&statement, &[&replay]).await?;
+    client.execute(&statement, &[&replay, &error.to_string()]).await?;
     Ok(())
 }
 
@@ -195,7 +196,7 @@ update replays
 set status = case when $8 then 'completed' else 'running' end,
     cursor_id = coalesce($2, cursor_id), first_id = coalesce(first_id, $3), end_id = $4,
     scanned_count = scanned_count + $5, matched_count = matched_count + $6, step_size = $7,
-    stepped_at = clock_timestamp(), started_at = coalesce(started_at, now()),
+    stepped_at = clock_timestamp(), last_error = null, started_at = coalesce(started_at, now()),
     completed_at = case when $8 then clock_timestamp() end
 where id = $1";
 
