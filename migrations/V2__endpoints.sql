@@ -15,6 +15,8 @@ create table endpoints (
     -- A payload filter, as its author wrote it, and compiled for the accept statement. Both or neither.
     filter jsonb,
     filter_path jsonpath,
+    -- What an evaluation costs at most, whatever the payload; 0 without a filter.
+    filter_steps integer not null default 0,
     -- Sent with every webhook, by name. The values of those named in `sensitive_headers` are write-only;
     -- an encrypted one is {"key": the master key's id, "sealed": base64} instead of a text.
     headers jsonb not null default '{}',

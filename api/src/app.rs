@@ -6,6 +6,7 @@ use poem_openapi::Tags;
 use postrider_shared::keyring::Keyring;
 use postrider_shared::share::Shares;
 use postrider_shared::store::Store;
+use postrider_shared::store::endpoints::EndpointQuota;
 
 use crate::accept::batch::Batcher;
 use crate::accept::ingest_limit::IngestLimits;
@@ -39,7 +40,7 @@ pub(crate) struct App {
     /// Where endpoints may be.
     pub(crate) url_rules: UrlRules,
     /// Endpoints an application may have.
-    pub(crate) max_endpoints: u32,
+    pub(crate) endpoint_quota: EndpointQuota,
 }
 
 /// How the specification groups operations.

@@ -24,6 +24,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use poem::{Endpoint, EndpointExt, IntoEndpoint as _, Route};
 use postrider_shared::config::ApiConfig;
 use postrider_shared::health::Health;
+use postrider_shared::store::endpoints::EndpointQuota;
 use postrider_shared::store::{Store, StoreError, start};
 use postrider_shared::supervise::{Supervisor, TaskFailed};
 use tokio::net::TcpListener;
@@ -102,7 +103,10 @@ pub async fn run(
         admin_tokens: config.admin_tokens.iter().map(|token| auth::key::hash(token.as_bytes())).collect(),
         keyring: config.keyring,
         url_rules: UrlRules { guard: config.guard, https_only: config.https_only },
-        max_endpoints: config.max_endpoints,
+        endpoint_quota: EndpointQuota {
+            endpoints: config.max_endpoints,
+            filter_steps: config.max_filter_steps,
+        },
     });
     let emptying = {
         let (app, door, background) = (app.clone(), door.clone(), background.clone());

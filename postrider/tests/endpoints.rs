@@ -420,3 +420,50 @@ async fn statistics_count_what_the_window_holds_and_say_how_far_they_reach() {
     services.stop().await;
     bed.finish().await;
 }
+
+/// One that takes 2,000 steps or so behind `[*]`, and cannot be cheaper.
+fn costly_filter(values: usize) -> Value {
+    json!({"data.items[*].sku": {"in": (0..values).collect::<Vec<_>>()}})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_filters_of_an_application_take_a_bounded_number_of_steps_together() {
+    let bed = Bed::new().await;
+    let services = Services::api_alone(&bed, &[("POSTRIDER_MAX_FILTER_STEPS", "40000")]).await;
+    let (producer, other) = (Producer::new(services.api).await, Producer::new(services.api).await);
+    let settings = |filter: Value| json!({"url": "https://receiver.invalid", "filter": filter});
+    // 2,204 steps each: twice one key on each of two ways, and a hundred times one key and ten values.
+    let mut endpoints = Vec::new();
+    for _ in 0..18 {
+        endpoints.push(producer.endpoint(settings(costly_filter(10))).await);
+    }
+    let path = producer.path("/endpoints");
+    let (status, problem) = producer.refused(&path, &settings(costly_filter(10))).await;
+    assert_eq!((status.as_u16(), &problem["code"]), (422, &json!("filters_too_costly")), "{problem}");
+    assert_eq!(problem["errors"][0]["field"], "filter");
+    // What needs no such steps is not refused, and another application has its own.
+    let cheap = producer.endpoint(settings(json!({"data.n": 1}))).await;
+    producer.endpoint(json!({"url": "https://receiver.invalid"})).await;
+    other.endpoint(settings(costly_filter(10))).await;
+
+    // A change is no way around it; one that has nothing to do with it, or makes it cheaper, goes through.
+    let dear = json!({"filter": costly_filter(10)});
+    let code = producer.refusal(Method::PATCH, &producer.endpoint_path(&cheap, ""), Some(&dear), 422).await;
+    assert_eq!(code, "filters_too_costly");
+    let one = producer.endpoint_path(&endpoints[0], "");
+    producer.patch(&one, &json!({"description": "still here"})).await;
+    producer.patch(&one, &json!({"filter": costly_filter(9)})).await;
+    producer.patch(&one, &json!({"filter": null})).await;
+    producer.patch(&producer.endpoint_path(&cheap, ""), &dear).await;
+    // What is deleted counts no more; and of many at once no more come in than fit.
+    producer.delete(&producer.endpoint_path(&endpoints[1], "")).await;
+    producer.delete(&producer.endpoint_path(&endpoints[2], "")).await;
+    let crowd = (0..8).map(|_| async {
+        producer.call(Method::POST, &path, Some(&settings(costly_filter(10)))).await.0.as_u16()
+    });
+    let mut statuses = futures_util::future::join_all(crowd).await;
+    statuses.sort_unstable();
+    assert_eq!(statuses, [201, 201, 422, 422, 422, 422, 422, 422]);
+    services.stop().await;
+    bed.finish().await;
+}

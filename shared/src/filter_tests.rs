@@ -101,3 +101,17 @@ fn what_an_evaluation_costs_is_bounded() {
     assert!(nested(MAX_DEPTH) && !nested(MAX_DEPTH + 1));
     assert!(Filter::parse(&format!(r#"{{"data.a":"{}"}}"#, "x".repeat(MAX_BYTES))).is_err());
 }
+
+#[test]
+fn what_it_costs_is_known_beforehand() {
+    for (json, steps) in [
+        (r#"{"data.a":1}"#, 4),
+        (r#"{"data.a.b":{"gt":1,"lt":5}}"#, 8),
+        (r#"{"data.a":{"exists":false}}"#, 4),
+        (r#"{"data.a[*]":1}"#, 204),
+        (r#"{"data.a[*].b":{"in":[1,2]}}"#, 604),
+        (r#"{"or":[{"data.a":1},{"not":{"data.b[*]":1}}]}"#, 208),
+    ] {
+        assert_eq!(Filter::parse(json).expect("a filter").steps, steps, "{json}");
+    }
+}

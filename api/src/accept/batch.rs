@@ -102,8 +102,8 @@ impl Batcher {
         events: Vec<NewEvent>,
     ) -> Result<impl Future<Output = Vec<Option<(NewEvent, Outcome)>>> + use<>, Rejection> {
         let expected = |event: NewEvent| {
-            let deliveries = self.0.fanout.expect(&event);
-            (event, deliveries)
+            let cost = self.0.fanout.expect(&event);
+            (event, cost)
         };
         let answers = self.0.queue.push(party, events.into_iter().map(expected).collect())?;
         Ok(async {
@@ -195,8 +195,8 @@ async fn store_all<T>(
             Ok(accepted) => {
                 shared.health.up(POSTGRESQL);
                 for ((event, answer), accepted) in events.into_iter().zip(answers).zip(accepted) {
-                    if let Accepted::Stored { endpoints, duplicate: false, .. } = accepted {
-                        shared.fanout.learn(&event, endpoints);
+                    if let Accepted::Stored { cost, duplicate: false, .. } = accepted {
+                        shared.fanout.learn(&event, cost);
                     }
                     tell(event, answer, Ok(accepted));
                 }

@@ -1,6 +1,5 @@
-//! How many deliveries an event may make. A guess that only sizes statements: as many as there were endpoints
-//! that subscribed to the last one of the same producer and type. (Those whose filters do not match it cost
-//! their evaluation.)
+//! What it may cost to store an event, in deliveries. A guess that only sizes statements: as much as the last one of
+//! the same producer and type cost, by the endpoints that subscribed to it and the steps of their filters.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -28,19 +27,19 @@ pub(crate) struct Fanout {
 }
 
 impl Fanout {
-    /// How many to expect.
+    /// What to expect.
     pub(crate) fn expect(&self, event: &NewEvent) -> usize {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.get(&self.key(event)).map_or(UNKNOWN, |&count| count as usize)
+        seen.get(&self.key(event)).map_or(UNKNOWN, |&cost| cost as usize)
     }
 
-    /// Notes how many endpoints there were.
-    pub(crate) fn learn(&self, event: &NewEvent, endpoints: i32) {
+    /// Notes what one cost.
+    pub(crate) fn learn(&self, event: &NewEvent, cost: i32) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.len() >= MAX_KNOWN {
             seen.clear();
         }
-        seen.insert(self.key(event), endpoints.unsigned_abs());
+        seen.insert(self.key(event), cost.unsigned_abs());
     }
 
     /// Notes that an event was in a statement that took too long: the next such one has a statement of its own, and

@@ -180,7 +180,7 @@ async fn check(app: &App, open: Vec<Open>, way: Way, answers: &mut [Option<Answe
 
 fn answer(producer: &Producer, outcome: Outcome, violations: Vec<FieldError>) -> Answer {
     match outcome.map_err(rejected)? {
-        Accepted::Stored { event_id, deliveries_queued, duplicate, endpoints: _ } => {
+        Accepted::Stored { event_id, deliveries_queued, duplicate, cost: _ } => {
             let label = if duplicate { "true" } else { "false" };
             metrics::counter!("postrider_events_accepted_total", "duplicate" => label).increment(1);
             Ok(PublishedEvent {

@@ -64,8 +64,9 @@ pub enum Accepted {
         deliveries_queued: i32,
         /// True when it had been stored before; nothing was done again.
         duplicate: bool,
-        /// Endpoints that subscribe to its type, whose filters were asked.
-        endpoints: i32,
+        /// What it cost to find them: endpoints that subscribe to its type, and the steps of their filters, of
+        /// which forty take as long as a delivery.
+        cost: i32,
     },
     /// The key is unknown, expired or revoked.
     UnknownKey,
@@ -159,16 +160,16 @@ candidate as materialized (
     from judged
 ),
 fanned as materialized (
-    select c.*, f.endpoints, f.endpoint_ids, f.max_attempts, f.ordered,
+    select c.*, f.cost, f.endpoint_ids, f.max_attempts, f.ordered,
            coalesce(cardinality(f.endpoint_ids), 0) as deliveries
     from candidate c
     cross join lateral (
-        select count(*)::integer as endpoints,
+        select (count(*) + coalesce(sum(s.filter_steps), 0) / 40)::integer as cost,
                array_agg(s.id) filter (where s.is_matched) as endpoint_ids,
                array_agg(s.max_attempts) filter (where s.is_matched) as max_attempts,
                array_agg(s.ordered) filter (where s.is_matched) as ordered
         from (
-            select e.id, e.max_attempts, e.ordered,
+            select e.id, e.max_attempts, e.ordered, e.filter_steps,
                    e.filter_path is null or c.payload @@ e.filter_path as is_matched
             from endpoints e
             where c.event_id is not null and e.application_id = c.application_id
@@ -227,7 +228,7 @@ notified as (
 )
 select ordinal, refusal, application_id, event_hash,
        case when (event_id in (select event_id from keyed)) is true then event_id end,
-       deliveries, endpoints, (select count(*) from notified) as notifications
+       deliveries, cost, (select count(*) from notified) as notifications
 from fanned"
 );
 
@@ -297,9 +298,8 @@ pub async fn accept(store: &Store, events: &[NewEvent], in_order: bool) -> Resul
             }
         } else if let Some(event_id) = row.get(4) {
             let deliveries_queued = row.get(5);
-            let endpoints = row.get(6);
-            answers[index] =
-                Some(Accepted::Stored { event_id, deliveries_queued, duplicate: false, endpoints });
+            let cost = row.get(6);
+            answers[index] = Some(Accepted::Stored { event_id, deliveries_queued, duplicate: false, cost });
         } else {
             losers.push(Loser { index, application_id: row.get(2), event_hash: row.get(3) });
         }
@@ -316,7 +316,7 @@ pub async fn accept(store: &Store, events: &[NewEvent], in_order: bool) -> Resul
                     event_id: row.get(1),
                     deliveries_queued: row.get(3),
                     duplicate: true,
-                    endpoints: 0,
+                    cost: 0,
                 }
             } else {
                 Accepted::KeyReused

@@ -7,11 +7,13 @@ use serde_json::json;
 use tokio_postgres::Row;
 
 use super::audit::{self, Actor, Change};
-use super::endpoints::{Endpoint, EndpointSettings, endpoint_columns, parse, stored_url};
+use super::endpoints::{
+    Endpoint, EndpointQuota, EndpointSettings, endpoint_columns, filter_steps_with, parse, stored_url,
+};
 use super::headers::{self, MASK};
 use super::operational::{self, ENDPOINT_DISABLED, ENDPOINT_ENABLED, OperationalEvent};
 use super::stored_url::StoredUrl;
-use super::{Store, StoreError, cleanups};
+use super::{Store, StoreError, applications, cleanups};
 use crate::ids::{ApplicationId, EndpointId};
 use crate::keyring::Keyring;
 
@@ -55,7 +57,7 @@ set url = $2, description = $3, metadata = $4::text::jsonb, event_types = $5, he
     sensitive_headers = $7, rate_limit = $8, concurrency_limit = $9, max_attempts = $10,
     retry_schedule = $11, permanent_statuses = $12, timeout_seconds = $13,
     ordered = $14, is_active = $15, disabled_reason = $16, filter = $17::text::jsonb,
-    filter_path = $18::text::jsonpath, url_query = $19, updated_at = now()
+    filter_path = $18::text::jsonpath, url_query = $19, filter_steps = $20, updated_at = now()
 where id = $1
 returning ",
     endpoint_columns!()
@@ -76,7 +78,19 @@ update endpoint_health
 set failing_since = null, cleared_at = now(), updated_at = now()
 where endpoint_id = $1";
 
-/// Changes an endpoint to what `change` makes of it; `None`: there is none.
+/// What became of an endpoint that was to be changed.
+#[derive(Debug, Clone)]
+pub enum Updated {
+    /// It is what it was to be.
+    Endpoint(Box<Endpoint>),
+    /// With its new filter the application's would take so many steps, more than they may. Nothing was changed.
+    FiltersTooCostly(i64),
+    /// There is none.
+    Unknown,
+}
+
+/// Changes an endpoint to what `change` makes of it, unless its filter is then more costly than it was, and those of
+/// its application than they may be.
 ///
 /// # Errors
 /// What `change` refuses, or when PostgreSQL does not answer; nothing was changed then.
@@ -86,15 +100,26 @@ pub async fn update<E: From<StoreError>>(
     actor: &Actor,
     application: ApplicationId,
     endpoint: EndpointId,
+    quota: EndpointQuota,
     change: impl FnOnce(&Endpoint) -> Result<Update, E>,
-) -> Result<Option<Endpoint>, E> {
+) -> Result<Updated, E> {
     let mut client = store.durable().await?;
     let transaction = client.transaction().await.map_err(StoreError::from)?;
+    // So that the steps of its filters are summed up right.
+    if applications::take_turn(&transaction, application).await?.is_none() {
+        return Ok(Updated::Unknown);
+    }
     let Some(row) = lock(&transaction, application, endpoint).await? else {
-        return Ok(None);
+        return Ok(Updated::Unknown);
     };
     let before = parse(&row);
     let update = change(&before)?;
+    if update.settings.filter_steps() > before.settings.filter_steps() {
+        let steps = filter_steps_with(&transaction, application, endpoint, &update.settings).await?;
+        if steps > i64::from(quota.filter_steps) {
+            return Ok(Updated::FiltersTooCostly(steps));
+        }
+    }
     let after = write(&transaction, keyring, endpoint, &update, &row).await?;
     if update.open_deliveries == OpenDeliveries::Cancel {
         let reason = "the endpoint was disabled, and what was open cancelled";
@@ -109,7 +134,7 @@ pub async fn update<E: From<StoreError>>(
     let change = Change::of("endpoint.update", endpoint.0, Some(&before), Some(&shown));
     audit::note(&transaction, application, actor, change).await?;
     transaction.commit().await.map_err(StoreError::from)?;
-    Ok(Some(after))
+    Ok(Updated::Endpoint(Box::new(after)))
 }
 
 async fn lock(
@@ -154,6 +179,7 @@ async fn write(
                 &settings.filter.as_ref().map(|filter| &filter.json),
                 &settings.filter.as_ref().map(|filter| &filter.path),
                 &url.query(),
+                &settings.filter_steps(),
             ],
         )
         .await?;

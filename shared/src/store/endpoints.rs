@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use deadpool_postgres::GenericClient;
+use deadpool_postgres::{GenericClient, Transaction};
 use postgres_types::Json;
 use serde::Serialize;
 use tokio_postgres::Row;
@@ -79,6 +79,23 @@ pub struct Endpoint {
     pub updated_at: DateTime<Utc>,
 }
 
+/// What the endpoints of one application may be together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndpointQuota {
+    /// So many.
+    pub endpoints: u32,
+    /// Steps that all their filters take for one event, at most.
+    pub filter_steps: u32,
+}
+
+impl EndpointSettings {
+    /// Steps that its filter takes for one event, at most.
+    #[must_use]
+    pub fn filter_steps(&self) -> i32 {
+        self.filter.as_ref().map_or(0, |filter| filter.steps)
+    }
+}
+
 /// What became of an endpoint that was to be made.
 #[derive(Debug, Clone)]
 pub enum Created {
@@ -86,6 +103,8 @@ pub enum Created {
     Endpoint(Box<Endpoint>),
     /// The application has as many as it may have.
     TooMany,
+    /// With its filter the application's would take so many steps, more than they may.
+    FiltersTooCostly(i64),
     /// The application is not there (any more).
     UnknownApplication,
 }
@@ -101,7 +120,8 @@ macro_rules! endpoint_columns {
     () => {
         "id, application_id, url, description, metadata::text, event_types, headers, sensitive_headers, \
          rate_limit, concurrency_limit, max_attempts, retry_schedule, permanent_statuses, timeout_seconds, \
-         filter::text, filter_path::text, ordered, is_active, disabled_reason, created_at, updated_at, url_query"
+         filter::text, filter_path::text, ordered, is_active, disabled_reason, created_at, updated_at, url_query, \
+         filter_steps"
     };
 }
 pub(super) use endpoint_columns;
@@ -109,20 +129,38 @@ pub(super) use endpoint_columns;
 const COUNT: &str = "-- endpoints.count
 select count(*) from endpoints where application_id = $1 and deleted_at is null";
 
+const FILTER_STEPS: &str = "-- endpoints.filter_steps
+select coalesce(sum(filter_steps), 0)::bigint
+from endpoints
+where application_id = $1 and id <> $2 and deleted_at is null";
+
+/// Steps that the filters of an application take for one event, where this is one of its endpoints.
+pub(super) async fn filter_steps_with(
+    transaction: &Transaction<'_>,
+    application: ApplicationId,
+    endpoint: EndpointId,
+    settings: &EndpointSettings,
+) -> Result<i64, StoreError> {
+    let sum = transaction.prepare_cached(FILTER_STEPS).await?;
+    let others: i64 = transaction.query_one(&sum, &[&application, &endpoint]).await?.get(0);
+    Ok(others + i64::from(settings.filter_steps()))
+}
+
 const CREATE: &str = concat!(
     "-- endpoints.create
 insert into endpoints (
     id, application_id, url, description, metadata, event_types, headers, sensitive_headers, rate_limit,
     concurrency_limit, max_attempts, retry_schedule, permanent_statuses, timeout_seconds, ordered, is_active,
-    filter, filter_path, url_query
+    filter, filter_path, url_query, filter_steps
 )
 values ($1, $2, $3, $4, $5::text::jsonb, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
-        $17::text::jsonb, $18::text::jsonpath, $19)
+        $17::text::jsonb, $18::text::jsonpath, $19, $20)
 returning ",
     endpoint_columns!()
 );
 
-/// Makes an endpoint with its signing key, unless its application has `max_endpoints` already.
+/// Makes an endpoint with its signing key, unless its application has as many as it may have, or filters that are
+/// as costly as they may be.
 ///
 /// # Errors
 /// When PostgreSQL does not answer.
@@ -135,7 +173,7 @@ pub async fn create(
     settings: &EndpointSettings,
     is_active: bool,
     key: &SigningKey,
-    max_endpoints: u32,
+    quota: EndpointQuota,
 ) -> Result<Created, StoreError> {
     let mut client = store.durable().await?;
     let transaction = client.transaction().await?;
@@ -145,8 +183,14 @@ pub async fn create(
     };
     let count = transaction.prepare_cached(COUNT).await?;
     let existing: i64 = transaction.query_one(&count, &[&application]).await?.get(0);
-    if existing >= i64::from(max_endpoints) {
+    if existing >= i64::from(quota.endpoints) {
         return Ok(Created::TooMany);
+    }
+    if settings.filter.is_some() {
+        let steps = filter_steps_with(&transaction, application, id, settings).await?;
+        if steps > i64::from(quota.filter_steps) {
+            return Ok(Created::FiltersTooCostly(steps));
+        }
     }
     let insert = transaction.prepare_cached(CREATE).await?;
     let url = StoredUrl::seal(keyring, id, &settings.url, None);
@@ -173,6 +217,7 @@ pub async fn create(
                 &settings.filter.as_ref().map(|filter| &filter.json),
                 &settings.filter.as_ref().map(|filter| &filter.path),
                 &url.query(),
+                &settings.filter_steps(),
             ],
         )
         .await?;
@@ -281,7 +326,11 @@ pub(super) fn parse(row: &Row) -> Endpoint {
             retry_schedule: row.get(11),
             permanent_statuses: row.get(12),
             timeout_seconds: row.get(13),
-            filter: row.get::<_, Option<_>>(14).map(|json| Filter { json, path: row.get(15) }),
+            filter: row.get::<_, Option<_>>(14).map(|json| Filter {
+                json,
+                path: row.get(15),
+                steps: row.get(22),
+            }),
             ordered: row.get(16),
         },
         is_active: row.get(17),

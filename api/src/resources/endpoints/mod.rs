@@ -124,6 +124,19 @@ pub(crate) fn unknown() -> Problem {
     Problem::not_found("endpoint_not_found", "endpoint")
 }
 
+/// 422: it would make too many steps of the application's filters.
+fn filters_too_costly(steps: i64, quota: endpoints::EndpointQuota) -> Problem {
+    Problem::refused_field(
+        "filters_too_costly",
+        "filter",
+        format!(
+            "would make {steps} steps of the filters of this application for one event, which may take {}; compare \
+             with fewer values, above all on paths with `[*]`",
+            quota.filter_steps
+        ),
+    )
+}
+
 /// The operations on endpoints.
 pub(crate) struct Endpoints;
 
@@ -157,7 +170,7 @@ impl Endpoints {
             &new.settings,
             new.is_active,
             &new.key,
-            app.max_endpoints,
+            app.endpoint_quota,
         )
         .await?;
         match created {
@@ -170,9 +183,15 @@ impl Endpoints {
             endpoints::Created::TooMany => Err(Problem::new(
                 StatusCode::CONFLICT,
                 "too_many_endpoints",
-                format!("The application has {} endpoints, as many as it may have.", app.max_endpoints),
+                format!(
+                    "The application has {} endpoints, as many as it may have.",
+                    app.endpoint_quota.endpoints
+                ),
             )
             .into()),
+            endpoints::Created::FiltersTooCostly(steps) => {
+                Err(filters_too_costly(steps, app.endpoint_quota).into())
+            }
             endpoints::Created::UnknownApplication => {
                 Err(Problem::not_found("application_not_found", "application").into())
             }
@@ -248,10 +267,17 @@ impl Endpoints {
         caller.require(Scope::Manage)?;
         let application = caller.application(&app, &application_id.0).await?.id;
         let change = |current: &endpoints::Endpoint| body.0.apply(current, &app.url_rules);
-        let (keyring, actor) = (&app.keyring, &caller.actor());
+        let (keyring, actor, quota) = (&app.keyring, &caller.actor(), app.endpoint_quota);
         let updated =
-            endpoint_changes::update(&app.store, keyring, actor, application, endpoint_id.0, change).await?;
-        Ok(Found::new(updated.ok_or_else(unknown)?))
+            endpoint_changes::update(&app.store, keyring, actor, application, endpoint_id.0, quota, change)
+                .await?;
+        match updated {
+            endpoint_changes::Updated::Endpoint(endpoint) => Ok(Found::new(*endpoint)),
+            endpoint_changes::Updated::FiltersTooCostly(steps) => {
+                Err(filters_too_costly(steps, quota).into())
+            }
+            endpoint_changes::Updated::Unknown => Err(unknown().into()),
+        }
     }
 
     /// Delete an endpoint
