@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use reqwest::{Method, StatusCode};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::scene::{Scene, another};
+use crate::support::eventually;
 
 /// Far longer than anything here takes, and shorter than what is waited for where it does not work.
 const LONG: Duration = Duration::from_secs(20);
@@ -57,6 +60,42 @@ async fn bodies_that_never_arrive_keep_no_other_application_out() {
     drop(held);
     scene.services.stop().await;
     scene.bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_that_take_long_keep_no_other_application_out() {
+    let scene = Scene::new().await;
+    let victim = another(&scene.admin).await;
+    // What takes long here waits for a lock, so that how many wait does not depend on the speed of a machine.
+    let mut sql = scene.bed.sql().await;
+    let locked = sql.transaction().await.expect("a transaction");
+    locked.batch_execute("lock table audit_log in access exclusive mode").await.expect("locked");
+    let reading: Vec<_> = (0..64)
+        .map(|_| {
+            let producer = scene.producer.clone();
+            AbortOnDropHandle::new(tokio::spawn(async move {
+                loop {
+                    let answer = producer.call(Method::GET, "/v1/audit-log", None).await;
+                    assert_eq!(answer.0, StatusCode::SERVICE_UNAVAILABLE, "{}", answer.1);
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }))
+        })
+        .collect();
+    let waiting =
+        "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '%audit%'";
+    eventually("reads that wait", async || (scene.bed.count(waiting).await > 0).then_some(())).await;
+    for number in 0..5 {
+        timeout(LONG, victim.publish("user.created", json!({ "n": number }))).await.expect("an event");
+        timeout(LONG, victim.get("/v1/events?limit=10")).await.expect("a page");
+        timeout(LONG, scene.producer.publish("user.created", json!({ "n": number })))
+            .await
+            .expect("an event");
+    }
+    eventually("reads that still wait", async || (scene.bed.count(waiting).await > 0).then_some(())).await;
+    drop(reading);
+    locked.rollback().await.expect("unlocked");
+    scene.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -224,6 +224,27 @@ async fn connections_that_say_half_a_request_and_no_more_hinder_nobody_and_not_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_drips_is_cut_off_in_the_middle() {
+    let scene = Scene::new().await;
+    let mut stream = TcpStream::connect(scene.services.api).await.expect("a connection");
+    let beginning = "GET /v1/events HTTP/1.1\r\nhost: a\r\nx-header: ";
+    stream.write_all(beginning.as_bytes()).await.expect("sent");
+    let (mut near, mut far) = stream.into_split();
+    let dripping = async {
+        while far.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    };
+    let mut answer = Vec::new();
+    tokio::select! {
+        read = near.read_to_end(&mut answer) => drop(read),
+        () = dripping => {}
+        () = tokio::time::sleep(Duration::from_secs(90)) => panic!("it still drips"),
+    }
+    scene.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn http2_is_bounded_in_streams() {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     const EMPTY_SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
