@@ -23,7 +23,8 @@ use crate::ids::{ApplicationId, EndpointId, EventId, ReplayId};
 const TARGET: i64 = 1_000;
 /// Rows that a step looks at, at most.
 const MAX_SIZE: i64 = 5_000;
-/// Pairs of an event and an endpoint that a step looks at, at most, except those of a single event.
+/// Pairs of an event and an endpoint that a step looks at, at most, except those of a single event. One with a filter
+/// counts by what that costs.
 const MAX_PAIRS: i64 = 5_000;
 /// A step that took longer is followed by a smaller one.
 const MAX_DURATION: Duration = Duration::from_millis(200);
@@ -226,8 +227,9 @@ where application_id = $1 and id > $2 and id < $3
 order by id
 limit $4";
 
+/// Forty steps of a filter take as long as an endpoint without one.
 const COUNT_ENDPOINTS: &str = "-- replays.count_endpoints
-select count(*)
+select count(*) + coalesce(sum(filter_steps), 0)::bigint / 40
 from endpoints
 where application_id = $1 and deleted_at is null and is_active and ($2::uuid[] is null or id = any ($2))";
 
