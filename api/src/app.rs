@@ -29,6 +29,8 @@ pub(crate) struct App {
     pub(crate) parties: Parties,
     /// Requests that are worked on, but for publishing: how many at once.
     pub(crate) work: Shares<Party>,
+    /// Requests that make many deliveries at once: one at a time.
+    pub(crate) fan_outs: Shares<Party>,
     /// Bytes of request bodies.
     pub(crate) bodies: Shares<Party>,
     /// When keys were last used.

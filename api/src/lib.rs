@@ -98,6 +98,7 @@ pub async fn run(
         ingest_limits: IngestLimits::new(store.clone()),
         parties: Parties::new(store.clone()),
         work: web::admission::work(),
+        fan_outs: web::admission::fan_outs(),
         bodies: web::admission::bodies(),
         key_use,
         admin_tokens: config.admin_tokens.iter().map(|token| auth::key::hash(token.as_bytes())).collect(),

@@ -18,7 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::POSTGRESQL;
 use crate::accept::fanout::Fanout;
-use crate::accept::queue::{AcceptQueue, Answer};
+use crate::accept::queue::{AcceptQueue, Answer, MAX_BATCH_DELIVERIES, UNKNOWN_DELIVERIES};
 use crate::auth::party::Party;
 
 /// How long a batch waits for the statement before it to end, and gathers. One after the other they are fewer and
@@ -60,7 +60,6 @@ struct Shared {
     queue: AcceptQueue,
     /// Held while a batch is stored.
     turn: Mutex<()>,
-    fanout: Fanout,
 }
 
 /// The tasks that store; to be waited for at the end.
@@ -70,7 +69,8 @@ pub(crate) struct Writers {
 }
 
 impl Batcher {
-    /// Starts `writers` tasks. Events of up to `queue_bytes` bytes may wait for them.
+    /// Starts tasks that store: `writers` for any one application, and one more, so that there is always one for the
+    /// others. Events of up to `queue_bytes` bytes may wait for them.
     pub(crate) fn start(
         store: &Store,
         health: &Health,
@@ -81,12 +81,11 @@ impl Batcher {
         let batcher = Self(Arc::new(Shared {
             store: store.clone(),
             health: health.clone(),
-            queue: AcceptQueue::new(queue_bytes),
+            queue: AcceptQueue::new(queue_bytes, writers),
             turn: Mutex::default(),
-            fanout: Fanout::default(),
         }));
         let write = || supervisor.spawn("api writer", write_until_closed(batcher.0.clone()));
-        let tasks = std::iter::repeat_with(write).take(writers).collect();
+        let tasks = std::iter::repeat_with(write).take(writers + 1).collect();
         (batcher.clone(), Writers { tasks, batcher })
     }
 
@@ -101,11 +100,7 @@ impl Batcher {
         party: Party,
         events: Vec<NewEvent>,
     ) -> Result<impl Future<Output = Vec<Option<(NewEvent, Outcome)>>> + use<>, Rejection> {
-        let expected = |event: NewEvent| {
-            let cost = self.0.fanout.expect(&event);
-            (event, cost)
-        };
-        let answers = self.0.queue.push(party, events.into_iter().map(expected).collect())?;
+        let answers = self.0.queue.push(party, events)?;
         Ok(async {
             let mut outcomes = Vec::with_capacity(answers.len());
             for answer in answers {
@@ -120,8 +115,8 @@ impl Batcher {
     /// Stores events here and now, in their order, past all that waits.
     pub(crate) async fn store_in_order(&self, events: Vec<NewEvent>) -> Vec<Option<(NewEvent, Outcome)>> {
         let mut outcomes: Vec<_> = events.iter().map(|_| None).collect();
-        let indices = (0..events.len()).collect();
-        store_all(&self.0, (events, indices), true, |event, index: usize, outcome| {
+        let parts = sized(events, self.0.queue.fanout());
+        store_all(&self.0, parts, true, |event, index: usize, outcome| {
             outcomes[index] = Some((event, outcome));
         })
         .await;
@@ -141,22 +136,30 @@ impl Writers {
 
 async fn write_until_closed(shared: Arc<Shared>) {
     while shared.queue.arrival().await {
-        let _turn = tokio::time::timeout(PATIENCE, shared.turn.lock()).await.ok();
+        let turn = tokio::time::timeout(PATIENCE, shared.turn.lock()).await.ok();
         let batch = shared.queue.take();
-        if batch.is_empty() {
+        if batch.events.is_empty() {
             continue;
         }
-        metrics::histogram!("postrider_accept_batch_size").record(batch.len() as f64);
+        // Nobody gathers behind one that takes long.
+        let _turn = turn.filter(|_| !batch.is_heavy);
+        let (occupancy, events) = (batch.occupancy(), batch.events);
+        metrics::histogram!("postrider_accept_batch_size").record(events.len() as f64);
         // A task of its own: a defect that panics costs this batch, not the writer.
-        let shared = shared.clone();
-        let storing = tokio::spawn(async move {
-            let items = batch.into_iter().map(|waiting| (waiting.event, waiting.answer)).unzip();
-            store_all(&shared, items, false, |event, answer: Answer, outcome| answer.send(event, outcome))
+        let storing = tokio::spawn({
+            let shared = shared.clone();
+            async move {
+                let items = events.into_iter().map(|waiting| (waiting.event, waiting.answer)).unzip();
+                store_all(&shared, vec![items], false, |event, answer: Answer, outcome| {
+                    answer.send(event, outcome);
+                })
                 .await;
+            }
         });
         if let Err(error) = storing.await {
             tracing::error!(%error, "storing a batch of events ended badly");
         }
+        shared.queue.done(&occupancy);
     }
 }
 
@@ -165,22 +168,25 @@ async fn write_until_closed(shared: Arc<Shared>) {
 /// of the same producer that was not stored is not stored either.
 async fn store_all<T>(
     shared: &Shared,
-    items: (Vec<NewEvent>, Vec<T>),
+    mut parts: Vec<Part<T>>,
     in_order: bool,
     mut tell: impl FnMut(NewEvent, T, Outcome),
 ) {
-    let mut parts = vec![items];
-    let mut held: HashMap<Producer, Rejection> = HashMap::new();
+    let fanout = shared.queue.fanout();
+    // The first is the last of the list.
+    parts.reverse();
+    // What has become of one decides over those behind it.
+    let mut held: HashMap<Producer, Outcome> = HashMap::new();
     while let Some((mut events, mut answers)) = parts.pop() {
         let refusal = |event: &NewEvent| {
-            let is_refused = || shared.fanout.is_refused(event).then_some(Rejection::TooCostly);
-            held.get(&event.producer).copied().or_else(is_refused)
+            let is_refused = || fanout.is_refused(event).then_some(Err(Rejection::TooCostly));
+            held.get(&event.producer).cloned().or_else(is_refused)
         };
         if events.iter().any(|event| refusal(event).is_some()) {
             let part = std::mem::take(&mut events).into_iter().zip(std::mem::take(&mut answers));
             for (event, answer) in part {
                 match refusal(&event) {
-                    Some(rejection) => tell(event, answer, Err(rejection)),
+                    Some(outcome) => tell(event, answer, outcome),
                     None => {
                         events.push(event);
                         answers.push(answer);
@@ -196,7 +202,10 @@ async fn store_all<T>(
                 shared.health.up(POSTGRESQL);
                 for ((event, answer), accepted) in events.into_iter().zip(answers).zip(accepted) {
                     if let Accepted::Stored { cost, duplicate: false, .. } = accepted {
-                        shared.fanout.learn(&event, cost);
+                        fanout.learn(&event, cost);
+                    }
+                    if in_order && matches!(accepted, Accepted::SchemaChanged(_)) {
+                        held.insert(event.producer.clone(), Ok(accepted.clone()));
                     }
                     tell(event, answer, Ok(accepted));
                 }
@@ -206,11 +215,14 @@ async fn store_all<T>(
                 if error.is_timeout() && events.iter().any(|event| event.producer != events[0].producer) =>
             {
                 for event in &events {
-                    shared.fanout.suspect(event);
+                    fanout.suspect(event);
                 }
-                parts.extend(by_producer(events.into_iter().zip(answers)));
+                parts.extend(by_producer(events.into_iter().zip(answers)).into_iter().rev());
             }
-            Err(error) if events.len() > 1 && (error.is_data_error() || error.is_contention()) => {
+            Err(error)
+                if events.len() > 1
+                    && (error.is_data_error() || error.is_contention() || error.is_timeout()) =>
+            {
                 let middle = events.len() / 2;
                 let second = (events.split_off(middle), answers.split_off(middle));
                 parts.push(second);
@@ -225,10 +237,10 @@ async fn store_all<T>(
                 }
                 for (event, answer) in events.into_iter().zip(answers) {
                     if rejection == Rejection::TooCostly {
-                        shared.fanout.refuse(&event);
+                        fanout.refuse(&event);
                     }
                     if in_order && rejection != Rejection::NotStorable {
-                        held.insert(event.producer.clone(), rejection);
+                        held.insert(event.producer.clone(), Err(rejection));
                     }
                     tell(event, answer, Err(rejection));
                 }
@@ -255,11 +267,35 @@ async fn store_part(store: &Store, events: &[NewEvent], in_order: bool) -> Resul
     }
 }
 
+/// Events for one statement, and what belongs to each.
+type Part<T> = (Vec<NewEvent>, Vec<T>);
+
+/// Events with their indices, in their order, in parts that are expected to make no more deliveries than a statement
+/// may.
+fn sized(events: Vec<NewEvent>, fanout: &Fanout) -> Vec<Part<usize>> {
+    let (mut parts, mut deliveries): (Vec<Part<usize>>, _) = (Vec::new(), 0);
+    for (index, event) in events.into_iter().enumerate() {
+        let expected = fanout.expect(&event).unwrap_or(UNKNOWN_DELIVERIES);
+        deliveries += expected;
+        match parts.last_mut().filter(|_| deliveries <= MAX_BATCH_DELIVERIES) {
+            Some((events, indices)) => {
+                events.push(event);
+                indices.push(index);
+            }
+            None => {
+                deliveries = expected;
+                parts.push((vec![event], vec![index]));
+            }
+        }
+    }
+    parts
+}
+
 /// Events with what belongs to them, those of each producer by themselves, in their order.
-fn by_producer<T>(items: impl Iterator<Item = (NewEvent, T)>) -> Vec<(Vec<NewEvent>, Vec<T>)> {
-    let mut parts: Vec<(Vec<NewEvent>, Vec<T>)> = Vec::new();
+fn by_producer<T>(items: impl Iterator<Item = (NewEvent, T)>) -> Vec<Part<T>> {
+    let mut parts: Vec<Part<T>> = Vec::new();
     for (event, answer) in items {
-        let of_same = |(events, _): &&mut (Vec<NewEvent>, _)| events[0].producer == event.producer;
+        let of_same = |(events, _): &&mut Part<T>| events[0].producer == event.producer;
         match parts.iter_mut().find(of_same) {
             Some((events, answers)) => {
                 events.push(event);

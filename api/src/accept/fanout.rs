@@ -1,5 +1,6 @@
 //! What it may cost to store an event, in deliveries. A guess that only sizes statements: as much as the last one of
-//! the same producer and type cost, by the endpoints that subscribed to it and the steps of their filters.
+//! the same producer and type cost, by the endpoints that subscribed to it and the steps of their filters; for another
+//! type, as the last one of the same producer.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -7,9 +8,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use postrider_shared::store::accept::NewEvent;
-
-/// For an event of which nothing is known yet.
-const UNKNOWN: usize = 100;
 
 /// Producers and types that are remembered; then all is forgotten.
 const MAX_KNOWN: usize = 65_536;
@@ -27,10 +25,11 @@ pub(crate) struct Fanout {
 }
 
 impl Fanout {
-    /// What to expect.
-    pub(crate) fn expect(&self, event: &NewEvent) -> usize {
+    /// What to expect; `None` where nothing is known of the producer yet.
+    pub(crate) fn expect(&self, event: &NewEvent) -> Option<usize> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.get(&self.key(event)).map_or(UNKNOWN, |&cost| cost as usize)
+        let cost = seen.get(&self.key(event)).or_else(|| seen.get(&self.hasher.hash_one(&event.producer)));
+        cost.map(|&cost| cost as usize)
     }
 
     /// Notes what one cost.
@@ -39,7 +38,9 @@ impl Fanout {
         if seen.len() >= MAX_KNOWN {
             seen.clear();
         }
-        seen.insert(self.key(event), cost.unsigned_abs());
+        for key in [self.key(event), self.hasher.hash_one(&event.producer)] {
+            seen.insert(key, cost.unsigned_abs());
+        }
     }
 
     /// Notes that an event was in a statement that took too long: the next such one has a statement of its own, and

@@ -2,7 +2,7 @@
 //! thousand at once does not keep the next one waiting. Bounded in bytes and in events, of which each application
 //! has its share at most, however many keys it has.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::pin::pin;
 use std::sync::{Mutex, PoisonError};
 
@@ -11,15 +11,21 @@ use postrider_shared::store::accept::NewEvent;
 use tokio::sync::{Notify, oneshot};
 
 use crate::accept::batch::{Outcome, Rejection};
+use crate::accept::fanout::Fanout;
 use crate::auth::party::Party;
 
 /// Events in one statement, at most.
 const MAX_BATCH: usize = 64;
 /// Bytes of events in one statement; the event that exceeds them is its last.
 const MAX_BATCH_BYTES: u64 = 2 << 20;
-/// Deliveries that one statement is expected to make, unless a single event makes more: about ten
+/// Deliveries that one statement is expected to make, unless a single event makes more: about five
 /// milliseconds' worth.
-const MAX_BATCH_DELIVERIES: usize = 2_000;
+pub(crate) const MAX_BATCH_DELIVERIES: usize = 1_000;
+/// An event that is expected to make more is stored apart from those that make fewer, one such batch at a time: the others
+/// wait for none of them.
+const MAX_LIGHT_DELIVERIES: usize = 200;
+/// What an event of an unknown producer counts for, so that a few of them fill a statement. It is not stored apart.
+pub(crate) const UNKNOWN_DELIVERIES: usize = 250;
 /// Events that may wait, at most.
 const MAX_WAITING: u64 = 16_384;
 /// What an event takes beside its data.
@@ -35,8 +41,6 @@ pub(crate) struct Waiting {
     pub(crate) party: Party,
     /// What is to be stored.
     pub(crate) event: NewEvent,
-    /// How many deliveries it is expected to make.
-    pub(crate) expected: usize,
     /// Where its answer goes.
     pub(crate) answer: Answer,
 }
@@ -63,12 +67,39 @@ impl Answer {
     }
 }
 
+/// What is stored in one statement.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    /// In the order in which they were taken.
+    pub(crate) events: Vec<Waiting>,
+    /// They make many deliveries each.
+    pub(crate) is_heavy: bool,
+}
+
+impl Batch {
+    /// What it keeps busy until it is [done](AcceptQueue::done).
+    pub(crate) fn occupancy(&self) -> Occupancy {
+        let parties = self.events.iter().map(|waiting| waiting.party).collect();
+        Occupancy { parties, is_heavy: self.is_heavy }
+    }
+}
+
+/// What a batch that is under way keeps busy.
+#[derive(Debug)]
+pub(crate) struct Occupancy {
+    parties: HashSet<Party>,
+    is_heavy: bool,
+}
+
 /// The lines.
 pub(crate) struct AcceptQueue {
     lines: Mutex<Lines>,
     arrived: Notify,
     bytes: Shares<Party>,
     places: Shares<Party>,
+    /// Batches under way at once in which one party may have events.
+    max_of_party: usize,
+    fanout: Fanout,
 }
 
 #[derive(Default)]
@@ -77,41 +108,50 @@ struct Lines {
     /// Those who have a line, in the order in which they are served.
     turns: VecDeque<Party>,
     count: usize,
+    is_heavy_under_way: bool,
+    /// In how many batches that are under way a party has events.
+    under_way: HashMap<Party, usize>,
     is_closed: bool,
 }
 
 impl AcceptQueue {
-    /// Room for `max_bytes` of events.
-    pub(crate) fn new(max_bytes: usize) -> Self {
+    /// Room for `max_bytes` of events. Each party is in so many batches at once, at most.
+    pub(crate) fn new(max_bytes: usize, max_of_party: usize) -> Self {
         Self {
             lines: Mutex::default(),
             arrived: Notify::new(),
             bytes: Shares::new(max_bytes.max(MIN_BYTES) as u64),
             places: Shares::new(MAX_WAITING),
+            max_of_party,
+            fanout: Fanout::default(),
         }
     }
 
-    /// Puts events of one party into its line, with how many deliveries each is expected to make: all of
-    /// them, or none.
+    /// What events have cost.
+    pub(crate) fn fanout(&self) -> &Fanout {
+        &self.fanout
+    }
+
+    /// Puts events of one party into its line: all of them, or none.
     ///
     /// # Errors
     /// When there is no room, or the service stops.
     pub(crate) fn push(
         &self,
         party: Party,
-        events: Vec<(NewEvent, usize)>,
+        events: Vec<NewEvent>,
     ) -> Result<Vec<oneshot::Receiver<(NewEvent, Outcome)>>, Rejection> {
-        let size_of_all = events.iter().map(|(event, _)| size(event)).sum();
+        let size_of_all = events.iter().map(size).sum();
         let mut bytes = self.bytes.try_acquire(&party, size_of_all).ok_or(Rejection::Overloaded)?;
         let mut places = self.places.try_acquire(&party, events.len() as u64).ok_or(Rejection::Overloaded)?;
         let mut lines = self.lines();
         if lines.is_closed {
             return Err(Rejection::Stopping);
         }
-        let receivers = events.into_iter().map(|(event, expected)| {
+        let receivers = events.into_iter().map(|event| {
             let (sender, receiver) = oneshot::channel();
             let room = Room { _bytes: bytes.split(size(&event)), _place: places.split(1) };
-            lines.add(Waiting { party, event, expected, answer: Answer { sender, _room: room } });
+            lines.add(Waiting { party, event, answer: Answer { sender, _room: room } });
             receiver
         });
         let receivers = receivers.collect();
@@ -120,7 +160,7 @@ impl AcceptQueue {
         Ok(receivers)
     }
 
-    /// Waits until an event waits; false once all is done after [`close`](Self::close).
+    /// Waits until an event can be taken; false once all is done after [`close`](Self::close).
     pub(crate) async fn arrival(&self) -> bool {
         loop {
             let mut arrived = pin!(self.arrived.notified());
@@ -128,10 +168,10 @@ impl AcceptQueue {
             arrived.as_mut().enable();
             {
                 let lines = self.lines();
-                if lines.count > 0 {
+                if lines.may_take(self) {
                     return true;
                 }
-                if lines.is_closed {
+                if lines.is_closed && lines.count == 0 {
                     return false;
                 }
             }
@@ -140,13 +180,41 @@ impl AcceptQueue {
     }
 
     /// Takes what fits into one statement of what waits.
-    pub(crate) fn take(&self) -> Vec<Waiting> {
+    pub(crate) fn take(&self) -> Batch {
         let mut lines = self.lines();
-        let batch = lines.take();
-        if lines.count > 0 {
+        let batch = lines.take(self);
+        if lines.may_take(self) {
             self.arrived.notify_one();
         }
         batch
+    }
+
+    /// Notes that a batch is no longer under way.
+    pub(crate) fn done(&self, occupancy: &Occupancy) {
+        let mut lines = self.lines();
+        lines.is_heavy_under_way &= !occupancy.is_heavy;
+        for party in &occupancy.parties {
+            if let Some(count) = lines.under_way.get_mut(party) {
+                *count -= 1;
+                if *count == 0 {
+                    lines.under_way.remove(party);
+                }
+            }
+        }
+        if lines.may_take(self) {
+            self.arrived.notify_one();
+        }
+        if lines.is_closed {
+            self.arrived.notify_waiters();
+        }
+    }
+
+    /// Whether an event is expected to make many deliveries, and how many.
+    fn weigh(&self, event: &NewEvent) -> (bool, usize) {
+        match self.fanout.expect(event) {
+            Some(expected) => (expected > MAX_LIGHT_DELIVERIES, expected),
+            None => (false, UNKNOWN_DELIVERIES),
+        }
     }
 
     /// Takes nothing in any more.
@@ -171,29 +239,55 @@ impl Lines {
         self.count += 1;
     }
 
-    /// One event of each line in turn, until the statement is full. What would make too many deliveries
-    /// begins the next one.
-    fn take(&mut self) -> Vec<Waiting> {
-        let (mut batch, mut bytes, mut deliveries) = (Vec::new(), 0, 0);
-        while batch.len() < MAX_BATCH && bytes < MAX_BATCH_BYTES {
+    /// True where something waits that can be taken now.
+    fn may_take(&self, queue: &AcceptQueue) -> bool {
+        self.of.values().filter_map(VecDeque::front).any(|first| self.is_possible(queue, first))
+    }
+
+    /// True where an event can be taken beside what is under way.
+    fn is_possible(&self, queue: &AcceptQueue, first: &Waiting) -> bool {
+        self.under_way.get(&first.party).is_none_or(|&count| count < queue.max_of_party)
+            && !(self.is_heavy_under_way && queue.weigh(&first.event).0)
+    }
+
+    /// One event of each line in turn, until the statement is full. Whose turn it is decides whether those that make
+    /// many deliveries are taken, or those that make few; the lines of the others keep their places.
+    fn take(&mut self, queue: &AcceptQueue) -> Batch {
+        let mut batch = Batch::default();
+        let (mut bytes, mut deliveries, mut passed_over) = (0, 0, VecDeque::new());
+        while batch.events.len() < MAX_BATCH && bytes < MAX_BATCH_BYTES {
             let Some(party) = self.turns.pop_front() else { break };
-            let Some(line) = self.of.get_mut(&party) else { continue };
-            let expected = line.front().map_or(0, |waiting| waiting.expected);
-            if !batch.is_empty() && deliveries + expected > MAX_BATCH_DELIVERIES {
+            let Some(first) = self.of.get(&party).and_then(VecDeque::front) else { continue };
+            let (is_heavy, expected) = queue.weigh(&first.event);
+            let is_first = batch.events.is_empty();
+            if !self.is_possible(queue, first) || !is_first && is_heavy != batch.is_heavy {
+                passed_over.push_back(party);
+                continue;
+            }
+            if !is_first && deliveries + expected > MAX_BATCH_DELIVERIES {
                 self.turns.push_front(party);
                 break;
             }
+            let Some(line) = self.of.get_mut(&party) else { continue };
             if let Some(waiting) = line.pop_front() {
                 bytes += size(&waiting.event);
                 deliveries += expected;
                 self.count -= 1;
-                batch.push(waiting);
+                batch.is_heavy = is_heavy;
+                batch.events.push(waiting);
             }
             if line.is_empty() {
                 self.of.remove(&party);
             } else {
                 self.turns.push_back(party);
             }
+        }
+        passed_over.append(&mut self.turns);
+        self.turns = passed_over;
+        let occupancy = batch.occupancy();
+        self.is_heavy_under_way |= occupancy.is_heavy;
+        for party in occupancy.parties {
+            *self.under_way.entry(party).or_default() += 1;
         }
         batch
     }

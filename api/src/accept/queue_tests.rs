@@ -21,11 +21,13 @@ fn event(producer: u128, key: &str) -> NewEvent {
 }
 
 fn queue() -> AcceptQueue {
-    AcceptQueue::new(MIN_BYTES)
+    AcceptQueue::new(MIN_BYTES, 2)
 }
 
-fn post(queue: &AcceptQueue, producer: u128, keys: &[String], expected: usize) -> Result<(), Rejection> {
-    let events = keys.iter().map(|key| (event(producer, key), expected)).collect();
+/// Events of which each is expected to make so many deliveries.
+fn post(queue: &AcceptQueue, producer: u128, keys: &[String], expected: i32) -> Result<(), Rejection> {
+    queue.fanout().learn(&event(producer, ""), expected);
+    let events = keys.iter().map(|key| event(producer, key)).collect();
     queue.push(party(producer), events).map(|receivers| assert_eq!(receivers.len(), keys.len()))
 }
 
@@ -34,7 +36,9 @@ fn keys(count: usize) -> Vec<String> {
 }
 
 fn take(queue: &AcceptQueue) -> Vec<(Producer, String)> {
-    queue.take().into_iter().map(|waiting| (waiting.event.producer, waiting.event.idempotency_key)).collect()
+    let batch = queue.take();
+    queue.done(&batch.occupancy());
+    batch.events.into_iter().map(|waiting| (waiting.event.producer, waiting.event.idempotency_key)).collect()
 }
 
 #[test]
@@ -53,11 +57,61 @@ fn a_producer_who_posts_much_does_not_keep_the_next_one_waiting() {
 fn a_big_fan_out_is_stored_alone() {
     let queue = queue();
     post(&queue, 1, &keys(2), 5_000).expect("room");
-    post(&queue, 2, &keys(3), 700).expect("room");
+    post(&queue, 2, &keys(3), 300).expect("room");
     for expected in [1, 1, 1, 2] {
         assert_eq!(take(&queue).len(), expected);
     }
     assert!(queue.lines().of.is_empty() && queue.lines().turns.is_empty());
+}
+
+#[test]
+fn who_makes_few_deliveries_waits_for_none_who_makes_many() {
+    let queue = queue();
+    post(&queue, 1, &keys(9), 250).expect("room");
+    post(&queue, 2, &keys(1), 1).expect("room");
+    post(&queue, 3, &keys(1), 250).expect("room");
+    let heavy = queue.take();
+    let parties: Vec<_> = heavy.events.iter().map(|waiting| waiting.party).collect();
+    assert_eq!((heavy.is_heavy, parties), (true, vec![party(1), party(3), party(1), party(1)]));
+    // Side by side with that only the other goes, and then nothing until it is done.
+    assert_eq!(take(&queue), [(event(2, "").producer, "0".to_owned())]);
+    assert!(!queue.lines().may_take(&queue));
+    assert!(queue.take().events.is_empty());
+    queue.done(&heavy.occupancy());
+    assert_eq!(take(&queue).len(), 4);
+}
+
+#[test]
+fn no_party_keeps_every_writer_busy() {
+    let queue = queue();
+    post(&queue, 1, &keys(1_000), 1).expect("room");
+    let (first, second) = (queue.take(), queue.take());
+    assert!(queue.take().events.is_empty() && !queue.lines().may_take(&queue));
+    post(&queue, 2, &keys(3), 1).expect("room");
+    assert_eq!(take(&queue).len(), 3);
+    queue.done(&first.occupancy());
+    assert_eq!(take(&queue).len(), MAX_BATCH);
+    queue.done(&second.occupancy());
+}
+
+#[test]
+fn what_was_learned_since_it_was_posted_counts() {
+    let queue = queue();
+    let posted = keys(9).iter().map(|key| event(1, key)).collect();
+    queue.push(party(1), posted).map(drop).expect("room");
+    let first = queue.take();
+    assert_eq!((first.events.len(), first.is_heavy), (4, false), "nothing is known of them yet");
+    queue.done(&first.occupancy());
+    queue.fanout().learn(&event(1, ""), 500);
+    let other_type = NewEvent { event_type: EventType::parse("another").expect("a type"), ..event(2, "") };
+    for expected in [2, 2, 1] {
+        let batch = queue.take();
+        assert_eq!((batch.events.len(), batch.is_heavy), (expected, true));
+        queue.done(&batch.occupancy());
+    }
+    assert_eq!(queue.weigh(&other_type), (false, UNKNOWN_DELIVERIES));
+    queue.fanout().learn(&event(2, ""), 700);
+    assert_eq!(queue.weigh(&other_type), (true, 700), "as the last one of the same producer");
 }
 
 #[test]
@@ -80,7 +134,8 @@ fn all_keys_of_an_application_share_its_line() {
     let queue = queue();
     for key in 0..100 {
         let event = NewEvent { producer: Producer::Key([key; 32]), ..event(1, "") };
-        queue.push(party(1), vec![(event, 1)]).expect("room");
+        queue.fanout().learn(&event, 1);
+        queue.push(party(1), vec![event]).expect("room");
     }
     post(&queue, 2, &keys(1), 1).expect("room");
     assert_eq!(take(&queue)[1].0, event(2, "").producer);
@@ -90,9 +145,9 @@ fn all_keys_of_an_application_share_its_line() {
 async fn bytes_are_given_back_with_the_answer() {
     let queue = queue();
     let big = || NewEvent { data: "x".repeat(MIN_BYTES * 3 / 4 - OVERHEAD_BYTES).into(), ..event(1, "a") };
-    let mut receivers = queue.push(party(1), vec![(big(), 1)]).expect("room");
-    assert_eq!(queue.push(party(1), vec![(big(), 1)]).err(), Some(Rejection::Overloaded));
-    let Waiting { event, answer, .. } = queue.take().remove(0);
+    let mut receivers = queue.push(party(1), vec![big()]).expect("room");
+    assert_eq!(queue.push(party(1), vec![big()]).err(), Some(Rejection::Overloaded));
+    let Waiting { event, answer, .. } = queue.take().events.remove(0);
     assert_eq!(queue.bytes.free(), MIN_BYTES as u64 / 4);
     answer.send(event, Err(Rejection::KeyBusy));
     let (event, outcome) = receivers.remove(0).await.expect("an answer");
@@ -109,7 +164,7 @@ async fn what_waits_is_taken_after_the_end_and_nothing_more() {
     assert!(queue.arrival().await);
     assert_eq!(take(&queue).len(), 1);
     assert!(!queue.arrival().await);
-    let idle = std::sync::Arc::new(AcceptQueue::new(MIN_BYTES));
+    let idle = std::sync::Arc::new(AcceptQueue::new(MIN_BYTES, 2));
     let taker = tokio::spawn({
         let idle = idle.clone();
         async move { idle.arrival().await }

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::app::{App, Tag};
 use crate::auth::{Caller, Scope};
 use crate::resources::deliveries::expunged;
+use crate::web::admission::Turn;
 use crate::web::answer::Accepted;
 use crate::web::body::JsonBody;
 use crate::web::check::Checks;
@@ -65,12 +66,14 @@ impl ReplayEvent {
         event_id: Path<EventId>,
         /// The id or `uid` of the application: needed with an admin token.
         application_id: InQuery<ApplicationRef>,
+        turn: Data<&Turn>,
         body: JsonBody<ReplayEventRequest>,
     ) -> Result<Accepted<ReplayedEvent>, Refused<{ BODY | NOT_FOUND | CONFLICT }>> {
         caller.require(Scope::Manage)?;
         let application = caller.written_application(&app, application_id.0.as_ref()).await?;
         let endpoints = body.0.endpoint_ids.as_deref().map(checked).transpose()?;
         let event = event_id.0;
+        let _turn = turn.to_fan_out().await?;
         match replay_event(&app.store, &caller.actor(), application, event, endpoints.as_deref()).await? {
             Replayed::Deliveries(deliveries) => Ok(Accepted::new(ReplayedEvent {
                 event_id: event.0,

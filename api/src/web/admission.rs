@@ -36,12 +36,19 @@ pub(crate) fn work() -> Shares<Party> {
     Shares::new(WORK)
 }
 
+/// The room for requests that make many deliveries at once. Of two one is always left for nobody, so that they follow one
+/// another, those of each application in turn.
+pub(crate) fn fan_outs() -> Shares<Party> {
+    Shares::new(2)
+}
+
 /// A request's turn to be worked on, once its body has arrived: one that drips holds no place.
 #[derive(Clone)]
 pub(crate) struct Turn(Arc<TurnState>);
 
 struct TurnState {
     work: Shares<Party>,
+    fan_outs: Shares<Party>,
     party: Party,
     /// What is published has lines of its own.
     is_needed: bool,
@@ -60,6 +67,14 @@ impl Turn {
             *self.0.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(share);
         }
         Ok(())
+    }
+
+    /// Waits until no other request makes many deliveries, and keeps others from it until what this returns is dropped.
+    ///
+    /// # Errors
+    /// 503 where too many of the application's wait for the same.
+    pub(crate) async fn to_fan_out(&self) -> Result<Share<Party>, Problem> {
+        self.0.fan_outs.acquire(&self.0.party, 1, PATIENCE).await.ok_or_else(exhausted)
     }
 }
 
@@ -86,6 +101,7 @@ pub(crate) async fn admit<E: Endpoint>(next: Arc<E>, mut request: Request) -> po
     };
     let turn = Turn(Arc::new(TurnState {
         work: app.work.clone(),
+        fan_outs: app.fan_outs.clone(),
         party,
         is_needed: !is_publishing(&request),
         held: Mutex::default(),

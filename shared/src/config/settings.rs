@@ -103,7 +103,7 @@ settings! {
     MAX_FILTER_STEPS = "POSTRIDER_MAX_FILTER_STEPS" "COUNT" Some("500000"), &[Api, Up],
         "Steps that the filters of all endpoints of one application may take together for one event, at about a tenth of a microsecond each";
     ACCEPT_WRITERS = "POSTRIDER_ACCEPT_WRITERS" "COUNT" Some("2"), &[Api, Up],
-        "Statements that store accepted events side by side, at most: the next one goes beside another only where that takes longer than 10 ms";
+        "Statements that store the accepted events of one application side by side, at most; there is one more for others. The next one goes beside another only where that takes longer than 10 ms";
     ACCEPT_QUEUE_BYTES = "POSTRIDER_ACCEPT_QUEUE_BYTES" "BYTES" Some("67108864"), &[Api, Up],
         "Bytes of events that may wait to be stored before producers are answered 503";
     RETRY_SCHEDULE = "POSTRIDER_RETRY_SCHEDULE" "SECONDS,…" Some("5,300,1800,7200,18000,36000,50400,72000,86400"), &[Relay, Deliverer, Up],
