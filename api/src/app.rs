@@ -41,7 +41,7 @@ pub(crate) struct App {
     pub(crate) keyring: Keyring,
     /// Where endpoints may be.
     pub(crate) url_rules: UrlRules,
-    /// Endpoints an application may have.
+    /// What the endpoints of an application may be together.
     pub(crate) endpoint_quota: EndpointQuota,
 }
 

@@ -24,6 +24,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use poem::{Endpoint, EndpointExt, IntoEndpoint as _, Route};
 use postrider_shared::config::ApiConfig;
 use postrider_shared::health::Health;
+use postrider_shared::share::Shares;
 use postrider_shared::store::endpoints::EndpointQuota;
 use postrider_shared::store::{Store, StoreError, start};
 use postrider_shared::supervise::{Supervisor, TaskFailed};
@@ -98,7 +99,7 @@ pub async fn run(
         ingest_limits: IngestLimits::new(store.clone()),
         parties: Parties::new(store.clone()),
         work: web::admission::work(),
-        fan_outs: web::admission::fan_outs(),
+        fan_outs: Shares::one_at_a_time(),
         bodies: web::admission::bodies(),
         key_use,
         admin_tokens: config.admin_tokens.iter().map(|token| auth::key::hash(token.as_bytes())).collect(),

@@ -65,6 +65,12 @@ impl<K: Eq + Hash + Clone> Shares<K> {
         Self(Arc::new(Inner { capacity, state: Mutex::new(state) }))
     }
 
+    /// One at a time, of one holder after the other: of two units nobody ever gets the second.
+    #[must_use]
+    pub fn one_at_a_time() -> Self {
+        Self::new(2)
+    }
+
     /// What nobody holds.
     #[must_use]
     pub fn free(&self) -> u64 {

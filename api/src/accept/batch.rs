@@ -17,8 +17,7 @@ use tokio::sync::Mutex;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::POSTGRESQL;
-use crate::accept::fanout::Fanout;
-use crate::accept::queue::{AcceptQueue, Answer, MAX_BATCH_DELIVERIES, UNKNOWN_DELIVERIES};
+use crate::accept::queue::{AcceptQueue, Answer, Batch, MAX_BATCH_DELIVERIES};
 use crate::auth::party::Party;
 
 /// How long a batch waits for the statement before it to end, and gathers. One after the other they are fewer and
@@ -115,7 +114,7 @@ impl Batcher {
     /// Stores events here and now, in their order, past all that waits.
     pub(crate) async fn store_in_order(&self, events: Vec<NewEvent>) -> Vec<Option<(NewEvent, Outcome)>> {
         let mut outcomes: Vec<_> = events.iter().map(|_| None).collect();
-        let parts = sized(events, self.0.queue.fanout());
+        let parts = sized(events, &self.0.queue);
         store_all(&self.0, parts, true, |event, index: usize, outcome| {
             outcomes[index] = Some((event, outcome));
         })
@@ -137,13 +136,12 @@ impl Writers {
 async fn write_until_closed(shared: Arc<Shared>) {
     while shared.queue.arrival().await {
         let turn = tokio::time::timeout(PATIENCE, shared.turn.lock()).await.ok();
-        let batch = shared.queue.take();
-        if batch.events.is_empty() {
+        let Batch { events, occupancy } = shared.queue.take();
+        if events.is_empty() {
             continue;
         }
         // Nobody gathers behind one that takes long.
-        let _turn = turn.filter(|_| !batch.is_heavy);
-        let (occupancy, events) = (batch.occupancy(), batch.events);
+        let _turn = turn.filter(|_| !occupancy.is_heavy);
         metrics::histogram!("postrider_accept_batch_size").record(events.len() as f64);
         // A task of its own: a defect that panics costs this batch, not the writer.
         let storing = tokio::spawn({
@@ -272,10 +270,10 @@ type Part<T> = (Vec<NewEvent>, Vec<T>);
 
 /// Events with their indices, in their order, in parts that are expected to make no more deliveries than a statement
 /// may.
-fn sized(events: Vec<NewEvent>, fanout: &Fanout) -> Vec<Part<usize>> {
+fn sized(events: Vec<NewEvent>, queue: &AcceptQueue) -> Vec<Part<usize>> {
     let (mut parts, mut deliveries): (Vec<Part<usize>>, _) = (Vec::new(), 0);
     for (index, event) in events.into_iter().enumerate() {
-        let expected = fanout.expect(&event).unwrap_or(UNKNOWN_DELIVERIES);
+        let (_, expected) = queue.weigh(&event);
         deliveries += expected;
         match parts.last_mut().filter(|_| deliveries <= MAX_BATCH_DELIVERIES) {
             Some((events, indices)) => {

@@ -25,7 +25,7 @@ pub(crate) const MAX_BATCH_DELIVERIES: usize = 1_000;
 /// wait for none of them.
 const MAX_LIGHT_DELIVERIES: usize = 200;
 /// What an event of an unknown producer counts for, so that a few of them fill a statement. It is not stored apart.
-pub(crate) const UNKNOWN_DELIVERIES: usize = 250;
+const UNKNOWN_DELIVERIES: usize = 250;
 /// Events that may wait, at most.
 const MAX_WAITING: u64 = 16_384;
 /// What an event takes beside its data.
@@ -72,23 +72,16 @@ impl Answer {
 pub(crate) struct Batch {
     /// In the order in which they were taken.
     pub(crate) events: Vec<Waiting>,
-    /// They make many deliveries each.
-    pub(crate) is_heavy: bool,
-}
-
-impl Batch {
     /// What it keeps busy until it is [done](AcceptQueue::done).
-    pub(crate) fn occupancy(&self) -> Occupancy {
-        let parties = self.events.iter().map(|waiting| waiting.party).collect();
-        Occupancy { parties, is_heavy: self.is_heavy }
-    }
+    pub(crate) occupancy: Occupancy,
 }
 
 /// What a batch that is under way keeps busy.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Occupancy {
     parties: HashSet<Party>,
-    is_heavy: bool,
+    /// Its events make many deliveries each.
+    pub(crate) is_heavy: bool,
 }
 
 /// The lines.
@@ -107,7 +100,6 @@ struct Lines {
     of: HashMap<Party, VecDeque<Waiting>>,
     /// Those who have a line, in the order in which they are served.
     turns: VecDeque<Party>,
-    count: usize,
     is_heavy_under_way: bool,
     /// In how many batches that are under way a party has events.
     under_way: HashMap<Party, usize>,
@@ -171,7 +163,7 @@ impl AcceptQueue {
                 if lines.may_take(self) {
                     return true;
                 }
-                if lines.is_closed && lines.count == 0 {
+                if lines.is_closed && lines.of.is_empty() {
                     return false;
                 }
             }
@@ -210,7 +202,7 @@ impl AcceptQueue {
     }
 
     /// Whether an event is expected to make many deliveries, and how many.
-    fn weigh(&self, event: &NewEvent) -> (bool, usize) {
+    pub(crate) fn weigh(&self, event: &NewEvent) -> (bool, usize) {
         match self.fanout.expect(event) {
             Some(expected) => (expected > MAX_LIGHT_DELIVERIES, expected),
             None => (false, UNKNOWN_DELIVERIES),
@@ -236,7 +228,6 @@ impl Lines {
             self.turns.push_back(waiting.party);
         }
         line.push_back(waiting);
-        self.count += 1;
     }
 
     /// True where something waits that can be taken now.
@@ -260,7 +251,7 @@ impl Lines {
             let Some(first) = self.of.get(&party).and_then(VecDeque::front) else { continue };
             let (is_heavy, expected) = queue.weigh(&first.event);
             let is_first = batch.events.is_empty();
-            if !self.is_possible(queue, first) || !is_first && is_heavy != batch.is_heavy {
+            if !self.is_possible(queue, first) || !is_first && is_heavy != batch.occupancy.is_heavy {
                 passed_over.push_back(party);
                 continue;
             }
@@ -272,8 +263,8 @@ impl Lines {
             if let Some(waiting) = line.pop_front() {
                 bytes += size(&waiting.event);
                 deliveries += expected;
-                self.count -= 1;
-                batch.is_heavy = is_heavy;
+                batch.occupancy.is_heavy = is_heavy;
+                batch.occupancy.parties.insert(party);
                 batch.events.push(waiting);
             }
             if line.is_empty() {
@@ -284,10 +275,9 @@ impl Lines {
         }
         passed_over.append(&mut self.turns);
         self.turns = passed_over;
-        let occupancy = batch.occupancy();
-        self.is_heavy_under_way |= occupancy.is_heavy;
-        for party in occupancy.parties {
-            *self.under_way.entry(party).or_default() += 1;
+        self.is_heavy_under_way |= batch.occupancy.is_heavy;
+        for party in &batch.occupancy.parties {
+            *self.under_way.entry(*party).or_default() += 1;
         }
         batch
     }

@@ -37,7 +37,7 @@ fn keys(count: usize) -> Vec<String> {
 
 fn take(queue: &AcceptQueue) -> Vec<(Producer, String)> {
     let batch = queue.take();
-    queue.done(&batch.occupancy());
+    queue.done(&batch.occupancy);
     batch.events.into_iter().map(|waiting| (waiting.event.producer, waiting.event.idempotency_key)).collect()
 }
 
@@ -72,12 +72,12 @@ fn who_makes_few_deliveries_waits_for_none_who_makes_many() {
     post(&queue, 3, &keys(1), 250).expect("room");
     let heavy = queue.take();
     let parties: Vec<_> = heavy.events.iter().map(|waiting| waiting.party).collect();
-    assert_eq!((heavy.is_heavy, parties), (true, vec![party(1), party(3), party(1), party(1)]));
+    assert_eq!((heavy.occupancy.is_heavy, parties), (true, vec![party(1), party(3), party(1), party(1)]));
     // Side by side with that only the other goes, and then nothing until it is done.
     assert_eq!(take(&queue), [(event(2, "").producer, "0".to_owned())]);
     assert!(!queue.lines().may_take(&queue));
     assert!(queue.take().events.is_empty());
-    queue.done(&heavy.occupancy());
+    queue.done(&heavy.occupancy);
     assert_eq!(take(&queue).len(), 4);
 }
 
@@ -89,9 +89,9 @@ fn no_party_keeps_every_writer_busy() {
     assert!(queue.take().events.is_empty() && !queue.lines().may_take(&queue));
     post(&queue, 2, &keys(3), 1).expect("room");
     assert_eq!(take(&queue).len(), 3);
-    queue.done(&first.occupancy());
+    queue.done(&first.occupancy);
     assert_eq!(take(&queue).len(), MAX_BATCH);
-    queue.done(&second.occupancy());
+    queue.done(&second.occupancy);
 }
 
 #[test]
@@ -100,14 +100,14 @@ fn what_was_learned_since_it_was_posted_counts() {
     let posted = keys(9).iter().map(|key| event(1, key)).collect();
     queue.push(party(1), posted).map(drop).expect("room");
     let first = queue.take();
-    assert_eq!((first.events.len(), first.is_heavy), (4, false), "nothing is known of them yet");
-    queue.done(&first.occupancy());
+    assert_eq!((first.events.len(), first.occupancy.is_heavy), (4, false), "nothing is known of them yet");
+    queue.done(&first.occupancy);
     queue.fanout().learn(&event(1, ""), 500);
     let other_type = NewEvent { event_type: EventType::parse("another").expect("a type"), ..event(2, "") };
     for expected in [2, 2, 1] {
         let batch = queue.take();
-        assert_eq!((batch.events.len(), batch.is_heavy), (expected, true));
-        queue.done(&batch.occupancy());
+        assert_eq!((batch.events.len(), batch.occupancy.is_heavy), (expected, true));
+        queue.done(&batch.occupancy);
     }
     assert_eq!(queue.weigh(&other_type), (false, UNKNOWN_DELIVERIES));
     queue.fanout().learn(&event(2, ""), 700);

@@ -37,7 +37,7 @@ const MAX_STEPS: u64 = 4_000_000;
 const TURN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One check at a time takes place apart, of one application after the other.
-static TURNS: LazyLock<Shares<Party>> = LazyLock::new(|| Shares::new(2));
+static TURNS: LazyLock<Shares<Party>> = LazyLock::new(Shares::one_at_a_time);
 
 /// A compiled schema.
 pub(crate) struct Schema {

@@ -36,12 +36,6 @@ pub(crate) fn work() -> Shares<Party> {
     Shares::new(WORK)
 }
 
-/// The room for requests that make many deliveries at once. Of two one is always left for nobody, so that they follow one
-/// another, those of each application in turn.
-pub(crate) fn fan_outs() -> Shares<Party> {
-    Shares::new(2)
-}
-
 /// A request's turn to be worked on, once its body has arrived: one that drips holds no place.
 #[derive(Clone)]
 pub(crate) struct Turn(Arc<TurnState>);

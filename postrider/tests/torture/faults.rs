@@ -112,7 +112,7 @@ impl Faults {
                 );
             }
             Fault::FullDisk => {
-                installation.limit_postgres(Some(random.random_range(1..4) << 20)).await;
+                installation.limit_postgres(random.random_range(1..4) << 20).await;
                 sleep(lasts).await;
                 // Where its log of changes could not be written, it has ended.
                 installation.servers.stop_postgres(Stop::Kill).await.expect("killed");

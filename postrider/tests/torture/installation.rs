@@ -125,9 +125,10 @@ impl Installation {
         writer
     }
 
-    /// Makes PostgreSQL's files end where they are, or grow again: what a full disk does to it, and nobody else.
-    pub(crate) async fn limit_postgres(&self, bytes: Option<u64>) {
-        let limit = Rlimit { current: bytes, maximum: None };
+    /// Lets no file of PostgreSQL grow beyond so many bytes, until it is started again: what a full disk does to it,
+    /// and to nobody else.
+    pub(crate) async fn limit_postgres(&self, bytes: u64) {
+        let limit = Rlimit { current: Some(bytes), maximum: None };
         let sql = self.bed.sql().await;
         let postmaster = "select split_part(pg_read_file('postmaster.pid'), E'\n', 1)::integer";
         let others = "select pid from pg_stat_activity";

@@ -1,5 +1,6 @@
 //! Accepting events: many at once, in one statement that is its own transaction.
 
+use super::endpoints::matching_cost;
 use super::outbox::has_parked;
 use super::{Store, StoreError};
 use crate::event_type::EventType;
@@ -64,8 +65,7 @@ pub enum Accepted {
         deliveries_queued: i32,
         /// True when it had been stored before; nothing was done again.
         duplicate: bool,
-        /// What it cost to find them: endpoints that subscribe to its type, and the steps of their filters, of
-        /// which forty take as long as a delivery.
+        /// What it cost to find them, by the endpoints that subscribe to its type and the steps of their filters.
         cost: i32,
     },
     /// The key is unknown, expired or revoked.
@@ -164,7 +164,9 @@ fanned as materialized (
            coalesce(cardinality(f.endpoint_ids), 0) as deliveries
     from candidate c
     cross join lateral (
-        select (count(*) + coalesce(sum(s.filter_steps), 0) / 40)::integer as cost,
+        select ",
+    matching_cost!("s"),
+    "::integer as cost,
                array_agg(s.id) filter (where s.is_matched) as endpoint_ids,
                array_agg(s.max_attempts) filter (where s.is_matched) as max_attempts,
                array_agg(s.ordered) filter (where s.is_matched) as ordered

@@ -8,7 +8,7 @@ use tokio_postgres::Row;
 
 use super::audit::{self, Actor, Change};
 use super::endpoints::{
-    Endpoint, EndpointQuota, EndpointSettings, endpoint_columns, filter_steps_with, parse, stored_url,
+    Endpoint, EndpointQuota, EndpointSettings, endpoint_columns, excessive_filter_steps, parse, stored_url,
 };
 use super::headers::{self, MASK};
 use super::operational::{self, ENDPOINT_DISABLED, ENDPOINT_ENABLED, OperationalEvent};
@@ -114,11 +114,11 @@ pub async fn update<E: From<StoreError>>(
     };
     let before = parse(&row);
     let update = change(&before)?;
-    if update.settings.filter_steps() > before.settings.filter_steps() {
-        let steps = filter_steps_with(&transaction, application, endpoint, &update.settings).await?;
-        if steps > i64::from(quota.filter_steps) {
-            return Ok(Updated::FiltersTooCostly(steps));
-        }
+    if update.settings.filter_steps() > before.settings.filter_steps()
+        && let Some(steps) =
+            excessive_filter_steps(&transaction, application, endpoint, &update.settings, quota).await?
+    {
+        return Ok(Updated::FiltersTooCostly(steps));
     }
     let after = write(&transaction, keyring, endpoint, &update, &row).await?;
     if update.open_deliveries == OpenDeliveries::Cancel {

@@ -126,6 +126,15 @@ macro_rules! endpoint_columns {
 }
 pub(super) use endpoint_columns;
 
+/// SQL: what it costs to find those of the endpoints `$e` that an event matches, in deliveries: as many as there are,
+/// and the steps of their filters, of which forty count as one.
+macro_rules! matching_cost {
+    ($e:literal) => {
+        concat!("(count(*) + coalesce(sum(", $e, ".filter_steps), 0) / 40)")
+    };
+}
+pub(super) use matching_cost;
+
 const COUNT: &str = "-- endpoints.count
 select count(*) from endpoints where application_id = $1 and deleted_at is null";
 
@@ -134,16 +143,19 @@ select coalesce(sum(filter_steps), 0)::bigint
 from endpoints
 where application_id = $1 and id <> $2 and deleted_at is null";
 
-/// Steps that the filters of an application take for one event, where this is one of its endpoints.
-pub(super) async fn filter_steps_with(
+/// Steps that the filters of an application would take for one event, with this endpoint as it is to be, if that is
+/// more than they may. The caller has [taken its turn](applications::take_turn).
+pub(super) async fn excessive_filter_steps(
     transaction: &Transaction<'_>,
     application: ApplicationId,
     endpoint: EndpointId,
     settings: &EndpointSettings,
-) -> Result<i64, StoreError> {
+    quota: EndpointQuota,
+) -> Result<Option<i64>, StoreError> {
     let sum = transaction.prepare_cached(FILTER_STEPS).await?;
     let others: i64 = transaction.query_one(&sum, &[&application, &endpoint]).await?.get(0);
-    Ok(others + i64::from(settings.filter_steps()))
+    let steps = others + i64::from(settings.filter_steps());
+    Ok((steps > i64::from(quota.filter_steps)).then_some(steps))
 }
 
 const CREATE: &str = concat!(
@@ -186,11 +198,10 @@ pub async fn create(
     if existing >= i64::from(quota.endpoints) {
         return Ok(Created::TooMany);
     }
-    if settings.filter.is_some() {
-        let steps = filter_steps_with(&transaction, application, id, settings).await?;
-        if steps > i64::from(quota.filter_steps) {
-            return Ok(Created::FiltersTooCostly(steps));
-        }
+    if settings.filter.is_some()
+        && let Some(steps) = excessive_filter_steps(&transaction, application, id, settings, quota).await?
+    {
+        return Ok(Created::FiltersTooCostly(steps));
     }
     let insert = transaction.prepare_cached(CREATE).await?;
     let url = StoredUrl::seal(keyring, id, &settings.url, None);

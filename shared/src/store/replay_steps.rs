@@ -9,6 +9,7 @@ use postgres_types::ToSql;
 use uuid::Uuid;
 
 use super::accept::pattern_array;
+use super::endpoints::matching_cost;
 use super::operational::TEST;
 use super::page::IdRange;
 use super::replay_event::REPLAY;
@@ -227,18 +228,21 @@ where application_id = $1 and id > $2 and id < $3
 order by id
 limit $4";
 
-/// Forty steps of a filter take as long as an endpoint without one.
-const COUNT_ENDPOINTS: &str = "-- replays.count_endpoints
-select count(*) + coalesce(sum(filter_steps), 0)::bigint / 40
-from endpoints
-where application_id = $1 and deleted_at is null and is_active and ($2::uuid[] is null or id = any ($2))";
+const MATCHING_COST: &str = concat!(
+    "-- replays.matching_cost
+select ",
+    matching_cost!("e"),
+    "::bigint
+from endpoints e
+where application_id = $1 and deleted_at is null and is_active and ($2::uuid[] is null or id = any ($2))"
+);
 
 /// Sends the next events again, to all that match them or only where they never arrived. Every endpoint is asked for
 /// every event, whatever comes of it: more endpoints mean fewer events.
 async fn replay(transaction: &Transaction<'_>, task: &mut Task) -> Result<Found, StoreError> {
-    let count = transaction.prepare_cached(COUNT_ENDPOINTS).await?;
-    let endpoints = transaction.query_one(&count, &[&task.application_id, &task.endpoint_ids]).await?;
-    task.size = task.size.min(MAX_PAIRS / endpoints.get::<_, i64>(0).max(1)).max(1);
+    let cost = transaction.prepare_cached(MATCHING_COST).await?;
+    let cost = transaction.query_one(&cost, &[&task.application_id, &task.endpoint_ids]).await?;
+    task.size = task.size.min(MAX_PAIRS / cost.get::<_, i64>(0).max(1)).max(1);
     let read = transaction.prepare_cached(READ_EVENTS).await?;
     let rows = transaction
         .query(

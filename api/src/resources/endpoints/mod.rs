@@ -130,8 +130,8 @@ fn filters_too_costly(steps: i64, quota: endpoints::EndpointQuota) -> Problem {
         "filters_too_costly",
         "filter",
         format!(
-            "would make {steps} steps of the filters of this application for one event, which may take {}; compare \
-             with fewer values, above all on paths with `[*]`",
+            "makes all filters of the application take up to {steps} steps for one event, where {} are allowed; \
+             compare with fewer values, above all on paths with `[*]`",
             quota.filter_steps
         ),
     )

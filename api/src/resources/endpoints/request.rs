@@ -38,7 +38,8 @@ pub(crate) struct CreateEndpointRequest {
     #[serde(default)]
     event_types: MaybeUndefined<Vec<String>>,
     /// Which payloads it gets: conditions on paths of `data`, all of which must hold, such as
-    /// `{"data.amount": {"gt": 1000}, "data.currency": {"in": ["EUR", "USD"]}}`. Absent or null: all.
+    /// `{"data.amount": {"gt": 1000}, "data.currency": {"in": ["EUR", "USD"]}}`. What all filters of the
+    /// application cost together is limited. Absent or null: all.
     #[serde(default)]
     filter: MaybeUndefined<JsonObject>,
     /// Headers of your own, sent with every webhook; at most 20. Absent or null: none.

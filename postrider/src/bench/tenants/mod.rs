@@ -115,7 +115,9 @@ impl Offender {
             Self::ParkedBacklog => "25,000 deliveries parked at 1,000 disabled endpoints, and more coming",
             Self::SchemaRequired => "407 bytes against a schema that requires 6,500 names of each element",
             Self::SchemaOneOf => "1.2 kB against a schema of 400 alternatives for each element",
-            Self::CostlyFilters => "9.8 kB past 1,000 filters of ten paths, 13 keys deep, into an array",
+            Self::CostlyFilters => {
+                "9.8 kB past up to 1,000 filters of ten paths, 13 keys deep, into an array"
+            }
             Self::Reads => "32 connections read the largest page of events",
             Self::ManyKeys => "64 connections post under 1,000 keys",
             Self::UnauthenticatedBodies => "300 connections send nearly 4 MiB with an unknown key",
