@@ -16,6 +16,8 @@ create table inbox (
     application text not null,
     event_type text not null,
     data jsonb not null,
+    -- What `data` takes as text.
+    data_bytes integer not null,
     idempotency_key text not null,
     -- When, and not when the transaction began: a uid means the application that has it then.
     emitted_at timestamptz not null default clock_timestamp(),
@@ -58,6 +60,7 @@ language plpgsql security definer set search_path = postrider, pg_temp
 as $$
 declare
     number bigint;
+    data_bytes integer := octet_length($3::text);
 begin
     if $1 is null or $2 is null or $3 is null or $4 is null then
         raise exception 'postrider.emit: application, event_type, data and idempotency_key must not be null'
@@ -67,12 +70,12 @@ begin
         raise exception 'postrider.emit: application, event_type and idempotency_key have at most 255 bytes'
             using errcode = 'string_data_right_truncation';
     end if;
-    if octet_length($3::text) > 524288 then
+    if data_bytes > 524288 then
         raise exception 'postrider.emit: data has at most 524288 bytes, its numbers written without exponents'
             using errcode = 'program_limit_exceeded';
     end if;
-    insert into inbox (application, event_type, data, idempotency_key)
-    values ($1, $2, $3, $4)
+    insert into inbox (application, event_type, data, data_bytes, idempotency_key)
+    values ($1, $2, $3, data_bytes, $4)
     returning id into number;
     return number;
 end

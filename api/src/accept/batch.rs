@@ -121,6 +121,11 @@ impl Batcher {
         .await;
         outcomes
     }
+
+    /// How many deliveries an event of a producer is expected to make.
+    pub(crate) fn expect_of(&self, producer: &Producer) -> usize {
+        self.0.queue.expect_of(producer)
+    }
 }
 
 impl Writers {

@@ -7,7 +7,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use postrider_shared::store::accept::NewEvent;
+use postrider_shared::store::accept::{NewEvent, Producer};
 
 /// Producers and types that are remembered; then all is forgotten.
 const MAX_KNOWN: usize = 65_536;
@@ -30,6 +30,12 @@ impl Fanout {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let cost = seen.get(&self.key(event)).or_else(|| seen.get(&self.hasher.hash_one(&event.producer)));
         cost.map(|&cost| cost as usize)
+    }
+
+    /// The same for an event of any type.
+    pub(crate) fn expect_of(&self, producer: &Producer) -> Option<usize> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.get(&self.hasher.hash_one(producer)).map(|&cost| cost as usize)
     }
 
     /// Notes what one cost.

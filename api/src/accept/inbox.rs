@@ -3,8 +3,9 @@
 //! An event is accepted first and then leaves the inbox: whoever dies in between finds it accepted, by its
 //! idempotency key. One api at a time does this; the others stand by.
 
+use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postrider_shared::config::DatabaseConfig;
 use postrider_shared::failpoint;
@@ -16,6 +17,7 @@ use postrider_shared::store::inbox::{EmissionId, Emitted, Inbox, Refusal};
 use tokio_util::sync::CancellationToken;
 
 use crate::accept::idempotency_key::check_idempotency_key;
+use crate::accept::inbox_lines::InboxLines;
 use crate::accept::posted::Posted;
 use crate::accept::{Answer, Way, accept_all};
 use crate::app::App;
@@ -47,14 +49,26 @@ pub(crate) async fn run(app: Arc<App>, config: DatabaseConfig, stop: Cancellatio
 
 /// Accepts what comes, until the session is lost.
 async fn empty(app: &App, inbox: &mut Inbox, health: &Health) -> Result<(), StoreError> {
+    let mut lines = InboxLines::default();
     loop {
-        let emitted = inbox.take().await?;
+        let mut batch = Vec::new();
+        if inbox.lead().await? {
+            let is_full = inbox.is_full_due(lines.is_short());
+            if is_full {
+                lines.begin_full_look();
+            }
+            inbox.look(is_full, |found| lines.add(found)).await?;
+            let expect = |application| app.batcher.expect_of(&Producer::Admin(application));
+            batch = lines.take(Instant::now(), expect);
+        }
         health.up(PART);
-        if !emitted.is_empty() {
+        if !batch.is_empty() {
+            let emitted = inbox.read(&batch).await?;
             let Promoted { accepted, refused, postponed } = inbox.during(promote(app, emitted)).await?;
             failpoint::die_at("api.before_inbox_finish");
             inbox.finish(&accepted, &refused).await?;
-            inbox.hold(postponed);
+            batch.retain(|found| postponed.contains(&found.id));
+            lines.postpone(Instant::now(), batch);
         } else if !inbox.wait(POLL).await {
             return Ok(());
         }
@@ -67,8 +81,8 @@ struct Promoted {
     accepted: Vec<EmissionId>,
     /// They never can be.
     refused: Vec<Refusal>,
-    /// Whose are to be tried again.
-    postponed: Vec<ApplicationId>,
+    /// They are to be tried again.
+    postponed: HashSet<EmissionId>,
 }
 
 /// Accepts what can be.
@@ -85,15 +99,19 @@ async fn promote(app: &App, emitted: Vec<Emitted>) -> Promoted {
             Err(problem) => promoted.refused.push(refusal(mark, &problem)),
         }
     }
-    let applications: Vec<_> = marks.iter().filter_map(|&(_, application)| application).collect();
     let answers =
         if events.is_empty() { Ok(Vec::new()) } else { accept_all(app, events, Way::InOrder).await };
-    let Ok(answers) = answers else { return Promoted { postponed: applications, ..promoted } };
+    let Ok(answers) = answers else {
+        promoted.postponed.extend(marks.into_iter().map(|(id, _)| id));
+        return promoted;
+    };
     for (mark, answer) in marks.into_iter().zip(answers) {
         count(&answer);
         match answer {
             Ok(_) => promoted.accepted.push(mark.0),
-            Err(problem) if problem.status.is_server_error() => promoted.postponed.extend(mark.1),
+            Err(problem) if problem.status.is_server_error() => {
+                promoted.postponed.insert(mark.0);
+            }
             Err(problem) => promoted.refused.push(refusal(mark, &problem)),
         }
     }

@@ -4,6 +4,7 @@ pub(crate) mod batch;
 pub(crate) mod fanout;
 pub(crate) mod idempotency_key;
 pub(crate) mod inbox;
+mod inbox_lines;
 pub(crate) mod ingest_limit;
 pub(crate) mod known_schemas;
 pub(crate) mod posted;

@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::sync::{Mutex, PoisonError};
 
 use postrider_shared::share::{Share, Shares};
-use postrider_shared::store::accept::NewEvent;
+use postrider_shared::store::accept::{NewEvent, Producer};
 use tokio::sync::{Notify, oneshot};
 
 use crate::accept::batch::{Outcome, Rejection};
@@ -15,15 +15,15 @@ use crate::accept::fanout::Fanout;
 use crate::auth::party::Party;
 
 /// Events in one statement, at most.
-const MAX_BATCH: usize = 64;
+pub(crate) const MAX_BATCH: usize = 64;
 /// Bytes of events in one statement; the event that exceeds them is its last.
-const MAX_BATCH_BYTES: u64 = 2 << 20;
+pub(crate) const MAX_BATCH_BYTES: u64 = 2 << 20;
 /// Deliveries that one statement is expected to make, unless a single event makes more: about five
 /// milliseconds' worth.
 pub(crate) const MAX_BATCH_DELIVERIES: usize = 1_000;
 /// An event that is expected to make more is stored apart from those that make fewer, one such batch at a time: the others
 /// wait for none of them.
-const MAX_LIGHT_DELIVERIES: usize = 200;
+pub(crate) const MAX_LIGHT_DELIVERIES: usize = 200;
 /// What an event of an unknown producer counts for, so that a few of them fill a statement. It is not stored apart.
 const UNKNOWN_DELIVERIES: usize = 250;
 /// Events that may wait, at most.
@@ -207,6 +207,11 @@ impl AcceptQueue {
             Some(expected) => (expected > MAX_LIGHT_DELIVERIES, expected),
             None => (false, UNKNOWN_DELIVERIES),
         }
+    }
+
+    /// How many deliveries an event of a producer is expected to make, whatever its type.
+    pub(crate) fn expect_of(&self, producer: &Producer) -> usize {
+        self.fanout.expect_of(producer).unwrap_or(UNKNOWN_DELIVERIES)
     }
 
     /// Takes nothing in any more.

@@ -140,8 +140,9 @@ async fn what_was_emitted_on_another_server_and_restored_here_is_accepted() {
     let services = Services::api_alone(&bed, &[]).await;
     let producer = ordered_application(&services).await;
     let sql = bed.sql().await;
-    let restored = "insert into inbox (transaction_id, application, event_type, data, idempotency_key)
-                    values (9e15, $1, 'order.made', '{}', $2)";
+    let restored =
+        "insert into inbox (transaction_id, application, event_type, data, data_bytes, idempotency_key)
+                    values (9e15, $1, 'order.made', '{}', 2, $2)";
     for key in ["1", "2"] {
         sql.execute(restored, &[&producer.application_id, &key]).await.expect("a row");
     }
@@ -238,6 +239,39 @@ async fn what_comes_behind_an_event_that_has_to_wait_waits_too() {
     open.rollback().await.expect("the key is free");
     empty_inbox(&bed).await;
     assert_eq!(order(&sql, &producer).await, ["key-1", "key-2", "key-3", "key-4"]);
+    services.stop().await;
+    bed.finish().await;
+}
+
+/// What one application has emitted makes many deliveries; another's event, committed behind it, takes its turn.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_does_not_wait_for_all_that_another_application_has_emitted_before() {
+    const MANY: usize = 300;
+    let bed = Bed::new().await;
+    let services = Services::api_alone(&bed, &[]).await;
+    let producer = Producer::new(services.api).await;
+    for _ in 0..50 {
+        producer.endpoint(json!({"url": "http://127.0.0.1:9/"})).await;
+    }
+    let victim = ordered_application(&services).await;
+    services.stop().await;
+    let sql = bed.sql().await;
+    let many = "select postrider.emit($1, 'order.made', '{}', n::text) from generate_series(1, $2::bigint) n";
+    sql.execute(many, &[&producer.application_id, &(MANY as i64)]).await.expect("emitted");
+    emit(&sql, &victim.application_id, "order.made", "{}", "victim").await;
+    let services = Services::api_alone(&bed, &[]).await;
+    empty_inbox(&bed).await;
+    // Ids are in the order of time, to the millisecond.
+    let keys: Vec<String> = sql
+        .query("select idempotency_key from events order by id", &[])
+        .await
+        .expect("keys")
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    assert_eq!(keys.len(), MANY + 1);
+    let place = keys.iter().position(|key| key == "victim").expect("accepted");
+    assert!(place < 64, "{place} were accepted before it");
     services.stop().await;
     bed.finish().await;
 }

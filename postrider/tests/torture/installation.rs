@@ -96,6 +96,11 @@ impl Installation {
         [self.services[0].listen, self.services[1].listen]
     }
 
+    /// By way of the proxy.
+    pub(crate) fn proxied_database(&self) -> tokio_postgres::Config {
+        self.proxied.database()
+    }
+
     fn launch(&self, index: usize, listen: SocketAddr, log: Log) -> Process {
         let role = ROLES[index];
         let stderr: Stdio = match log {

@@ -10,6 +10,7 @@
 mod support;
 
 mod check;
+mod emitter;
 mod faults;
 mod installation;
 mod mutations;
@@ -56,7 +57,7 @@ async fn torture() {
     }
     installation.heal().await;
     let mutated = mutations.stop().await;
-    let acknowledged = traffic.stop_publishing().await;
+    let acknowledged = traffic.stop_publishing(&installation.bed).await;
     let report = check::check(&mut installation, &traffic, &acknowledged, faults.postgres_crashes()).await;
 
     println!("\n{}\n{mutated}\n{report}\nseed {seed}", faults.table());

@@ -9,17 +9,22 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::emitter::{Emitted, Emitter, accepted};
 use crate::installation::Installation;
+use crate::support::Bed;
 use crate::support::producer::{Producer, text};
 use crate::support::receiver::{Receiver, Reply};
 
-/// Endpoints: two as they come, two that keep the order, one that is managed while it receives.
-pub(crate) const KINDS: [&str; 5] = ["plain_0", "plain_1", "ordered_0", "ordered_1", "managed"];
+/// Endpoints: two as they come, two that keep the order, one that is managed while it receives, and one that keeps the
+/// order of what is emitted in SQL.
+pub(crate) const KINDS: [&str; 6] =
+    ["plain_0", "plain_1", "ordered_0", "ordered_1", "managed", "ordered_emitted"];
 pub(crate) const MANAGED: usize = 4;
+const EMITTED: usize = 5;
 
 /// How long a producer waits between two events. An ordered endpoint deals with one at a time.
 const PACE: Duration = Duration::from_millis(150);
-const ORDERED_PACE: Duration = Duration::from_millis(500);
+pub(crate) const ORDERED_PACE: Duration = Duration::from_millis(500);
 
 /// An event that was acknowledged.
 #[derive(Clone, Debug)]
@@ -38,6 +43,7 @@ pub(crate) struct Traffic {
     pub(crate) secrets: Arc<Mutex<BTreeMap<usize, Vec<String>>>>,
     stop: CancellationToken,
     publishing: Mutex<Vec<JoinHandle<Vec<Acknowledged>>>>,
+    emitting: Mutex<Option<JoinHandle<Vec<Emitted>>>>,
 }
 
 impl Traffic {
@@ -71,9 +77,14 @@ impl Traffic {
             endpoints.push(endpoint);
         }
         let stop = CancellationToken::new();
-        let publishing = (0..KINDS.len())
-            .map(|kind| tokio::spawn(publish(producers.clone(), kind, stop.clone())))
-            .collect();
+        let publishing =
+            (0..EMITTED).map(|kind| tokio::spawn(publish(producers.clone(), kind, stop.clone()))).collect();
+        let emitter = Emitter {
+            config: installation.proxied_database(),
+            application: producer.application_id.clone(),
+            kind: KINDS[EMITTED],
+        };
+        let emitting = Some(tokio::spawn(emitter.emit(stop.clone())));
         Self {
             producers,
             receiver: Arc::new(receiver),
@@ -81,17 +92,21 @@ impl Traffic {
             secrets: Arc::new(Mutex::new(secrets)),
             stop,
             publishing: Mutex::new(publishing),
+            emitting: Mutex::new(emitting),
         }
     }
 
-    /// Waits until what is under way is acknowledged. By kind.
-    pub(crate) async fn stop_publishing(&self) -> HashMap<usize, Vec<Acknowledged>> {
+    /// Waits until what is under way is acknowledged, and what was emitted accepted. By kind.
+    pub(crate) async fn stop_publishing(&self, bed: &Bed) -> HashMap<usize, Vec<Acknowledged>> {
         self.stop.cancel();
         let publishing = std::mem::take(&mut *self.publishing.lock().expect("the lock"));
         let mut acknowledged = HashMap::new();
         for (kind, task) in publishing.into_iter().enumerate() {
             acknowledged.insert(kind, task.await.expect("a producer whose every event is acknowledged"));
         }
+        let emitting = self.emitting.lock().expect("the lock").take().expect("an emitter");
+        let emitted = emitting.await.expect("an emitter whose every event is committed");
+        acknowledged.insert(EMITTED, accepted(bed, emitted).await);
         acknowledged
     }
 }

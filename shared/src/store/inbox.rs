@@ -1,6 +1,5 @@
 //! Events that producers have emitted in transactions of their own, on their way to being accepted.
 
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use tokio_postgres::{Row, Statement};
@@ -15,14 +14,17 @@ const CHANNEL: &str = "postrider_inbox";
 /// Held by the one who empties the inbox: what was emitted first is accepted first.
 const INBOX_LOCK: i64 = 0x706f_7374_0004;
 
-/// Events that are taken at once.
-const LIMIT: i64 = 64;
+/// Emissions that are found by one statement.
+const PAGE: i64 = 4_096;
 
 /// How often everything is looked at, and not only what has been committed since the last look.
 const FULL_EVERY: Duration = Duration::from_secs(60);
 
-/// The same while something has to wait: it is tried again this often.
-const FULL_EVERY_WHILE_HELD: Duration = Duration::from_secs(1);
+/// The same while some are known to have been left out.
+const FULL_EVERY_WHILE_SHORT: Duration = Duration::from_secs(1);
+
+/// A look at everything is not repeated before this many times as long as it has taken.
+const FULL_EASE: u32 = 20;
 
 /// A session that says nothing for this long is ended by PostgreSQL: whoever stands still, or was cut off, is
 /// followed by another.
@@ -35,25 +37,16 @@ const BEAT: Duration = Duration::from_secs(2);
 pub struct Inbox {
     session: Dedicated,
     snapshot: Statement,
-    take: Statement,
+    find: Statement,
+    read: Statement,
     finish: Statement,
     is_leader: bool,
-    /// What was committed before this has been taken.
+    /// What was committed before this has been found.
     seen: Snapshot,
-    /// The look that is under way.
-    look: Option<Look>,
-    looked_at_all: Option<Instant>,
-    /// Something that they have emitted earlier has to wait: what they have emitted since then waits too.
-    held: HashSet<ApplicationId>,
-}
-
-/// Takes, in several steps, what was committed between two snapshots, in the order of [`EmissionId`]. Whatever the
-/// second snapshot does not show is left to the next look, so that a transaction is taken as a whole, and never before
-/// one that was committed when it began.
-struct Look {
-    until: Snapshot,
-    /// Up to where it has come.
-    after: EmissionId,
+    /// When the next look at everything is due.
+    next_full: Instant,
+    /// From when on it may be, where one is wanted.
+    next_full_while_short: Instant,
 }
 
 /// Which transactions had ended at some time.
@@ -80,10 +73,23 @@ impl Snapshot {
 
 /// Names an emission. In this order they are accepted: transactions as they began to write, and what one transaction has
 /// emitted in the order of its calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EmissionId {
-    transaction: i64,
-    number: i64,
+    /// The transaction that has emitted it.
+    pub transaction: i64,
+    /// Which one of those of the transaction.
+    pub number: i64,
+}
+
+/// An emission that was found, without the event.
+#[derive(Debug, Clone, Copy)]
+pub struct Found {
+    /// Which one it is.
+    pub id: EmissionId,
+    /// The application that was named, where there is one.
+    pub application_id: Option<ApplicationId>,
+    /// What its data takes as text.
+    pub bytes: u32,
 }
 
 /// An event that was emitted.
@@ -127,10 +133,10 @@ select pg_current_snapshot()::text";
 /// Transactions from the future are those of another server, from which the table was restored.
 ///
 /// A uid may have been another application's when it was written.
-const TAKE: &str = "-- inbox.take
-select i.transaction_id, i.id, coalesce(by_id.id, by_uid.id), i.event_type, i.data::text, i.idempotency_key
+const FIND: &str = "-- inbox.find
+select i.transaction_id, i.id, coalesce(by_id.id, by_uid.id), i.data_bytes
 from (
-    select e.transaction_id, e.id, e.application, e.event_type, e.data, e.idempotency_key, e.emitted_at,
+    select e.transaction_id, e.id, e.application, e.data_bytes, e.emitted_at,
            case
                when e.application ~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$' then e.application::uuid
            end as application_id
@@ -139,7 +145,7 @@ from (
             select late.*
             from unnest($1::bigint[]) as o (transaction_id)
             cross join lateral (
-                select *
+                select transaction_id, id, application, data_bytes, emitted_at
                 from inbox
                 where transaction_id = o.transaction_id and (transaction_id, id) > ($2, $3)
                 order by transaction_id, id
@@ -150,7 +156,7 @@ from (
         )
         union all
         (
-            select *
+            select transaction_id, id, application, data_bytes, emitted_at
             from inbox
             where (transaction_id, id) > ($4, $5)
               and (transaction_id < $6 or transaction_id >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint)
@@ -173,6 +179,12 @@ left join lateral (
     limit 1
 ) by_uid on true
 order by i.transaction_id, i.id";
+
+const READ: &str = "-- inbox.read
+select i.transaction_id, i.id, k.application_id, i.event_type, i.data::text, i.idempotency_key
+from unnest($1::bigint[], $2::bigint[], $3::uuid[]) with ordinality as k (transaction_id, id, application_id, place)
+join inbox i on i.transaction_id = k.transaction_id and i.id = k.id
+order by k.place";
 
 const FINISH: &str = "-- inbox.finish
 with done as (
@@ -207,79 +219,86 @@ impl Inbox {
             .batch_execute(&format!("set idle_session_timeout = {silence}; listen {CHANNEL}"))
             .await?;
         let snapshot = session.client.prepare(SNAPSHOT).await?;
-        let take = session.client.prepare(TAKE).await?;
+        let find = session.client.prepare(FIND).await?;
+        let read = session.client.prepare(READ).await?;
         let finish = session.client.prepare(FINISH).await?;
+        let now = Instant::now();
         Ok(Self {
             session,
             snapshot,
-            take,
+            find,
+            read,
             finish,
             is_leader: false,
             seen: Snapshot::NOTHING,
-            look: None,
-            looked_at_all: None,
-            held: HashSet::new(),
+            next_full: now,
+            next_full_while_short: now,
         })
     }
 
-    /// The next events that were emitted, in that order; none where another session empties the inbox. They stay
-    /// until they are [finished](Self::finish).
+    /// True where this session empties the inbox, and no other.
     ///
     /// # Errors
     /// When PostgreSQL does not answer: the session is of no use any more.
-    pub async fn take(&mut self) -> Result<Vec<Emitted>, StoreError> {
-        let client = &self.session.client;
+    pub async fn lead(&mut self) -> Result<bool, StoreError> {
         if !self.is_leader {
-            self.is_leader = client.query_one(LOCK, &[&INBOX_LOCK]).await?.get(0);
-            if !self.is_leader {
-                return Ok(Vec::new());
-            }
+            self.is_leader = self.session.client.query_one(LOCK, &[&INBOX_LOCK]).await?.get(0);
         }
-        loop {
-            let mut look = match self.look.take() {
-                Some(look) => look,
-                None => self.begin_look().await?,
-            };
-            let rows = self.rows(&look).await?;
-            if let Some(last) = rows.last() {
-                look.after = emission_id(last);
-            }
-            let is_over = rows.len() < LIMIT as usize;
-            if is_over {
-                self.seen = look.until;
-            } else {
-                self.look = Some(look);
-            }
-            let is_held = |event: &Emitted| event.application_id.is_some_and(|id| self.held.contains(&id));
-            let events: Vec<_> = rows.iter().map(emitted).filter(|event| !is_held(event)).collect();
-            if is_over || !events.is_empty() {
-                return Ok(events);
-            }
-        }
+        Ok(self.is_leader)
     }
 
-    async fn begin_look(&mut self) -> Result<Look, StoreError> {
-        let full_every = if self.held.is_empty() { FULL_EVERY } else { FULL_EVERY_WHILE_HELD };
-        if self.looked_at_all.is_none_or(|at| at.elapsed() >= full_every) {
-            self.seen = Snapshot::NOTHING;
-            self.looked_at_all = Some(Instant::now());
-            self.held.clear();
-        }
+    /// True where the next look is at everything: one was long ago, or it is wanted because some were left out.
+    #[must_use]
+    pub fn is_full_due(&self, is_wanted: bool) -> bool {
+        Instant::now() >= if is_wanted { self.next_full_while_short } else { self.next_full }
+    }
+
+    /// Finds what was committed since the last look, or everything, in the order of [`EmissionId`]. Whatever is not in the
+    /// snapshot that a look begins with is left to the next one, so that a transaction is found as a whole, and never
+    /// after one that began when it was committed.
+    ///
+    /// # Errors
+    /// When PostgreSQL does not answer: the session is of no use any more.
+    pub async fn look(&mut self, is_full: bool, mut found: impl FnMut(Found)) -> Result<(), StoreError> {
+        let began = Instant::now();
+        let seen = if is_full { &Snapshot::NOTHING } else { &self.seen };
         let text: String = self.session.client.query_one(&self.snapshot, &[]).await?.get(0);
         let until = Snapshot::parse(&text)
             .ok_or_else(|| StoreError::Schema(format!("PostgreSQL has answered the snapshot `{text}`")))?;
-        Ok(Look { until, after: EmissionId { transaction: 0, number: 0 } })
+        let mut after = EmissionId { transaction: 0, number: 0 };
+        loop {
+            let rows = self.page(seen, &until, after).await?;
+            for row in &rows {
+                let size: i32 = row.get(3);
+                found(Found { id: emission_id(row), application_id: row.get(2), bytes: size.unsigned_abs() });
+            }
+            match rows.last() {
+                Some(last) if rows.len() as i64 == PAGE => after = emission_id(last),
+                _ => break,
+            }
+        }
+        self.seen = until;
+        if is_full {
+            let ease = began.elapsed() * FULL_EASE;
+            self.next_full = Instant::now() + ease.max(FULL_EVERY);
+            self.next_full_while_short = Instant::now() + ease.max(FULL_EVERY_WHILE_SHORT);
+        }
+        Ok(())
     }
 
-    async fn rows(&self, look: &Look) -> Result<Vec<Row>, StoreError> {
-        let Look { until, after } = look;
+    async fn page(
+        &self,
+        seen: &Snapshot,
+        until: &Snapshot,
+        after: EmissionId,
+    ) -> Result<Vec<Row>, StoreError> {
         let late: Vec<i64> =
-            self.seen.open.iter().copied().filter(|&transaction| transaction >= after.transaction).collect();
-        let new = (*after).max(EmissionId { transaction: self.seen.next - 1, number: i64::MAX });
+            seen.open.iter().copied().filter(|&transaction| transaction >= after.transaction).collect();
+        let new = after.max(EmissionId { transaction: seen.next - 1, number: i64::MAX });
         let client = &self.session.client;
         Ok(client
             .query(
-                &self.take,
+                &self.find,
                 &[
                     &late,
                     &after.transaction,
@@ -288,15 +307,23 @@ impl Inbox {
                     &new.number,
                     &until.next,
                     &until.open,
-                    &LIMIT,
+                    &PAGE,
                 ],
             )
             .await?)
     }
 
-    /// Leaves what applications have emitted where it is for now.
-    pub fn hold(&mut self, applications: impl IntoIterator<Item = ApplicationId>) {
-        self.held.extend(applications);
+    /// Reads events that were found, in the order given; not those that have gone with their application. They stay until
+    /// they are [finished](Self::finish).
+    ///
+    /// # Errors
+    /// When PostgreSQL does not answer: the session is of no use any more.
+    pub async fn read(&self, emissions: &[Found]) -> Result<Vec<Emitted>, StoreError> {
+        let (transactions, numbers) = columns(emissions.iter().map(|found| found.id));
+        let applications: Vec<_> = emissions.iter().map(|found| found.application_id).collect();
+        let client = &self.session.client;
+        let rows = client.query(&self.read, &[&transactions, &numbers, &applications]).await?;
+        Ok(rows.iter().map(emitted).collect())
     }
 
     /// Keeps the session alive for as long as `work` takes, which ends with it.
