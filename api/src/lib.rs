@@ -31,7 +31,7 @@ use postrider_shared::supervise::{Supervisor, TaskFailed};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use operations::operations_routes;
+pub use server::serve_operations;
 pub use web::catalogue::{ERROR_CODES, ErrorCode};
 
 use crate::accept::batch::Batcher;
@@ -121,8 +121,8 @@ pub async fn run(
     let opening = open(&app, &health, &door, stop);
     let operations = operations::routes(health.clone(), metrics, Some((store, door.clone())));
     let serving = async {
-        let served =
-            server::serve(listener, routes(app.clone(), operations, door.clone()), stop.clone()).await;
+        let routes = routes(app.clone(), operations, door.clone());
+        let served = server::serve(listener, routes, server::MAX_CONNECTIONS, stop.clone()).await;
         stop.cancel();
         served
     };

@@ -30,7 +30,7 @@ struct Part {
 /// The routes that every service has. `/health/live` answers 200 as long as the process serves at all;
 /// `/health/ready` 200 when every part of `health` is up, else 503; both in JSON that names the parts.
 /// `/metrics` is in Prometheus's text format.
-pub fn operations_routes(
+pub(crate) fn operations_routes(
     health: Health,
     metrics: PrometheusHandle,
 ) -> impl Endpoint<Output = Response> + 'static {

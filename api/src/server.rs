@@ -5,13 +5,16 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use http::uri::Scheme;
+use metrics_exporter_prometheus::PrometheusHandle;
 use poem::listener::{Acceptor, TcpAcceptor};
 use poem::web::{LocalAddr, RemoteAddr};
 use poem::{Addr, Endpoint, EndpointExt as _, Request, Server};
+use postrider_shared::health::Health;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::connections::{Connections, Watched};
+use crate::operations::operations_routes;
 
 /// How long requests under way may go on after a signal to stop.
 const STOP_GRACE: Duration = Duration::from_secs(10);
@@ -19,21 +22,38 @@ const STOP_GRACE: Duration = Duration::from_secs(10);
 const MAX_STREAMS: u32 = 32;
 /// How often connections are looked at that may have to be closed.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// Connections that are open at once, where the system allows so many descriptors.
-const MAX_CONNECTIONS: usize = 8_192;
+/// Connections to the API that are open at once, where the system allows so many descriptors.
+pub(crate) const MAX_CONNECTIONS: usize = 8_192;
+/// The same where health and metrics alone are served.
+const MAX_OPERATIONS_CONNECTIONS: usize = 64;
 /// How long to wait after a connection could not be taken in: most likely all descriptors are in use.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves until `stop`, then lets what is under way finish, for ten seconds at most.
+/// Serves `/health/live`, `/health/ready` and `/metrics` of a service that has no API, until `stop`.
+///
+/// # Errors
+/// When the listener cannot be used.
+pub async fn serve_operations(
+    listener: TcpListener,
+    health: Health,
+    metrics: PrometheusHandle,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    serve(listener, operations_routes(health, metrics), MAX_OPERATIONS_CONNECTIONS, stop).await
+}
+
+/// Serves until `stop`, then lets what is under way finish, for ten seconds at most. No more than `max_connections` are
+/// open at once.
 ///
 /// # Errors
 /// When the listener cannot be used.
 pub(crate) async fn serve(
     listener: TcpListener,
     routes: impl Endpoint + 'static,
+    max_connections: usize,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let connections = Connections::new(max_connections());
+    let connections = Connections::new(max_connections.min(spare_descriptors()));
     let acceptor =
         QuickAcceptor { listener: TcpAcceptor::from_tokio(listener)?, connections: connections.clone() };
     let looking = connections.clone();
@@ -55,9 +75,9 @@ pub(crate) async fn serve(
 }
 
 /// Half of what descriptors there are: PostgreSQL and whatever else is in this process need some too.
-fn max_connections() -> usize {
+fn spare_descriptors() -> usize {
     let descriptors = rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(1_024, |(soft, _)| soft);
-    usize::try_from(descriptors / 2).unwrap_or(usize::MAX).min(MAX_CONNECTIONS)
+    usize::try_from(descriptors / 2).unwrap_or(usize::MAX)
 }
 
 async fn close_overdue(connections: Connections) {

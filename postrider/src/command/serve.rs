@@ -4,8 +4,6 @@ use std::net::SocketAddr;
 
 use anyhow::Context as _;
 use metrics_exporter_prometheus::PrometheusHandle;
-use poem::Server;
-use poem::listener::TcpAcceptor;
 use postrider_shared::config::{ApiConfig, DelivererConfig, RelayConfig, Source};
 use postrider_shared::health::Health;
 use postrider_shared::supervise::Supervisor;
@@ -61,15 +59,11 @@ async fn operations(
 ) -> anyhow::Result<AbortOnDropHandle<()>> {
     let metrics: PrometheusHandle = telemetry::start_metrics();
     let listener = bind(address, what, flag).await?;
-    let acceptor = TcpAcceptor::from_tokio(listener).context("the listener cannot be used")?;
-    let routes = postrider_api::operations_routes(health.clone(), metrics);
-    let stop = supervisor.stop().clone();
+    let serving =
+        postrider_api::serve_operations(listener, health.clone(), metrics, supervisor.stop().clone());
     tracing::info!(%address, "health and metrics are served");
     Ok(supervisor.spawn("health and metrics", async move {
-        let stopped = async move { stop.cancelled().await };
-        let served =
-            Server::new_with_acceptor(acceptor).run_with_graceful_shutdown(routes, stopped, None).await;
-        if let Err(error) = served {
+        if let Err(error) = serving.await {
             tracing::error!(%error, "health and metrics are no longer served");
         }
     }))

@@ -9,6 +9,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::scene::Scene;
+use crate::support::Bed;
+use crate::support::service::Process;
 
 /// Sends bytes, says that nothing follows, and reads until the connection is closed.
 async fn talk(api: SocketAddr, bytes: &[u8]) -> String {
@@ -244,23 +246,52 @@ async fn a_head_that_drips_is_cut_off_in_the_middle() {
     scene.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn http2_is_bounded_in_streams() {
+/// What a server says of the requests that may be under way at once on one connection.
+async fn max_streams(server: SocketAddr) -> Option<u32> {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     const EMPTY_SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
     const MAX_CONCURRENT_STREAMS: u16 = 3;
-    let scene = Scene::new().await;
-    let mut stream = TcpStream::connect(scene.services.api).await.expect("a connection");
+    let mut stream = TcpStream::connect(server).await.expect("a connection");
     stream.write_all(&[PREFACE, &EMPTY_SETTINGS].concat()).await.expect("sent");
     let mut head = [0; 9];
     stream.read_exact(&mut head).await.expect("the head of a frame");
     assert_eq!(head[3], EMPTY_SETTINGS[3], "SETTINGS come first");
     let mut settings = vec![0; usize::from(u16::from_be_bytes([head[1], head[2]]))];
     stream.read_exact(&mut settings).await.expect("settings");
-    let bound = settings.chunks_exact(6).find_map(|setting| {
+    settings.chunks_exact(6).find_map(|setting| {
         let is_bound = u16::from_be_bytes([setting[0], setting[1]]) == MAX_CONCURRENT_STREAMS;
         is_bound.then(|| u32::from_be_bytes([setting[2], setting[3], setting[4], setting[5]]))
-    });
-    assert_eq!(bound, Some(32));
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http2_is_bounded_in_streams() {
+    let scene = Scene::new().await;
+    assert_eq!(max_streams(scene.services.api).await, Some(32));
+    let relay = Process::start(&scene.bed, "relay", &[]);
+    relay.ready().await;
+    assert_eq!(max_streams(relay.listen).await, Some(32));
     scene.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_and_metrics_are_served_however_many_connections_say_nothing() {
+    const MANY: usize = 200;
+    let bed = Bed::new().await;
+    let deliverer = Process::start(&bed, "deliverer", &[]);
+    deliverer.ready().await;
+    let mut silent = Vec::new();
+    for _ in 0..MANY {
+        let mut stream = TcpStream::connect(deliverer.listen).await.expect("a connection");
+        stream.write_all(b"GET /met").await.expect("sent");
+        silent.push(stream);
+    }
+    deliverer.ready().await;
+    // They would take descriptors that its exchanges need.
+    for stream in &mut silent[..MANY - 64] {
+        let read = timeout(Duration::from_secs(60), stream.read_u8()).await;
+        read.expect("it was pushed out").expect_err("no byte");
+    }
+    drop(deliverer);
+    bed.finish().await;
 }
