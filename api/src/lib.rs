@@ -79,7 +79,7 @@ pub async fn run(
     metrics: PrometheusHandle,
     shutdown: CancellationToken,
 ) -> Result<(), ApiError> {
-    let store = Store::new(&config.database)?;
+    let store = Store::for_requests(&config.database)?;
     let door = Door::new();
     let supervisor = Supervisor::new(&shutdown);
     let stop = supervisor.stop();

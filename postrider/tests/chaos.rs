@@ -263,13 +263,12 @@ async fn a_postgresql_that_was_away_for_longer_than_a_lease_is_answered_503_and_
         process.ready().await;
     }
     let receiver = Receiver::start(|webhook| {
-        let delay =
-            if webhook.json()["type"] == "slow" { Duration::from_millis(2500) } else { Duration::ZERO };
+        let delay = if webhook.json()["type"] == "slow" { Duration::from_secs(10) } else { Duration::ZERO };
         Reply { delay, ..Reply::from(200) }
     })
     .await;
     let producer = Producer::new(api.listen).await;
-    producer.endpoint(json!({"url": receiver.url("/"), "timeout_seconds": 3, "rate_limit": null})).await;
+    producer.endpoint(json!({"url": receiver.url("/"), "timeout_seconds": 12, "rate_limit": null})).await;
     // It has to succeed before it may have so many at once.
     for number in 0..100 {
         producer.publish("quick", json!({ "n": number })).await;
@@ -291,8 +290,8 @@ async fn a_postgresql_that_was_away_for_longer_than_a_lease_is_answered_503_and_
     assert_eq!(refused.status(), 503);
     assert!(refused.headers().contains_key("retry-after"));
     assert_eq!(refused.json::<Value>().await.expect("a problem")["status"], 503);
-    // Longer than the lease of these: 3 s and the margin of 15 s.
-    tokio::time::sleep(Duration::from_secs(20)).await;
+    // Longer than the lease of these: 12 s and the margin of 15 s.
+    tokio::time::sleep(Duration::from_secs(29)).await;
     let _eager = Process::start(&bed, "deliverer", &[]);
     servers.start_postgres().await.expect("started");
     producer.publish_until_accepted("while-away", "quick", &json!({})).await;

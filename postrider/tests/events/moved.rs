@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::producer::{Producer, text};
+use crate::support::producer::{Producer, sent, text};
 use crate::support::receiver::{Receiver, Reply};
 use crate::support::service::Services;
 use crate::support::{Bed, eventually};
@@ -38,8 +38,7 @@ async fn fifty_retries_at_once_of_a_scheduled_delivery_make_one_attempt() {
         .map(|_| {
             let (producer, path) = (producer.clone(), path(&failed, "retry"));
             tokio::spawn(async move {
-                let request = producer.request(reqwest::Method::POST, &path);
-                request.send().await.expect("an answer").status().as_u16()
+                sent(|| producer.request(reqwest::Method::POST, &path)).await.status().as_u16()
             })
         })
         .collect();

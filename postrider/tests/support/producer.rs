@@ -1,6 +1,7 @@
 //! A producer: what a team does with the public API.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
@@ -39,12 +40,12 @@ impl Producer {
 
     /// Reads; panics unless it is answered 200.
     pub async fn get(&self, path: &str) -> Value {
-        expect(self.request(Method::GET, path).send().await.expect("an answer"), StatusCode::OK).await
+        expect(sent(|| self.request(Method::GET, path)).await, StatusCode::OK).await
     }
 
     /// Posts; panics unless it is answered 201 or 202.
     pub async fn post(&self, path: &str, body: &Value) -> Value {
-        let response = self.request(Method::POST, path).json(body).send().await.expect("an answer");
+        let response = sent(|| self.request(Method::POST, path).json(body)).await;
         if ![StatusCode::CREATED, StatusCode::ACCEPTED].contains(&response.status()) {
             panic!("{path}: {}", dump(response).await);
         }
@@ -67,23 +68,25 @@ impl Producer {
 
     /// Posts an event under a key, whatever the answer.
     pub async fn try_publish(&self, key: &str, event_type: &str, data: &Value) -> reqwest::Result<Response> {
+        self.publish_request(key, event_type, data).send().await
+    }
+
+    pub fn publish_request(&self, key: &str, event_type: &str, data: &Value) -> reqwest::RequestBuilder {
         self.request(Method::POST, "/v1/events")
             .header("idempotency-key", key)
             .json(&json!({"event_type": event_type, "data": data}))
-            .send()
-            .await
     }
 
     /// Posts an event under a new key; panics unless it is accepted. Answers what the API did.
     pub async fn publish(&self, event_type: &str, data: Value) -> Value {
         let key = Uuid::new_v4().to_string();
-        let response = self.try_publish(&key, event_type, &data).await.expect("an answer");
+        let response = sent(|| self.publish_request(&key, event_type, &data)).await;
         expect(response, StatusCode::ACCEPTED).await
     }
 
     /// As a careful producer: again and again under the same key until it is accepted.
     pub async fn publish_until_accepted(&self, key: &str, event_type: &str, data: &Value) -> Value {
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         loop {
             if let Ok(response) = self.try_publish(key, event_type, data).await
                 && response.status() == StatusCode::ACCEPTED
@@ -92,7 +95,7 @@ impl Producer {
                 return answer;
             }
             assert!(started.elapsed() < super::DEADLINE, "{key} is not accepted");
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
@@ -113,6 +116,19 @@ impl Producer {
     /// The attempts of a delivery, oldest first.
     pub async fn attempts(&self, delivery: &Value) -> Vec<Value> {
         list(self.get(&format!("/v1/deliveries/{}/attempts", text(&delivery["id"]))).await)
+    }
+}
+
+/// Sends a request, and again while the API is too busy, as a client has to: a slow machine is no fault.
+pub async fn sent(request: impl Fn() -> reqwest::RequestBuilder) -> Response {
+    let started = Instant::now();
+    loop {
+        let response = request().send().await.expect("an answer");
+        if response.status() != StatusCode::SERVICE_UNAVAILABLE {
+            return response;
+        }
+        assert!(started.elapsed() < super::DEADLINE, "{}", dump(response).await);
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 

@@ -35,6 +35,10 @@ const UNLIMITED: &str = "-c lock_timeout=0 -c idle_in_transaction_session_timeou
 const DURABLE: &str = "-c synchronous_commit=on";
 const RELAXED: &str = "-c synchronous_commit=off";
 
+/// What a session of the API sets beside that. Only requests of the same application wait for each other, and of these
+/// few are under way at once, so they may wait their turn.
+const PATIENT: &str = "-c lock_timeout=3s";
+
 /// What a session that accepts events sets beside that: whoever is in a statement with others must not hold them
 /// up for long.
 const ACCEPTING: &str = "-c synchronous_commit=on -c statement_timeout=4s";
@@ -53,9 +57,21 @@ impl Store {
     /// # Errors
     /// When the extra certificates cannot be read.
     pub fn new(config: &DatabaseConfig) -> Result<Self, StoreError> {
+        Self::with_durable(config, DURABLE)
+    }
+
+    /// The same for requests: a [`durable`](Self::durable) connection waits longer for what another one has locked.
+    ///
+    /// # Errors
+    /// When the extra certificates cannot be read.
+    pub fn for_requests(config: &DatabaseConfig) -> Result<Self, StoreError> {
+        Self::with_durable(config, &format!("{DURABLE} {PATIENT}"))
+    }
+
+    fn with_durable(config: &DatabaseConfig, durable: &str) -> Result<Self, StoreError> {
         Ok(Self {
             accepting: pool(config, ACCEPTING)?,
-            durable: pool(config, DURABLE)?,
+            durable: pool(config, durable)?,
             relaxed: pool(config, RELAXED)?,
         })
     }
