@@ -19,6 +19,8 @@ create table inbox (
     -- What `data` takes as text.
     data_bytes integer not null,
     idempotency_key text not null,
+    -- Written by Postrider itself, of a type that producers cannot use.
+    is_operational boolean not null default false,
     -- When, and not when the transaction began: a uid means the application that has it then.
     emitted_at timestamptz not null default clock_timestamp(),
     primary key (transaction_id, id)

@@ -10,7 +10,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use support::producer::{Producer, text};
 use support::receiver::{Received, Receiver};
-use support::service::Services;
+use support::service::{Process, Services};
 use support::{Bed, eventually};
 
 /// What has arrived on a path, by type.
@@ -248,5 +248,70 @@ async fn the_end_of_a_bulk_replay_is_told() {
     assert_eq!(event["data"], expected);
     services.stop().await;
     assert_eq!(told(&receiver, "/operations").into_values().flatten().count(), 1);
+    bed.finish().await;
+}
+
+/// Dead letters of endpoints that all subscribe to operational events: each has thirty deliveries of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn deliveries_of_operational_events_are_made_by_the_api_and_not_where_attempts_are_recorded() {
+    const ENDPOINTS: i64 = 30;
+    let bed = Bed::new().await;
+    let api = Services::api_alone(&bed, &[]).await;
+    let receiver = Receiver::start(|webhook| if webhook.path == "/" { 404 } else { 204 }).await;
+    let producer = Producer::new(api.api).await;
+    for _ in 0..ENDPOINTS {
+        let types = json!(["order.made", "postrider.delivery.dead_letter"]);
+        let endpoint = json!({"url": receiver.url("/"), "event_types": types, "max_attempts": 1});
+        producer.endpoint(endpoint).await;
+    }
+    producer.publish("order.made", json!({})).await;
+    api.stop().await;
+    let relay = Process::start(&bed, "relay", &[]);
+    let deliverer = Process::start(&bed, "deliverer", &[]);
+    let dead = "select count(*) from deliveries where status = 'dead_letter'";
+    eventually("dead letters", async || (bed.count(dead).await == ENDPOINTS).then_some(())).await;
+    assert_eq!(bed.count("select count(*) from deliveries").await, ENDPOINTS);
+    assert_eq!(bed.count("select count(*) from inbox where is_operational").await, ENDPOINTS);
+    drop((relay, deliverer));
+
+    let services = Services::start(&bed).await;
+    let told = "select count(*) from deliveries
+                where event_type = 'postrider.delivery.dead_letter' and status = 'dead_letter'";
+    let all = ENDPOINTS * ENDPOINTS;
+    eventually("what is told", async || (bed.count(told).await == all).then_some(())).await;
+    // Nothing further is told of these.
+    assert_eq!(bed.count("select count(*) from inbox").await, 0);
+    assert_eq!(bed.count("select count(*) from deliveries").await, ENDPOINTS + all);
+    services.stop().await;
+    bed.finish().await;
+}
+
+/// Producers may publish neither, and are told of dead letters all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn operational_events_reach_an_application_that_is_inactive_or_takes_only_known_types() {
+    let bed = Bed::new().await;
+    let services = Services::start(&bed).await;
+    let receiver = Receiver::start(|webhook| if webhook.path == "/dead" { 404 } else { 204 }).await;
+    let admin = Producer::admin(services.api);
+    for (name, change) in
+        [("strict", json!({"strict_event_types": true})), ("inactive", json!({"is_active": false}))]
+    {
+        let producer = Producer::new(services.api).await;
+        producer.post("/v1/event-types", &json!({"name": "order.made"})).await;
+        let dead = json!({"url": receiver.url("/dead"), "event_types": ["order.made"]});
+        let endpoint = producer.endpoint(dead).await;
+        let path = format!("/{name}");
+        producer.endpoint(json!({"url": receiver.url(&path), "event_types": ["postrider.*"]})).await;
+        let application = format!("/v1/applications/{}", producer.application_id);
+        let changed =
+            admin.request(Method::PATCH, &application).json(&change).send().await.expect("an answer");
+        assert_eq!(changed.status(), 200);
+        let endpoint = format!("{application}/endpoints/{}", text(&endpoint["id"]));
+        let disable = admin.request(Method::PATCH, &endpoint).json(&json!({"is_active": false}));
+        assert_eq!(disable.send().await.expect("an answer").status(), 200);
+        wait_for(&receiver, &path, "postrider.endpoint.disabled").await;
+    }
+    assert_eq!(bed.count("select count(*) from emit_rejections").await, 0);
+    services.stop().await;
     bed.finish().await;
 }

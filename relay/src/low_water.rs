@@ -31,6 +31,11 @@ impl LowWater {
         self.mark.filter(|_| self.everywhere_at.is_some_and(|at| now < at))
     }
 
+    /// The head of the line: where the last take that found something ended, and a little before.
+    pub(crate) fn head(&self) -> Option<DateTime<Utc>> {
+        self.mark
+    }
+
     /// How long until a take is to look everywhere.
     pub(crate) fn pause(&self, now: Instant) -> Duration {
         self.everywhere_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(now))

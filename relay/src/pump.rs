@@ -25,8 +25,10 @@ const LEAST_WAIT: Duration = Duration::from_millis(5);
 /// Without a notification the outbox is looked at this often.
 const POLL: Duration = Duration::from_secs(1);
 
-/// Looking ahead after full takes costs at most one part in so many of the time.
+/// Looking ahead after full takes costs at most one part in so many of the time, but is done at least this often:
+/// without it, everybody stands behind what one application has in the line.
 const LOOK_AHEAD_SHARE: u32 = 10;
+const LOOK_AHEAD_EVERY: Duration = Duration::from_secs(1);
 
 /// Pumps for ever.
 pub(crate) async fn run(relay: &Relay) {
@@ -74,9 +76,11 @@ async fn pump(
     if count == BATCH && *look_ahead_at <= Instant::now() {
         // The line is long: nobody is to stand behind all that somebody else has in it.
         let began = Instant::now();
-        let parked = backlog::set_aside(&client, since).await?;
+        // From the head of the line on, past the dead rows of what was taken.
+        let parked = backlog::set_aside(&client, low_water.head()).await?;
         metrics::counter!("postrider_relay_parked_total").increment(parked);
-        *look_ahead_at = Instant::now() + began.elapsed() * LOOK_AHEAD_SHARE;
+        let pause = (began.elapsed() * LOOK_AHEAD_SHARE).min(LOOK_AHEAD_EVERY);
+        *look_ahead_at = Instant::now() + pause;
     }
     if count >= BUSY {
         // There is more, or soon will be.

@@ -78,6 +78,7 @@ async fn empty(app: &App, inbox: &mut Inbox, health: &Health) -> Result<(), Stor
 /// What became of events that were emitted.
 #[derive(Default)]
 struct Promoted {
+    /// They leave the inbox.
     accepted: Vec<EmissionId>,
     /// They never can be.
     refused: Vec<Refusal>,
@@ -85,34 +86,66 @@ struct Promoted {
     postponed: HashSet<EmissionId>,
 }
 
+impl Promoted {
+    /// Notes an event that can never be accepted. Producers are told of theirs; what Postrider itself had to say to an
+    /// application that is gone is of no use to anybody.
+    fn refuse(&mut self, mark: Mark, problem: &Problem) {
+        if mark.is_operational {
+            self.accepted.push(mark.id);
+            return;
+        }
+        self.refused.push(Refusal {
+            id: mark.id,
+            application_id: mark.application_id,
+            code: problem.code.to_owned(),
+            detail: problem.detail.clone(),
+            errors: serde_json::to_string(&problem.errors).expect("errors are plain data"),
+        });
+    }
+}
+
+/// What is kept of an event while it is being accepted.
+struct Mark {
+    id: EmissionId,
+    application_id: Option<ApplicationId>,
+    is_operational: bool,
+}
+
+impl Mark {
+    fn of(emitted: &Emitted) -> Self {
+        let Emitted { id, application_id, is_operational, .. } = *emitted;
+        Self { id, application_id, is_operational }
+    }
+}
+
 /// Accepts what can be.
 async fn promote(app: &App, emitted: Vec<Emitted>) -> Promoted {
     let mut promoted = Promoted::default();
     let (mut events, mut marks) = (Vec::new(), Vec::new());
     for emitted in emitted {
-        let mark = (emitted.id, emitted.application_id);
+        let mark = Mark::of(&emitted);
         match compose(emitted) {
             Ok(event) => {
                 events.push(event);
                 marks.push(mark);
             }
-            Err(problem) => promoted.refused.push(refusal(mark, &problem)),
+            Err(problem) => promoted.refuse(mark, &problem),
         }
     }
     let answers =
         if events.is_empty() { Ok(Vec::new()) } else { accept_all(app, events, Way::InOrder).await };
     let Ok(answers) = answers else {
-        promoted.postponed.extend(marks.into_iter().map(|(id, _)| id));
+        promoted.postponed.extend(marks.into_iter().map(|mark| mark.id));
         return promoted;
     };
     for (mark, answer) in marks.into_iter().zip(answers) {
         count(&answer);
         match answer {
-            Ok(_) => promoted.accepted.push(mark.0),
+            Ok(_) => promoted.accepted.push(mark.id),
             Err(problem) if problem.status.is_server_error() => {
-                promoted.postponed.insert(mark.0);
+                promoted.postponed.insert(mark.id);
             }
-            Err(problem) => promoted.refused.push(refusal(mark, &problem)),
+            Err(problem) => promoted.refuse(mark, &problem),
         }
     }
     promoted
@@ -123,14 +156,13 @@ fn compose(emitted: Emitted) -> Result<NewEvent, Problem> {
     let application =
         emitted.application_id.ok_or_else(|| Problem::not_found("application_not_found", "application"))?;
     let idempotency_key = check_idempotency_key("idempotency_key", emitted.idempotency_key.as_bytes())?;
-    let event = Posted::check(&emitted.event_type, &emitted.data)?;
+    let event = if emitted.is_operational {
+        Posted::operational(&emitted.event_type, emitted.data)?
+    } else {
+        Posted::check(&emitted.event_type, &emitted.data)?
+    };
     // It is committed already: no limit can slow its producer down.
     Ok(NewEvent { is_admitted: true, ..event.by(Producer::Admin(application), idempotency_key) })
-}
-
-fn refusal((id, application_id): (EmissionId, Option<ApplicationId>), problem: &Problem) -> Refusal {
-    let errors = serde_json::to_string(&problem.errors).expect("errors are plain data");
-    Refusal { id, application_id, code: problem.code.to_owned(), detail: problem.detail.clone(), errors }
 }
 
 fn count(answer: &Answer) {

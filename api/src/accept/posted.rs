@@ -21,8 +21,7 @@ impl Posted {
     /// # Errors
     /// 422.
     pub(crate) fn check(event_type: &str, data: &str) -> Result<Self, Problem> {
-        let event_type = EventType::parse(event_type)
-            .map_err(|error| Problem::refused_field("event_type_invalid", "event_type", error.to_string()))?;
+        let event_type = parse(event_type)?;
         if event_type.is_reserved() {
             let message =
                 format!("must not begin with `{RESERVED_PREFIX}`: these are Postrider's own events");
@@ -36,6 +35,14 @@ impl Posted {
         Ok(Self { event_type, data: data.into() })
     }
 
+    /// An event of Postrider's own, whose type is reserved.
+    ///
+    /// # Errors
+    /// 422.
+    pub(crate) fn operational(event_type: &str, data: String) -> Result<Self, Problem> {
+        Ok(Self { event_type: parse(event_type)?, data: data.into() })
+    }
+
     /// What is to be accepted: neither its schema nor the limit of its application was looked at yet.
     pub(crate) fn by(self, producer: Producer, idempotency_key: String) -> NewEvent {
         NewEvent {
@@ -47,4 +54,9 @@ impl Posted {
             is_admitted: false,
         }
     }
+}
+
+fn parse(event_type: &str) -> Result<EventType, Problem> {
+    EventType::parse(event_type)
+        .map_err(|error| Problem::refused_field("event_type_invalid", "event_type", error.to_string()))
 }

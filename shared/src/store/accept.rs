@@ -92,6 +92,8 @@ pub enum Accepted {
 /// their order, so that two batches never wait for each other in a circle. Endpoints are matched here,
 /// so that one that was created a moment ago counts. One notification for all.
 ///
+/// Events of Postrider's own, which no producer can post, are stored whatever the application is set to.
+///
 /// What is known of an event travels with it from step to step, and `(… in (…)) is true` asks a hash table: a join
 /// of steps, which PostgreSQL believes to have one row each, would compare every event with every other.
 const ACCEPT: &str = concat!(
@@ -103,9 +105,9 @@ with input as materialized (
                when i.key_hash is not null and (k.id is null or k.expires_at <= now()) then 'unknown_key'
                when a.id is null or a.deleted_at is not null then 'unknown_application'
                when k.id is not null and not 'publish' = any(k.scopes) then 'forbidden'
-               when not a.is_active then 'inactive_application'
+               when not a.is_active and not starts_with(i.event_type, 'postrider.') then 'inactive_application'
                when a.ingest_rate_limit is not null and not i.is_admitted then 'not_admitted'
-               when t.name is null and a.strict_event_types then 'unknown_event_type'
+               when t.name is null and a.strict_event_types and not starts_with(i.event_type, 'postrider.') then 'unknown_event_type'
                when t.schema_hash is distinct from i.schema_hash then 'schema_changed'
                when i.is_violated then 'schema_violation'
            end as refusal

@@ -225,7 +225,6 @@ async fn follow(
             "reason": after.disabled_reason,
             "by": if *actor == Actor::Postrider { "postrider" } else { "hand" },
         }),
-        only: None,
     };
     operational::emit(transaction, &[event]).await?;
     Ok(())

@@ -124,7 +124,6 @@ fn breaker_event(event_type: &'static str, row: &Row) -> OperationalEvent {
             "url": row.get::<_, &str>(2),
             "reason": row.get::<_, Option<&str>>(3),
         }),
-        only: None,
     }
 }
 

@@ -105,6 +105,8 @@ pub struct Emitted {
     pub data: String,
     /// As the producer wrote it.
     pub idempotency_key: String,
+    /// Postrider itself emitted it: its type is one that producers cannot use.
+    pub is_operational: bool,
 }
 
 /// Why an event cannot be accepted.
@@ -181,7 +183,7 @@ left join lateral (
 order by i.transaction_id, i.id";
 
 const READ: &str = "-- inbox.read
-select i.transaction_id, i.id, k.application_id, i.event_type, i.data::text, i.idempotency_key
+select i.transaction_id, i.id, k.application_id, i.event_type, i.data::text, i.idempotency_key, i.is_operational
 from unnest($1::bigint[], $2::bigint[], $3::uuid[]) with ordinality as k (transaction_id, id, application_id, place)
 join inbox i on i.transaction_id = k.transaction_id and i.id = k.id
 order by k.place";
@@ -400,6 +402,7 @@ fn emitted(row: &Row) -> Emitted {
         event_type: row.get(3),
         data: row.get(4),
         idempotency_key: row.get(5),
+        is_operational: row.get(6),
     }
 }
 

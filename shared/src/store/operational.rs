@@ -33,84 +33,53 @@ pub struct OperationalEvent {
     pub event_type: &'static str,
     /// A JSON object.
     pub data: Value,
-    /// Only this endpoint, whatever it subscribes to, and with one attempt.
-    pub only: Option<EndpointId>,
 }
 
-/// A delivery of an operational event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Emitted {
-    /// The event.
-    pub event_id: EventId,
-    /// The delivery.
-    pub delivery_id: DeliveryId,
-}
-
-/// Without an endpoint that wants it, an event is not stored. No idempotency key is taken: a producer
-/// cannot collide with what has no row in `idempotency_keys`.
-const EMIT: &str = "-- events.emit
+/// One row for each event that an endpoint subscribes to. The API accepts it as if a producer had emitted it, so that its
+/// deliveries are made in small transactions, in turn with those of other applications: a transaction in which a hundred
+/// deliveries become dead letters does not make a hundred thousand more.
+///
+/// The key is random, so that no producer can use it first.
+const EMIT: &str = "-- inbox.emit_operational
 with input as materialized (
-    select i.application_id, i.event_type, i.patterns::text[] as patterns, i.data::jsonb as payload,
-           i.endpoint_id, uuid_v7() as event_id
-    from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::uuid[])
-         as i (application_id, event_type, patterns, data, endpoint_id)
-    join applications a on a.id = i.application_id and a.deleted_at is null
+    select i.application_id, i.event_type, i.patterns, i.data
+    from unnest($1::uuid[], $2::text[], $3::text[], $4::text[]) as i (application_id, event_type, patterns, data)
 ),
-matched as materialized (
-    select i.event_id, e.id as endpoint_id, e.ordered,
-           case when i.endpoint_id is null then e.max_attempts else 1 end as max_attempts
-    from input i
-    join endpoints e
-      on e.application_id = i.application_id and e.deleted_at is null and e.is_active
-     and (
-         e.id = i.endpoint_id
-         or i.endpoint_id is null and e.event_types && i.patterns
-            and (e.filter_path is null or i.payload @@ e.filter_path)
-     )
+wanted as materialized (
+    select w.application_id, w.event_type
+    from (select distinct application_id, event_type, patterns from input) w
+    where exists (
+        select
+        from endpoints e
+        where e.application_id = w.application_id and e.deleted_at is null and e.is_active
+          and e.event_types && w.patterns::text[]
+    )
 ),
-stored as (
-    insert into events (id, application_id, event_type, payload, idempotency_key)
-    select event_id, application_id, event_type, payload, event_type || ':' || event_id
-    from input
-    where event_id in (select event_id from matched)
-),
-delivered as (
-    insert into deliveries (id, application_id, event_id, endpoint_id, event_type, max_attempts, position)
-    select uuid_v7(), i.application_id, i.event_id, m.endpoint_id, i.event_type, m.max_attempts,
-           case when m.ordered then nextval('delivery_positions') end
-    from input i join matched m using (event_id)
-    returning id, event_id, endpoint_id, application_id
-),
-queued as (
-    insert into outbox (delivery_id, endpoint_id, application_id)
-    select id, endpoint_id, application_id from delivered
+put as (
+    insert into inbox (application, event_type, data, data_bytes, idempotency_key, is_operational)
+    select i.application_id, i.event_type, i.data::jsonb, octet_length(i.data),
+           i.event_type || ':' || gen_random_uuid(), true
+    from input i join wanted using (application_id, event_type)
     returning id
-),
-notified as (
-    select pg_notify('postrider_outbox', '') from queued limit 1
 )
-select d.event_id, d.id, (select count(*) from notified) from delivered d";
+select count(pg_notify('postrider_inbox', '')) from (select from put limit 1) n";
 
-/// Stores operational events and their deliveries, which go out when the transaction commits. Called in the
-/// transaction of what they tell of, so that both happen or neither.
+/// Stores operational events, which the API accepts once the transaction has committed. Called in the transaction of
+/// what they tell of, so that both happen or neither.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
-pub async fn emit(
-    transaction: &Transaction<'_>,
-    events: &[OperationalEvent],
-) -> Result<Vec<Emitted>, StoreError> {
+/// When PostgreSQL cannot be reached.
+pub async fn emit(transaction: &Transaction<'_>, events: &[OperationalEvent]) -> Result<(), StoreError> {
     if events.is_empty() {
-        return Ok(Vec::new());
+        return Ok(());
     }
     let applications: Vec<_> = events.iter().map(|event| event.application_id).collect();
     let types: Vec<_> = events.iter().map(|event| event.event_type).collect();
     let patterns: Vec<_> = types.iter().map(|event_type| patterns(event_type)).collect();
     let data: Vec<_> = events.iter().map(|event| event.data.to_string()).collect();
-    let only: Vec<_> = events.iter().map(|event| event.only).collect();
     let statement = transaction.prepare_cached(EMIT).await?;
-    let rows = transaction.query(&statement, &[&applications, &types, &patterns, &data, &only]).await?;
-    Ok(rows.iter().map(|row| Emitted { event_id: row.get(0), delivery_id: row.get(1) }).collect())
+    transaction.query_one(&statement, &[&applications, &types, &patterns, &data]).await?;
+    Ok(())
 }
 
 /// An array literal of the patterns that match a type; their alphabet needs no quoting.
@@ -156,50 +125,72 @@ pub(super) async fn emit_dead_letters(
                 "last_response_status": row.get::<_, Option<i16>>(6),
                 "last_error": row.get::<_, Option<&str>>(7),
             }),
-            only: None,
         })
         .collect();
-    emit(transaction, &events).await?;
-    Ok(())
+    emit(transaction, &events).await
 }
 
 /// What became of a test.
 #[derive(Debug, Clone, Copy)]
 pub enum TestSent {
-    /// It is on its way.
-    Sent(Emitted),
+    /// It is queued.
+    Sent {
+        /// The event.
+        event_id: EventId,
+        /// Its only delivery.
+        delivery_id: DeliveryId,
+    },
     /// The endpoint is not active.
     Inactive,
     /// There is no such endpoint.
     Unknown,
 }
 
-const EXISTS: &str = "-- endpoints.exists
-select id from endpoints where application_id = $1 and id = $2 and deleted_at is null";
+/// One delivery with one attempt, whatever the endpoint subscribes to. No idempotency key is taken.
+const SEND_TEST: &str = "-- endpoints.send_test
+with endpoint as materialized (
+    select id, application_id, is_active, ordered, uuid_v7() as event_id
+    from endpoints
+    where application_id = $1 and id = $2 and deleted_at is null
+),
+stored as (
+    insert into events (id, application_id, event_type, payload, idempotency_key)
+    select event_id, application_id, $3, $4::text::jsonb, $3 || ':' || event_id
+    from endpoint
+    where is_active
+),
+delivered as (
+    insert into deliveries (id, application_id, event_id, endpoint_id, event_type, max_attempts, position)
+    select uuid_v7(), application_id, event_id, id, $3, 1, case when ordered then nextval('delivery_positions') end
+    from endpoint
+    where is_active
+    returning id, event_id, endpoint_id, application_id
+),
+queued as (
+    insert into outbox (delivery_id, endpoint_id, application_id)
+    select id, endpoint_id, application_id from delivered
+    returning id
+)
+select e.event_id, d.id, (select count(pg_notify('postrider_outbox', '')) from (select from queued limit 1) n)
+from endpoint e left join delivered d using (event_id)";
 
-/// Sends a test event to one endpoint.
+/// Sends a test event to one endpoint, unless it is not active.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// When PostgreSQL cannot be reached.
 pub async fn send_test(
     store: &Store,
     application: ApplicationId,
     endpoint: EndpointId,
 ) -> Result<TestSent, StoreError> {
-    let mut client = store.durable().await?;
-    let transaction = client.transaction().await?;
-    let exists = transaction.prepare_cached(EXISTS).await?;
-    if transaction.query_opt(&exists, &[&application, &endpoint]).await?.is_none() {
+    let client = store.durable().await?;
+    let statement = client.prepare_cached(SEND_TEST).await?;
+    let data = json!({ "endpoint_id": endpoint, "message": "This is a test of your endpoint." }).to_string();
+    let Some(row) = client.query_opt(&statement, &[&application, &endpoint, &TEST, &data]).await? else {
         return Ok(TestSent::Unknown);
-    }
-    let event = OperationalEvent {
-        application_id: application,
-        event_type: TEST,
-        data: json!({ "endpoint_id": endpoint, "message": "This is a test of your endpoint." }),
-        only: Some(endpoint),
     };
-    // Nothing is sent to an endpoint that is not active.
-    let sent = emit(&transaction, &[event]).await?;
-    transaction.commit().await?;
-    Ok(sent.first().map_or(TestSent::Inactive, |emitted| TestSent::Sent(*emitted)))
+    Ok(match row.get(1) {
+        Some(delivery_id) => TestSent::Sent { event_id: row.get(0), delivery_id },
+        None => TestSent::Inactive,
+    })
 }

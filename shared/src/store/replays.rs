@@ -305,7 +305,6 @@ pub(super) async fn tell_end(transaction: &Transaction<'_>, replay: ReplayId) ->
             "matched_count": replay.matched_count,
             "last_error": replay.last_error,
         }),
-        only: None,
     };
     operational::emit(transaction, &[event]).await?;
     Ok(replay)

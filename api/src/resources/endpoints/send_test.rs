@@ -54,8 +54,8 @@ impl EndpointTest {
         caller.require(Scope::Manage)?;
         let application = caller.application(&app, &application_id.0).await?.id;
         match operational::send_test(&app.store, application, endpoint_id.0).await? {
-            TestSent::Sent(sent) => {
-                Ok(Accepted::new(SentTest { event_id: sent.event_id.0, delivery_id: sent.delivery_id.0 }))
+            TestSent::Sent { event_id, delivery_id } => {
+                Ok(Accepted::new(SentTest { event_id: event_id.0, delivery_id: delivery_id.0 }))
             }
             TestSent::Inactive => Err(Problem::new(
                 StatusCode::CONFLICT,
