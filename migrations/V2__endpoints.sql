@@ -12,6 +12,8 @@ create table endpoints (
     -- Exact names, `prefix.*`, or `*`. An event's type is expanded to every pattern that matches it, and
     -- the two arrays are compared with `&&`.
     event_types text[] not null default '{*}' check (cardinality(event_types) > 0),
+    -- What the comparison costs, in the same steps as those of filters.
+    pattern_steps integer not null default 3,
     -- A payload filter, as its author wrote it, and compiled for the accept statement. Both or neither.
     filter jsonb,
     filter_path jsonpath,

@@ -107,7 +107,7 @@ pub async fn run(
         url_rules: UrlRules { guard: config.guard, https_only: config.https_only },
         endpoint_quota: EndpointQuota {
             endpoints: config.max_endpoints,
-            filter_steps: config.max_filter_steps,
+            matching_steps: config.max_matching_steps,
         },
     });
     let emptying = {

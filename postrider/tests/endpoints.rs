@@ -4,6 +4,10 @@ mod support;
 
 use std::time::Duration;
 
+use postrider_shared::config::DatabaseConfig;
+use postrider_shared::event_type::EventType;
+use postrider_shared::store::Store;
+use postrider_shared::store::accept::{self, Accepted, NewEvent, SchemaCheck};
 use reqwest::Method;
 use serde_json::{Value, json};
 use support::producer::{Producer, text};
@@ -427,9 +431,9 @@ fn costly_filter(values: usize) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_filters_of_an_application_take_a_bounded_number_of_steps_together() {
+async fn an_event_is_matched_with_the_endpoints_of_an_application_in_a_bounded_number_of_steps() {
     let bed = Bed::new().await;
-    let services = Services::api_alone(&bed, &[("POSTRIDER_MAX_FILTER_STEPS", "40000")]).await;
+    let services = Services::api_alone(&bed, &[("POSTRIDER_MAX_MATCHING_STEPS", "40000")]).await;
     let (producer, other) = (Producer::new(services.api).await, Producer::new(services.api).await);
     let settings = |filter: Value| json!({"url": "https://receiver.invalid", "filter": filter});
     // 2,204 steps each: twice one key on each of two ways, and a hundred times one key and ten values.
@@ -439,9 +443,9 @@ async fn the_filters_of_an_application_take_a_bounded_number_of_steps_together()
     }
     let path = producer.path("/endpoints");
     let (status, problem) = producer.refused(&path, &settings(costly_filter(10))).await;
-    assert_eq!((status.as_u16(), &problem["code"]), (422, &json!("filters_too_costly")), "{problem}");
-    assert_eq!(problem["errors"][0]["field"], "filter");
-    // What needs no such steps is not refused, and another application has its own.
+    assert_eq!((status.as_u16(), &problem["code"]), (422, &json!("matching_too_costly")), "{problem}");
+    assert!(text(&problem["detail"]).contains("41933 steps"), "{problem}");
+    // What takes few steps is not refused, and another application has its own.
     let cheap = producer.endpoint(settings(json!({"data.n": 1}))).await;
     producer.endpoint(json!({"url": "https://receiver.invalid"})).await;
     other.endpoint(settings(costly_filter(10))).await;
@@ -449,7 +453,7 @@ async fn the_filters_of_an_application_take_a_bounded_number_of_steps_together()
     // A change is no way around it; one that has nothing to do with it, or makes it cheaper, goes through.
     let dear = json!({"filter": costly_filter(10)});
     let code = producer.refusal(Method::PATCH, &producer.endpoint_path(&cheap, ""), Some(&dear), 422).await;
-    assert_eq!(code, "filters_too_costly");
+    assert_eq!(code, "matching_too_costly");
     let one = producer.endpoint_path(&endpoints[0], "");
     producer.patch(&one, &json!({"description": "still here"})).await;
     producer.patch(&one, &json!({"filter": costly_filter(9)})).await;
@@ -464,6 +468,35 @@ async fn the_filters_of_an_application_take_a_bounded_number_of_steps_together()
     let mut statuses = futures_util::future::join_all(crowd).await;
     statuses.sort_unstable();
     assert_eq!(statuses, [201, 201, 422, 422, 422, 422, 422, 422]);
+    services.stop().await;
+    bed.finish().await;
+}
+
+/// An event that matches nothing is compared with every pattern all the same, and stored apart from cheap ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_it_costs_to_compare_an_event_with_patterns_counts_though_none_matches() {
+    let bed = Bed::new().await;
+    let services = Services::api_alone(&bed, &[]).await;
+    let producer = Producer::new(services.api).await;
+    let prefix = format!("{}.", "p".repeat(240));
+    let patterns: Vec<_> = (0..100).map(|number| format!("{prefix}n{number}")).collect();
+    for _ in 0..20 {
+        producer.endpoint(json!({"url": "https://receiver.invalid", "event_types": patterns})).await;
+    }
+    let config = bed.source.read(DatabaseConfig::read).expect("the configuration");
+    let store = Store::new(&config).expect("a store");
+    let event = NewEvent {
+        producer: accept::Producer::Admin(producer.application_id.parse().expect("an id")),
+        idempotency_key: "1".to_owned(),
+        event_type: EventType::parse("order.made").expect("a type"),
+        data: "{}".into(),
+        schema: SchemaCheck::Unchecked,
+        is_admitted: true,
+    };
+    let accepted = accept::accept(&store, &[event], false).await.expect("stored");
+    let [Accepted::Stored { deliveries_queued: 0, cost, .. }] = accepted[..] else { panic!("{accepted:?}") };
+    // Of twenty endpoints: a hundred patterns of 3 steps and 24,390 bytes, 64 to a step; forty steps to a delivery.
+    assert_eq!(cost, 20 * (300 + 381) / 40);
     services.stop().await;
     bed.finish().await;
 }

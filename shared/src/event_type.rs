@@ -99,6 +99,16 @@ impl Pattern {
     }
 }
 
+/// What it costs to compare patterns with an event's type, in steps of about a tenth of a microsecond, as those of
+/// filters are: each with the type and its up to sixteen prefixes, and what it takes to read them.
+#[must_use]
+pub fn pattern_steps(patterns: &[String]) -> i32 {
+    const STEPS_OF_A_PATTERN: usize = 3;
+    const BYTES_OF_A_STEP: usize = 64;
+    let bytes: usize = patterns.iter().map(String::len).sum();
+    i32::try_from(patterns.len() * STEPS_OF_A_PATTERN + bytes / BYTES_OF_A_STEP).unwrap_or(i32::MAX)
+}
+
 fn check(text: &str) -> Result<(), EventTypeError> {
     if text.is_empty() || text.len() > MAX_LENGTH {
         return Err(EventTypeError::Length);

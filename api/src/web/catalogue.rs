@@ -93,7 +93,7 @@ catalogue! {
         "refused_address": "The URL names an address that webhooks are not sent to. Use a public one, or have its network allowed.",
         "https_required": "This installation sends to `https` only.",
         "filter_invalid": "The payload filter cannot be used. `errors` has the path in it, and what is expected there.",
-        "filters_too_costly": "The filters of all endpoints of the application would take more steps for one event than they may. Compare with fewer values, above all behind `[*]`.",
+        "matching_too_costly": "Filters and event types of all endpoints of the application would take more steps for one event than they may. Compare with fewer values, above all behind `[*]`, and list fewer patterns.",
         "reserved_header": "Postrider sets this header itself. Leave it out.",
     }
     500 {

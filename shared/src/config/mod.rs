@@ -66,7 +66,7 @@ pub struct ApiConfig {
     /// Endpoints an application may have.
     pub max_endpoints: u32,
     /// Steps that the filters of an application may take for one event.
-    pub max_filter_steps: u32,
+    pub max_matching_steps: u32,
     /// Statements that accept events side by side.
     pub accept_writers: usize,
     /// Bytes of events that may wait to be accepted before the API answers 503.
@@ -181,7 +181,7 @@ impl ApiConfig {
             guard: read_guard(reader),
             https_only: reader.required(&settings::HTTPS_ONLY),
             max_endpoints: reader.in_range(&settings::MAX_ENDPOINTS, 1, 100_000) as u32,
-            max_filter_steps: reader.in_range(&settings::MAX_FILTER_STEPS, 40_000, 100_000_000) as u32,
+            max_matching_steps: reader.in_range(&settings::MAX_MATCHING_STEPS, 40_000, 100_000_000) as u32,
             accept_writers: reader.in_range(&settings::ACCEPT_WRITERS, 1, 64) as usize,
             accept_queue_bytes: reader.in_range(&settings::ACCEPT_QUEUE_BYTES, 16 << 20, 1 << 34) as usize,
         }

@@ -100,8 +100,8 @@ settings! {
         "true: endpoints must be https";
     MAX_ENDPOINTS = "POSTRIDER_MAX_ENDPOINTS" "COUNT" Some("1000"), &[Api, Up],
         "Endpoints that one application may have";
-    MAX_FILTER_STEPS = "POSTRIDER_MAX_FILTER_STEPS" "COUNT" Some("500000"), &[Api, Up],
-        "Steps that the filters of all endpoints of one application may take together for one event, at about a tenth of a microsecond each";
+    MAX_MATCHING_STEPS = "POSTRIDER_MAX_MATCHING_STEPS" "COUNT" Some("500000"), &[Api, Up],
+        "Steps that it may take to match one event with the filters and event types of all endpoints of its application, at about a tenth of a microsecond each";
     ACCEPT_WRITERS = "POSTRIDER_ACCEPT_WRITERS" "COUNT" Some("2"), &[Api, Up],
         "Statements that store the accepted events of one application side by side, at most; there is one more for others. The next one goes beside another only where that takes longer than 10 ms";
     ACCEPT_QUEUE_BYTES = "POSTRIDER_ACCEPT_QUEUE_BYTES" "BYTES" Some("67108864"), &[Api, Up],

@@ -167,18 +167,25 @@ fanned as materialized (
     from candidate c
     cross join lateral (
         select ",
-    matching_cost!("s"),
+    matching_cost!("s", "s.is_subscribed"),
     "::integer as cost,
                array_agg(s.id) filter (where s.is_matched) as endpoint_ids,
                array_agg(s.max_attempts) filter (where s.is_matched) as max_attempts,
                array_agg(s.ordered) filter (where s.is_matched) as ordered
         from (
-            select e.id, e.max_attempts, e.ordered, e.filter_steps,
-                   e.filter_path is null or c.payload @@ e.filter_path as is_matched
-            from endpoints e
-            where c.event_id is not null and e.application_id = c.application_id
-              and e.deleted_at is null and e.is_active and e.event_types && c.patterns
-            -- A boundary: what matches is asked once.
+            select t.*,
+                   case
+                       when t.is_subscribed then t.filter_path is null or c.payload @@ t.filter_path
+                   end as is_matched
+            from (
+                select e.id, e.max_attempts, e.ordered, e.filter_path, e.filter_steps, e.pattern_steps,
+                       e.event_types && c.patterns as is_subscribed
+                from endpoints e
+                where c.event_id is not null and e.application_id = c.application_id
+                  and e.deleted_at is null and e.is_active
+                -- Boundaries: what matches is asked once.
+                offset 0
+            ) t
             offset 0
         ) s
     ) f

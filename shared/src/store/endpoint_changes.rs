@@ -8,7 +8,7 @@ use tokio_postgres::Row;
 
 use super::audit::{self, Actor, Change};
 use super::endpoints::{
-    Endpoint, EndpointQuota, EndpointSettings, endpoint_columns, excessive_filter_steps, parse, stored_url,
+    Endpoint, EndpointQuota, EndpointSettings, endpoint_columns, excessive_steps, parse, stored_url,
 };
 use super::headers::{self, MASK};
 use super::operational::{self, ENDPOINT_DISABLED, ENDPOINT_ENABLED, OperationalEvent};
@@ -57,7 +57,8 @@ set url = $2, description = $3, metadata = $4::text::jsonb, event_types = $5, he
     sensitive_headers = $7, rate_limit = $8, concurrency_limit = $9, max_attempts = $10,
     retry_schedule = $11, permanent_statuses = $12, timeout_seconds = $13,
     ordered = $14, is_active = $15, disabled_reason = $16, filter = $17::text::jsonb,
-    filter_path = $18::text::jsonpath, url_query = $19, filter_steps = $20, updated_at = now()
+    filter_path = $18::text::jsonpath, url_query = $19, filter_steps = $20, pattern_steps = $21,
+    updated_at = now()
 where id = $1
 returning ",
     endpoint_columns!()
@@ -84,7 +85,7 @@ pub enum Updated {
     /// It is what it was to be.
     Endpoint(Box<Endpoint>),
     /// With its new filter the application's would take so many steps, more than they may. Nothing was changed.
-    FiltersTooCostly(i64),
+    MatchingTooCostly(i64),
     /// There is none.
     Unknown,
 }
@@ -105,7 +106,7 @@ pub async fn update<E: From<StoreError>>(
 ) -> Result<Updated, E> {
     let mut client = store.durable().await?;
     let transaction = client.transaction().await.map_err(StoreError::from)?;
-    // So that the steps of its filters are summed up right.
+    // So that the steps of matching are summed up right.
     if applications::take_turn(&transaction, application).await?.is_none() {
         return Ok(Updated::Unknown);
     }
@@ -114,11 +115,11 @@ pub async fn update<E: From<StoreError>>(
     };
     let before = parse(&row);
     let update = change(&before)?;
-    if update.settings.filter_steps() > before.settings.filter_steps()
+    if update.settings.matching_steps() > before.settings.matching_steps()
         && let Some(steps) =
-            excessive_filter_steps(&transaction, application, endpoint, &update.settings, quota).await?
+            excessive_steps(&transaction, application, endpoint, &update.settings, quota).await?
     {
-        return Ok(Updated::FiltersTooCostly(steps));
+        return Ok(Updated::MatchingTooCostly(steps));
     }
     let after = write(&transaction, keyring, endpoint, &update, &row).await?;
     if update.open_deliveries == OpenDeliveries::Cancel {
@@ -180,6 +181,7 @@ async fn write(
                 &settings.filter.as_ref().map(|filter| &filter.path),
                 &url.query(),
                 &settings.filter_steps(),
+                &settings.pattern_steps(),
             ],
         )
         .await?;

@@ -13,6 +13,7 @@ use super::headers::{self, StoredValue};
 use super::page::Page;
 use super::stored_url::StoredUrl;
 use super::{Store, StoreError, applications, secrets};
+use crate::event_type;
 use crate::filter::Filter;
 use crate::ids::{ApplicationId, EndpointId};
 use crate::keyring::Keyring;
@@ -84,8 +85,8 @@ pub struct Endpoint {
 pub struct EndpointQuota {
     /// So many.
     pub endpoints: u32,
-    /// Steps that all their filters take for one event, at most.
-    pub filter_steps: u32,
+    /// Steps that it takes to match one event with all of them, at most.
+    pub matching_steps: u32,
 }
 
 impl EndpointSettings {
@@ -93,6 +94,18 @@ impl EndpointSettings {
     #[must_use]
     pub fn filter_steps(&self) -> i32 {
         self.filter.as_ref().map_or(0, |filter| filter.steps)
+    }
+
+    /// Steps that it takes to compare its event types with the type of one event.
+    #[must_use]
+    pub fn pattern_steps(&self) -> i32 {
+        event_type::pattern_steps(&self.event_types)
+    }
+
+    /// Steps that it takes to match one event, at most.
+    #[must_use]
+    pub fn matching_steps(&self) -> i32 {
+        self.filter_steps().saturating_add(self.pattern_steps())
     }
 }
 
@@ -104,7 +117,7 @@ pub enum Created {
     /// The application has as many as it may have.
     TooMany,
     /// With its filter the application's would take so many steps, more than they may.
-    FiltersTooCostly(i64),
+    MatchingTooCostly(i64),
     /// The application is not there (any more).
     UnknownApplication,
 }
@@ -126,11 +139,22 @@ macro_rules! endpoint_columns {
 }
 pub(super) use endpoint_columns;
 
-/// SQL: what it costs to find those of the endpoints `$e` that an event matches, in deliveries: as many as there are,
-/// and the steps of their filters, of which forty count as one.
+/// SQL: what it costs to find those of the endpoints `$e` that an event matches, in deliveries: as many as
+/// subscribe to its type, which `$subscribed` tells, and the steps of the filters of these and of the patterns of all, of
+/// which forty count as one.
 macro_rules! matching_cost {
-    ($e:literal) => {
-        concat!("(count(*) + coalesce(sum(", $e, ".filter_steps), 0) / 40)")
+    ($e:literal, $subscribed:literal) => {
+        concat!(
+            "(count(*) filter (where ",
+            $subscribed,
+            ") + (coalesce(sum(",
+            $e,
+            ".filter_steps) filter (where ",
+            $subscribed,
+            "), 0) + coalesce(sum(",
+            $e,
+            ".pattern_steps), 0)) / 40)"
+        )
     };
 }
 pub(super) use matching_cost;
@@ -138,24 +162,24 @@ pub(super) use matching_cost;
 const COUNT: &str = "-- endpoints.count
 select count(*) from endpoints where application_id = $1 and deleted_at is null";
 
-const FILTER_STEPS: &str = "-- endpoints.filter_steps
-select coalesce(sum(filter_steps), 0)::bigint
+const MATCHING_STEPS: &str = "-- endpoints.matching_steps
+select coalesce(sum(filter_steps + pattern_steps), 0)::bigint
 from endpoints
 where application_id = $1 and id <> $2 and deleted_at is null";
 
-/// Steps that the filters of an application would take for one event, with this endpoint as it is to be, if that is
-/// more than they may. The caller has [taken its turn](applications::take_turn).
-pub(super) async fn excessive_filter_steps(
+/// Steps that it would take to match one event with the endpoints of an application, with this one as it is to be, if
+/// that is more than they may take. The caller has [taken its turn](applications::take_turn).
+pub(super) async fn excessive_steps(
     transaction: &Transaction<'_>,
     application: ApplicationId,
     endpoint: EndpointId,
     settings: &EndpointSettings,
     quota: EndpointQuota,
 ) -> Result<Option<i64>, StoreError> {
-    let sum = transaction.prepare_cached(FILTER_STEPS).await?;
+    let sum = transaction.prepare_cached(MATCHING_STEPS).await?;
     let others: i64 = transaction.query_one(&sum, &[&application, &endpoint]).await?.get(0);
-    let steps = others + i64::from(settings.filter_steps());
-    Ok((steps > i64::from(quota.filter_steps)).then_some(steps))
+    let steps = others + i64::from(settings.matching_steps());
+    Ok((steps > i64::from(quota.matching_steps)).then_some(steps))
 }
 
 const CREATE: &str = concat!(
@@ -163,16 +187,16 @@ const CREATE: &str = concat!(
 insert into endpoints (
     id, application_id, url, description, metadata, event_types, headers, sensitive_headers, rate_limit,
     concurrency_limit, max_attempts, retry_schedule, permanent_statuses, timeout_seconds, ordered, is_active,
-    filter, filter_path, url_query, filter_steps
+    filter, filter_path, url_query, filter_steps, pattern_steps
 )
 values ($1, $2, $3, $4, $5::text::jsonb, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
-        $17::text::jsonb, $18::text::jsonpath, $19, $20)
+        $17::text::jsonb, $18::text::jsonpath, $19, $20, $21)
 returning ",
     endpoint_columns!()
 );
 
-/// Makes an endpoint with its signing key, unless its application has as many as it may have, or filters that are
-/// as costly as they may be.
+/// Makes an endpoint with its signing key, unless its application has as many as it may have, or endpoints that are
+/// as costly to match as they may be.
 ///
 /// # Errors
 /// When PostgreSQL does not answer.
@@ -198,10 +222,8 @@ pub async fn create(
     if existing >= i64::from(quota.endpoints) {
         return Ok(Created::TooMany);
     }
-    if settings.filter.is_some()
-        && let Some(steps) = excessive_filter_steps(&transaction, application, id, settings, quota).await?
-    {
-        return Ok(Created::FiltersTooCostly(steps));
+    if let Some(steps) = excessive_steps(&transaction, application, id, settings, quota).await? {
+        return Ok(Created::MatchingTooCostly(steps));
     }
     let insert = transaction.prepare_cached(CREATE).await?;
     let url = StoredUrl::seal(keyring, id, &settings.url, None);
@@ -229,6 +251,7 @@ pub async fn create(
                 &settings.filter.as_ref().map(|filter| &filter.path),
                 &url.query(),
                 &settings.filter_steps(),
+                &settings.pattern_steps(),
             ],
         )
         .await?;

@@ -231,7 +231,7 @@ limit $4";
 const MATCHING_COST: &str = concat!(
     "-- replays.matching_cost
 select ",
-    matching_cost!("e"),
+    matching_cost!("e", "true"),
     "::bigint
 from endpoints e
 where application_id = $1 and deleted_at is null and is_active and ($2::uuid[] is null or id = any ($2))"

@@ -124,17 +124,14 @@ pub(crate) fn unknown() -> Problem {
     Problem::not_found("endpoint_not_found", "endpoint")
 }
 
-/// 422: it would make too many steps of the application's filters.
-fn filters_too_costly(steps: i64, quota: endpoints::EndpointQuota) -> Problem {
-    Problem::refused_field(
-        "filters_too_costly",
-        "filter",
-        format!(
-            "makes all filters of the application take up to {steps} steps for one event, where {} are allowed; \
-             compare with fewer values, above all on paths with `[*]`",
-            quota.filter_steps
-        ),
-    )
+/// 422: it would take too many steps to match an event with the application's endpoints.
+fn matching_too_costly(steps: i64, quota: endpoints::EndpointQuota) -> Problem {
+    let detail = format!(
+        "With this endpoint, filters and event types of the application would take up to {steps} steps for one event, where \
+         {} are allowed. Compare with fewer values, above all on paths with `[*]`, and list fewer patterns.",
+        quota.matching_steps
+    );
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "matching_too_costly", detail)
 }
 
 /// The operations on endpoints.
@@ -189,8 +186,8 @@ impl Endpoints {
                 ),
             )
             .into()),
-            endpoints::Created::FiltersTooCostly(steps) => {
-                Err(filters_too_costly(steps, app.endpoint_quota).into())
+            endpoints::Created::MatchingTooCostly(steps) => {
+                Err(matching_too_costly(steps, app.endpoint_quota).into())
             }
             endpoints::Created::UnknownApplication => {
                 Err(Problem::not_found("application_not_found", "application").into())
@@ -273,8 +270,8 @@ impl Endpoints {
                 .await?;
         match updated {
             endpoint_changes::Updated::Endpoint(endpoint) => Ok(Found::new(*endpoint)),
-            endpoint_changes::Updated::FiltersTooCostly(steps) => {
-                Err(filters_too_costly(steps, quota).into())
+            endpoint_changes::Updated::MatchingTooCostly(steps) => {
+                Err(matching_too_costly(steps, quota).into())
             }
             endpoint_changes::Updated::Unknown => Err(unknown().into()),
         }
