@@ -24,3 +24,11 @@ create table audit_log (
 
 -- Entries of an application, newest first.
 create index audit_log_by_application on audit_log (application_id, id);
+
+-- A field as the audit log keeps it: a long one by its length and its beginning, because the log is kept for ever.
+create function audited(value jsonb) returns jsonb
+language sql immutable parallel safe
+return case
+    when octet_length(value::text) <= 4096 then value
+    else jsonb_build_object('bytes', octet_length(value::text), 'beginning', left(value::text, 256))
+end;

@@ -111,6 +111,8 @@ async fn what_is_done_to_deliveries_and_event_types_is_noted_too() {
         .post("/v1/event-types", &json!({"name": "a.b", "example": {"n": 12345678901234567890u64}}))
         .await;
     producer.patch("/v1/event-types/a.b", &json!({"description": "b"})).await;
+    let long = json!({"name": "a.c", "example": {"text": "x".repeat(10_000)}});
+    producer.post("/v1/event-types", &long).await;
     producer.delete("/v1/event-types/a.b").await;
 
     let of = async |resource: &str| {
@@ -131,6 +133,11 @@ async fn what_is_done_to_deliveries_and_event_types_is_noted_too() {
     assert_eq!(actions, ["event_type.delete", "event_type.update", "event_type.create"]);
     assert_eq!(of_type[1].2, json!({"description": "b"}));
     assert_eq!(of_type[2].2["example"].to_string(), r#"{"n":12345678901234567890}"#);
+
+    // The log is kept for ever: of what is long, the beginning is.
+    let example = of("a.c").await[0].2["example"].clone();
+    assert_eq!(example["bytes"], 10_012);
+    assert!(text(&example["beginning"]).starts_with(r#"{"text": "xxx"#));
 
     producer.post(&format!("/v1/events/{event}/replay"), &json!({})).await;
     for _ in 0..2 {

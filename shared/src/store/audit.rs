@@ -87,11 +87,11 @@ insert into audit_log (
 )
 select $1, $2, $3, $4, $5, split_part($5, '.', 1), $6,
        case when c.before is not null then coalesce((
-           select jsonb_object_agg(b.key, b.value) from jsonb_each(c.before) b
+           select jsonb_object_agg(b.key, audited(b.value)) from jsonb_each(c.before) b
            where c.after is null or b.value is distinct from c.after -> b.key
        ), '{}') end,
        case when c.after is not null then coalesce((
-           select jsonb_object_agg(a.key, a.value) from jsonb_each(c.after) a
+           select jsonb_object_agg(a.key, audited(a.value)) from jsonb_each(c.after) a
            where c.before is null or a.value is distinct from c.before -> a.key
        ), '{}') end
 from (select $7::text::jsonb as before, $8::text::jsonb as after) c

@@ -7,7 +7,9 @@ use poem_openapi::types::MaybeUndefined::{self, Null, Undefined, Value};
 use postrider_shared::signing::SigningKey;
 use postrider_shared::store::endpoint_changes::{OpenDeliveries, Update};
 use postrider_shared::store::endpoints::{Endpoint, EndpointSettings};
+use postrider_shared::store::headers::MASK;
 use serde::{Deserialize, Serialize};
+use url::{Origin, Url};
 
 use crate::resources::endpoints::check::UrlRules;
 use crate::resources::endpoints::fields::{Fields, defaults, signing_key};
@@ -97,7 +99,8 @@ pub(crate) struct CreateEndpointRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct UpdateEndpointRequest {
     /// Where webhooks go: absolute, `https` or `http`, without credentials and fragment. What is open goes there
-    /// too. The URL as it is shown, with `***` in its query, keeps the values.
+    /// too. The URL as it is shown, with `***` in its query, keeps the values. With another scheme, host or port, the
+    /// values of sensitive headers have to be sent again.
     #[oai(validator(max_length = 2048))]
     #[serde(default)]
     url: MaybeUndefined<String>,
@@ -240,6 +243,14 @@ impl UpdateEndpointRequest {
             ordered: self.ordered,
         };
         fields.apply(&mut settings, &mut checks, rules);
+        if origin(&settings.url) != origin(&current.settings.url) {
+            for name in settings.sensitive_headers.iter().filter(|name| is_kept(&settings, name)) {
+                checks.mistake(
+                    format!("headers.{name}"),
+                    "is secret, and the URL leads to another server: send its value again, or remove it",
+                );
+            }
+        }
         checks.done()?;
         Ok(Update { settings, is_active, disabled_reason, open_deliveries })
     }
@@ -275,6 +286,16 @@ impl UpdateEndpointRequest {
         };
         (is_active, reason, open_deliveries)
     }
+}
+
+/// Scheme, host and port: who gets the headers.
+fn origin(url: &str) -> Option<Origin> {
+    Some(Url::parse(url).ok()?.origin())
+}
+
+/// True for a header whose value was not sent, so that the stored one is kept.
+fn is_kept(settings: &EndpointSettings, name: &str) -> bool {
+    settings.headers.get(name).is_some_and(|value| value == MASK)
 }
 
 #[cfg(test)]

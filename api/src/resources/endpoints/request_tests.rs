@@ -205,3 +205,21 @@ fn the_algorithm_is_that_of_the_secret_or_the_one_asked_for() {
     assert_eq!(algorithm(&format!(r#""secret":"{private}""#)), Some(Algorithm::Ed25519));
     assert_eq!(algorithm(&format!(r#""secret":"{private}","signing_algorithm":"hmac-sha256""#)), None);
 }
+
+#[test]
+fn secret_headers_are_not_sent_to_another_server_than_before() {
+    let change = |json: &str| {
+        let request: UpdateEndpointRequest = serde_json::from_str(json).expect("a request");
+        request.apply(&endpoint(), &rules())
+    };
+    for url in ["https://example.net", "http://example.com", "https://example.com:8443"] {
+        let problem = change(&format!(r#"{{"url":"{url}"}}"#)).err().expect("refused");
+        assert_eq!(problem.errors[0].field, "headers.x-token", "{url}");
+    }
+    assert!(change(r#"{"url":"https://example.com/other?path=1"}"#).is_ok());
+    assert!(change(r#"{"url":"https://example.net","headers":{"x-token":"new"}}"#).is_ok());
+    assert!(
+        change(r#"{"url":"https://example.net","headers":{"x-team":"blue"},"sensitive_headers":null}"#)
+            .is_ok()
+    );
+}
