@@ -23,7 +23,7 @@ const OVERLOAD_STATUSES: [u16; 4] = [429, 502, 503, 504];
 pub(crate) enum Ending {
     /// There was an answer, and as much of its body as is read arrived.
     Answered { status: u16, retry_after: Option<Duration> },
-    /// There was a status, but the body broke or stalled.
+    /// There was a status, but what follows it broke or stalled.
     Broken { status: u16, class: ErrorClass, message: String, retry_after: Option<Duration> },
     /// There was no answer.
     Failed { class: ErrorClass, message: String },

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::FutureExt as _;
-use http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::RETRY_AFTER;
 use postrider_shared::delivery::ErrorClass;
 use postrider_shared::failpoint;
 use postrider_shared::queue::{Feedback, Reservation};
@@ -23,9 +23,6 @@ use crate::{Deliverer, conceal};
 
 /// As much of an answer's body is read and kept.
 const MAX_RESPONSE_BODY: usize = 16 * 1024;
-
-/// As much of an answer's headers is kept, in names and values.
-const MAX_RESPONSE_HEADERS: usize = 16 * 1024;
 
 /// A claim older than this is given back: sending it could outlast the lease.
 const SEND_WITHIN: Duration = LEASE_MARGIN.checked_sub(Duration::from_secs(5)).expect("the margin is longer");
@@ -111,11 +108,14 @@ async fn send(client: &Client, outgoing: Outgoing, timeout: Duration) -> (Exchan
         Exchange { request_headers: Some(outgoing.shown_headers), resent, ..Exchange::default() };
     let answer = match answer {
         Ok(answer) => answer,
-        Err(failure) => return (exchange, failure.into()),
+        Err(failure) => {
+            exchange.response_status = failure.status.map(u16::cast_signed);
+            return (exchange, failure.into());
+        }
     };
     let status = answer.status().as_u16();
     exchange.response_status = Some(status.cast_signed());
-    exchange.response_headers = Some(request::show(kept(answer.headers()), &[]));
+    exchange.response_headers = Some(request::show(answer.headers(), &[]));
     let retry_after = answer
         .headers()
         .get(RETRY_AFTER)
@@ -137,14 +137,6 @@ async fn send(client: &Client, outgoing: Outgoing, timeout: Duration) -> (Exchan
     };
     exchange.response_body = Some(body);
     (exchange, ending)
-}
-
-/// The first headers: as many as have room.
-fn kept(headers: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
-    headers.iter().scan(MAX_RESPONSE_HEADERS, |room, (name, value)| {
-        *room = room.checked_sub(name.as_str().len() + value.len())?;
-        Some((name, value))
-    })
 }
 
 fn judge(deliverer: &Deliverer, claimed: &Claimed, ending: Ending) -> Judgement {
@@ -253,8 +245,11 @@ async fn end_unsent(
 }
 
 impl From<Failure> for Ending {
-    fn from(Failure { class, message }: Failure) -> Self {
-        Self::Failed { class, message }
+    fn from(Failure { class, message, status }: Failure) -> Self {
+        match status {
+            Some(status) => Self::Broken { status, class, message, retry_after: None },
+            None => Self::Failed { class, message },
+        }
     }
 }
 

@@ -13,12 +13,13 @@ use tokio::net::TcpStream;
 use url::{Position, Url};
 
 use super::Post;
-use super::connection::{Connection, Stream};
+use super::connection::Connection;
 use super::deadline::Deadline;
 use super::dial::dial;
 use super::failure::Failure;
 use super::proxy::Proxy;
 use super::tls::Tls;
+use super::watched::Stream;
 use crate::resolver::Resolver;
 
 /// Part of an endpoint's timeout: a receiver that is not there holds a permit no longer than this.

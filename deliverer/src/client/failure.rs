@@ -12,11 +12,13 @@ use rustls::{AlertDescription, CertificateError};
 pub(crate) struct Failure {
     pub(crate) class: ErrorClass,
     pub(crate) message: String,
+    /// The status of an answer of which no more than the beginning has come.
+    pub(crate) status: Option<u16>,
 }
 
 impl Failure {
     pub(crate) fn new(class: ErrorClass, message: impl Into<String>) -> Self {
-        Self { class, message: message.into() }
+        Self { class, message: message.into(), status: None }
     }
 
     /// A TLS handshake failed.
@@ -54,7 +56,7 @@ pub(crate) fn root<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'st
     root
 }
 
-fn tls_cause(error: &io::Error) -> Option<&rustls::Error> {
+pub(super) fn tls_cause(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 

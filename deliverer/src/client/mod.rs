@@ -9,9 +9,11 @@ mod connection;
 mod deadline;
 mod dial;
 mod failure;
+mod head;
 mod pool;
 mod proxy;
 mod tls;
+mod watched;
 
 use std::sync::Arc;
 
@@ -105,7 +107,7 @@ impl Client {
             Some(Err(error)) => return Err(Broken::at(&connection, Failure::of_http(&error))),
             None => {
                 let failure = Failure::new(ErrorClass::Timeout, deadline.exceeded());
-                return Err(Broken { failure, was_silent: false, was_sent: true });
+                return Err(Broken { was_silent: false, was_sent: true, ..Broken::at(&connection, failure) });
             }
         };
         Ok(Answer { response, connection, origin: origin.into(), pool: self.pool.clone() })
@@ -124,6 +126,7 @@ struct Broken {
 impl Broken {
     fn at(connection: &Connection, failure: Failure) -> Self {
         let traffic = connection.traffic();
+        let failure = Failure { status: traffic.status(), ..failure };
         Self { failure, was_silent: !traffic.has_received(), was_sent: traffic.has_sent() }
     }
 }
@@ -137,11 +140,15 @@ impl Answer {
         self.response.headers()
     }
 
-    /// Reads up to `limit` bytes of the body into `body`. True: there is more, which is left unread. A
-    /// connection whose answer was read to its end is kept for the next request.
+    /// Reads up to `limit` bytes of the body into `body`. True: there is more, which is left unread, or cannot be
+    /// read because of how it is framed. A connection whose answer was read to its end is kept for the next request.
     pub(crate) async fn read(mut self, limit: usize, body: &mut Vec<u8>) -> Result<bool, hyper::Error> {
         while let Some(frame) = self.response.frame().await {
-            let Ok(chunk) = frame?.into_data() else { continue };
+            let frame = match frame {
+                Err(error) if is_oddly_framed(&error) => return Ok(true),
+                frame => frame?,
+            };
+            let Ok(chunk) = frame.into_data() else { continue };
             let room = limit - body.len();
             body.extend_from_slice(&chunk[..chunk.len().min(room)]);
             if chunk.len() > room {
@@ -151,4 +158,11 @@ impl Answer {
         self.pool.put(self.origin, self.connection);
         Ok(false)
     }
+}
+
+/// True where a body did not break off, and yet what comes is no chunk.
+fn is_oddly_framed(error: &hyper::Error) -> bool {
+    use std::io::ErrorKind::{InvalidData, InvalidInput};
+    let cause: Option<&std::io::Error> = root(error).downcast_ref();
+    cause.is_some_and(|cause| matches!(cause.kind(), InvalidData | InvalidInput))
 }

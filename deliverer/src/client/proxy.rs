@@ -1,18 +1,21 @@
 //! The proxy that webhooks go through, where the operator has set one.
 
+use std::sync::Arc;
+
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use http::header::{HOST, HeaderValue, PROXY_AUTHORIZATION};
 use http::{Method, Request};
-use http_body_util::Empty;
+use http_body_util::Full;
 use hyper_util::rt::TokioIo;
 use percent_encoding::percent_decode_str;
 use postrider_shared::address::AddressGuard;
 use postrider_shared::delivery::ErrorClass;
 use url::Url;
 
-use super::connection::Stream;
+use super::connection;
 use super::deadline::Deadline;
 use super::failure::Failure;
+use super::watched::Stream;
 
 /// An HTTP proxy.
 pub(super) struct Proxy {
@@ -59,8 +62,8 @@ impl Proxy {
         if let Some(authorization) = &self.authorization {
             request = request.header(PROXY_AUTHORIZATION, authorization);
         }
-        let request = request.body(Empty::<bytes::Bytes>::new()).expect("the host and port of a URL");
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        let request = request.body(Full::default()).expect("the host and port of a URL");
+        let (mut sender, connection) = connection::handshake(stream, Arc::default()).await?;
         tokio::spawn(connection.with_upgrades());
         let response = sender.send_request(request).await?;
         if !response.status().is_success() {

@@ -8,9 +8,9 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::TlsConnector;
 use url::Url;
 
-use super::connection::Stream;
 use super::deadline::Deadline;
 use super::failure::Failure;
+use super::watched::Stream;
 
 /// Verifies receivers by the system's certificates, and by those of `POSTRIDER_EXTRA_CA_FILE`.
 pub(super) struct Tls(TlsConnector);

@@ -35,12 +35,23 @@ async fn proxy(heads: Arc<Mutex<Vec<String>>>) -> RawReceiver {
             } else {
                 let port: u16 = target.rsplit(':').next().expect("a port").parse().expect("a number");
                 let mut server = TcpStream::connect(("127.0.0.1", port)).await.expect("the receiver");
-                client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await.expect("written");
+                let established = format!("HTTP/1.1 200 Connection established\r\n{}\r\n", odd_lines(target));
+                client.write_all(established.as_bytes()).await.expect("written");
                 let _ = copy_bidirectional(&mut client, &mut server).await;
             }
         }
     })
     .await
+}
+
+/// What some proxies have in their answers to `CONNECT`.
+fn odd_lines(target: &str) -> String {
+    match target.split('.').next() {
+        Some("folded") => "x-folded: one\r\n two\r\n".to_owned(),
+        Some("spaced") => "Via : 1.1 proxy\r\nProxy agent: x\r\nno colon\r\n".to_owned(),
+        Some("many") => (0..200).map(|number| format!("x-{number}: v\r\n")).collect(),
+        _ => String::new(),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,6 +97,13 @@ async fn webhooks_go_through_the_egress_proxy_which_resolves_their_names() {
     let head = heads.lock().expect("a lock").remove(0);
     assert!(head.starts_with(&format!("CONNECT secure.example.test:{port} HTTP/1.1\r\n")), "{head}");
     assert!(head.contains(authorization) && !head.contains("webhook-"), "{head}");
+
+    for kind in ["folded", "spaced", "many"] {
+        let receiver = accepting(server(&issuer, &format!("{kind}.example.test"))).await;
+        let url = format!("https://{kind}.example.test:{}/a", receiver.address.port());
+        let delivery = deliver(&format!("proxied.{kind}"), url).await;
+        assert_eq!(delivery["status"], "succeeded", "{delivery}");
+    }
 
     let delivery = deliver("proxied.refused", "https://refused.example.test/".to_owned()).await;
     assert_eq!(delivery["last_error"], "the egress proxy answered 403 Forbidden");

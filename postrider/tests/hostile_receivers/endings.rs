@@ -59,6 +59,54 @@ async fn tls_that_ends_without_close_notify_ends_a_body_that_has_no_length() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_comes_behind_a_complete_answer_and_is_no_tls_does_not_lose_it() {
+    let name_server =
+        NameServer::start(|_, _| Reply::Addresses(vec!["127.0.0.1".parse().expect("an address")])).await;
+    let (issuer, pem) = authority("trusted");
+    let mut bundle = tempfile::NamedTempFile::new().expect("a file");
+    std::io::Write::write_all(&mut bundle, pem.as_bytes()).expect("written");
+    let scene = Scene::with(&[
+        ("POSTRIDER_DNS_SERVERS", &name_server.address.to_string()),
+        ("POSTRIDER_EXTRA_CA_FILE", bundle.path().to_str().expect("a path")),
+    ])
+    .await;
+    let undecipherable = [&b"\x17\x03\x03\x00\x20"[..], &[7; 32]].concat();
+    let plain_alert = b"\x15\x03\x03\x00\x02\x02\x28".to_vec();
+    for (answer, is_complete) in [
+        ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", true),
+        ("HTTP/1.1 200 OK\r\n\r\nok", true),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok", false),
+    ] {
+        for junk in [&undecipherable, &plain_alert] {
+            let (acceptor, junk) = (server(&issuer, "odd.example.com"), junk.clone());
+            let receiver = RawReceiver::start(move |stream| {
+                let (acceptor, junk) = (acceptor.clone(), junk.clone());
+                async move {
+                    let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                    read_request(&mut stream).await;
+                    // The answer and the junk arrive together, and the connection stays open.
+                    let (mut tcp, mut tls) = stream.into_inner();
+                    let mut bytes = Vec::new();
+                    std::io::Write::write_all(&mut tls.writer(), answer.as_bytes()).expect("buffered");
+                    while tls.wants_write() {
+                        tls.write_tls(&mut bytes).expect("encrypted");
+                    }
+                    bytes.extend(junk);
+                    let _ = tcp.write_all(&bytes).await;
+                    tokio::time::sleep(Duration::from_secs(600)).await;
+                }
+            })
+            .await;
+            let url = format!("https://odd.example.com:{}/", receiver.address.port());
+            let outcome = scene.deliver_to(&url).await;
+            let attempt = if is_complete { outcome.succeeded() } else { outcome.failed("http", Some(200)) };
+            assert_eq!(attempt["response_body"], "ok", "{answer}");
+        }
+    }
+    scene.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_answer_counts_although_the_request_was_not_read_and_the_connection_is_reset() {
     let scene = Scene::new().await;
     let reading = |answer: &'static [u8], bytes: usize| {

@@ -61,6 +61,15 @@ async fn an_answer_with_an_odd_status_line_counts_by_its_status() {
         ("no reason", "HTTP/1.1 200\r\ncontent-length: 2\r\n\r\nok"),
         ("a reason beyond ASCII", "HTTP/1.1 200 très bien\r\ncontent-length: 2\r\n\r\nok"),
         ("HTTP/1.0", "HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok"),
+        ("a control character in the reason", "HTTP/1.1 200 O\u{1}K\r\ncontent-length: 2\r\n\r\nok"),
+        (
+            "HTTP/1.0 and a chunked body",
+            "HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        ),
+        (
+            "a length that nothing can have",
+            "HTTP/1.1 200 OK\r\ncontent-length: 18446744073709551615\r\n\r\nok",
+        ),
         ("lines that end in a bare LF", "HTTP/1.1 200 OK\ncontent-length: 2\n\nok"),
         ("an empty line before it", "\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"),
         ("100 before it", "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"),
@@ -91,20 +100,50 @@ async fn an_answer_with_an_odd_status_line_counts_by_its_status() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_without_a_readable_status_or_length_is_a_failure() {
     let scene = Scene::new().await;
-    for answer in [
-        &b"ok\n"[..],
-        b"<html>ok</html>",
-        b"HTTP/2 200\r\n\r\n",
-        b"HTTP/1.1 OK\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nx-nul: a\0b\r\ncontent-length: 0\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nok!",
-        b"HTTP/1.1 200 OK\r\ncontent-length: two\r\n\r\nok",
+    for (status, answer) in [
+        (None, &b"ok\n"[..]),
+        (None, b"<html>ok</html>"),
+        (None, b"HTTP/2 200\r\n\r\n"),
+        (None, b"HTTP/1.1 OK\r\n\r\n"),
+        (Some(200), b"HTTP/1.1 200 OK\r\nx-nul: a\0b\r\ncontent-length: 0\r\n\r\n"),
+        (Some(200), b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nok!"),
+        (Some(200), b"HTTP/1.1 200 OK\r\ncontent-length: two\r\n\r\nok"),
+        (Some(200), b"HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n"),
+        (Some(200), b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n"),
     ] {
         let receiver = answering(answer.to_vec()).await;
         let outcome = scene.deliver_to(&receiver.url()).await;
-        let message = outcome.failed("http", None)["error_message"].clone();
+        let message = outcome.failed("http", status)["error_message"].clone();
         let message = message.as_str().expect("a message");
         assert!(message.starts_with("the exchange failed: "), "{message}");
+    }
+    scene.finish().await;
+}
+
+/// What follows the head of a 2xx is not the head: chunks that are none lose no webhook.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_success_whose_chunks_cannot_be_read_is_a_success() {
+    let scene = Scene::new().await;
+    for (answer, body) in [
+        ("HTTP/1.1 200 OK\ntransfer-encoding: chunked\n\n2\nok\n0\n\n", ""),
+        ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\nnone\r\n", "ok"),
+    ] {
+        let receiver = answering(answer.as_bytes().to_vec()).await;
+        let outcome = scene.deliver_to(&receiver.url()).await;
+        assert_eq!(outcome.succeeded()["response_body"], body, "{answer}");
+        assert_eq!(outcome.succeeded()["response_body_truncated"], true);
+    }
+    scene.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_status_counts_although_its_head_cannot_be_read() {
+    let scene = Scene::new().await;
+    for rest in ["content-length: two\r\n\r\n", "x: \0\r\n\r\n", "x-cut: o"] {
+        let receiver = answering(format!("HTTP/1.1 422 No\r\n{rest}").into_bytes()).await;
+        let settings = serde_json::json!({"max_attempts": 5, "permanent_statuses": [422]});
+        let outcome = scene.deliver(&receiver.url(), settings).await;
+        assert_eq!(outcome.failed("http", Some(422))["error_message"], "the receiver answered 422", "{rest}");
     }
     scene.finish().await;
 }

@@ -1,0 +1,190 @@
+//! The byte stream of a connection, between the socket or TLS and hyper.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::failure::tls_cause;
+use super::head::Head;
+
+/// The most that is read at once. A task may read no more than 128 times before others have their turn (tokio's budget),
+/// so this bounds both the memory of a connection and how long it can hold a thread.
+const READ: usize = 4 * 1024;
+
+/// A byte stream: TCP, or TLS over it.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// What went over a connection since the latest request began.
+#[derive(Default)]
+pub(super) struct Traffic {
+    /// The head of another answer is to be read.
+    begins: AtomicBool,
+    sent: AtomicBool,
+    received: AtomicBool,
+    /// The status of the answer that counts, once its first line has come; 0: it has not.
+    status: AtomicU16,
+    /// Nothing more can be sent after this answer: writing has failed, or it is one of HTTP/1.0.
+    is_last: AtomicBool,
+}
+
+impl Traffic {
+    /// Another request begins.
+    pub(super) fn begin(&self) {
+        self.sent.store(false, Relaxed);
+        self.received.store(false, Relaxed);
+        self.status.store(0, Relaxed);
+        self.begins.store(true, Relaxed);
+    }
+
+    pub(super) fn has_sent(&self) -> bool {
+        self.sent.load(Relaxed)
+    }
+
+    pub(super) fn has_received(&self) -> bool {
+        self.received.load(Relaxed)
+    }
+
+    pub(super) fn status(&self) -> Option<u16> {
+        Some(self.status.load(Relaxed)).filter(|status| *status != 0)
+    }
+
+    pub(super) fn is_last(&self) -> bool {
+        self.is_last.load(Relaxed)
+    }
+}
+
+/// Notes what goes over a stream, passes heads on as hyper can read them, and reads on where others would give up.
+pub(super) struct Watched {
+    stream: Box<dyn Stream>,
+    traffic: Arc<Traffic>,
+    head: Head,
+    /// What was read of the stream, and not yet by hyper.
+    passed: Vec<u8>,
+    /// How the stream has ended, where that is to be told after what came before.
+    ended: Option<io::Error>,
+}
+
+impl Watched {
+    pub(super) fn new(stream: Box<dyn Stream>, traffic: Arc<Traffic>) -> Self {
+        Self { stream, traffic, head: Head::default(), passed: Vec::new(), ended: None }
+    }
+
+    /// Where an answer has begun, its end is an end however it comes: by a reset, without `close_notify`, as in HTTP/1.0,
+    /// or by something that is no TLS. Whether it may end there is for HTTP to say: a body with a length, or in chunks,
+    /// may not.
+    fn poll_stream(&mut self, cx: &mut Context<'_>, piece: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut read = match self.ended.take() {
+            Some(error) => Err(error),
+            None => ready!(Pin::new(&mut self.stream).poll_read(cx, piece)),
+        };
+        // What was decrypted before that is still there.
+        if read.as_ref().is_err_and(|error| tls_cause(error).is_some())
+            && matches!(Pin::new(&mut self.stream).poll_read(cx, piece), Poll::Ready(Ok(())))
+            && !piece.filled().is_empty()
+        {
+            self.ended = std::mem::replace(&mut read, Ok(())).err();
+        }
+        if !piece.filled().is_empty() {
+            self.traffic.received.store(true, Relaxed);
+        }
+        Poll::Ready(match read {
+            Err(error) if is_end(&error) && self.traffic.has_received() => Ok(()),
+            read => read,
+        })
+    }
+
+    /// Reads what has come of a head.
+    fn read_head(&mut self, piece: &[u8]) -> io::Result<()> {
+        let read = self.head.read(piece, &mut self.passed);
+        if let Some(status) = self.head.status() {
+            self.traffic.status.store(status.code, Relaxed);
+            self.traffic.is_last.fetch_or(status.minor == 0, Relaxed);
+        }
+        read.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+
+    /// A receiver may answer and close before it has read the request. So a failure to write is no failure
+    /// yet: reading tells whether there is an answer.
+    fn written(&self, length: usize, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.traffic.sent.store(true, Relaxed);
+        Poll::Ready(Ok(ready!(written).unwrap_or_else(|_| {
+            self.traffic.is_last.store(true, Relaxed);
+            length
+        })))
+    }
+}
+
+fn is_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe)
+        || tls_cause(error).is_some()
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.traffic.begins.swap(false, Relaxed) {
+            self.head = Head::default();
+        }
+        while self.passed.is_empty() {
+            let mut space = [MaybeUninit::uninit(); READ];
+            let most = if self.head.is_over() { buffer.remaining().min(READ) } else { READ };
+            let mut piece = ReadBuf::uninit(&mut space[..most]);
+            ready!(self.poll_stream(cx, &mut piece))?;
+            if piece.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            if self.head.is_over() {
+                buffer.put_slice(piece.filled());
+                return Poll::Ready(Ok(()));
+            }
+            self.read_head(piece.filled())?;
+        }
+        let count = buffer.remaining().min(self.passed.len());
+        buffer.put_slice(&self.passed[..count]);
+        if count == self.passed.len() {
+            self.passed = Vec::new();
+        } else {
+            self.passed.drain(..count);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.written(bytes.len(), written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.written(slices.iter().map(|slice| slice.len()).sum(), written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = ready!(Pin::new(&mut self.stream).poll_flush(cx));
+        self.written(0, Poll::Ready(flushed.map(|()| 0))).map_ok(|_| ())
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
