@@ -26,6 +26,13 @@ pub(super) async fn schema_one_of(tenant: &Tenant) -> anyhow::Result<()> {
     violate(tenant, schema, json!({"a": vec![0; 580]})).await
 }
 
+/// Each of 48,000 bytes may be in any of thousands of states.
+pub(super) async fn schema_pattern(tenant: &Tenant) -> anyhow::Result<()> {
+    let pattern = format!("(?:{}+)+[b-z]", "a?".repeat(2_000));
+    let schema = json!({"properties": {"a": {"anyOf": [{"pattern": pattern}, {}]}}});
+    violate(tenant, schema, json!({"a": "a".repeat(48_000)})).await
+}
+
 async fn violate(tenant: &Tenant, schema: Value, data: Value) -> anyhow::Result<()> {
     let body = json!({"name": "costly", "json_schema": schema}).to_string();
     tenant.call("event type", Method::POST, "v1/event-types", body.into()).await;
@@ -50,6 +57,20 @@ pub(super) async fn costly_filters(tenant: &Tenant) -> anyhow::Result<()> {
     tenant
         .again_and_again(FEW_CONNECTIONS, async |_| {
             tenant.publish("filtered", &data).await;
+        })
+        .await;
+    Ok(())
+}
+
+/// A hundred thousand patterns for each event, and none that matches.
+pub(super) async fn event_types(tenant: &Tenant) -> anyhow::Result<()> {
+    let prefix = "p".repeat(240);
+    let types: Vec<_> = (0..100).map(|number| format!("{prefix}.n{number}")).collect();
+    tenant.endpoints(MOST_ENDPOINTS, json!({"event_types": types})).await?;
+    tenant.begins();
+    tenant
+        .again_and_again(8, async |_| {
+            tenant.publish_batch("other", &json!({}), 1_000).await;
         })
         .await;
     Ok(())

@@ -15,7 +15,8 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 /// How webhooks are received.
@@ -23,10 +24,12 @@ use tokio_util::sync::CancellationToken;
 pub(super) enum Manner {
     /// 200 at once.
     Accept,
-    /// 500 at once.
-    Fail,
+    /// This status at once.
+    Fail(StatusCode),
     /// 200 at once to the first ones, and then only after a time.
     Hold { after: u64, time: Duration },
+    /// 103 again and again, and never a final response.
+    Inform,
 }
 
 /// Receives on loopback until `stop`. What is held then is released.
@@ -41,6 +44,11 @@ pub(super) async fn receive(
         while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
             let Ok((stream, _)) = accepted else { continue };
             let (received, stop) = (received.clone(), stop.clone());
+            if matches!(manner, Manner::Inform) {
+                received.fetch_add(1, Relaxed);
+                tokio::spawn(async move { stop.run_until_cancelled(inform(stream)).await });
+                continue;
+            }
             tokio::spawn(async move {
                 let service = service_fn(|request| respond(manner, &received, &stop, request));
                 // The deliverer ends connections as it likes.
@@ -61,12 +69,21 @@ async fn respond(
     let number = received.fetch_add(1, Relaxed);
     let mut response = Response::new(Empty::new());
     match manner {
-        Manner::Accept => {}
-        Manner::Fail => *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR,
+        Manner::Accept | Manner::Inform => {}
+        Manner::Fail(status) => *response.status_mut() = status,
         Manner::Hold { after, time } if number >= after => {
             stop.run_until_cancelled(tokio::time::sleep(time)).await;
         }
         Manner::Hold { .. } => {}
     }
     Ok(response)
+}
+
+/// As fast as the other end reads.
+async fn inform(mut stream: TcpStream) {
+    let responses = b"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(2_000);
+    let mut request = [0; 1_024];
+    if matches!(stream.read(&mut request).await, Ok(1..)) {
+        while stream.write_all(&responses).await.is_ok() {}
+    }
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
+use http::StatusCode;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -63,11 +64,25 @@ pub enum Offender {
     DrippingHeads,
     /// Connections on which nothing happens.
     IdleConnections,
+    /// Endpoints that fail, each told of the dead letters of all.
+    DeadLetters,
+    /// Endpoints that respond 103 without end.
+    InformationalResponses,
+    /// A schema whose pattern has thousands of states.
+    SchemaPattern,
+    /// Long event types on every endpoint, none of which is ever posted.
+    EventTypes,
+    /// Lists that are asked for and never read.
+    UnreadResponses,
+    /// Requests whose body does not come.
+    UnsentBodies,
+    /// Requests whose head is large and does not end.
+    LargeHeads,
 }
 
 impl Offender {
     /// All of them, in the order in which they run.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 21] = [
         Self::SlowSuccesses,
         Self::LargeBodies,
         Self::Replays,
@@ -82,6 +97,13 @@ impl Offender {
         Self::UnauthenticatedBodies,
         Self::DrippingHeads,
         Self::IdleConnections,
+        Self::DeadLetters,
+        Self::InformationalResponses,
+        Self::SchemaPattern,
+        Self::EventTypes,
+        Self::UnreadResponses,
+        Self::UnsentBodies,
+        Self::LargeHeads,
     ];
 
     /// As `--only` and the table name it.
@@ -102,6 +124,13 @@ impl Offender {
             Self::UnauthenticatedBodies => "unauthenticated-bodies",
             Self::DrippingHeads => "dripping-heads",
             Self::IdleConnections => "idle-connections",
+            Self::DeadLetters => "dead-letters",
+            Self::InformationalResponses => "informational-responses",
+            Self::SchemaPattern => "schema-pattern",
+            Self::EventTypes => "event-types",
+            Self::UnreadResponses => "unread-responses",
+            Self::UnsentBodies => "unsent-bodies",
+            Self::LargeHeads => "large-heads",
         }
     }
 
@@ -125,6 +154,15 @@ impl Offender {
                 "3,000 requests, or half of the descriptors, whose head gets a byte in 20 s"
             }
             Self::IdleConnections => "2,000 connections on which nothing is asked any more",
+            Self::DeadLetters => {
+                "1,000 endpoints respond 404 to an event, and subscribe to each other's dead letters"
+            }
+            Self::InformationalResponses => "2 endpoints respond 103 without end",
+            Self::SchemaPattern => "48 kB against a pattern of 4,000 states",
+            Self::EventTypes => "batches of 1,000 events past 1,000 endpoints of 100 long event types",
+            Self::UnreadResponses => "160 connections ask for the largest page and never read it",
+            Self::UnsentBodies => "8,000 requests, or half of the descriptors, whose body does not come",
+            Self::LargeHeads => "1,000 heads of 400 kB that do not end",
         }
     }
 
@@ -133,7 +171,9 @@ impl Offender {
         match self {
             Self::SlowSuccesses => Manner::Hold { after: 1_100, time: HOLD },
             Self::LargeBodies => Manner::Hold { after: 220, time: HOLD },
-            Self::RetryStorm => Manner::Fail,
+            Self::RetryStorm => Manner::Fail(StatusCode::INTERNAL_SERVER_ERROR),
+            Self::DeadLetters => Manner::Fail(StatusCode::NOT_FOUND),
+            Self::InformationalResponses => Manner::Inform,
             _ => Manner::Accept,
         }
     }
@@ -155,6 +195,13 @@ impl Offender {
             Self::UnauthenticatedBodies => sockets::unauthenticated_bodies(tenant).await,
             Self::DrippingHeads => sockets::dripping_heads(tenant).await,
             Self::IdleConnections => sockets::idle_connections(tenant).await,
+            Self::DeadLetters => sending::dead_letters(tenant).await,
+            Self::InformationalResponses => sending::informational_responses(tenant).await,
+            Self::SchemaPattern => asking::schema_pattern(tenant).await,
+            Self::EventTypes => asking::event_types(tenant).await,
+            Self::UnreadResponses => sockets::unread_responses(tenant).await,
+            Self::UnsentBodies => sockets::unsent_bodies(tenant).await,
+            Self::LargeHeads => sockets::large_heads(tenant).await,
         }
     }
 }

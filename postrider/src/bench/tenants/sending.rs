@@ -80,6 +80,25 @@ pub(super) async fn retry_storm(tenant: &Tenant) -> anyhow::Result<()> {
     std::future::pending().await
 }
 
+/// A thousand dead letters of one event, each of which is told to a thousand endpoints.
+pub(super) async fn dead_letters(tenant: &Tenant) -> anyhow::Result<()> {
+    let types = ["dead.letter", "postrider.*"];
+    let settings =
+        json!({"event_types": types, "permanent_statuses": [404], "max_attempts": 1, "rate_limit": null});
+    tenant.endpoints(MOST_ENDPOINTS, settings).await?;
+    tenant.begins();
+    tenant.publish("dead.letter", &json!({})).await;
+    std::future::pending().await
+}
+
+/// Each connection is busy for as long as an exchange may take.
+pub(super) async fn informational_responses(tenant: &Tenant) -> anyhow::Result<()> {
+    tenant.endpoints(2, json!({"timeout_seconds": 60, "retry_schedule": [0], "max_attempts": 20})).await?;
+    tenant.begins();
+    tenant.publish("inform", &json!({})).await;
+    std::future::pending().await
+}
+
 /// Rows that wait in PostgreSQL until their endpoints are enabled, which they never are. New ones come now and then
 /// for an endpoint that is enabled and disabled again.
 pub(super) async fn parked_backlog(tenant: &Tenant) -> anyhow::Result<()> {

@@ -1,9 +1,11 @@
-//! Offenders that need no key, only connections.
+//! Offenders that need connections, and send little on them or read nothing.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::sleep;
 
 use super::tenant::Tenant;
@@ -111,6 +113,81 @@ async fn idle(tenant: &Tenant) -> std::io::Result<()> {
     while stream.read(&mut buffer).await? > 0 {}
     tenant.note("closed by the API");
     Ok(())
+}
+
+/// A page of 250 events of 8 kB for each connection.
+pub(super) async fn unread_responses(tenant: &Tenant) -> anyhow::Result<()> {
+    let data = json!({"text": "x".repeat(8_000)});
+    for _ in 0..3 {
+        tenant.publish_batch("read", &data, 100).await;
+    }
+    let head = format!("GET /v1/events?limit=250 HTTP/1.1\r\n{}\r\n", common_headers(tenant));
+    tenant.begins();
+    send_again_and_again(tenant, 160, head.as_bytes(), false).await;
+    Ok(())
+}
+
+/// A length, and nothing of that length.
+pub(super) async fn unsent_bodies(tenant: &Tenant) -> anyhow::Result<()> {
+    let head = format!(
+        "POST /v1/events HTTP/1.1\r\n{}idempotency-key: unsent\r\ncontent-type: application/json\r\n\
+         content-length: 50\r\n\r\n",
+        common_headers(tenant)
+    );
+    tenant.begins();
+    send_again_and_again(tenant, 8_000, head.as_bytes(), true).await;
+    Ok(())
+}
+
+/// As much of a head as is taken.
+pub(super) async fn large_heads(tenant: &Tenant) -> anyhow::Result<()> {
+    let head = format!("GET / HTTP/1.1\r\nhost: {}\r\nx-large: {}", tenant.address, "y".repeat(400_000));
+    tenant.begins();
+    send_again_and_again(tenant, 1_000, head.as_bytes(), true).await;
+    Ok(())
+}
+
+fn common_headers(tenant: &Tenant) -> String {
+    format!("host: {}\r\nauthorization: Bearer {}\r\n", tenant.address, tenant.api_key)
+}
+
+/// Sends the same on many connections, and again where the API closes one.
+async fn send_again_and_again(tenant: &Tenant, connections: usize, bytes: &[u8], reads: bool) {
+    let connections = affordable(connections);
+    tenant.note(&format!("at once: {connections}"));
+    tenant
+        .again_and_again(connections, async |_| {
+            let what = match send(tenant.address, bytes, reads).await {
+                Ok(answer) if answer.is_empty() => "closed by the API".to_owned(),
+                // HTTP/1.1 503
+                Ok(answer) => {
+                    format!("request: {}", String::from_utf8_lossy(answer.get(9..12).unwrap_or_default()))
+                }
+                Err(_) => "cut off".to_owned(),
+            };
+            tenant.note(&what);
+            sleep(PAUSE).await;
+        })
+        .await;
+}
+
+/// Returns what was received, if it `reads`; without that it waits for ever.
+async fn send(address: SocketAddr, bytes: &[u8], reads: bool) -> std::io::Result<Vec<u8>> {
+    let mut stream = open(address).await?;
+    stream.write_all(bytes).await?;
+    if !reads {
+        return std::future::pending().await;
+    }
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    Ok(answer)
+}
+
+/// A connection that takes in little.
+async fn open(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_recv_buffer_size(4_096)?;
+    socket.connect(address).await
 }
 
 /// Of the right form.
