@@ -20,7 +20,7 @@ const MAX_DELAY_SECONDS: i64 = 30 * 86_400;
 const MAX_STATUSES: usize = 100;
 
 /// Headers that belong to the framing of the request, and to the webhook itself.
-const RESERVED_HEADERS: [&str; 14] = [
+const RESERVED_HEADERS: [&str; 15] = [
     "host",
     "content-length",
     "content-type",
@@ -28,6 +28,8 @@ const RESERVED_HEADERS: [&str; 14] = [
     "transfer-encoding",
     "connection",
     "keep-alive",
+    // CGI makes `HTTP_PROXY` of it, which programs take for their own proxy.
+    "proxy",
     "te",
     "trailer",
     "upgrade",

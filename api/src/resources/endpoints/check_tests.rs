@@ -63,6 +63,7 @@ fn headers_that_frame_or_sign_are_reserved() {
         "Proxy-Authorization",
         // What CGI makes the same variable of.
         "webhook_id",
+        "proxy",
         "Webhook_Signature",
         "webhook.timestamp",
         "content_length",

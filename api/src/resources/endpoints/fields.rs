@@ -140,7 +140,7 @@ fn set_headers(
                 "sensitive_headers",
                 format!("must name `{name}`, whose value is not shown; or send its value anew"),
             ),
-            (true, false, true) => checks.mistake(
+            (true, false, _) => checks.mistake(
                 format!("headers.{name}"),
                 format!("must be the value itself: `{MASK}` keeps one that is there already"),
             ),

@@ -223,3 +223,12 @@ fn secret_headers_are_not_sent_to_another_server_than_before() {
             .is_ok()
     );
 }
+
+#[test]
+fn a_mask_is_no_value_of_a_header() {
+    let url = r#""url":"https://example.com""#;
+    for headers in [r#"{"x-a":"***"}"#, r#"{"x-a":"***"},"sensitive_headers":["x-a"]"#] {
+        let problem = create(&format!("{{{url},\"headers\":{headers}}}")).err().expect("refused");
+        assert_eq!(problem.errors[0].field, "headers.x-a");
+    }
+}
