@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http::StatusCode;
 use poem::web::Data;
 use poem_openapi::{Object, OpenApi};
 use postrider_shared::event_type::EventType as Name;
@@ -74,8 +75,8 @@ pub(crate) struct EventTypes;
 impl EventTypes {
     /// Add an event type
     ///
-    /// From now on `data` of events of this type is checked against `json_schema`, where that is set. Needs
-    /// the scope `manage`.
+    /// From now on `data` of events of this type is checked against `json_schema`, where that is set. An
+    /// application may have 1,000 event types. Needs the scope `manage`.
     #[oai(path = "/event-types", method = "post", operation_id = "create_event_type")]
     async fn create(
         &self,
@@ -88,21 +89,35 @@ impl EventTypes {
         caller.require(Scope::Manage)?;
         let application = caller.written_application(&app, application_id.0.as_ref()).await?;
         let (name, settings) = body.0.check(&Party::Application(application)).await?;
-        match event_types::create(&app.store, &caller.actor(), application, name.as_str(), &settings).await {
-            Ok(entry) => {
-                // Only the admin has to say whose it is.
+        let created =
+            event_types::create(&app.store, &caller.actor(), application, name.as_str(), &settings).await;
+        match created {
+            Ok(event_types::Created::EventType(entry)) => {
+                // Only the admin has to name the application.
                 let whose = match caller {
                     Caller::Admin => format!("?application_id={application}"),
                     Caller::Application(_) => String::new(),
                 };
-                Ok(Created::at(format!("/v1/event-types/{name}{whose}"), entry))
+                Ok(Created::at(format!("/v1/event-types/{name}{whose}"), *entry))
             }
             Err(error) if error.is_unique_violation() => Err(Problem::new(
-                http::StatusCode::CONFLICT,
+                StatusCode::CONFLICT,
                 "event_type_exists",
                 "The catalogue has an event type of this name. Change that one, or choose another name.",
             )
             .into()),
+            Ok(event_types::Created::TooMany) => Err(Problem::new(
+                StatusCode::CONFLICT,
+                "too_many_event_types",
+                format!(
+                    "The application has {} event types, the most it may have. Delete one first.",
+                    event_types::MAX_TYPES
+                ),
+            )
+            .into()),
+            Ok(event_types::Created::UnknownApplication) => {
+                Err(Problem::not_found("application_not_found", "application").into())
+            }
             Err(error) => Err(error.into()),
         }
     }

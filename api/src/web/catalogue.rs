@@ -54,6 +54,7 @@ catalogue! {
         "uid_taken": "Another application has this `uid`. Choose another one, or use that application.",
         "too_many_endpoints": "The application has as many endpoints as it may have.",
         "too_many_api_keys": "The application has as many API keys as it may have, expired ones included. Delete some first.",
+        "too_many_event_types": "The application has 1,000 event types, archived ones included. Delete some first.",
         "too_many_secrets": "As many secrets of the endpoint sign as may. Wait until some end, or rotate with a shorter overlap.",
         "endpoint_inactive": "The endpoint is not active, so that nothing is sent to it. Activate it first.",
         "idempotency_key_reused": "The key belongs to a different event. Use a new key for a new event.",

@@ -360,3 +360,47 @@ async fn the_admin_lists_the_types_of_all_applications() {
     services.stop().await;
     bed.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_has_a_bounded_number_of_event_types() {
+    let bed = Bed::new().await;
+    let services = Services::api_alone(&bed, &[]).await;
+    let producer = Producer::new(services.api).await;
+    let sql = bed.sql().await;
+    sql.batch_execute(
+        "insert into event_types (application_id, name, is_archived)
+         select id, 'type_' || n, n % 2 = 0 from applications, generate_series(1, 999) n",
+    )
+    .await
+    .expect("999 types");
+    let add =
+        async |name: &str| send(&producer, Method::POST, "/v1/event-types", &json!({"name": name})).await;
+    assert_eq!(add("last").await.0, 201);
+    let (status, problem) = add("one_too_many").await;
+    assert_eq!((status, &problem["code"]), (409, &json!("too_many_event_types")), "{problem}");
+    let removed = producer.request(Method::DELETE, "/v1/event-types/last").send().await.expect("a response");
+    assert_eq!(removed.status(), 204);
+    assert_eq!(add("another").await.0, 201);
+    services.stop().await;
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_whose_patterns_are_too_large_together_is_refused() {
+    let bed = Bed::new().await;
+    let services = Services::api_alone(&bed, &[]).await;
+    let producer = Producer::new(services.api).await;
+    let pattern = |number| json!({"pattern": format!("(?:{})+[b-z]{number}", "a?".repeat(620))});
+    let schema = json!({"allOf": (0..48).map(pattern).collect::<Vec<_>>()});
+    let body = json!({"name": "a", "json_schema": schema});
+    let (status, problem) = send(&producer, Method::POST, "/v1/event-types", &body).await;
+    assert_eq!((status, &problem["code"]), (422, &json!("json_schema_invalid")), "{problem}");
+    let error = &problem["errors"][0];
+    assert!(
+        error["field"].as_str().is_some_and(|field| field.starts_with("json_schema.allOf[")),
+        "{problem}"
+    );
+    assert!(error["message"].as_str().is_some_and(|message| message.contains("20000 states")), "{problem}");
+    services.stop().await;
+    bed.finish().await;
+}

@@ -6,7 +6,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::audit::{self, Actor, Change};
-use super::{Store, StoreError};
+use super::{Store, StoreError, applications};
 use crate::ids::ApplicationId;
 
 /// What an application says of one of its event types. It serialises to what the audit log keeps of it.
@@ -60,11 +60,28 @@ pub struct EventTypePage {
     pub next: Option<Place>,
 }
 
+/// Event types that an application may have, archived ones included.
+pub const MAX_TYPES: i64 = 1_000;
+
+/// The result of [`create`].
+#[derive(Debug, Clone)]
+pub enum Created {
+    /// The event type was added.
+    EventType(Box<EventTypeEntry>),
+    /// The application has [`MAX_TYPES`].
+    TooMany,
+    /// The application was deleted.
+    UnknownApplication,
+}
+
 macro_rules! columns {
     () => {
         "application_id, name, description, example::text, json_schema::text, is_archived, created_at, updated_at"
     };
 }
+
+const COUNT: &str = "-- event_types.count
+select count(*) from event_types where application_id = $1";
 
 const CREATE: &str = concat!(
     "-- event_types.create
@@ -75,19 +92,27 @@ returning ",
     columns!()
 );
 
-/// Adds an event type.
+/// Adds an event type, unless its application has as many as it may have.
 ///
 /// # Errors
-/// [`StoreError::is_unique_violation`] where it is there already; when PostgreSQL does not answer.
+/// [`StoreError::is_unique_violation`] where the catalogue has it already; when PostgreSQL does not answer.
 pub async fn create(
     store: &Store,
     actor: &Actor,
     application: ApplicationId,
     name: &str,
     settings: &EventTypeSettings,
-) -> Result<EventTypeEntry, StoreError> {
+) -> Result<Created, StoreError> {
     let mut client = store.durable().await?;
     let transaction = client.transaction().await?;
+    if applications::take_turn(&transaction, application).await?.is_none() {
+        return Ok(Created::UnknownApplication);
+    }
+    let count = transaction.prepare_cached(COUNT).await?;
+    let existing: i64 = transaction.query_one(&count, &[&application]).await?.get(0);
+    if existing >= MAX_TYPES {
+        return Ok(Created::TooMany);
+    }
     let statement = transaction.prepare_cached(CREATE).await?;
     let EventTypeSettings { description, example, json_schema, is_archived } = settings;
     let row = transaction
@@ -97,7 +122,7 @@ pub async fn create(
     let change = Change::of("event_type.create", name, None, Some(&created));
     audit::note(&transaction, application, actor, change).await?;
     transaction.commit().await?;
-    Ok(created)
+    Ok(Created::EventType(Box::new(created)))
 }
 
 const GET: &str = concat!(
