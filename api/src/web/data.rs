@@ -7,16 +7,15 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
-use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
-use serde_json::value::RawValue;
 
 /// How deep a request body may be nested; the body itself is the first level.
 pub(crate) const MAX_DEPTH: usize = 64;
 /// Characters that one number may have when it is written without an exponent.
 pub(crate) const MAX_NUMBER_LENGTH: usize = 1_000;
+/// The largest exponent that PostgreSQL takes, even for a zero, is a little larger.
+const MAX_EXPONENT: i64 = 1_000_000_000;
 /// Bytes that an event's `data` may have as PostgreSQL renders it.
 pub(crate) const MAX_RENDERED_BYTES: usize = 524_288;
 
@@ -65,7 +64,7 @@ impl Defect {
 /// With what stands in the way of storing it.
 pub(crate) fn check(json: &str) -> Result<usize, Defect> {
     check_depth(json)?;
-    let rendered = measure(json.trim())?;
+    let rendered = measure(json)?;
     if rendered > MAX_RENDERED_BYTES { Err(Defect::TooLarge) } else { Ok(rendered) }
 }
 
@@ -74,87 +73,99 @@ pub(crate) fn check(json: &str) -> Result<usize, Defect> {
 /// # Errors
 /// [`Defect::TooDeep`].
 pub(crate) fn check_depth(json: &str) -> Result<(), Defect> {
-    let (mut depth, mut is_in_string, mut is_escaped) = (0_usize, false, false);
-    for byte in json.bytes() {
-        if is_in_string {
-            match byte {
-                _ if is_escaped => is_escaped = false,
-                b'\\' => is_escaped = true,
-                b'"' => is_in_string = false,
-                _ => {}
-            }
-            continue;
-        }
-        match byte {
-            b'"' => is_in_string = true,
-            b'{' | b'[' => {
-                depth += 1;
-                if depth > MAX_DEPTH {
-                    return Err(Defect::TooDeep);
-                }
-            }
-            b'}' | b']' => depth = depth.saturating_sub(1),
+    let mut depth = 0_usize;
+    for token in Tokens::of(json) {
+        match token {
+            Token::Object | Token::Array => depth += 1,
+            Token::End => depth = depth.saturating_sub(1),
             _ => {}
+        }
+        if depth > MAX_DEPTH {
+            return Err(Defect::TooDeep);
         }
     }
     Ok(())
 }
 
-/// The rendered length of a value. jsonb writes a space after `:` and `,`.
+/// An object or an array that is being measured.
+#[derive(Default)]
+struct Container<'a> {
+    /// `None` in an array.
+    keys: Option<HashSet<Cow<'a, str>>>,
+    /// A key has been read, and its value has not.
+    is_value_next: bool,
+    items: usize,
+}
+
+/// The rendered length of a value, in one pass however deep it is. jsonb writes a space after `:` and `,`.
 fn measure(json: &str) -> Result<usize, Defect> {
-    match json.as_bytes().first() {
-        Some(b'{') => {
-            let Entries(entries) = parse(json)?;
-            let mut keys = HashSet::with_capacity(entries.len());
-            let mut length = 2 + 2 * entries.len().saturating_sub(1);
-            for (Text(key), value) in &entries {
-                length += measure_text(key)? + 2 + measure(value.get())?;
-                if !keys.insert(key) {
+    let mut length = 0;
+    let mut open: Vec<Container<'_>> = Vec::new();
+    for token in Tokens::of(json) {
+        if token == Token::End {
+            open.pop();
+            continue;
+        }
+        if let Some(container) = open.last_mut() {
+            let is_value = std::mem::take(&mut container.is_value_next);
+            if !is_value {
+                length += if container.items > 0 { 2 } else { 0 };
+                container.items += 1;
+            }
+            if let (false, Some(keys), Token::Text(key)) = (is_value, &mut container.keys, token) {
+                let key = decode(key)?;
+                length += measure_text(&key)? + 2;
+                if let Some(key) = keys.replace(key) {
                     return Err(Defect::DuplicateKey(key.chars().take(100).collect()));
                 }
+                container.is_value_next = true;
+                continue;
             }
-            Ok(length)
         }
-        Some(b'[') => {
-            let Items(items) = parse(json)?;
-            let separators = 2 + 2 * items.len().saturating_sub(1);
-            items.iter().try_fold(separators, |length, item| Ok(length + measure(item.get())?))
-        }
-        Some(b'"') => measure_text(&parse::<Text<'_>>(json)?.0),
-        Some(b'-' | b'0'..=b'9') => measure_number(json).ok_or(Defect::NumberTooLong),
-        _ => Ok(json.len()),
+        length += match token {
+            Token::Object | Token::Array => {
+                let keys = (token == Token::Object).then(HashSet::new);
+                open.push(Container { keys, ..Container::default() });
+                2
+            }
+            Token::Text(text) => measure_text(&decode(text)?)?,
+            Token::Number(number) => measure_number(number).ok_or(Defect::NumberTooLong)?,
+            Token::Word(word) => word.len(),
+            Token::End => 0,
+        };
     }
+    Ok(length)
 }
 
 /// Well-formed JSON as values for looking at: a number that no float holds is the nearest one.
 pub(crate) fn approximate(json: &str) -> Value {
     // Nearly always.
-    serde_json::from_str(json).unwrap_or_else(|_| approximate_parts(json.trim()))
+    serde_json::from_str(json).unwrap_or_else(|_| {
+        let (mut held, mut copied) = (String::with_capacity(json.len()), 0);
+        let mut tokens = Tokens::of(json);
+        while let Some(token) = tokens.next() {
+            if let Token::Number(number) = token
+                && let Ok(float) = number.parse::<f64>()
+                && float.is_infinite()
+            {
+                held.push_str(&json[copied..tokens.at - number.len()]);
+                held.push_str(&format!("{:e}", float.clamp(f64::MIN, f64::MAX)));
+                copied = tokens.at;
+            }
+        }
+        held.push_str(&json[copied..]);
+        serde_json::from_str(&held).unwrap_or_default()
+    })
 }
 
-fn approximate_parts(json: &str) -> Value {
-    let of = |raw: &RawValue| approximate_parts(raw.get());
-    match json.as_bytes().first() {
-        Some(b'{') => {
-            let Entries(entries) = parse(json).unwrap_or_default();
-            entries.into_iter().map(|(Text(key), value)| (key.into_owned(), of(value))).collect()
-        }
-        Some(b'[') => {
-            let Items(items) = parse(json).unwrap_or_default();
-            items.into_iter().map(of).collect()
-        }
-        _ => serde_json::from_str(json).unwrap_or_else(|_| {
-            // Only too large a number is left.
-            let largest = if json.starts_with('-') { f64::MIN } else { f64::MAX };
-            largest.into()
-        }),
-    }
-}
-
-/// The JSON is well-formed, so that the one thing that can still be wrong is an escape that means no
+/// What a text means. The JSON is well-formed, so the one thing that can still be wrong is an escape that means no
 /// character.
-fn parse<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, Defect> {
-    serde_json::from_str(json).map_err(|_| Defect::LoneSurrogate)
+fn decode(text: &str) -> Result<Cow<'_, str>, Defect> {
+    if text.contains('\\') {
+        serde_json::from_str(text).map(Cow::Owned).map_err(|_| Defect::LoneSurrogate)
+    } else {
+        Ok(Cow::Borrowed(text.trim_matches('"')))
+    }
 }
 
 fn measure_text(text: &str) -> Result<usize, Defect> {
@@ -174,9 +185,14 @@ fn measure_number(number: &str) -> Option<usize> {
         Some((mantissa, exponent)) => (mantissa, exponent.parse::<i64>().ok()?),
         None => (digits, 0),
     };
+    if exponent > MAX_EXPONENT {
+        return None;
+    }
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     let length_of = |text: &str| i64::try_from(text.len()).ok();
-    let whole = length_of(whole)?.checked_add(exponent)?.max(1);
+    // A positive exponent adds no digit to a zero. A negative one does: `0e-2` is `0.00`.
+    let is_zero = mantissa.bytes().all(|byte| matches!(byte, b'0' | b'.'));
+    let whole = if is_zero { 1 } else { length_of(whole)?.checked_add(exponent)?.max(1) };
     let fraction = length_of(fraction)?.checked_sub(exponent)?.max(0);
     let point = i64::from(fraction > 0);
     let sign = i64::from(number.len() > digits.len());
@@ -184,81 +200,73 @@ fn measure_number(number: &str) -> Option<usize> {
     usize::try_from(length).ok().filter(|&length| length <= MAX_NUMBER_LENGTH)
 }
 
-/// A text, borrowed where it has no escapes.
-#[derive(PartialEq, Eq, Hash)]
-struct Text<'a>(Cow<'a, str>);
+/// What JSON is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Token<'a> {
+    /// `{`
+    Object,
+    /// `[`
+    Array,
+    /// `}` or `]`
+    End,
+    /// A text as it is written, with its quotes.
+    Text(&'a str),
+    /// A number as it is written.
+    Number(&'a str),
+    /// `true`, `false` or `null`.
+    Word(&'a str),
+}
 
-/// An object's entries, twice the same key included.
-#[derive(Default)]
-struct Entries<'a>(Vec<(Text<'a>, &'a RawValue)>);
+/// The tokens of JSON but for `:` and `,`. Of what is not well-formed, something bounded.
+struct Tokens<'a> {
+    json: &'a str,
+    at: usize,
+}
 
-/// An array's items.
-#[derive(Default)]
-struct Items<'a>(Vec<&'a RawValue>);
+impl<'a> Tokens<'a> {
+    fn of(json: &'a str) -> Self {
+        Self { json, at: 0 }
+    }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TextVisitor;
-        impl<'de> Visitor<'de> for TextVisitor {
-            type Value = Text<'de>;
+    /// Moves to the next byte that is `wanted`, or to the end.
+    fn seek(&mut self, wanted: impl Fn(u8) -> bool) -> Option<u8> {
+        let rest = &self.json.as_bytes()[self.at..];
+        let found = rest.iter().position(|byte| wanted(*byte));
+        self.at += found.unwrap_or(rest.len());
+        found.map(|position| rest[position])
+    }
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a text")
-            }
-
-            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Borrowed(text)))
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Owned(text.to_owned())))
-            }
+    /// Moves to the end of a text that has begun.
+    fn end_text(&mut self) {
+        while self.seek(|byte| matches!(byte, b'"' | b'\\')) == Some(b'\\') {
+            self.at = (self.at + 2).min(self.json.len());
         }
-        deserializer.deserialize_str(TextVisitor)
+        self.at = (self.at + 1).min(self.json.len());
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Entries<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct EntriesVisitor;
-        impl<'de> Visitor<'de> for EntriesVisitor {
-            type Value = Entries<'de>;
+impl<'a> Iterator for Tokens<'a> {
+    type Item = Token<'a>;
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries<'de>, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    entries.push(entry);
-                }
-                Ok(Entries(entries))
+    fn next(&mut self) -> Option<Token<'a>> {
+        let first = self.seek(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | b',' | b':'))?;
+        let begin = self.at;
+        self.at += 1;
+        match first {
+            b'{' => return Some(Token::Object),
+            b'[' => return Some(Token::Array),
+            b'}' | b']' => return Some(Token::End),
+            b'"' => self.end_text(),
+            _ => {
+                self.seek(|byte| byte.is_ascii_whitespace() || b",:{}[]\"".contains(&byte));
             }
         }
-        deserializer.deserialize_map(EntriesVisitor)
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Items<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ItemsVisitor;
-        impl<'de> Visitor<'de> for ItemsVisitor {
-            type Value = Items<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an array")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Items<'de>, A::Error> {
-                let mut items = Vec::new();
-                while let Some(item) = seq.next_element()? {
-                    items.push(item);
-                }
-                Ok(Items(items))
-            }
-        }
-        deserializer.deserialize_seq(ItemsVisitor)
+        let written = self.json.get(begin..self.at).unwrap_or_default();
+        Some(match first {
+            b'"' => Token::Text(written),
+            b'-' | b'0'..=b'9' => Token::Number(written),
+            _ => Token::Word(written),
+        })
     }
 }
 

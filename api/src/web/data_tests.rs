@@ -24,6 +24,10 @@ fn the_length_is_that_of_what_postgresql_renders() {
         ("12345678901234567890", 20),
         ("1e400", 401),
         ("1e308", 309),
+        ("0e999999999", 1),
+        ("0.0e1000", 1),
+        ("0.00e1", 3),
+        ("0e-3", 5),
     ] {
         assert_eq!(rendered(json), length, "{json}");
     }
@@ -33,8 +37,11 @@ fn the_length_is_that_of_what_postgresql_renders() {
 #[test]
 fn numbers_that_swell_are_refused() {
     let long = "9".repeat(1_001);
-    for number in ["1e131071", "1e1000", "1e-1000", "-1e999", "1e99999999999999999999", "0e5000", &long] {
+    for number in ["1e131071", "1e1000", "1e-1000", "-1e999", "1e99999999999999999999", &long] {
         assert_eq!(check(&format!("[{number}]")), Err(Defect::NumberTooLong), "{number}");
+    }
+    for zero in ["0e1073741823", "0e-1000", "0.0e-999", "0e99999999999999999999"] {
+        assert_eq!(check(zero), Err(Defect::NumberTooLong), "{zero}");
     }
     assert_eq!(check("1e999"), Ok(1_000));
     let swelling = format!("[{}1]", "1e999,".repeat(600));
@@ -65,6 +72,25 @@ fn depth_is_counted_outside_of_strings() {
     assert_eq!(check(&nested(MAX_DEPTH + 1)), Err(Defect::TooDeep));
     assert_eq!(check(&nested(100_000)), Err(Defect::TooDeep));
     assert!(check(&format!(r#"["{}\"[["]"#, "[".repeat(1_000))).is_ok());
+}
+
+#[test]
+fn every_token_is_read_once_however_deep_it_is() {
+    let nested = format!("{}{}{}", r#"[{"a":"#.repeat(31), "[1e400]", "}]".repeat(31));
+    let mut tokens = Tokens::of(&nested);
+    assert_eq!(tokens.by_ref().count(), 31 * 5 + 3);
+    assert_eq!(tokens.at, nested.len());
+    assert_eq!(check(&nested), Ok(31 * 9 + 403));
+    for broken in ["\"", "\"\\", "[\"\\", "{\"a", "é\"\\é", "\\é", "-é"] {
+        assert!(Tokens::of(broken).count() <= broken.len(), "{broken}");
+    }
+}
+
+#[test]
+fn what_no_float_holds_is_looked_at_as_the_nearest_one() {
+    let value = approximate(r#"{"a":[1e400,-1e999 , 1.50,"1e400"],"1e400":{"b" : 0e999999999}}"#);
+    let largest = serde_json::json!({"a": [f64::MAX, f64::MIN, 1.5, "1e400"], "1e400": {"b": 0.0}});
+    assert_eq!(value, largest);
 }
 
 fn json() -> impl Strategy<Value = Value> {

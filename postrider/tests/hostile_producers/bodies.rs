@@ -83,6 +83,8 @@ async fn what_is_no_event_or_cannot_be_stored_is_a_422_that_says_why() {
         (event(r#"{"a":1e131071}"#), "json_number_too_long"),
         (event(r#"{"a":-1e-131071}"#), "json_number_too_long"),
         (event(r#"{"a":1e99999999999999999999}"#), "json_number_too_long"),
+        (event(r#"{"a":0e1073741823}"#), "json_number_too_long"),
+        (event(r#"{"a":0e-1000}"#), "json_number_too_long"),
         (event(&format!(r#"{{"a":{}}}"#, "9".repeat(1_001))), "json_number_too_long"),
         (event(&bombs), "json_number_too_long"),
         (event(&swelling), "json_too_large"),
@@ -96,6 +98,18 @@ async fn what_is_no_event_or_cannot_be_stored_is_a_422_that_says_why() {
         refused(scene.event().body(body), 422, code, &what).await;
     }
     assert_eq!(scene.stored().await, before);
+    scene.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zero_is_stored_whatever_its_exponent() {
+    let scene = Scene::new().await;
+    let response =
+        scene.event().body(event(r#"{"a":[0e999999999,0.0e1000,-0e1000000000,0e-2]}"#)).send().await;
+    let accepted: Value = response.expect("a response").json().await.expect("JSON");
+    let path =
+        format!("/v1/events/{}", accepted["event_id"].as_str().unwrap_or_else(|| panic!("{accepted}")));
+    assert_eq!(scene.producer.get(&path).await["data"], json!({"a": [0, 0, 0, 0.0]}));
     scene.finish().await;
 }
 
