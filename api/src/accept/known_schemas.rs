@@ -14,32 +14,31 @@ use postrider_shared::store::accept::{NewEvent, SchemaCheck};
 use postrider_shared::store::event_types;
 
 use crate::auth::party::Party;
-use crate::schema::{Checked, Schema};
+use crate::schema::Checked;
+use crate::schema::kept::KeptSchemas;
 use crate::web::problem::{FieldError, Problem};
 
 /// Producers and types of which it is remembered what their events must satisfy.
 const MAX_KNOWN: u64 = 100_000;
-/// Bytes of compiled schemas that are kept.
-const MAX_COMPILED_BYTES: u64 = 256 << 20;
 
 /// The schemas that are known, of all applications.
 pub(crate) struct KnownSchemas {
     store: Store,
     hasher: RandomState,
-    /// The hash of the schema, by producer and type.
-    known: Cache<u64, [u8; 32]>,
-    /// Schemas by their hash: applications that share one share it here too.
-    compiled: Cache<[u8; 32], Arc<Schema>>,
+    /// The application and the hash of the schema, by producer and type.
+    known: Cache<u64, (ApplicationId, [u8; 32])>,
+    compiled: Arc<KeptSchemas>,
 }
 
 impl KnownSchemas {
     /// Knows nothing yet.
     pub(crate) fn new(store: Store) -> Self {
-        let compiled = Cache::builder()
-            .weigher(|_, schema: &Arc<Schema>| schema.bytes())
-            .max_capacity(MAX_COMPILED_BYTES)
-            .build();
-        Self { store, hasher: RandomState::new(), known: Cache::new(MAX_KNOWN), compiled }
+        Self {
+            store,
+            hasher: RandomState::new(),
+            known: Cache::new(MAX_KNOWN),
+            compiled: Arc::new(KeptSchemas::new()),
+        }
     }
 
     /// Checks an event against the schema that its type is known to have, notes in it what was found, and
@@ -52,7 +51,8 @@ impl KnownSchemas {
         party: &Party,
         event: &mut NewEvent,
     ) -> Result<Vec<FieldError>, Problem> {
-        let known = self.known.get(&self.key(event)).and_then(|hash| self.compiled.get(&hash));
+        let known = self.known.get(&self.key(event));
+        let known = known.and_then(|(application, hash)| self.compiled.get(application, &hash));
         let Some(schema) = known else {
             event.schema = SchemaCheck::Unchecked;
             return Ok(Vec::new());
@@ -79,11 +79,8 @@ impl KnownSchemas {
             None => self.known.invalidate(&key),
             Some(stored) => {
                 let hash = stored.hash;
-                if !self.compiled.contains_key(&hash) {
-                    let schema = compile(stored).await?;
-                    self.compiled.insert(hash, Arc::new(schema));
-                }
-                self.known.insert(key, hash);
+                self.compiled.learn(application, stored).await?;
+                self.known.insert(key, (application, hash));
             }
         }
         Ok(())
@@ -91,21 +88,5 @@ impl KnownSchemas {
 
     fn key(&self, event: &NewEvent) -> u64 {
         self.hasher.hash_one((&event.producer, &event.event_type))
-    }
-}
-
-/// It was compiled when it was set, so that this can fail only where a newer version reads it differently.
-async fn compile(stored: event_types::StoredSchema) -> Result<Schema, Problem> {
-    let compiling = tokio::task::spawn_blocking(move || Schema::compile(&stored));
-    match compiling.await {
-        Ok(Ok(schema)) => Ok(schema),
-        Ok(Err(error)) => {
-            tracing::error!(?error, "a stored schema cannot be used");
-            Err(Problem::internal())
-        }
-        Err(error) => {
-            tracing::error!(%error, "compiling a schema ended badly");
-            Err(Problem::internal())
-        }
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 use crate::auth::party::Party;
-use crate::schema::{self, Checked, Schema};
+use crate::schema::{self, Checked, Schema, in_turn};
 use crate::web::check::{Checks, set};
 use crate::web::problem::Problem;
 use crate::web::value::JsonObject;
@@ -32,7 +32,7 @@ pub(crate) struct CreateEventTypeRequest {
     example: Option<JsonObject>,
     /// A JSON Schema (drafts 4 to 2020-12), up to 64 KiB, that `data` must satisfy. References lead to parts
     /// of itself (`#/…`), and not in circles; formats are checked; patterns have no look-around and no
-    /// back-references.
+    /// back-references, 16,384 characters and, compiled, 20,000 states together.
     #[serde(default)]
     json_schema: Option<JsonObject>,
     /// True: it counts as not in the catalogue. Absent or null: false.
@@ -51,7 +51,7 @@ pub(crate) struct UpdateEventTypeRequest {
     /// What `data` may look like. Null: none.
     #[serde(default)]
     example: MaybeUndefined<JsonObject>,
-    /// The JSON Schema that `data` must satisfy. Null: none.
+    /// The JSON Schema that `data` must satisfy, within the same limits. Null: none.
     #[serde(default)]
     json_schema: MaybeUndefined<JsonObject>,
     /// True: it counts as not in the catalogue. Null: false.
@@ -135,12 +135,7 @@ async fn check(
 /// The schema is one that can be used, and the example satisfies it.
 async fn check_schema(party: &Party, settings: &EventTypeSettings) -> Result<(), Problem> {
     let Some(json) = settings.json_schema.clone() else { return Ok(()) };
-    let compiling =
-        tokio::task::spawn_blocking(move || Schema::compile(&StoredSchema { hash: [0; 32], json }));
-    let compiled = compiling.await.map_err(|error| {
-        tracing::error!(%error, "compiling a schema ended badly");
-        Problem::internal()
-    })?;
+    let compiled = in_turn(party, move || Schema::compile(&StoredSchema { hash: [0; 32], json })).await?;
     let mut checks = Checks::default();
     match compiled {
         Err(mistake) => {

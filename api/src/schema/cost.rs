@@ -1,250 +1,227 @@
-//! How much a schema may cost: what is left of it when every reference is followed, looked at before it is
-//! compiled.
+//! What work with a schema costs, in steps of about ten nanoseconds. Everything is estimated before it is done: a
+//! compilation from the schema alone, a check and the naming of violations from the schema and the data.
 
-use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 
-use crate::web::problem::FieldError;
+use serde_json::Value;
 
-/// Subschemas, with every reference followed.
-const MAX_NODES: usize = 5_000;
-/// How deep they may be nested; `data` is no deeper.
-const MAX_DEPTH: usize = 64;
-/// Patterns, with every reference followed.
-const MAX_PATTERNS: usize = 50;
-/// Steps of a pattern for each two bytes of data, and of one that counts repetitions.
-const PATTERN_STEPS: u64 = 2;
-const COUNTED_PATTERN_STEPS: u64 = 32;
+/// Steps to make a violation, which is an object of its own.
+const VIOLATION: u64 = 200;
+/// Steps to compile anything at all, to compile a subschema, and to compile a keyword or a name in it.
+const COMPILATION: u64 = 5_000;
+const COMPILED_PART: u64 = 500;
+const COMPILED_KEYWORD: u64 = 20;
 
-/// What checking costs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Cost {
-    /// Subschemas.
-    pub(super) nodes: usize,
-    /// Patterns.
-    pub(super) patterns: usize,
-    /// To tell whether data satisfies it.
-    check: Steps,
-    /// To name every violation, each of which is an object of its own.
-    naming: Steps,
+/// Steps to look up a property by its name.
+const LOOK_UP: u64 = 4;
+
+/// A subschema with every reference followed.
+#[derive(Debug, Default)]
+pub(super) struct Part {
+    /// Where it is in the schema.
+    pub(super) pointer: String,
+    /// Steps for each value.
+    pub(super) steps: u64,
+    /// Steps for each byte of a text: matching a pattern takes its size.
+    pub(super) text_steps: u64,
+    /// Steps for each byte of the name of a property.
+    pub(super) name_steps: u64,
+    /// Names of properties that are required.
+    pub(super) names: usize,
+    /// Steps for each byte of an array, with all that is in it.
+    pub(super) array_steps: u64,
+    /// How many violations of one value it may name by itself.
+    pub(super) violations: u64,
+    /// How often it is applied: what looks for unevaluated parts applies its subschemas again.
+    pub(super) times: u64,
+    /// To name the violations of alternatives, each of them is first checked again.
+    pub(super) levels: u64,
+    /// `properties`.
+    pub(super) properties: BTreeMap<String, Part>,
+    /// All other subschemas.
+    pub(super) others: Vec<(Applies, Part)>,
 }
 
-/// How much work depends on the data.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Steps {
-    /// Steps that are taken once.
-    once: u64,
-    /// Steps that may be taken for every value in the data.
-    often: u64,
+/// The values that a subschema applies to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Applies {
+    /// This value, by `$ref`.
+    ByReference,
+    /// This value, as `allOf` does.
+    Always,
+    /// This value, depending on others or on the value.
+    Perhaps,
+    /// Each item of an array.
+    ToItems,
+    /// Some items of an array.
+    ToSomeItems,
+    /// The values of an object, perhaps not of all properties.
+    ToMembers,
+    /// The names of its properties.
+    ToNames,
 }
 
-impl Steps {
-    /// For data of this many bytes, at most: a value and what separates it take two.
-    fn of(self, bytes: usize) -> u64 {
-        self.once.saturating_add(self.often.saturating_mul(bytes as u64 / 2))
+/// What is to be done with data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Task {
+    /// Tell whether it satisfies the schema.
+    Check,
+    /// Name every violation.
+    Name,
+}
+
+/// A number of steps that may not be exceeded.
+#[derive(Debug)]
+pub(super) struct Budget {
+    left: u64,
+}
+
+impl Budget {
+    pub(super) fn new(steps: u64) -> Self {
+        Self { left: steps }
     }
 
-    fn add(&mut self, steps: u64, weight: Weight) {
-        let sum = if weight.often { &mut self.often } else { &mut self.once };
-        *sum = sum.saturating_add(steps.saturating_mul(weight.times));
+    pub(super) fn left(&self) -> u64 {
+        self.left
+    }
+
+    /// Takes so many steps, if they are left.
+    pub(super) fn spend(&mut self, steps: u64) -> Option<()> {
+        self.left = self.left.checked_sub(steps)?;
+        Some(())
+    }
+
+    /// Takes the steps of a task, if they are left; else only those of finding that out.
+    pub(super) fn spend_on(&mut self, task: Task, part: &Part, value: &Value) -> Option<()> {
+        let mut estimate = Estimate { task, left: self.left, visits: 0 };
+        let is_enough = estimate.visit(part, value).is_some();
+        self.left = if is_enough { estimate.left } else { self.left.saturating_sub(estimate.visits) };
+        is_enough.then_some(())
     }
 }
 
-impl Cost {
-    /// Measures a schema.
-    ///
-    /// # Errors
-    /// With what is not allowed, or too much.
-    pub(super) fn of(schema: &Value) -> Result<Self, FieldError> {
-        let mut walk = Walk { root: schema, cost: Self::default(), followed: Vec::new(), depth: 0 };
-        walk.schema(schema, "", Weight { often: false, times: 1, levels: 1 })?;
-        Ok(walk.cost)
-    }
-
-    /// Steps that checking data of this many bytes takes, at most.
-    pub(super) fn steps(&self, bytes: usize) -> u64 {
-        self.check.of(bytes)
-    }
-
-    /// Steps that naming all violations of data of this many bytes takes, at most.
-    pub(super) fn naming_steps(&self, bytes: usize) -> u64 {
-        self.naming.of(bytes)
-    }
+/// Goes through the data as the validator does, but without a look at what is in it.
+struct Estimate {
+    task: Task,
+    left: u64,
+    visits: u64,
 }
 
-/// How often a subschema is applied.
-#[derive(Clone, Copy)]
-struct Weight {
-    /// To every value, perhaps.
-    often: bool,
-    /// What looks for unevaluated parts goes through its subschemas once more.
-    times: u64,
-    /// To name the violations of alternatives, what is below each is first checked once more.
-    levels: u64,
-}
-
-struct Walk<'a> {
-    root: &'a Value,
-    cost: Cost,
-    /// The references that lead to where it is.
-    followed: Vec<&'a str>,
-    depth: usize,
-}
-
-impl<'a> Walk<'a> {
-    fn schema(&mut self, schema: &'a Value, path: &str, weight: Weight) -> Result<(), FieldError> {
-        self.cost.check.add(1, weight);
-        self.cost.nodes += 1;
-        if self.cost.nodes > MAX_NODES {
-            let message = format!("has more than {MAX_NODES} subschemas when every `$ref` is followed");
-            return Err(mistake("", message));
-        }
-        // Any keyword may be violated.
-        let keywords = schema.as_object().map_or(1, Map::len) as u64;
-        self.cost.naming.add(keywords.saturating_mul(weight.levels), weight);
-        let Value::Object(keywords) = schema else { return Ok(()) };
-        self.depth += 1;
-        if self.depth > MAX_DEPTH {
-            let message = format!("is nested deeper than {MAX_DEPTH} levels when every `$ref` is followed");
-            return Err(mistake(path, message));
-        }
-        let looks_twice =
-            ["unevaluatedProperties", "unevaluatedItems"].iter().any(|k| keywords.contains_key(*k));
-        let weight = if looks_twice { Weight { times: weight.times * 2, ..weight } } else { weight };
-        for (keyword, value) in keywords {
-            self.keyword(keyword, value, &join(path, keyword), weight)?;
-        }
-        self.depth -= 1;
-        Ok(())
-    }
-
-    fn keyword(
-        &mut self,
-        keyword: &str,
-        value: &'a Value,
-        path: &str,
-        weight: Weight,
-    ) -> Result<(), FieldError> {
-        let often = Weight { often: true, ..weight };
-        match (keyword, value) {
-            ("$ref", Value::String(reference)) => self.follow(reference, path, weight),
-            ("$dynamicRef" | "$recursiveRef" | "$anchor" | "$dynamicAnchor" | "$recursiveAnchor", _) => {
-                Err(mistake(path, "is not supported; use `$ref` with `#/…`".to_owned()))
-            }
-            ("$id" | "id", Value::String(_)) if self.depth > 1 => {
-                Err(mistake(path, "is supported at the top only".to_owned()))
-            }
-            (
-                "properties" | "dependentSchemas" | "dependencies" | "dependentRequired",
-                Value::Object(map),
-            ) => self.each(map, path, weight),
-            ("patternProperties", Value::Object(map)) => {
-                for pattern in map.keys() {
-                    self.pattern(pattern, path, often)?;
-                }
-                self.each(map, path, often)
-            }
-            ("pattern", Value::String(pattern)) => self.pattern(pattern, path, often),
-            (
-                "items"
-                | "prefixItems"
-                | "additionalItems"
-                | "additionalProperties"
-                | "unevaluatedItems"
-                | "unevaluatedProperties"
-                | "contains"
-                | "propertyNames",
-                _,
-            ) => self.any(value, path, often),
-            ("anyOf" | "oneOf" | "not", _) => {
-                self.any(value, path, Weight { levels: weight.levels + 1, ..weight })
-            }
-            ("allOf" | "if" | "then" | "else", _) => self.any(value, path, weight),
-            ("required", Value::Array(names)) => {
-                self.names(names.len(), weight);
-                Ok(())
-            }
-            // A value is compared as far as it is equal.
-            ("enum" | "const", value) => {
-                self.cost.check.add(value.to_string().len() as u64 / 16, weight);
-                Ok(())
-            }
-            // All of an array is hashed.
-            ("uniqueItems", Value::Bool(true)) => {
-                self.cost.check.add(1, often);
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn each(&mut self, map: &'a Map<String, Value>, path: &str, weight: Weight) -> Result<(), FieldError> {
-        for (name, value) in map {
-            match value {
-                // Names that another one calls for.
-                Value::Array(names) => self.names(names.len(), weight),
-                schema => self.schema(schema, &join(path, name), weight)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn any(&mut self, value: &'a Value, path: &str, weight: Weight) -> Result<(), FieldError> {
+impl Estimate {
+    fn visit(&mut self, part: &Part, value: &Value) -> Option<()> {
+        self.visits += 1;
+        self.spend(part, part.steps_on(value))?;
         match value {
-            Value::Array(schemas) => {
-                for (index, schema) in schemas.iter().enumerate() {
-                    self.schema(schema, &format!("{path}[{index}]"), weight)?;
+            Value::Object(object) if object.len() < part.properties.len() => {
+                for (name, value) in object {
+                    if let Some(part) = part.properties.get(name) {
+                        self.visit(part, value)?;
+                    }
                 }
-                Ok(())
             }
-            schema => self.schema(schema, path, weight),
+            Value::Object(object) => {
+                for (name, part) in &part.properties {
+                    if let Some(value) = object.get(name) {
+                        self.visit(part, value)?;
+                    }
+                }
+            }
+            _ => {}
         }
+        for (applies, part) in &part.others {
+            match (applies, value) {
+                (Applies::ByReference | Applies::Always | Applies::Perhaps, value) => {
+                    self.visit(part, value)?;
+                }
+                (Applies::ToItems | Applies::ToSomeItems, Value::Array(items)) => {
+                    for item in items {
+                        self.visit(part, item)?;
+                    }
+                }
+                (Applies::ToMembers, Value::Object(object)) => {
+                    for value in object.values() {
+                        self.visit(part, value)?;
+                    }
+                }
+                (Applies::ToNames, Value::Object(object)) => {
+                    for name in object.keys() {
+                        self.visit(part, &Value::from(name.as_str()))?;
+                    }
+                }
+                _ => {}
+            }
+        }
+        Some(())
     }
 
-    fn follow(&mut self, reference: &'a str, path: &str, weight: Weight) -> Result<(), FieldError> {
-        let target = match reference.strip_prefix('#') {
-            Some(pointer) if !pointer.contains('%') => self.root.pointer(pointer),
-            _ => None,
+    fn spend(&mut self, part: &Part, steps: u64) -> Option<()> {
+        let steps = steps.saturating_mul(part.times);
+        let steps = match self.task {
+            Task::Check => steps,
+            Task::Name => {
+                let violations = VIOLATION.saturating_mul(part.violations);
+                steps.saturating_add(violations).saturating_mul(part.levels)
+            }
         };
-        let Some(target) = target else {
-            let message =
-                "must name a part of this schema, such as `#/$defs/address`; nothing else is loaded";
-            return Err(mistake(path, message.to_owned()));
-        };
-        if reference == "#" || self.followed.contains(&reference) {
-            let message = "comes back to itself; what that may cost has no bound, so it is not supported";
-            return Err(mistake(path, message.to_owned()));
-        }
-        self.followed.push(reference);
-        self.schema(target, path, weight)?;
-        self.followed.pop();
-        Ok(())
-    }
-
-    fn pattern(&mut self, pattern: &str, path: &str, weight: Weight) -> Result<(), FieldError> {
-        self.cost.patterns += 1;
-        // Whatever is repeated so and so often is compiled so often, and followed in parallel.
-        let steps = if pattern.contains('{') { COUNTED_PATTERN_STEPS } else { PATTERN_STEPS };
-        self.cost.check.add(steps, weight);
-        self.cost.naming.add(weight.levels, weight);
-        if self.cost.patterns > MAX_PATTERNS {
-            let message =
-                format!("is one pattern too many: {MAX_PATTERNS} are the most, with every `$ref` followed");
-            return Err(mistake(path, message));
-        }
-        Ok(())
-    }
-
-    /// Each name that is missing is a violation.
-    fn names(&mut self, count: usize, weight: Weight) {
-        self.cost.check.add(count as u64 / 8, weight);
-        self.cost.naming.add((count as u64).saturating_mul(weight.levels), weight);
+        self.left = self.left.checked_sub(steps)?;
+        Some(())
     }
 }
 
-fn join(path: &str, part: &str) -> String {
-    if path.is_empty() { part.to_owned() } else { format!("{path}.{part}") }
+impl Part {
+    fn steps_on(&self, value: &Value) -> u64 {
+        let rest = match value {
+            Value::String(text) => {
+                // Counting its characters is fast.
+                let length = text.len() as u64;
+                self.text_steps.saturating_mul(length).saturating_add(length / 16)
+            }
+            Value::Array(items) => {
+                let all = if self.array_steps > 0 { self.array_steps * size(value) } else { 0 };
+                all + self.marks() * items.len() as u64
+            }
+            Value::Object(object) => {
+                let matched = if self.name_steps > 0 {
+                    let bytes: usize = object.keys().map(String::len).sum();
+                    self.name_steps.saturating_mul(bytes as u64)
+                } else {
+                    0
+                };
+                // The first that is missing ends it.
+                let names = (self.properties.len() + self.names).min(object.len() + 1);
+                let looked_up = LOOK_UP * names as u64;
+                matched.saturating_add(looked_up).saturating_add(self.marks() * object.len() as u64)
+            }
+            _ => 0,
+        };
+        self.steps.saturating_add(rest)
+    }
+
+    /// What looks for unevaluated parts marks each item or property that a subschema evaluates.
+    fn marks(&self) -> u64 {
+        u64::from(self.times > 1)
+    }
+
+    /// Steps to compile it when its patterns are compiled already.
+    pub(super) fn compilation_steps(&self) -> u64 {
+        COMPILATION + self.compiled_steps()
+    }
+
+    fn compiled_steps(&self) -> u64 {
+        let parts = self.properties.values().chain(self.others.iter().map(|(_, part)| part));
+        let own = COMPILED_PART + COMPILED_KEYWORD * self.violations + self.steps;
+        parts.map(Self::compiled_steps).fold(own, u64::saturating_add)
+    }
 }
 
-fn mistake(path: &str, message: String) -> FieldError {
-    FieldError { field: path.to_owned(), message }
+/// About how many bytes a value takes as text; no less than two for each value in it.
+fn size(value: &Value) -> u64 {
+    match value {
+        Value::Array(items) => 2 + items.iter().map(|item| size(item) + 1).sum::<u64>(),
+        Value::Object(entries) => {
+            2 + entries.iter().map(|(name, value)| name.len() as u64 + size(value) + 4).sum::<u64>()
+        }
+        Value::String(text) => text.len() as u64 + 2,
+        _ => 2,
+    }
 }

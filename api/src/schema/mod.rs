@@ -1,17 +1,20 @@
 //! The JSON Schema of an event type: compiled within bounds, and what `data` is checked against.
 //!
-//! A schema is written by a tenant, so that nothing in it may cost without bound: no reference leaves it or
-//! comes back to itself, it has a bounded size with every reference followed, and its patterns are matched
-//! in linear time. The steps of a check are counted before it is done; those of naming what is wrong too, for
-//! one small event can violate a schema in millions of ways ([`naming`]).
+//! A schema is written by a tenant, so nothing in it may cost without bound: no reference leaves it or comes back
+//! to itself, and it has a bounded size with every reference followed ([`parts`]). What a compilation, a check or
+//! the naming of violations takes is estimated in the same [steps](cost) before it is done. What takes more than
+//! a few is done apart from the requests, one task at a time, of one application after the other.
 
 mod cost;
+pub(crate) mod kept;
 mod naming;
+mod parts;
+mod pattern;
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use jsonschema::{PatternOptions, ValidationError, Validator};
+use jsonschema::{PatternCache, ValidationError, ValidationOptions, Validator};
 use postrider_shared::share::Shares;
 use postrider_shared::store::event_types::StoredSchema;
 use serde_json::Value;
@@ -19,33 +22,36 @@ use serde_json::Value;
 use crate::auth::party::Party;
 use crate::web::data;
 use crate::web::problem::{FieldError, Problem};
-use cost::Cost;
+use cost::{Budget, Task};
+use parts::Parts;
 
 /// Bytes of a schema, at most.
 pub(crate) const MAX_BYTES: usize = 65_536;
-/// Bytes that one compiled pattern may take, and as many again while it matches.
-const MAX_PATTERN_BYTES: usize = 262_144;
 /// Violations that are told.
 const MAX_VIOLATIONS: usize = 20;
 /// Characters of one violation.
 const MAX_MESSAGE_LENGTH: usize = 300;
-/// Steps that are taken where the request is served; more of them take place apart, one event at a time.
-const MAX_STEPS_HERE: u64 = 50_000;
-/// Steps beyond which an event is refused: about a tenth of a second's.
-const MAX_STEPS: u64 = 4_000_000;
-/// How long an event waits for its turn there.
+/// Steps of a check that takes place where the request is served: a millisecond at most.
+const MAX_STEPS_HERE: u64 = 100_000;
+/// Bytes of data that is checked there: reading it takes as long.
+const MAX_BYTES_HERE: usize = 32_768;
+/// Steps beyond which an event is refused: about a tenth of a second. Naming takes as many at most.
+pub(crate) const MAX_STEPS: u64 = 10_000_000;
+/// How long a task waits for its turn.
 const TURN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// One check at a time takes place apart, of one application after the other.
+/// One task at a time takes place apart, of one application after the other.
 static TURNS: LazyLock<Shares<Party>> = LazyLock::new(Shares::one_at_a_time);
 
 /// A compiled schema.
 pub(crate) struct Schema {
     /// SHA-256 of its text.
     pub(crate) hash: [u8; 32],
+    bytes_of_text: usize,
     json: Value,
+    parts: Parts,
+    patterns: PatternCache,
     validator: Validator,
-    cost: Cost,
 }
 
 /// What a check found.
@@ -57,22 +63,24 @@ pub(crate) enum Checked {
 }
 
 impl Schema {
-    /// Compiles a schema that is stored.
+    /// Compiles a schema that is stored: in a [turn](in_turn).
     ///
     /// # Errors
     /// With what is wrong with it: a path in the schema, and a sentence.
     pub(crate) fn compile(stored: &StoredSchema) -> Result<Self, FieldError> {
         let json = data::approximate(&stored.json);
-        let cost = Cost::of(&json)?;
-        let validator = build(&json)
-            .map_err(|error| FieldError { field: path_of("", &error), message: message(&error) })?;
-        Ok(Self { hash: stored.hash, json, validator, cost })
+        let parts = Parts::of(&json)?;
+        let patterns = PatternCache::new();
+        let validator = options(&patterns).build(&json).map_err(|error| FieldError {
+            field: path_of("", error.instance_path().as_str()),
+            message: message(&error),
+        })?;
+        Ok(Self { hash: stored.hash, bytes_of_text: stored.json.len(), json, parts, patterns, validator })
     }
 
     /// About how many bytes it takes, at most.
-    pub(crate) fn bytes(&self) -> u32 {
-        u32::try_from(MAX_BYTES + self.cost.nodes * 1_024 + self.cost.patterns * 2 * MAX_PATTERN_BYTES)
-            .unwrap_or(u32::MAX)
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes_of_text as u64 * 2 + self.parts.bytes()
     }
 
     /// Checks the `data` of an event, as text, on the account of `party`.
@@ -80,57 +88,68 @@ impl Schema {
     /// # Errors
     /// 422 where that would take too long, 503 where others wait for the same.
     pub(crate) async fn check(self: &Arc<Self>, party: &Party, data: &str) -> Result<Checked, Problem> {
-        let steps = self.cost.steps(data.len());
-        if steps > MAX_STEPS {
-            return Err(too_costly());
+        if data.len() <= MAX_BYTES_HERE
+            && self.is_satisfied_by(&data::approximate(data), MAX_STEPS_HERE) == Some(true)
+        {
+            return Ok(Checked::Satisfied);
         }
-        if steps <= MAX_STEPS_HERE {
-            let value = data::approximate(data);
-            if self.validator.is_valid(&value) {
-                return Ok(Checked::Satisfied);
-            }
-        }
-        let Some(turn) = TURNS.acquire(party, 1, TURN_TIMEOUT).await else { return Err(overloaded()) };
         let (schema, data) = (self.clone(), data.to_owned());
-        // The turn lasts as long as the check, whether or not somebody still waits for it.
-        let checking = tokio::task::spawn_blocking(move || {
-            let checked = schema.check_here(&data);
-            drop(turn);
-            checked
-        });
-        checking.await.map_err(|error| {
-            tracing::error!(%error, "checking an event against its schema ended badly");
-            Problem::internal()
-        })
+        in_turn(party, move || schema.check_apart(&data)).await?.ok_or_else(too_costly)
     }
 
-    fn check_here(&self, data: &str) -> Checked {
+    /// `None` where it would take more than `steps` to tell.
+    fn is_satisfied_by(&self, value: &Value, steps: u64) -> Option<bool> {
+        Budget::new(steps).spend_on(Task::Check, &self.parts.root, value)?;
+        Some(self.validator.is_valid(value))
+    }
+
+    fn check_apart(&self, data: &str) -> Option<Checked> {
         let value = data::approximate(data);
-        if self.validator.is_valid(&value) {
-            return Checked::Satisfied;
-        }
-        Checked::Violated(naming::violations(self, &value, data.len()))
+        Some(if self.is_satisfied_by(&value, MAX_STEPS)? {
+            Checked::Satisfied
+        } else {
+            Checked::Violated(naming::violations(self, &value).0)
+        })
     }
 }
 
-/// Compiles a schema, or a part of one.
-fn build(json: &Value) -> Result<Validator, ValidationError<'static>> {
+/// Does what may take long, on the account of `party`: no two such tasks take place at once.
+///
+/// # Errors
+/// 503 where others wait for the same.
+pub(crate) async fn in_turn<T: Send + 'static>(
+    party: &Party,
+    task: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Problem> {
+    let Some(turn) = TURNS.acquire(party, 1, TURN_TIMEOUT).await else { return Err(overloaded()) };
+    // The turn lasts as long as the task, whether or not somebody still waits for it.
+    let doing = tokio::task::spawn_blocking(move || {
+        let done = task();
+        drop(turn);
+        done
+    });
+    doing.await.map_err(|error| {
+        tracing::error!(%error, "work with a schema ended badly");
+        Problem::internal()
+    })
+}
+
+/// How a schema, or a part of one, is compiled.
+fn options(patterns: &PatternCache) -> ValidationOptions<'static> {
     jsonschema::options()
         .offline()
         .should_validate_formats(true)
         .should_ignore_unknown_formats(true)
         // Its check compiles the text.
         .with_format("regex", |_: &str| true)
-        .with_pattern_options(
-            PatternOptions::regex().size_limit(MAX_PATTERN_BYTES).dfa_size_limit(MAX_PATTERN_BYTES),
-        )
-        .build(json)
+        .with_pattern_options(pattern::options())
+        .with_pattern_cache(patterns.clone())
 }
 
-/// `data.items[2].price`, out of `/items/2/price`.
-fn path_of(root: &str, error: &ValidationError<'_>) -> String {
+/// `data.items[2].price`, out of `data` and `/items/2/price`.
+fn path_of(root: &str, pointer: &str) -> String {
     let mut path = root.to_owned();
-    for part in error.instance_path().as_str().split('/').skip(1) {
+    for part in pointer.split('/').skip(1) {
         let part = part.replace("~1", "/").replace("~0", "~");
         if !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()) {
             path.push_str(&format!("[{part}]"));
@@ -165,7 +184,7 @@ fn too_costly() -> Problem {
 fn overloaded() -> Problem {
     Problem::unavailable(
         "overloaded",
-        "More events wait to be checked against their schemas than can be. Try again with the same key.",
+        "More work with schemas waits than can be done. Try again, an event with the same key.",
     )
 }
 

@@ -2,171 +2,162 @@
 //!
 //! The validator makes an object of every violation before it tells the first one, and of those of every
 //! alternative of an `anyOf` too. Where that would be too many, the schema is taken apart: the part that applies
-//! to a property or an item is compiled by itself and asked about that value alone, until a part is small enough
-//! to name what it finds.
+//! to a property or an item is compiled by itself, once, and asked about that value alone, until a part is small
+//! enough to name what it finds. What is compiled and asked is taken from the same steps.
 
-use serde_json::{Map, Value, json};
+use std::collections::HashMap;
+use std::rc::Rc;
 
-use super::cost::Cost;
-use super::{MAX_VIOLATIONS, Schema, build, message, path_of};
+use jsonschema::{Registry, Validator};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Map, Value};
+
+use super::cost::{Applies, Budget, Part, Task};
+use super::{MAX_STEPS, MAX_VIOLATIONS, Schema, message, options, path_of};
 use crate::web::problem::FieldError;
 
-/// Steps of one event, at most: each is a violation that may have to be made, a subschema that is compiled, or a
-/// value that is asked about.
-pub(super) const MAX_STEPS: u64 = 20_000;
+/// What the schema is called while its parts are compiled.
+const NAME: &str = "postrider:schema";
+/// Steps to prepare that, for each byte of the schema.
+const PREPARED_BYTE: u64 = 4;
+/// Steps to look at a part and a value.
+const LOOK: u64 = 50;
 
-/// The first violations of data of so many bytes.
-pub(super) fn violations(schema: &Schema, data: &Value, bytes: usize) -> Vec<FieldError> {
-    count(schema, data, bytes).0
+/// The first violations of data that violates the schema, and what it took to find them.
+pub(super) fn violations(schema: &Schema, data: &Value) -> (Vec<FieldError>, Work) {
+    let mut budget = Budget::new(MAX_STEPS);
+    let root = &schema.parts.root;
+    let mut found = Vec::new();
+    let mut compiled = 0;
+    if budget.spend_on(Task::Name, root, data).is_some() {
+        tell(&mut found, &schema.validator, data, "data");
+    } else if budget.spend(PREPARED_BYTE * schema.bytes_of_text as u64).is_some()
+        && let Ok(registry) = Registry::new().add(NAME, &schema.json).and_then(|registry| registry.prepare())
+    {
+        let mut naming =
+            Naming { schema, registry: &registry, validators: HashMap::new(), found: Vec::new(), budget };
+        naming.take_apart(root, data, "data");
+        compiled = naming.validators.values().flatten().count();
+        (found, budget) = (naming.found, naming.budget);
+    }
+    if found.is_empty() {
+        found.push(unnamed("data"));
+    }
+    (found, Work { steps: MAX_STEPS - budget.left(), compiled })
 }
 
-/// The same, with the steps that were taken.
-pub(super) fn count(schema: &Schema, data: &Value, bytes: usize) -> (Vec<FieldError>, u64) {
-    let mut naming = Naming { root: &schema.json, found: Vec::new(), left: MAX_STEPS };
-    if naming.spend(schema.cost.naming_steps(bytes)) {
-        naming.tell(&schema.validator, data, "data");
-    } else {
-        naming.take_apart(&schema.json, data, "data");
-    }
-    if naming.found.is_empty() {
-        naming.found.push(unnamed("data"));
-    }
-    (naming.found, MAX_STEPS - naming.left)
+/// What was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Work {
+    /// Steps that were taken.
+    pub(super) steps: u64,
+    /// Parts that were compiled.
+    pub(super) compiled: usize,
 }
 
 struct Naming<'a> {
-    root: &'a Value,
+    schema: &'a Schema,
+    registry: &'a Registry<'a>,
+    /// Of each part, by its place; `None`: it is too large.
+    validators: HashMap<&'a str, Option<Rc<Validator>>>,
     found: Vec<FieldError>,
-    left: u64,
+    budget: Budget,
 }
 
 impl<'a> Naming<'a> {
-    /// True where so many steps are left, which are then gone.
-    fn spend(&mut self, steps: u64) -> bool {
-        let rest = self.left.checked_sub(steps);
-        self.left = rest.unwrap_or(self.left);
-        rest.is_some()
-    }
-
-    fn is_done(&self) -> bool {
-        self.found.len() >= MAX_VIOLATIONS
-    }
-
-    fn tell(&mut self, validator: &jsonschema::Validator, value: &Value, path: &str) {
-        let room = MAX_VIOLATIONS.saturating_sub(self.found.len());
-        let violations = validator.iter_errors(value).take(room);
-        self.found.extend(
-            violations.map(|error| FieldError { field: path_of(path, &error), message: message(&error) }),
-        );
-    }
-
     /// Names what is wrong with one value by a part of the schema, if that part is violated at all.
-    fn part(&mut self, schema: &'a Value, value: &Value, path: &str) {
-        let whole = self.standalone(schema);
-        let Ok(cost) = Cost::of(&whole) else { return };
-        if !self.spend(cost.nodes as u64) {
+    fn part(&mut self, part: &'a Part, value: &Value, path: &str) {
+        if self.is_done() || self.budget.spend(LOOK).is_none() {
             return;
         }
-        let Ok(validator) = build(&whole) else { return };
-        self.with(&validator, cost, schema, value, path);
-    }
-
-    fn with(
-        &mut self,
-        validator: &jsonschema::Validator,
-        cost: Cost,
-        schema: &'a Value,
-        value: &Value,
-        path: &str,
-    ) {
-        if self.is_done() || !self.spend(1) || validator.is_valid(value) {
+        let Some(validator) = self.validator(part) else { return };
+        if self.budget.spend_on(Task::Check, part, value).is_none() || validator.is_valid(value) {
             return;
         }
-        if self.spend(cost.naming_steps(size(value))) {
-            self.tell(validator, value, path);
+        if self.budget.spend_on(Task::Name, part, value).is_some() {
+            tell(&mut self.found, &validator, value, path);
             return;
         }
         let before = self.found.len();
-        self.take_apart(schema, value, path);
+        self.take_apart(part, value, path);
         if self.found.len() == before {
             self.found.push(unnamed(path));
         }
     }
 
-    /// Goes on with the parts of a schema that apply to parts of the value.
-    fn take_apart(&mut self, schema: &'a Value, value: &Value, path: &str) {
-        let Some(keywords) = schema.as_object() else { return };
-        if let Some(target) = self.referred(keywords) {
+    /// Goes on with the parts of a part that must be satisfied by the value, or by parts of it.
+    fn take_apart(&mut self, part: &'a Part, value: &Value, path: &str) {
+        // In older drafts a reference stands for all.
+        if let Some((_, target)) = part.others.iter().find(|(applies, _)| *applies == Applies::ByReference) {
             return self.part(target, value, path);
         }
-        for schema in keywords.get("allOf").and_then(Value::as_array).into_iter().flatten() {
-            self.part(schema, value, path);
+        for (applies, part) in &part.others {
+            match (applies, value) {
+                (Applies::Always, value) => self.part(part, value, path),
+                (Applies::ToItems, Value::Array(items)) => {
+                    for (index, item) in items.iter().enumerate() {
+                        if self.is_done() {
+                            return;
+                        }
+                        self.part(part, item, &format!("{path}[{index}]"));
+                    }
+                }
+                _ => {}
+            }
         }
-        if let (Some(Value::Object(properties)), Value::Object(object)) = (keywords.get("properties"), value)
-        {
+        if let Value::Object(object) = value {
             for (name, value) in object {
-                if self.is_done() || self.left == 0 {
+                if self.is_done() {
                     return;
                 }
-                if let Some(schema) = properties.get(name) {
-                    self.part(schema, value, &format!("{path}.{}", shortened(name)));
+                if let Some(part) = part.properties.get(name) {
+                    let name: String = name.chars().take(100).collect();
+                    self.part(part, value, &format!("{path}.{name}"));
                 }
             }
         }
-        if let (Some(schema @ Value::Object(_)), Value::Array(items)) = (keywords.get("items"), value) {
-            self.items(schema, items, path);
-        }
     }
 
-    fn items(&mut self, schema: &'a Value, items: &[Value], path: &str) {
-        let whole = self.standalone(schema);
-        let Ok(cost) = Cost::of(&whole) else { return };
-        if !self.spend(cost.nodes as u64) {
-            return;
-        }
-        let Ok(validator) = build(&whole) else { return };
-        for (index, item) in items.iter().enumerate() {
-            if self.is_done() || self.left == 0 {
-                return;
-            }
-            self.with(&validator, cost, schema, item, &format!("{path}[{index}]"));
-        }
+    fn is_done(&self) -> bool {
+        self.found.len() >= MAX_VIOLATIONS || self.budget.left() < LOOK
     }
 
-    fn referred(&self, keywords: &Map<String, Value>) -> Option<&'a Value> {
-        self.root.pointer(keywords.get("$ref")?.as_str()?.strip_prefix('#')?)
+    fn validator(&mut self, part: &'a Part) -> Option<Rc<Validator>> {
+        if let Some(known) = self.validators.get(part.pointer.as_str()) {
+            return known.clone();
+        }
+        let is_affordable = self.budget.spend(part.compilation_steps()).is_some();
+        let validator = is_affordable.then(|| self.compile(part)).flatten().map(Rc::new);
+        self.validators.insert(&part.pointer, validator.clone());
+        validator
     }
 
-    /// A part of the schema with what its references may lead to.
-    fn standalone(&self, schema: &Value) -> Value {
-        let Value::Object(keywords) = schema else { return json!({"allOf": [schema]}) };
-        let mut whole = keywords.clone();
-        for shared in ["$schema", "$defs", "definitions"] {
-            if let Some(value) = self.root.get(shared) {
-                whole.entry(shared).or_insert_with(|| value.clone());
-            }
+    /// Compiles what a reference to the part leads to. Its patterns have been compiled with the whole.
+    fn compile(&self, part: &Part) -> Option<Validator> {
+        let pointer: Vec<String> = part
+            .pointer
+            .split('/')
+            .map(|name| utf8_percent_encode(name, NON_ALPHANUMERIC).to_string())
+            .collect();
+        let mut reference = Map::new();
+        reference.insert("$ref".to_owned(), format!("{NAME}#{}", pointer.join("/")).into());
+        if let Some(draft) = self.schema.json.get("$schema") {
+            reference.insert("$schema".to_owned(), draft.clone());
         }
-        Value::Object(whole)
+        options(&self.schema.patterns).with_registry(self.registry).build(&reference.into()).ok()
     }
+}
+
+fn tell(found: &mut Vec<FieldError>, validator: &Validator, value: &Value, path: &str) {
+    let room = MAX_VIOLATIONS.saturating_sub(found.len());
+    let violations = validator.iter_errors(value).take(room);
+    found.extend(violations.map(|error| FieldError {
+        field: path_of(path, error.instance_path().as_str()),
+        message: message(&error),
+    }));
 }
 
 fn unnamed(path: &str) -> FieldError {
     let message = "violates the schema of its type in more ways than can be told here".to_owned();
     FieldError { field: path.to_owned(), message }
-}
-
-fn shortened(name: &str) -> String {
-    name.chars().take(100).collect()
-}
-
-/// About how many bytes a value takes as text; no less than two for each value in it.
-fn size(value: &Value) -> usize {
-    match value {
-        Value::Array(items) => 2 + items.iter().map(|item| size(item) + 1).sum::<usize>(),
-        Value::Object(entries) => {
-            2 + entries.iter().map(|(name, value)| name.len() + size(value) + 4).sum::<usize>()
-        }
-        Value::String(text) => text.len() + 2,
-        _ => 2,
-    }
 }

@@ -1,5 +1,3 @@
-use std::time::Instant;
-
 use serde_json::{Value, json};
 
 use super::*;
@@ -9,7 +7,7 @@ fn compile(schema: &Value) -> Result<Arc<Schema>, FieldError> {
 }
 
 fn violations(schema: &Value, data: &str) -> Vec<(String, String)> {
-    match compile(schema).expect("a schema").check_here(data) {
+    match compile(schema).expect("a schema").check_apart(data).expect("few steps") {
         Checked::Satisfied => Vec::new(),
         Checked::Violated(errors) => errors.into_iter().map(|error| (error.field, error.message)).collect(),
     }
@@ -56,14 +54,18 @@ fn what_is_no_schema_is_refused_with_its_path() {
     for (schema, field) in [
         (json!({"type": "objekt"}), "type"),
         (json!({"properties": {"a": {"minimum": "1"}}}), "properties.a.minimum"),
-        (json!({"properties": {"a": {"pattern": "("}}}), ""),
-        (json!({"properties": {"a": {"pattern": "(?=a)b"}}}), ""),
-        (json!({"pattern": r"(\w{1000}){1000}"}), ""),
+        (json!({"properties": {"a": {"pattern": "("}}}), "properties.a.pattern"),
+        (json!({"properties": {"a": {"pattern": "(?=a)b"}}}), "properties.a.pattern"),
+        (json!({"patternProperties": {"(.)\\1": {}}}), r"patternProperties.(.)\1"),
+        (json!({"pattern": r"(\w{1000}){1000}"}), "pattern"),
         (json!({"$schema": "https://example.com/other"}), ""),
         (json!({"$ref": "https://example.com/x"}), "$ref"),
         (json!({"items": {"$ref": "#/$defs/nothing"}}), "items.$ref"),
         (json!({"items": {"$ref": "#"}}), "items.$ref"),
-        (json!({"$ref": "#/$defs/a", "$defs": {"a": {"items": {"$ref": "#/$defs/a"}}}}), "$ref.items.$ref"),
+        (
+            json!({"$ref": "#/$defs/a", "$defs": {"a": {"items": {"$ref": "#/$defs/a"}}}}),
+            "$defs.a.items.$ref",
+        ),
         (json!({"$dynamicRef": "#a"}), "$dynamicRef"),
         (json!({"properties": {"a": {"$id": "x"}}}), "properties.a.$id"),
     ] {
@@ -97,7 +99,6 @@ fn bomb(levels: usize, keyword: &str) -> Value {
 
 #[test]
 fn what_costs_too_much_is_refused_before_it_is_compiled() {
-    let began = Instant::now();
     for keyword in ["allOf", "anyOf", "oneOf"] {
         compile(&bomb(5, keyword)).expect("a small one");
         for levels in [20, 1_000] {
@@ -111,20 +112,68 @@ fn what_costs_too_much_is_refused_before_it_is_compiled() {
     assert!(compile(&deep).err().is_some_and(|error| error.message.contains("nested deeper")));
     let patterns: serde_json::Map<_, _> = (0..51).map(|n| (format!("^p{n}"), json!({}))).collect();
     assert!(compile(&json!({"patternProperties": patterns})).is_err());
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+/// Steps to check data.
+fn steps(schema: &Value, data: &Value) -> u64 {
+    let parts = Parts::of(schema).expect("a schema");
+    let mut budget = Budget::new(u64::MAX);
+    budget.spend_on(Task::Check, &parts.root, data).expect("no limit");
+    u64::MAX - budget.left()
 }
 
 #[test]
-fn the_steps_of_a_check_are_counted_before_it_is_done() {
-    let cost = |schema: Value| Cost::of(&schema).expect("a schema");
-    let flat = cost(
-        json!({"properties": {"a": {"type": "string"}, "b": {"$ref": "#/$defs/b"}}, "$defs": {"b": {}}}),
-    );
-    assert_eq!((flat.nodes, flat.steps(0), flat.steps(1_000_000)), (4, 4, 4));
-    let listed = cost(json!({"items": {"properties": {"a": {}, "b": {"pattern": "x"}}}}));
-    assert_eq!((listed.steps(0), listed.steps(2_000)), (1, 1 + 5 * 1_000));
-    let twice = cost(json!({"allOf": [{}, {}], "unevaluatedProperties": {"not": {}}}));
-    assert_eq!(twice.steps(2), 1 + 2 * 2 + 2 * 2);
+fn a_check_costs_what_the_schema_does_with_the_data() {
+    let flat =
+        json!({"properties": {"a": {"type": "string"}, "b": {"$ref": "#/$defs/b"}}, "$defs": {"b": {}}});
+    assert_eq!(steps(&flat, &json!(1)), 2);
+    assert_eq!(steps(&flat, &json!({"c": vec![1; 1_000]})), 2 + 2 * 4);
+    assert_eq!(steps(&flat, &json!({"b": 1})), 2 + 2 * 4 + 2 * 2);
+    let listed = json!({"items": {"anyOf": [{}, {"type": "null"}]}});
+    assert_eq!(steps(&listed, &json!(vec![1; 1_000])), 2 + 3 * 2 * 1_000);
+    let names = json!({"items": {"required": vec!["a"; 1_000]}});
+    assert_eq!(steps(&names, &json!([{}, {}])), 2 + 2 * (2 + 4), "the first that is missing ends it");
+}
+
+#[test]
+fn a_pattern_costs_its_states_for_each_byte() {
+    let schema = |pattern: &str| json!({"properties": {"x": {"pattern": pattern}}});
+    let cost = |pattern: &str, length: usize| {
+        steps(&schema(pattern), &json!({"x": "a".repeat(length)}))
+            - steps(&schema(pattern), &json!({"x": ""}))
+    };
+    let hostile = format!("(?:{})+[b-z]", "a?".repeat(2_000));
+    assert!(cost(&hostile, 16) >= 16 * 4_000, "{}", cost(&hostile, 16));
+    assert_eq!(cost(&hostile, 16_000), 1_000 * cost(&hostile, 16));
+    for (pattern, most) in [
+        ("^in_[0-9]+$", 20),
+        (r"^[^@\s]+@[^@\s]+\.[^@\s]+$", 200),
+        (r"^.{1,255}$", 2),
+        (r"^[\p{L}\p{M}' -]{1,50}$", 2),
+        (r"^\p{L}+$", 2_000),
+    ] {
+        assert!(cost(pattern, 160) <= 160 * most + 10, "{pattern}: {}", cost(pattern, 160));
+    }
+    let by_name = json!({"patternProperties": {&hostile: {}}});
+    assert!(steps(&by_name, &json!({"aaaaaaaaaaaaaaaa": 1})) >= 16 * 4_000);
+    let of_names = json!({"propertyNames": {"anyOf": [{"pattern": hostile}, {}]}});
+    assert!(steps(&of_names, &json!({"aaaaaaaaaaaaaaaa": 1})) >= 16 * 4_000);
+}
+
+#[test]
+fn what_else_depends_on_the_data_is_counted_too() {
+    let object: Value = (0..1_000).map(|number| (format!("n{number}"), json!(1))).collect();
+    let branches = vec![json!({"properties": {"other": {}}}); 100];
+    // Each branch marks which properties it evaluates.
+    let marked = json!({"anyOf": branches, "unevaluatedProperties": {}});
+    assert!(steps(&marked, &object) >= 100 * 1_000);
+    let text = json!("a".repeat(16_000));
+    assert!(steps(&json!({"allOf": vec![json!({"maxLength": 1}); 100]}), &text) >= 100 * 1_000);
+    assert!(steps(&json!({"format": "uri"}), &text) >= 16_000);
+    let nested = json!([[[["a".repeat(1_000)]]]]);
+    assert!(steps(&json!({"uniqueItems": true}), &nested) >= 1_000);
+    let remainders = json!({"items": {"multipleOf": 0.1}});
+    assert!(steps(&remainders, &json!(vec![1.7e308; 100])) >= 100 * 400);
 }
 
 #[tokio::test]
@@ -134,17 +183,47 @@ async fn a_costly_check_takes_its_turn_and_too_costly_a_one_is_refused() {
     let list = |count: usize| format!(r#"{{"list":[{}1]}}"#, "1,".repeat(count));
     let check = async |count| wide.check(&Party::Admin, &list(count)).await;
     assert!(matches!(check(10).await, Ok(Checked::Satisfied)));
-    assert!(wide.cost.steps(list(10_000).len()) > MAX_STEPS_HERE);
-    assert!(matches!(check(10_000).await, Ok(Checked::Satisfied)));
+    assert_eq!(wide.is_satisfied_by(&data::approximate(&list(2_000)), MAX_STEPS_HERE), None);
+    assert!(matches!(check(2_000).await, Ok(Checked::Satisfied)));
     assert_eq!(check(20_000).await.err().expect("a refusal").code, "schema_too_costly");
 }
 
-/// What is named of a small event that violates a schema in very many ways, and how many steps that took.
-fn named(schema: &Value, data: &str) -> (Vec<String>, u64) {
+#[tokio::test]
+async fn an_event_for_which_a_pattern_costs_too_much_is_refused() {
+    let pattern = format!("(?:{})+[b-z]", "a?".repeat(2_000));
+    let schema =
+        compile(&json!({"properties": {"x": {"anyOf": [{"pattern": pattern}, {}]}}})).expect("a schema");
+    let data = |length: usize| json!({"x": "a".repeat(length)}).to_string();
+    let check = async |length| schema.check(&Party::Admin, &data(length)).await;
+    assert!(matches!(check(100).await, Ok(Checked::Satisfied)));
+    assert_eq!(schema.is_satisfied_by(&data::approximate(&data(100)), MAX_STEPS_HERE), None, "not inline");
+    assert_eq!(check(48_000).await.err().expect("a refusal").code, "schema_too_costly");
+}
+
+#[test]
+fn patterns_that_are_too_large_together_are_refused() {
+    let patterns = |count: usize, repeated: usize| {
+        let pattern = |number| format!("(?:{})+[b-z]{number}", "a?".repeat(repeated));
+        let patterns: Vec<_> = (0..count).map(|number| json!({"pattern": pattern(number)})).collect();
+        compile(&json!({"allOf": patterns})).err().map(|error| (error.field, error.message))
+    };
+    assert_eq!(patterns(40, 20), None);
+    let (field, message) = patterns(48, 150).expect("a refusal");
+    assert!(message.contains("20000 states"), "{message}");
+    assert!(field.starts_with("allOf["), "{field}");
+    // Reading them costs something even where nothing comes of it.
+    for unread in [r"(?i)\pL{0}".repeat(250), r"\pL{0}".repeat(3_000)] {
+        let message = compile(&json!({"pattern": unread})).err().expect("a refusal").message;
+        assert!(message.contains("16384 characters"), "{message}");
+    }
+}
+
+/// What is named of a small event that violates a schema in very many ways, and what that took.
+fn named(schema: &Value, data: &str) -> (Vec<String>, naming::Work) {
     let schema = compile(schema).expect("a schema");
     let value = serde_json::from_str(data).expect("JSON");
-    let (violations, steps) = naming::count(&schema, &value, data.len());
-    (violations.into_iter().map(|violation| violation.field).collect(), steps)
+    let (violations, work) = naming::violations(&schema, &value);
+    (violations.into_iter().map(|violation| violation.field).collect(), work)
 }
 
 #[test]
@@ -159,9 +238,9 @@ fn the_first_violations_are_named_in_bounded_steps_whatever_the_schema() {
         (0..2_000).map(|number| (format!("n{number}"), never.clone())).collect();
     let wide = json!({"properties": {"list": {"items": {"properties": many}}}});
     for (what, schema) in [("required", &required), ("branches", &branches), ("wide", &wide)] {
-        for count in [1, 130, 4_000] {
-            let (fields, steps) = named(schema, &items(count));
-            assert!(steps <= naming::MAX_STEPS, "{what} {count}: {steps}");
+        for count in [1, 130, 2_000] {
+            let (fields, work) = named(schema, &items(count));
+            assert!(work.steps <= MAX_STEPS, "{what} {count}: {work:?}");
             if what != "wide" {
                 assert_eq!(fields[0], "data.list[0]", "{what} {count}");
                 assert!(fields.len() <= MAX_VIOLATIONS);
@@ -180,4 +259,39 @@ fn where_not_all_can_be_named_what_can_be_is() {
     let (fields, _) = named(&schema, r#"{"id":1,"list":[5,{},{},{}]}"#);
     assert_eq!(fields.iter().filter(|field| *field == "data.id").count(), 1);
     assert!(fields.iter().any(|field| field == "data.list[1]"), "{fields:?}");
+}
+
+#[test]
+fn each_part_is_compiled_once_however_many_values_it_is_asked_about() {
+    let unused: serde_json::Map<_, _> = (0..3_600).map(|number| (format!("f{number}"), json!({}))).collect();
+    let names: Vec<_> = (0..800).map(|number| format!("{number:x}")).collect();
+    let items =
+        |all: usize| json!({"allOf": vec![json!({}); all], "anyOf": [{"items": {"required": names}}]});
+    let schema = |all| json!({"$defs": unused, "properties": {"z": {"items": items(all)}}});
+    let data = json!({"z": vec![vec![json!({}); 60]; 12]}).to_string();
+    let (fields, work) = named(&schema(3), &data);
+    assert_eq!(work.compiled, 1 + 1 + 3, "{work:?}");
+    assert_eq!((fields.len(), fields[0].as_str()), (12, "data.z[0]"));
+    let (_, work) = named(&schema(1_600), &data);
+    assert!(work.steps <= MAX_STEPS && work.compiled <= 1_602, "{work:?}");
+}
+
+#[test]
+fn parts_are_named_wherever_they_are_in_the_schema() {
+    let names: Vec<_> = (0..6_500).map(|number| format!("n{number}")).collect();
+    let schema = json!({
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "$id": "https://example.com/a",
+        "properties": {
+            "x y%": {"$ref": "#/properties/a~1b"},
+            "a/b": {"properties": {"é~": {"type": "integer", "pattern": "^x"}}},
+            "list": {"items": {"$ref": "#/properties/a~1b"}},
+            "z": {"items": {"required": names}},
+        },
+    });
+    let data = json!({"z": vec![json!({}); 10], "x y%": {"é~": ""}, "list": [{}, {"é~": ""}]});
+    let (fields, _) = named(&schema, &data.to_string());
+    for field in ["data.x y%.é~", "data.list[1].é~"] {
+        assert!(fields.iter().any(|other| other == field), "{field}: {fields:?}");
+    }
 }

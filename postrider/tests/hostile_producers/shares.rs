@@ -113,3 +113,21 @@ async fn a_schema_that_one_event_violates_in_a_million_ways_harms_nobody() {
     }
     scene.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_for_which_a_pattern_costs_too_much_is_refused_and_harms_nobody() {
+    let scene = Scene::new().await;
+    let pattern = format!("(?:{})+[b-z]", "a?".repeat(2_000));
+    let schema = json!({"properties": {"x": {"anyOf": [{"pattern": pattern}, {}]}}});
+    scene.producer.post("/v1/event-types", &json!({"name": "a", "json_schema": schema})).await;
+    let event = |length: usize| {
+        let body = json!({"event_type": "a", "data": {"x": "a".repeat(length)}}).to_string();
+        async { scene.event().body(body).send().await.expect("a response") }
+    };
+    for response in join_all((0..8).map(|_| event(48_000))).await {
+        let problem = crate::scene::problem_in(response, "a costly pattern").await;
+        assert_eq!(problem["code"], "schema_too_costly");
+    }
+    assert_eq!(event(100).await.status(), 202);
+    scene.finish().await;
+}

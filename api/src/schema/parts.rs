@@ -1,0 +1,296 @@
+//! The parts of a schema with every reference followed, and how many there may be: looked at before anything is
+//! compiled.
+
+use std::collections::HashMap;
+
+use serde_json::{Map, Value};
+
+use super::cost::{Applies, Part};
+use super::{path_of, pattern};
+use crate::web::problem::FieldError;
+
+/// Subschemas, with every reference followed.
+const MAX_PARTS: u64 = 5_000;
+/// How deep they may be nested; `data` is no deeper.
+const MAX_DEPTH: usize = 64;
+/// Patterns, with every reference followed.
+const MAX_PATTERNS: usize = 50;
+/// Characters of all patterns that differ.
+const MAX_PATTERN_LENGTH: usize = 16_384;
+/// States of all patterns that differ, when they are compiled.
+const MAX_PATTERN_STATES: u64 = 20_000;
+/// Steps that `multipleOf` takes where a number needs exact fractions.
+const EXACT_REMAINDER: u64 = 400;
+
+/// Bytes that a compiled subschema takes, a pattern with what it remembers of sets of states, and a state.
+const PART_BYTES: u64 = 1_536;
+const PATTERN_BYTES: u64 = 131_072;
+const STATE_BYTES: u64 = 64;
+
+/// What a schema is made of.
+pub(super) struct Parts {
+    /// The whole.
+    pub(super) root: Part,
+    /// Subschemas.
+    pub(super) parts: u64,
+    /// Patterns that differ.
+    patterns: usize,
+    /// Their states.
+    states: u64,
+}
+
+impl Parts {
+    /// About how many bytes they take when they are compiled, at most.
+    pub(super) fn bytes(&self) -> u64 {
+        self.parts * PART_BYTES + self.patterns as u64 * PATTERN_BYTES + self.states * STATE_BYTES
+    }
+
+    /// Takes a schema apart.
+    ///
+    /// # Errors
+    /// With what is not allowed, or too much.
+    pub(super) fn of(schema: &Value) -> Result<Self, FieldError> {
+        let mut reader = Reader {
+            schema,
+            parts: 0,
+            patterns: 0,
+            pattern_length: 0,
+            states: HashMap::new(),
+            followed: Vec::new(),
+            depth: 0,
+        };
+        let root = reader.part(schema, String::new(), Weight { times: 1, levels: 1 })?;
+        let parts = reader.parts;
+        let (patterns, states) = (reader.states.len(), reader.states.values().sum());
+        Ok(Self { root, parts, patterns, states })
+    }
+}
+
+/// See [`Part::times`] and [`Part::levels`].
+#[derive(Clone, Copy)]
+struct Weight {
+    times: u64,
+    levels: u64,
+}
+
+struct Reader<'a> {
+    schema: &'a Value,
+    parts: u64,
+    patterns: usize,
+    pattern_length: usize,
+    /// Of each pattern that was seen.
+    states: HashMap<&'a str, u64>,
+    /// The references that lead to where it is.
+    followed: Vec<&'a str>,
+    depth: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn part(&mut self, schema: &'a Value, pointer: String, weight: Weight) -> Result<Part, FieldError> {
+        self.parts += 1;
+        if self.parts > MAX_PARTS {
+            let message = format!("has more than {MAX_PARTS} subschemas when every `$ref` is followed");
+            return Err(mistake("", message));
+        }
+        let mut part = Part { pointer, steps: 2, violations: 1, ..Part::default() };
+        (part.times, part.levels) = (weight.times, weight.levels);
+        let Value::Object(keywords) = schema else { return Ok(part) };
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            let message = format!("is nested deeper than {MAX_DEPTH} levels when every `$ref` is followed");
+            return Err(mistake(&part.pointer, message));
+        }
+        if keywords.contains_key("unevaluatedProperties") || keywords.contains_key("unevaluatedItems") {
+            part.times = part.times.saturating_mul(2);
+        }
+        // Any keyword may be violated.
+        part.violations = keywords.len().max(1) as u64;
+        for (keyword, value) in keywords {
+            let pointer = join(&part.pointer, keyword);
+            self.keyword(&mut part, keyword, value, pointer)?;
+        }
+        self.depth -= 1;
+        Ok(part)
+    }
+
+    fn keyword(
+        &mut self,
+        part: &mut Part,
+        keyword: &str,
+        value: &'a Value,
+        pointer: String,
+    ) -> Result<(), FieldError> {
+        match (keyword, value) {
+            ("$ref", Value::String(reference)) => self.follow(part, reference, &pointer)?,
+            ("$dynamicRef" | "$recursiveRef" | "$anchor" | "$dynamicAnchor" | "$recursiveAnchor", _) => {
+                return Err(mistake(&pointer, "is not supported; use `$ref` with `#/…`".to_owned()));
+            }
+            ("$id" | "id", Value::String(_)) if self.depth > 1 => {
+                return Err(mistake(&pointer, "is supported at the top only".to_owned()));
+            }
+            ("properties", Value::Object(properties)) => {
+                for (name, schema) in properties {
+                    let child = self.part(schema, join(&pointer, name), part.weight())?;
+                    part.properties.insert(name.clone(), child);
+                }
+            }
+            ("dependentSchemas" | "dependencies" | "dependentRequired", Value::Object(map)) => {
+                self.each(part, map, &pointer, Applies::Perhaps)?;
+            }
+            ("patternProperties", Value::Object(map)) => {
+                for pattern in map.keys() {
+                    // `additionalProperties` asks once more which names match.
+                    part.name_steps += 2 * self.pattern(pattern, &join(&pointer, pattern))?;
+                }
+                self.each(part, map, &pointer, Applies::ToMembers)?;
+            }
+            ("pattern", Value::String(pattern)) => part.text_steps += self.pattern(pattern, &pointer)?,
+            // One of those that hold a text takes no more than one step for each byte; the others parse it.
+            ("format", _) => part.text_steps += 1,
+            ("contentMediaType" | "contentEncoding", _) => part.text_steps += 4,
+            ("items", Value::Object(_)) => self.any(part, value, pointer, Applies::ToItems)?,
+            ("items" | "prefixItems" | "additionalItems" | "unevaluatedItems" | "contains", _) => {
+                self.any(part, value, pointer, Applies::ToSomeItems)?;
+            }
+            ("additionalProperties" | "unevaluatedProperties", _) => {
+                self.any(part, value, pointer, Applies::ToMembers)?;
+            }
+            ("propertyNames", _) => self.any(part, value, pointer, Applies::ToNames)?,
+            ("allOf", _) => self.any(part, value, pointer, Applies::Always)?,
+            ("anyOf" | "oneOf" | "not" | "if" | "then" | "else", _) => {
+                self.any(part, value, pointer, Applies::Perhaps)?;
+            }
+            ("required", Value::Array(names)) => part.names(names.len()),
+            // A value is compared with each, as far as it is equal.
+            ("enum" | "const", value) => part.steps += value.to_string().len() as u64 / 4,
+            // All of an array is hashed, or compared if it is short.
+            ("uniqueItems", Value::Bool(true)) => part.array_steps = 4,
+            ("multipleOf", _) => part.steps += EXACT_REMAINDER,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn each(
+        &mut self,
+        part: &mut Part,
+        map: &'a Map<String, Value>,
+        pointer: &str,
+        applies: Applies,
+    ) -> Result<(), FieldError> {
+        for (name, value) in map {
+            match value {
+                // Names that another one calls for.
+                Value::Array(names) => part.names(names.len()),
+                schema => self.child(part, schema, join(pointer, name), applies)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn any(
+        &mut self,
+        part: &mut Part,
+        value: &'a Value,
+        pointer: String,
+        applies: Applies,
+    ) -> Result<(), FieldError> {
+        match value {
+            Value::Array(schemas) => {
+                for (index, schema) in schemas.iter().enumerate() {
+                    self.child(part, schema, format!("{pointer}/{index}"), applies)?;
+                }
+                Ok(())
+            }
+            schema => self.child(part, schema, pointer, applies),
+        }
+    }
+
+    fn child(
+        &mut self,
+        part: &mut Part,
+        schema: &'a Value,
+        pointer: String,
+        applies: Applies,
+    ) -> Result<(), FieldError> {
+        let mut weight = part.weight();
+        weight.levels += u64::from(applies == Applies::Perhaps);
+        let child = self.part(schema, pointer, weight)?;
+        part.others.push((applies, child));
+        Ok(())
+    }
+
+    fn follow(&mut self, part: &mut Part, reference: &'a str, pointer: &str) -> Result<(), FieldError> {
+        let target = match reference.strip_prefix('#') {
+            Some(target) if !target.contains('%') => {
+                self.schema.pointer(target).map(|schema| (target, schema))
+            }
+            _ => None,
+        };
+        let Some((target, schema)) = target else {
+            let message =
+                "must name a part of this schema, such as `#/$defs/address`; nothing else is loaded";
+            return Err(mistake(pointer, message.to_owned()));
+        };
+        if reference == "#" || self.followed.contains(&reference) {
+            let message = "comes back to itself; what that may cost has no bound, so it is not supported";
+            return Err(mistake(pointer, message.to_owned()));
+        }
+        self.followed.push(reference);
+        self.child(part, schema, target.to_owned(), Applies::ByReference)?;
+        self.followed.pop();
+        Ok(())
+    }
+
+    /// Its steps for each byte of a text.
+    fn pattern(&mut self, pattern: &'a str, pointer: &str) -> Result<u64, FieldError> {
+        self.patterns += 1;
+        if self.patterns > MAX_PATTERNS {
+            let message =
+                format!("is one pattern too many: {MAX_PATTERNS} are the most, with every `$ref` followed");
+            return Err(mistake(pointer, message));
+        }
+        if let Some(states) = self.states.get(pattern) {
+            return Ok(*states);
+        }
+        self.pattern_length += pattern::length(pattern);
+        if self.pattern_length > MAX_PATTERN_LENGTH {
+            let message = format!(
+                "is too long: the patterns of a schema may have {MAX_PATTERN_LENGTH} characters together, and those \
+                 of one that has flags, such as `(?i)`, count eightfold"
+            );
+            return Err(mistake(pointer, message));
+        }
+        let states = pattern::size(pattern).map_err(|message| mistake(pointer, message.to_owned()))?;
+        self.states.insert(pattern, states);
+        if self.states.values().sum::<u64>() > MAX_PATTERN_STATES {
+            let message = format!(
+                "is too costly: the patterns of a schema may have {MAX_PATTERN_STATES} states together when they are \
+                 compiled; repeat less, or use smaller classes"
+            );
+            return Err(mistake(pointer, message));
+        }
+        Ok(states)
+    }
+}
+
+impl Part {
+    fn weight(&self) -> Weight {
+        Weight { times: self.times, levels: self.levels }
+    }
+
+    /// Each name that is missing is a violation.
+    fn names(&mut self, count: usize) {
+        self.names += count;
+        self.violations += count as u64;
+    }
+}
+
+/// A JSON pointer to something in what `pointer` leads to.
+fn join(pointer: &str, name: &str) -> String {
+    format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1"))
+}
+
+fn mistake(pointer: &str, message: String) -> FieldError {
+    FieldError { field: path_of("", pointer), message }
+}
