@@ -130,12 +130,9 @@ impl Attempts {
         caller.require(Scope::Read)?;
         let application = caller.listed_application(&app, application_id.0.as_ref()).await?;
         let after = cursor.0.map_or(0, number_in);
-        let listed =
-            attempts::list(&app.store, application, delivery_id.0, after, limit(&page_limit)).await?;
-        let (items, has_more) = listed.ok_or_else(|| Problem::not_found("delivery_not_found", "delivery"))?;
-        let last = items.last().map(|attempt| attempt.attempt_number);
-        let next_cursor = last.filter(|_| has_more).map(|number| cursor_after(number).to_string());
-        Ok(Found::new(Page { data: items.into_iter().map(Into::into).collect(), next_cursor }))
+        let page = attempts::list(&app.store, application, delivery_id.0, after, limit(&page_limit)).await?;
+        let page = page.ok_or_else(|| Problem::not_found("delivery_not_found", "delivery"))?;
+        Ok(Found::new(Page::with_cursor(page, cursor_after)))
     }
 }
 

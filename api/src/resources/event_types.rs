@@ -147,10 +147,7 @@ impl EventTypes {
         let with_archived = include_archived.0.unwrap_or_default();
         let page =
             event_types::list(&app.store, application, after, with_archived, limit(&page_limit)).await?;
-        Ok(Found::new(Page {
-            data: page.items.into_iter().map(Into::into).collect(),
-            next_cursor: page.next.map(|place| PlaceCursor(place).to_string()),
-        }))
+        Ok(Found::new(Page::with_cursor(page, PlaceCursor)))
     }
 
     /// Get an event type

@@ -1,5 +1,7 @@
 //! Lists: a page, and the cursor to the next.
 
+use std::fmt::Display;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use poem_openapi::Object;
@@ -24,11 +26,19 @@ pub(crate) struct Page<T: ParseFromJSON + ToJSON> {
 }
 
 impl<T: ParseFromJSON + ToJSON> Page<T> {
-    /// What was read, as it is answered.
+    /// A page of a list whose cursor is an id.
     pub(crate) fn of<I: Into<T>>(page: page::Page<I>) -> Self {
+        Self::with_cursor(page, Cursor)
+    }
+
+    /// A page of a list with a cursor of its own.
+    pub(crate) fn with_cursor<I: Into<T>, P, C: Display>(
+        page: page::Page<I, P>,
+        cursor: impl FnOnce(P) -> C,
+    ) -> Self {
         Self {
             data: page.items.into_iter().map(Into::into).collect(),
-            next_cursor: page.next.map(|id| Cursor(id).to_string()),
+            next_cursor: page.next.map(|place| cursor(place).to_string()),
         }
     }
 }
@@ -37,7 +47,7 @@ impl<T: ParseFromJSON + ToJSON> Page<T> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Cursor(pub(crate) Uuid);
 
-impl std::fmt::Display for Cursor {
+impl Display for Cursor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&URL_SAFE_NO_PAD.encode(self.0.as_bytes()))
     }
@@ -64,7 +74,7 @@ impl Parameter for Cursor {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PlaceCursor(pub(crate) Place);
 
-impl std::fmt::Display for PlaceCursor {
+impl Display for PlaceCursor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (application, name) = &self.0;
         f.write_str(&URL_SAFE_NO_PAD.encode([application.0.as_bytes(), name.as_bytes()].concat()))

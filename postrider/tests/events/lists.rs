@@ -199,3 +199,82 @@ async fn a_call_looks_at_a_bounded_number_of_rows_and_bytes() {
     services.stop().await;
     bed.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_every_list_are_bounded_in_bytes() {
+    const MAX_BYTES: usize = 5 << 20;
+    let bed = Bed::new().await;
+    let services = Services::api_alone(&bed, &[]).await;
+    let producer = Producer::new(services.api).await;
+    producer.publish("user.created", json!({})).await;
+    // Each list gets 200 items of 48 kB or more: 9.6 MB.
+    let large = "jsonb_build_object('a', repeat('x', 48000))";
+    let delivery = "insert into deliveries (id, application_id, event_id, endpoint_id, event_type, max_attempts)
+        select uuid_v7(), application_id, id, uuid_v7(), event_type, 250 from events where application_id = $1::text::uuid
+        returning id::text";
+    let sql = bed.sql().await;
+    let delivery: String =
+        sql.query_one(delivery, &[&producer.application_id]).await.expect("a delivery").get(0);
+    let endpoints = format!("/v1/applications/{}/endpoints?limit=250", producer.application_id);
+    let attempts = format!("/v1/deliveries/{delivery}/attempts?limit=250");
+    for (path, table, columns, values) in [
+        (
+            "/v1/audit-log?limit=250",
+            "audit_log",
+            "application_id, actor, action, resource_type, resource_id, after",
+            format!("owner, 'admin', 'a.b', 'a', n::text, {large}"),
+        ),
+        (
+            "/v1/event-types?limit=250",
+            "event_types",
+            "application_id, name, example",
+            format!("owner, 'n' || n, {large}"),
+        ),
+        (
+            "/v1/emit-rejections?limit=250",
+            "emit_rejections",
+            "application_id, application, event_type, data, idempotency_key, code, detail, errors, emitted_at",
+            "owner, 'a', 'b', '{}', n::text, 'c', 'd',
+             jsonb_build_array(jsonb_build_object('field', 'a', 'message', repeat('x', 48000))), now()"
+                .to_owned(),
+        ),
+        (
+            &endpoints,
+            "endpoints",
+            "application_id, url, metadata",
+            format!("owner, 'http://a.test/', {large}"),
+        ),
+        (
+            "/v1/replays?limit=250",
+            "replays",
+            "application_id, mode, event_types, created_before, cursor_id, end_id, status",
+            "owner, 'replay', array[repeat('x', 48000)], now(), uuid_v7(), uuid_v7(), 'completed'".to_owned(),
+        ),
+        (
+            "/v1/deliveries?limit=250",
+            "deliveries",
+            "id, application_id, event_id, endpoint_id, event_type, max_attempts, last_error",
+            "uuid_v7(), owner, uuid_v7(), uuid_v7(), 'a', 1, repeat('x', 48000)".to_owned(),
+        ),
+        (
+            &attempts,
+            "delivery_attempts",
+            "delivery_id, attempt_number, outcome, response_body",
+            // Six times as large in JSON.
+            format!("'{delivery}', n, 'failed', decode(repeat('01', 8000), 'hex')"),
+        ),
+    ] {
+        let before = pages(&producer, path).await.concat().len();
+        let insert = format!(
+            "insert into {table} ({columns})
+             select {values} from generate_series(1, 200) n, (select $1::text::uuid as owner) o"
+        );
+        sql.execute(&insert, &[&producer.application_id]).await.expect(path);
+        let all = pages(&producer, path).await;
+        assert_eq!(all.concat().len(), before + 200, "{path}");
+        let largest = all.iter().map(|page| json!(page).to_string().len()).max();
+        assert!(largest.is_some_and(|bytes| bytes < MAX_BYTES), "{path}: {largest:?} bytes");
+    }
+    services.stop().await;
+    bed.finish().await;
+}

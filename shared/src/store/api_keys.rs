@@ -6,7 +6,7 @@ use serde::Serialize;
 use tokio_postgres::Row;
 
 use super::audit::{self, Actor, Change};
-use super::page::Page;
+use super::page::{self, Page};
 use super::{Store, StoreError, applications};
 use crate::ids::{ApiKeyId, ApplicationId};
 
@@ -191,8 +191,9 @@ pub async fn list(
     let client = store.durable().await?;
     let statement = client.prepare_cached(LIST).await?;
     let below = cursor.map_or(uuid::Uuid::max(), |id| id.0);
-    let rows = client.query(&statement, &[&application, &below, &(i64::from(limit) + 1)]).await?;
-    Ok(Page::of_one_more(rows.iter().map(parse).collect(), limit as usize, |key| key.id.0))
+    let rows =
+        page::read(&client, &statement, &[&application, &below, &(i64::from(limit) + 1)], limit).await?;
+    Ok(Page::of(&rows, parse, |key| key.id.0))
 }
 
 const DELETE: &str = "-- api_keys.delete

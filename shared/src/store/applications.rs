@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::api_keys::{self, ApiKey, NewApiKey};
 use super::audit::{self, Actor, Change};
-use super::page::Page;
+use super::page::{self, Page};
 use super::{Store, StoreError, cleanups, ingest};
 use crate::ids::ApplicationId;
 
@@ -177,8 +177,8 @@ pub async fn list(
     let client = store.durable().await?;
     let statement = client.prepare_cached(LIST).await?;
     let below = cursor.map_or(Uuid::max(), |id| id.0);
-    let rows = client.query(&statement, &[&below, &(i64::from(limit) + 1)]).await?;
-    Ok(Page::of_one_more(rows.iter().map(parse).collect(), limit as usize, |application| application.id.0))
+    let rows = page::read(&client, &statement, &[&below, &(i64::from(limit) + 1)], limit).await?;
+    Ok(Page::of(&rows, parse, |application| application.id.0))
 }
 
 const TAKE_TURN: &str = "-- applications.take_turn

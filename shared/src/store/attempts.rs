@@ -2,7 +2,9 @@
 
 use chrono::{DateTime, Utc};
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
+use super::page::{self, Page};
 use super::{Store, StoreError};
 use crate::delivery::AttemptOutcome;
 use crate::ids::{ApplicationId, DeliveryId};
@@ -52,8 +54,8 @@ left join lateral (
 where d.id = $1 and ($2::uuid is null or d.application_id = $2)
 order by a.attempt_number";
 
-/// The attempts of a delivery after number `after`, oldest first, `limit` at most, and whether others
-/// follow; `None` where there is no such delivery, or it is not that of `application`.
+/// The attempts of a delivery after number `after`, oldest first, `limit` at most; `None` where there is no such
+/// delivery, or it is not that of `application`.
 ///
 /// # Errors
 /// When PostgreSQL does not answer.
@@ -63,18 +65,24 @@ pub async fn list(
     delivery: DeliveryId,
     after: i16,
     limit: u32,
-) -> Result<Option<(Vec<Attempt>, bool)>, StoreError> {
+) -> Result<Option<Page<Attempt, i16>>, StoreError> {
     let client = store.durable().await?;
     let statement = client.prepare_cached(LIST).await?;
-    let rows = client.query(&statement, &[&delivery, &application, &after, &(i64::from(limit) + 1)]).await?;
-    if rows.is_empty() {
+    let parameters: &[&(dyn ToSql + Sync)] = &[&delivery, &application, &after, &(i64::from(limit) + 1)];
+    let mut rows = page::read_weighed(&client, &statement, parameters, limit, weigh).await?;
+    if rows.rows.is_empty() {
         return Ok(None);
     }
-    let has_attempt = |row: &&Row| row.get::<_, Option<i16>>(1).is_some();
-    let mut attempts: Vec<Attempt> = rows.iter().filter(has_attempt).map(parse).collect();
-    let has_more = attempts.len() > limit as usize;
-    attempts.truncate(limit as usize);
-    Ok(Some((attempts, has_more)))
+    // A delivery without attempts is one row without an attempt.
+    rows.rows.retain(|row| row.get::<_, Option<i16>>(1).is_some());
+    Ok(Some(Page::of(&rows, parse, |attempt| attempt.attempt_number)))
+}
+
+/// JSON escapes control characters as six bytes each, and a receiver may send nothing else.
+fn weigh(row: &Row) -> usize {
+    let body: Option<&[u8]> = row.get(8);
+    let controls = body.unwrap_or_default().iter().filter(|byte| byte.is_ascii_control()).count();
+    row.raw_size_bytes() + 5 * controls
 }
 
 fn parse(row: &Row) -> Attempt {

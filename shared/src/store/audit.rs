@@ -5,9 +5,10 @@ use chrono::{DateTime, Utc};
 use deadpool_postgres::Transaction;
 use serde::Serialize;
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use super::page::{IdRange, MAX_SCANNED, Page};
+use super::page::{self, IdRange, MAX_SCANNED, Page};
 use super::{Store, StoreError};
 use crate::ids::{ApiKeyId, ApplicationId};
 
@@ -221,22 +222,18 @@ pub async fn list(
     let client = store.durable().await?;
     let sql = if filter.application_id.is_some() { LIST } else { LIST_ALL };
     let statement = client.prepare_cached(sql).await?;
-    let rows = client
-        .query(
-            &statement,
-            &[
-                &filter.application_id,
-                &range.above,
-                &range.below,
-                &filter.resource_id,
-                &filter.created_after,
-                &filter.created_before,
-                &(i64::from(limit) + 1),
-                &MAX_SCANNED,
-            ],
-        )
-        .await?;
-    Ok(Page::of_scan(&rows, limit as usize, parse, |entry| entry.id))
+    let parameters: &[&(dyn ToSql + Sync)] = &[
+        &filter.application_id,
+        &range.above,
+        &range.below,
+        &filter.resource_id,
+        &filter.created_after,
+        &filter.created_before,
+        &(i64::from(limit) + 1),
+        &MAX_SCANNED,
+    ];
+    let rows = page::read(&client, &statement, parameters, limit).await?;
+    Ok(Page::of_scan(&rows, parse, |entry| entry.id))
 }
 
 fn parse(row: &Row) -> Entry {

@@ -3,9 +3,10 @@
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use super::audit::{self, Actor, Change};
-use super::page::{IdRange, MAX_SCANNED, Page};
+use super::page::{self, IdRange, MAX_SCANNED, Page};
 use super::{Store, StoreError};
 use crate::delivery::DeliveryStatus;
 use crate::ids::{ApplicationId, DeliveryId, EndpointId, EventId};
@@ -212,26 +213,22 @@ pub async fn list(
         (None, None) => LIST_ALL,
     };
     let statement = client.prepare_cached(sql).await?;
-    let rows = client
-        .query(
-            &statement,
-            &[
-                &filter.application_id,
-                &filter.event_id,
-                &range.above,
-                &range.below,
-                &filter.statuses,
-                &filter.endpoint_ids,
-                &filter.event_types,
-                &filter.last_response_statuses,
-                &filter.created_after,
-                &filter.created_before,
-                &(i64::from(limit) + 1),
-                &MAX_SCANNED,
-            ],
-        )
-        .await?;
-    Ok(Page::of_scan(&rows, limit as usize, |row| parse(row, 2), |delivery| delivery.id.0))
+    let parameters: &[&(dyn ToSql + Sync)] = &[
+        &filter.application_id,
+        &filter.event_id,
+        &range.above,
+        &range.below,
+        &filter.statuses,
+        &filter.endpoint_ids,
+        &filter.event_types,
+        &filter.last_response_statuses,
+        &filter.created_after,
+        &filter.created_before,
+        &(i64::from(limit) + 1),
+        &MAX_SCANNED,
+    ];
+    let rows = page::read(&client, &statement, parameters, limit).await?;
+    Ok(Page::of_scan(&rows, |row| parse(row, 2), |delivery| delivery.id.0))
 }
 
 const RETRY: &str = "-- deliveries.retry

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::page::Page;
+use super::page::{self, Page};
 use super::{Store, StoreError};
 use crate::ids::{ApplicationId, EmitRejectionId};
 
@@ -75,8 +75,9 @@ pub async fn list(
     let sql = if application.is_some() { LIST } else { LIST_ALL };
     let statement = client.prepare_cached(sql).await?;
     let below = cursor.map_or(Uuid::max(), |id| id.0);
-    let rows = client.query(&statement, &[&application, &below, &(i64::from(limit) + 1)]).await?;
-    Ok(Page::of_one_more(rows.iter().map(parse).collect(), limit as usize, |rejection| rejection.id.0))
+    let rows =
+        page::read(&client, &statement, &[&application, &below, &(i64::from(limit) + 1)], limit).await?;
+    Ok(Page::of(&rows, parse, |rejection| rejection.id.0))
 }
 
 /// One rejection, with its data; `application` restricts it to that tenant's.

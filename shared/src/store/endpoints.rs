@@ -10,7 +10,7 @@ use tokio_postgres::Row;
 
 use super::audit::{self, Actor, Change};
 use super::headers::{self, StoredValue};
-use super::page::Page;
+use super::page::{self, Page};
 use super::stored_url::StoredUrl;
 use super::{Store, StoreError, applications, secrets};
 use crate::event_type;
@@ -311,8 +311,9 @@ pub async fn list(
     let client = store.durable().await?;
     let statement = client.prepare_cached(LIST).await?;
     let below = cursor.map_or(uuid::Uuid::max(), |id| id.0);
-    let rows = client.query(&statement, &[&application, &below, &(i64::from(limit) + 1)]).await?;
-    Ok(Page::of_one_more(rows.iter().map(parse).collect(), limit as usize, |endpoint| endpoint.id.0))
+    let rows =
+        page::read(&client, &statement, &[&application, &below, &(i64::from(limit) + 1)], limit).await?;
+    Ok(Page::of(&rows, parse, |endpoint| endpoint.id.0))
 }
 
 const UNKNOWN: &str = "-- endpoints.unknown

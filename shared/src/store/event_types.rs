@@ -3,9 +3,11 @@
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::audit::{self, Actor, Change};
+use super::page::{self, Page};
 use super::{Store, StoreError, applications};
 use crate::ids::ApplicationId;
 
@@ -50,15 +52,6 @@ pub struct EventTypeSettings {
 
 /// The place of an event type in a list: its application, then its name.
 pub type Place = (ApplicationId, String);
-
-/// Event types, and the place of the last one where others follow.
-#[derive(Debug, Clone)]
-pub struct EventTypePage {
-    /// The entries.
-    pub items: Vec<EventTypeEntry>,
-    /// Where the next page begins; `None`: this was the last one.
-    pub next: Option<Place>,
-}
 
 /// Event types that an application may have, archived ones included.
 pub const MAX_TYPES: i64 = 1_000;
@@ -181,23 +174,16 @@ pub async fn list(
     after: Option<&Place>,
     with_archived: bool,
     limit: u32,
-) -> Result<EventTypePage, StoreError> {
+) -> Result<Page<EventTypeEntry, Place>, StoreError> {
     let client = store.durable().await?;
     let sql = if application.is_some() { LIST } else { LIST_ALL };
     let statement = client.prepare_cached(sql).await?;
     let (after_application, after_name) =
         after.map_or((Uuid::nil(), ""), |(application, name)| (application.0, name));
-    let rows = client
-        .query(
-            &statement,
-            &[&application, &after_application, &after_name, &with_archived, &(i64::from(limit) + 1)],
-        )
-        .await?;
-    let mut items: Vec<_> = rows.iter().map(parse).collect();
-    let has_more = items.len() > limit as usize;
-    items.truncate(limit as usize);
-    let next = items.last().filter(|_| has_more).map(|last| (last.application_id, last.name.clone()));
-    Ok(EventTypePage { items, next })
+    let parameters: &[&(dyn ToSql + Sync)] =
+        &[&application, &after_application, &after_name, &with_archived, &(i64::from(limit) + 1)];
+    let rows = page::read(&client, &statement, parameters, limit).await?;
+    Ok(Page::of(&rows, parse, |entry| (entry.application_id, entry.name.clone())))
 }
 
 const UPDATE: &str = concat!(

@@ -2,14 +2,11 @@
 
 use chrono::{DateTime, Utc};
 use tokio_postgres::Row;
-use uuid::Uuid;
+use tokio_postgres::types::ToSql;
 
-use super::page::{IdRange, MAX_SCANNED, Page};
+use super::page::{self, IdRange, MAX_SCANNED, Page};
 use super::{Store, StoreError};
 use crate::ids::{ApplicationId, EventId};
-
-/// Bytes of payloads on one page, beyond which it ends early.
-pub const MAX_PAGE_BYTES: i64 = 4 << 20;
 
 /// Bytes of payloads, as they are stored, that one call looks at.
 const MAX_SCANNED_BYTES: i64 = 16 << 20;
@@ -85,8 +82,8 @@ pub async fn exists(
     Ok(client.query_one(&statement, &[&event, &application]).await?.get(0))
 }
 
-/// Looks at a bounded number of rows and bytes, newest first, and keeps what the filter matches, until the
-/// page or its bytes are full. `$scope` picks the index that is walked.
+/// Looks at a bounded number of rows and bytes, newest first, and keeps what the filter matches. `$scope` picks the
+/// index that is walked.
 macro_rules! list {
     ($name:literal, $scope:literal) => {
         concat!(
@@ -106,7 +103,7 @@ with scanned as materialized (
 seen as materialized (
     select *
     from scanned
-    where stored_bytes - pg_column_size(payload) < $11
+    where stored_bytes - pg_column_size(payload) < $10
 ),
 matched as materialized (
     select id, application_id, event_type, payload::text as data, idempotency_key, created_at, expunged_at
@@ -117,20 +114,15 @@ matched as materialized (
       and ($7::text is null or payload @> $7::text::jsonb and expunged_at is null)
     order by id desc
     limit $8
-),
-measured as materialized (
-    select id, sum(octet_length(data)) over (order by id desc) - octet_length(data) as bytes_before
-    from matched
 )
 select s.last_id, s.is_bounded, m.id, m.application_id, m.event_type, m.data, m.idempotency_key, m.created_at,
-       m.expunged_at, s.over_id
+       m.expunged_at
 from (
     select (select id from seen order by id limit 1) as last_id,
            (select count(*) = $9 from scanned) or (select count(*) from seen) < (select count(*) from scanned)
-               as is_bounded,
-           (select id from measured where bytes_before > $10 order by id desc limit 1) as over_id
+               as is_bounded
 ) s
-left join matched m on s.over_id is null or m.id > s.over_id
+left join matched m on true
 order by m.id desc"
         )
     };
@@ -139,8 +131,7 @@ order by m.id desc"
 const LIST: &str = list!("list", "application_id = $1");
 const LIST_ALL: &str = list!("list_all", "$1::uuid is null");
 
-/// A page of events, newest first. It ends early after [`MAX_SCANNED`] rows or 16 MiB looked at, or after
-/// [`MAX_PAGE_BYTES`] of payloads.
+/// A page of events, newest first. It ends early after [`MAX_SCANNED`] rows or 16 MiB looked at.
 ///
 /// # Errors
 /// When PostgreSQL does not answer; [`StoreError::is_data_error`] where `data_contains` is not JSON that it
@@ -155,28 +146,20 @@ pub async fn list(
     let client = store.durable().await?;
     let sql = if filter.application_id.is_some() { LIST } else { LIST_ALL };
     let statement = client.prepare_cached(sql).await?;
-    let rows = client
-        .query(
-            &statement,
-            &[
-                &filter.application_id,
-                &range.above,
-                &range.below,
-                &filter.event_types,
-                &filter.created_after,
-                &filter.created_before,
-                &filter.data_contains,
-                &(i64::from(limit) + 1),
-                &MAX_SCANNED,
-                &MAX_PAGE_BYTES,
-                &MAX_SCANNED_BYTES,
-            ],
-        )
-        .await?;
-    let page = Page::of_scan(&rows, limit as usize, |row| parse(row, 2), |event| event.id.0);
-    let is_cut = rows.first().is_some_and(|row| row.get::<_, Option<Uuid>>(9).is_some());
-    let last = page.items.last().map(|event| event.id.0);
-    Ok(Page { next: if is_cut { last } else { page.next }, ..page })
+    let parameters: &[&(dyn ToSql + Sync)] = &[
+        &filter.application_id,
+        &range.above,
+        &range.below,
+        &filter.event_types,
+        &filter.created_after,
+        &filter.created_before,
+        &filter.data_contains,
+        &(i64::from(limit) + 1),
+        &MAX_SCANNED,
+        &MAX_SCANNED_BYTES,
+    ];
+    let rows = page::read(&client, &statement, parameters, limit).await?;
+    Ok(Page::of_scan(&rows, |row| parse(row, 2), |event| event.id.0))
 }
 
 fn parse(row: &Row, first: usize) -> Event {

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::audit::{self, Actor, Change};
 use super::operational::{self, OperationalEvent, REPLAY_FINISHED};
-use super::page::Page;
+use super::page::{self, Page};
 use super::{Store, StoreError, applications, endpoints};
 use crate::delivery::{DeliveryStatus, ReplayMode, ReplayStatus};
 use crate::ids::{ApplicationId, EndpointId, ReplayId};
@@ -238,8 +238,9 @@ pub async fn list(
     let sql = if application.is_some() { LIST } else { LIST_ALL };
     let statement = client.prepare_cached(sql).await?;
     let below = cursor.map_or(Uuid::max(), |id| id.0);
-    let rows = client.query(&statement, &[&application, &below, &(i64::from(limit) + 1)]).await?;
-    Ok(Page::of_one_more(rows.iter().map(parse).collect(), limit as usize, |replay| replay.id.0))
+    let rows =
+        page::read(&client, &statement, &[&application, &below, &(i64::from(limit) + 1)], limit).await?;
+    Ok(Page::of(&rows, parse, |replay| replay.id.0))
 }
 
 /// What it has queued and nobody has begun to send is withdrawn as its turn comes: the claim sees to that.
