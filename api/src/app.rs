@@ -31,8 +31,12 @@ pub(crate) struct App {
     pub(crate) work: Shares<Party>,
     /// Requests that make many deliveries at once: one at a time.
     pub(crate) fan_outs: Shares<Party>,
+    /// Requests under way, whatever they wait for: how many.
+    pub(crate) requests: Shares<Party>,
     /// Bytes of request bodies.
     pub(crate) bodies: Shares<Party>,
+    /// Bytes of responses that are not written yet.
+    pub(crate) responses: Shares<Party>,
     /// When keys were last used.
     pub(crate) key_use: Arc<KeyUse>,
     /// SHA-256 of each admin token; none: see [`crate::auth`].

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use poem::{Endpoint, EndpointExt, IntoEndpoint as _, Route};
+use poem::{Endpoint, EndpointExt, IntoEndpoint as _, Response, Route};
 use postrider_shared::config::ApiConfig;
 use postrider_shared::health::Health;
 use postrider_shared::share::Shares;
@@ -80,6 +80,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), ApiError> {
     let store = Store::for_requests(&config.database)?;
+    let max_connections = server::max_connections();
     let door = Door::new();
     let supervisor = Supervisor::new(&shutdown);
     let stop = supervisor.stop();
@@ -100,7 +101,9 @@ pub async fn run(
         parties: Parties::new(store.clone()),
         work: web::admission::work(),
         fan_outs: Shares::one_at_a_time(),
+        requests: Shares::new(max_connections as u64),
         bodies: web::admission::bodies(),
+        responses: web::admission::responses(),
         key_use,
         admin_tokens: config.admin_tokens.iter().map(|token| auth::key::hash(token.as_bytes())).collect(),
         keyring: config.keyring,
@@ -122,7 +125,7 @@ pub async fn run(
     let operations = operations::routes(health.clone(), metrics, Some((store, door.clone())));
     let serving = async {
         let routes = routes(app.clone(), operations, door.clone());
-        let served = server::serve(listener, routes, server::MAX_CONNECTIONS, stop.clone()).await;
+        let served = server::serve(listener, routes, max_connections, stop.clone()).await;
         stop.cancel();
         served
     };
@@ -157,7 +160,7 @@ pub fn specification() -> String {
     specification::text()
 }
 
-fn routes(app: Arc<App>, operations: Route, door: Door) -> impl Endpoint + 'static {
+fn routes(app: Arc<App>, operations: Route, door: Door) -> impl Endpoint<Output = Response> + 'static {
     let document = specification::document();
     let methods = web::edge::Methods::of(&document);
     let resources =

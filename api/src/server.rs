@@ -1,29 +1,37 @@
-//! The listener, and the connections it takes in.
+//! The listener, and how its connections are served.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::uri::Scheme;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
 use metrics_exporter_prometheus::PrometheusHandle;
-use poem::listener::{Acceptor, TcpAcceptor};
 use poem::web::{LocalAddr, RemoteAddr};
-use poem::{Addr, Endpoint, EndpointExt as _, Request, Server};
+use poem::{Addr, Endpoint, Request, Response};
 use postrider_shared::health::Health;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use crate::connections::{Connections, Watched};
+use crate::connections::{Connections, MAX_HEAD_BYTES, Refusals, Watched};
 use crate::operations::operations_routes;
 
 /// How long requests under way may go on after a signal to stop.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 /// Requests under way at once on one connection of HTTP/2, which clients may speak without being asked.
 const MAX_STREAMS: u32 = 32;
+/// The longest head of a request in HTTP/2, its fields without compression.
+const MAX_HTTP2_HEAD_BYTES: u32 = 16_384;
 /// How often connections are looked at that may have to be closed.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Connections to the API that are open at once, where the system allows so many descriptors.
-pub(crate) const MAX_CONNECTIONS: usize = 8_192;
+const MAX_CONNECTIONS: usize = 8_192;
 /// The same where health and metrics alone are served.
 const MAX_OPERATIONS_CONNECTIONS: usize = 64;
 /// How long to wait after a connection could not be taken in: most likely all descriptors are in use.
@@ -39,7 +47,8 @@ pub async fn serve_operations(
     metrics: PrometheusHandle,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    serve(listener, operations_routes(health, metrics), MAX_OPERATIONS_CONNECTIONS, stop).await
+    let max_connections = MAX_OPERATIONS_CONNECTIONS.min(spare_descriptors());
+    serve(listener, operations_routes(health, metrics), max_connections, stop).await
 }
 
 /// Serves until `stop`, then lets what is under way finish, for ten seconds at most. No more than `max_connections` are
@@ -49,80 +58,113 @@ pub async fn serve_operations(
 /// When the listener cannot be used.
 pub(crate) async fn serve(
     listener: TcpListener,
-    routes: impl Endpoint + 'static,
+    routes: impl Endpoint<Output = Response> + 'static,
     max_connections: usize,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let connections = Connections::new(max_connections.min(spare_descriptors()));
-    let acceptor =
-        QuickAcceptor { listener: TcpAcceptor::from_tokio(listener)?, connections: connections.clone() };
-    let looking = connections.clone();
-    let routes = routes.around(move |next, request: Request| {
-        let serving = connections.serving(peer(request.remote_addr()));
-        async move {
-            let response = next.call(request).await;
-            drop(serving);
-            response
+    let local = listener.local_addr()?;
+    let connections = Connections::new(max_connections);
+    let server = Arc::new(Server { routes, local, connections: connections.clone(), stop: stop.clone() });
+    tracing::info!(address = %local, "listening");
+    let tasks = TaskTracker::new();
+    let cut = CancellationToken::new();
+    let accepting = async {
+        loop {
+            let Some((stream, peer)) = accept(&listener).await else { continue };
+            if let Some(watched) = connections.add(stream, peer) {
+                tasks.spawn(cut.clone().run_until_cancelled_owned(server.clone().connection(watched, peer)));
+            }
         }
-    });
-    let serving = Server::new_with_acceptor(acceptor)
-        .http2_max_concurrent_streams(MAX_STREAMS)
-        .run_with_graceful_shutdown(routes, stop.cancelled_owned(), Some(STOP_GRACE));
+    };
     tokio::select! {
-        served = serving => served,
-        () = close_overdue(looking) => Ok(()),
+        () = stop.cancelled() => {}
+        () = accepting => {}
+        () = close_overdue(&connections) => {}
     }
+    drop(listener);
+    tasks.close();
+    if tokio::time::timeout(STOP_GRACE, tasks.wait()).await.is_err() {
+        cut.cancel();
+        tasks.wait().await;
+    }
+    Ok(())
+}
+
+/// The next connection, which sends small responses at once; `None` where it could not be taken in.
+async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
+    match listener.accept().await {
+        Ok((stream, peer)) => {
+            // A connection that is gone already is found out by its first read.
+            let _ = stream.set_nodelay(true);
+            Some((stream, peer))
+        }
+        Err(error) => {
+            tracing::warn!(%error, "a connection could not be taken in");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            None
+        }
+    }
+}
+
+/// What all connections share.
+struct Server<E> {
+    routes: E,
+    local: SocketAddr,
+    connections: Connections,
+    stop: CancellationToken,
+}
+
+impl<E: Endpoint<Output = Response> + 'static> Server<E> {
+    /// Serves a connection until it is closed. Once the server is to stop, requests under way are its last.
+    async fn connection(self: Arc<Self>, watched: Watched, peer: SocketAddr) {
+        let (stop, closed) = (self.stop.clone(), watched.closed());
+        let service = service_fn(move |request| self.clone().request(request, peer));
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        // A client may say that it sends no more, and still read.
+        builder.http1().max_buf_size(MAX_HEAD_BYTES).half_close(true);
+        builder.http2().max_concurrent_streams(MAX_STREAMS).max_header_list_size(MAX_HTTP2_HEAD_BYTES);
+        let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(watched), service));
+        let serving = async {
+            tokio::select! {
+                _ = &mut connection => return,
+                () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+            }
+            // Whatever it ends with, there is nobody to tell.
+            let _ = connection.await;
+        };
+        closed.run_until_cancelled(serving).await;
+    }
+
+    async fn request(
+        self: Arc<Self>,
+        request: http::Request<Incoming>,
+        peer: SocketAddr,
+    ) -> Result<http::Response<impl hyper::body::Body<Data = bytes::Bytes, Error = io::Error>>, Infallible>
+    {
+        let (local, remote) = (LocalAddr(Addr::from(self.local)), RemoteAddr(Addr::from(peer)));
+        let mut request = Request::from((request, local, remote, Scheme::HTTP));
+        request.set_data(self.connections.serving(peer));
+        Ok(self.routes.get_response(request).await.into())
+    }
+}
+
+async fn close_overdue(connections: &Connections) {
+    let mut refusals = Refusals::new();
+    loop {
+        tokio::time::sleep(LOOK_INTERVAL).await;
+        let now = Instant::now();
+        connections.close_overdue(now);
+        refusals.look(connections, now);
+    }
+}
+
+/// Connections to the API that may be open at once.
+pub(crate) fn max_connections() -> usize {
+    MAX_CONNECTIONS.min(spare_descriptors())
 }
 
 /// Half of what descriptors there are: PostgreSQL and whatever else is in this process need some too.
 fn spare_descriptors() -> usize {
     let descriptors = rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(1_024, |(soft, _)| soft);
     usize::try_from(descriptors / 2).unwrap_or(usize::MAX)
-}
-
-async fn close_overdue(connections: Connections) {
-    loop {
-        tokio::time::sleep(LOOK_INTERVAL).await;
-        connections.close_overdue(Instant::now());
-    }
-}
-
-fn peer(address: &RemoteAddr) -> Option<SocketAddr> {
-    match address.0 {
-        Addr::SocketAddr(address) => Some(address),
-        _ => None,
-    }
-}
-
-/// Sends small answers at once, and does not spin when it cannot accept.
-struct QuickAcceptor {
-    listener: TcpAcceptor,
-    connections: Connections,
-}
-
-impl Acceptor for QuickAcceptor {
-    type Io = Watched;
-
-    fn local_addr(&self) -> Vec<LocalAddr> {
-        self.listener.local_addr()
-    }
-
-    async fn accept(&mut self) -> io::Result<(Watched, LocalAddr, RemoteAddr, Scheme)> {
-        loop {
-            let (stream, local, remote, scheme) = match self.listener.accept().await {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::warn!(%error, "a connection could not be taken in");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    return Err(error);
-                }
-            };
-            // A connection that is gone already is found out by its first read.
-            let _ = stream.set_nodelay(true);
-            let taken = peer(&remote).and_then(|peer| self.connections.add(stream, peer));
-            if let Some(watched) = taken {
-                return Ok((watched, local, remote, scheme));
-            }
-        }
-    }
 }

@@ -1,16 +1,18 @@
 //! Whether a request is let in: before its body is read and before anything is looked up for it, it takes its part
-//! of what its application may have. Who exceeds that waits a while and is then told so; nobody else is.
+//! of what its application may have. Who exceeds that waits a while and is then told so; nobody else is. What it
+//! holds of the requests and of the bytes of responses it holds until its response is written.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::{Method, Version, header};
-use poem::{Endpoint, Request};
+use http::{Method, header};
+use poem::{Endpoint, IntoResponse as _, Request, Response};
 use postrider_shared::share::{Share, Shares};
 
 use crate::app::App;
 use crate::auth::party::Party;
 use crate::auth::{self, Credential};
+use crate::connections::{SMALL_RESPONSE, Serving};
 use crate::web::problem::Problem;
 
 /// Bytes of request bodies that this process holds, at most.
@@ -19,6 +21,11 @@ const BODY_BYTES: u64 = 128 << 20;
 /// kept.
 const UNANNOUNCED_BYTES: u64 = 262_144;
 const LARGEST_BYTES: u64 = 4 << 20;
+/// Bytes of responses that this process holds, at most, but for small ones.
+const RESPONSE_BYTES: u64 = 128 << 20;
+/// What is set aside for a response before the work for it begins, so that nothing that changes something is done and
+/// then not told: only pages are larger.
+const EXPECTED_RESPONSE_BYTES: u64 = 262_144;
 /// What a request takes of the work, and how much there is. So one application has four requests under way, and
 /// there is always room for one of another.
 const WORK_OF_A_REQUEST: u64 = 2;
@@ -31,6 +38,11 @@ pub(crate) fn bodies() -> Shares<Party> {
     Shares::new(BODY_BYTES)
 }
 
+/// The room for responses.
+pub(crate) fn responses() -> Shares<Party> {
+    Shares::new(RESPONSE_BYTES)
+}
+
 /// The room for work.
 pub(crate) fn work() -> Shares<Party> {
     Shares::new(WORK)
@@ -41,26 +53,64 @@ pub(crate) fn work() -> Shares<Party> {
 pub(crate) struct Turn(Arc<TurnState>);
 
 struct TurnState {
-    work: Shares<Party>,
-    fan_outs: Shares<Party>,
+    app: Arc<App>,
     party: Party,
     /// What is published has lines of its own.
     is_needed: bool,
-    held: Mutex<Option<Share<Party>>>,
+    serving: Option<Arc<Serving>>,
+    held: Mutex<Option<Held>>,
+}
+
+struct Held {
+    _work: Share<Party>,
+    room: Share<Party>,
 }
 
 impl Turn {
-    /// Waits for it.
+    /// Waits for it, unless it has begun.
     ///
     /// # Errors
-    /// 503 where the application has too many requests under way.
+    /// 503 where the application has too many requests under way, or does not read the responses to them.
     pub(crate) async fn begin(&self) -> Result<(), Problem> {
-        if self.0.is_needed {
-            let share = self.0.work.acquire(&self.0.party, WORK_OF_A_REQUEST, PATIENCE).await;
-            let share = share.ok_or_else(exhausted)?;
-            *self.0.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(share);
+        let TurnState { app, party, is_needed, serving, .. } = &*self.0;
+        if *is_needed && self.held().is_none() {
+            let work = app.work.acquire(party, WORK_OF_A_REQUEST, PATIENCE).await.ok_or_else(exhausted)?;
+            // Nobody waits for others to read their responses: it would keep a place at work.
+            let room = app.responses.try_acquire(party, EXPECTED_RESPONSE_BYTES).ok_or_else(exhausted)?;
+            *self.held() = Some(Held { _work: work, room });
+        }
+        if let Some(serving) = serving {
+            serving.work_begins();
         }
         Ok(())
+    }
+
+    /// Lets the turn end with this response, which is counted until it is written.
+    ///
+    /// # Errors
+    /// 503 where the application does not read the responses to its requests.
+    async fn end(self, mut response: Response) -> Result<Response, Problem> {
+        let TurnState { app, party, serving, .. } = &*self.0;
+        let bytes = response.take_body().into_bytes().await.map_err(|_| Problem::internal())?;
+        let size = bytes.len() as u64;
+        let held = self.held().take();
+        if bytes.len() > SMALL_RESPONSE
+            && let Some(serving) = serving
+        {
+            let room = held.map(|held| held.room).or_else(|| app.responses.try_acquire(party, 0));
+            let mut room = room.ok_or_else(exhausted)?;
+            if !room.grow(size.saturating_sub(room.amount())) {
+                return Err(exhausted());
+            }
+            room.shrink(size);
+            serving.hold_room(room);
+        }
+        response.set_body(bytes);
+        Ok(response)
+    }
+
+    fn held(&self) -> MutexGuard<'_, Option<Held>> {
+        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until no other request makes many deliveries, and keeps others from it until what this returns is dropped.
@@ -68,7 +118,7 @@ impl Turn {
     /// # Errors
     /// 503 where too many of the application's wait for the same.
     pub(crate) async fn to_fan_out(&self) -> Result<Share<Party>, Problem> {
-        self.0.fan_outs.acquire(&self.0.party, 1, PATIENCE).await.ok_or_else(exhausted)
+        self.0.app.fan_outs.acquire(&self.0.party, 1, PATIENCE).await.ok_or_else(exhausted)
     }
 }
 
@@ -76,46 +126,51 @@ impl Turn {
 ///
 /// # Errors
 /// 401 where it has a body and its key is unknown, 503 where its application has its share already.
-pub(crate) async fn admit<E: Endpoint>(next: Arc<E>, mut request: Request) -> poem::Result<E::Output> {
+pub(crate) async fn admit<E: Endpoint>(next: Arc<E>, mut request: Request) -> poem::Result<Response> {
     let app = request.data::<Arc<App>>().expect("the state is given to every route").clone();
     let credential = Credential::of(&request, &app);
     request.set_data(credential.clone());
     // One that proves nothing is refused where every operation looks first, and its body is not read.
-    let Ok(credential) = credential else { return next.call(request).await };
-    let announced = announced_bytes(&request);
+    let Ok(credential) = credential else { return Ok(next.call(request).await?.into_response()) };
+    let announced = announced_bytes(&mut request);
     let known = app.parties.of(&credential, request.uri()).await.map_err(Problem::from)?;
     let party = match known {
         Some(party) => party,
         None if announced > 0 => return Err(auth::invalid().into()),
         None => Party::Stranger,
     };
+    let serving = request.data::<Arc<Serving>>().cloned();
+    if let Some(serving) = &serving {
+        serving.belongs_to(party, app.requests.try_acquire(&party, 1).ok_or_else(exhausted)?);
+    }
     let _bytes = match announced {
         0 => None,
         bytes => Some(app.bodies.acquire(&party, bytes, PATIENCE).await.ok_or_else(exhausted)?),
     };
     let turn = Turn(Arc::new(TurnState {
-        work: app.work.clone(),
-        fan_outs: app.fan_outs.clone(),
+        app,
         party,
         is_needed: !is_publishing(&request),
+        serving,
         held: Mutex::default(),
     }));
     if announced == 0 {
         turn.begin().await?;
     }
-    request.set_data(turn);
-    next.call(request).await
+    request.set_data(turn.clone());
+    let response = next.call(request).await?.into_response();
+    Ok(turn.end(response).await?)
 }
 
-fn announced_bytes(request: &Request) -> u64 {
-    let headers = request.headers();
-    match headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok()) {
-        Some(length) => length.min(LARGEST_BYTES),
-        None if headers.contains_key(header::TRANSFER_ENCODING) => UNANNOUNCED_BYTES,
-        // HTTP/2 needs to say neither.
-        None if request.version() == Version::HTTP_2 && request.method() != Method::GET => UNANNOUNCED_BYTES,
-        None => 0,
+fn announced_bytes(request: &mut Request) -> u64 {
+    let length = request.header(header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
+    if let Some(length) = length {
+        return length.min(LARGEST_BYTES);
     }
+    let body = request.take_body();
+    let is_empty = body.is_empty();
+    request.set_body(body);
+    if is_empty { 0 } else { UNANNOUNCED_BYTES }
 }
 
 fn is_publishing(request: &Request) -> bool {
@@ -125,6 +180,7 @@ fn is_publishing(request: &Request) -> bool {
 fn exhausted() -> Problem {
     Problem::unavailable(
         "share_exhausted",
-        "The application has as many requests under way as is its share. Send fewer at once.",
+        "The application has as many requests under way, or as many responses to read, as is its share. Send fewer \
+         at once, and read what is answered.",
     )
 }

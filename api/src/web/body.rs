@@ -76,6 +76,7 @@ impl<'a, T: Type + DeserializeOwned + Default> ApiExtractor<'a> for OptionalJson
         let is_absent = headers.get(header::CONTENT_LENGTH).is_none_or(|length| length == "0")
             && !headers.contains_key(header::TRANSFER_ENCODING);
         if is_absent {
+            begin_work(request).await?;
             return Ok(Self(T::default()));
         }
         let bytes = read(request, body, MAX_BYTES).await?;
@@ -134,10 +135,15 @@ pub(crate) async fn read(
         let _ = tokio::time::timeout(DRAIN_TIMEOUT, draining).await;
         return Err(too_large(max_bytes));
     }
-    if let Some(turn) = request.data::<Turn>() {
-        turn.begin().await?;
-    }
+    begin_work(request).await?;
     Ok(bytes.freeze())
+}
+
+async fn begin_work(request: &Request) -> Result<(), Problem> {
+    match request.data::<Turn>() {
+        Some(turn) => turn.begin().await,
+        None => Ok(()),
+    }
 }
 
 fn check_content_type(request: &Request) -> Result<(), Problem> {

@@ -1,6 +1,7 @@
 //! What happens to every request and response: an id, a problem body for every refusal, metrics.
 
 use std::any::Any;
+use std::sync::Arc;
 use std::time::Instant;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
@@ -10,6 +11,7 @@ use poem::{Endpoint, EndpointExt, IntoResponse, Request, Response};
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::connections::Serving;
 use crate::web::problem::Problem;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -87,10 +89,15 @@ async fn handle(endpoint: &impl Endpoint, request: Request, methods: &Methods) -
     let id = request_id(&request);
     let method = request.method().clone();
     let path = request.original_uri().path().to_owned();
-    let mut response = match endpoint.call(request).await {
+    let serving = request.data::<Arc<Serving>>().cloned();
+    let response = match endpoint.call(request).await {
         Ok(response) => response.into_response(),
         Err(error) if error.is_from_response() => error.into_response(),
         Err(error) => problem_of(&error, &path, methods).into_response(),
+    };
+    let mut response = match serving {
+        Some(serving) => serving.respond(response).await.unwrap_or_else(IntoResponse::into_response),
+        None => response,
     };
     let status = response.status();
     if status == StatusCode::INTERNAL_SERVER_ERROR {

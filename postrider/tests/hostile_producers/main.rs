@@ -10,3 +10,4 @@ mod shares;
 mod sockets;
 #[path = "../support/mod.rs"]
 mod support;
+mod unread;

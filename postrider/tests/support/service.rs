@@ -126,7 +126,26 @@ impl Process {
         environment: &[(&str, &str)],
         log: impl Into<Stdio>,
     ) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
+        let command = Command::new(env!("CARGO_BIN_EXE_postrider"));
+        Self::spawn(command, bed, role, listen, environment, log)
+    }
+
+    /// Starts it with so many descriptors at most.
+    pub fn start_limited(bed: &Bed, role: &str, descriptors: u32, environment: &[(&str, &str)]) -> Self {
+        let mut command = Command::new("sh");
+        let limited = format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"");
+        command.args(["-c", &limited, env!("CARGO_BIN_EXE_postrider")]);
+        Self::spawn(command, bed, role, free_port(), environment, Stdio::null())
+    }
+
+    fn spawn(
+        mut command: Command,
+        bed: &Bed,
+        role: &str,
+        listen: SocketAddr,
+        environment: &[(&str, &str)],
+        log: impl Into<Stdio>,
+    ) -> Self {
         command.arg(role).stdin(Stdio::null()).stdout(Stdio::null()).env("POSTRIDER_LOG", "warn");
         for setting in SETTINGS {
             if let Some(value) = bed.source.get(setting.env) {
