@@ -16,18 +16,13 @@ use super::connection::Connection;
 /// A connection that was taken in. It counts as open until this is dropped.
 pub(crate) struct Watched {
     stream: Take<TcpStream>,
-    connection: Arc<Connection>,
+    pub(super) connection: Arc<Connection>,
     table: Arc<Table>,
 }
 
 impl Watched {
     pub(super) fn new(stream: TcpStream, connection: Arc<Connection>, table: Arc<Table>) -> Self {
         Self { stream: stream.take(0), connection, table }
-    }
-
-    #[cfg(test)]
-    pub(super) fn peer(&self) -> std::net::SocketAddr {
-        self.connection.peer
     }
 
     /// Cancelled when this has to be dropped.

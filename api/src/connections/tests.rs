@@ -27,7 +27,7 @@ fn is_closed(watched: &Option<Watched>) -> bool {
 
 /// A request of a connection that was taken in.
 fn request(connections: &Connections, near: &Option<Watched>) -> Arc<Serving> {
-    connections.serving(near.as_ref().expect("it was taken in").peer())
+    connections.serving(near.as_ref().expect("it was taken in").connection.peer)
 }
 
 fn application(number: u128) -> Party {

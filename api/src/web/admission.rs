@@ -180,7 +180,7 @@ fn is_publishing(request: &Request) -> bool {
 fn exhausted() -> Problem {
     Problem::unavailable(
         "share_exhausted",
-        "The application has as many requests under way, or as many responses to read, as is its share. Send fewer \
-         at once, and read what is answered.",
+        "The application has as many requests under way, or as many unread responses, as is its share. Send fewer at \
+         once, and read the responses.",
     )
 }

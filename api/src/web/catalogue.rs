@@ -110,7 +110,7 @@ catalogue! {
         "schema_changing": "The schema of the type was changed again and again meanwhile. Try again with the same key.",
         "overloaded": "More events arrive than can be stored. Try again with the same key, more slowly.",
         "event_too_costly": "Matching the event with the filters of its endpoints took longer than 4 s. Simplify the filters, or send a smaller event.",
-        "share_exhausted": "The application has as many requests under way, or as many bytes of them, as is its share of this server. Send fewer at once.",
+        "share_exhausted": "The application has as many requests under way, or as many bytes of them or of unread responses, as is its share of this server. Send fewer at once, and read the responses.",
         "stopping": "This server is being stopped. Try again with the same key; another server may answer.",
     }
 }
