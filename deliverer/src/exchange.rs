@@ -118,8 +118,9 @@ async fn send(client: &Client, outgoing: Outgoing, timeout: Duration) -> (Exchan
     exchange.response_headers = Some(request::show(answer.headers(), &[]));
     let retry_after = answer
         .headers()
-        .get(RETRY_AFTER)
-        .and_then(|value| parse_retry_after(value.to_str().ok()?, SystemTime::now()));
+        .get_all(RETRY_AFTER)
+        .iter()
+        .find_map(|value| parse_retry_after(value.to_str().ok()?, SystemTime::now()));
     let mut body = Vec::new();
     let ending = match deadline.cap(answer.read(MAX_RESPONSE_BODY, &mut body)).await {
         Some(Ok(truncated)) => {

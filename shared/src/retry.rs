@@ -1,8 +1,8 @@
 //! When a failed delivery is tried again.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use chrono::DateTime;
+use chrono::{DateTime, NaiveDateTime};
 use rand::{Rng, RngExt as _};
 
 /// The longest `Retry-After` that is obeyed.
@@ -54,33 +54,42 @@ impl RetrySchedule {
     }
 }
 
-/// Reads a `Retry-After` header (RFC 9110, section 10.2.3): seconds, or a date, counted from `now`.
-/// Anything else is ignored; a date in the past is no delay.
+/// A number of seconds that is no less than this below the time since 1970 is a time, and not a delay.
+const EPOCH_TOLERANCE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Reads a `Retry-After` header (RFC 9110, section 10.2.3): seconds, or a date, counted from `now`. Some servers send
+/// fractions of seconds, or the seconds since 1970. Anything else is ignored; a date in the past is no delay.
 #[must_use]
 pub fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
-    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+    if value.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
         // More digits than a number holds still mean "long".
-        return Some(value.parse().map_or(MAX_RETRY_AFTER, Duration::from_secs));
+        let seconds = Duration::try_from_secs_f64(value.parse().ok()?).unwrap_or(Duration::MAX);
+        let since_1970 = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let is_time = seconds >= since_1970.saturating_sub(EPOCH_TOLERANCE);
+        return Some(if is_time { seconds.saturating_sub(since_1970) } else { seconds });
     }
     Some(parse_date(value)?.duration_since(now).unwrap_or_default())
 }
 
 /// Reads a date in one of the three formats of RFC 9110, section 5.6.7, or in the formats that servers send
-/// instead: `UTC` or a numeric offset in place of `GMT` (RFC 5322), and RFC 3339.
+/// instead: `UTC` or a numeric offset in place of `GMT` (RFC 5322), and RFC 3339 with a space in place of `T`. A date
+/// without a zone is in UTC.
 fn parse_date(value: &str) -> Option<SystemTime> {
     let in_gmt = value.strip_suffix("UTC").map(|rest| format!("{rest}GMT"));
     let value = in_gmt.as_deref().unwrap_or(value);
     httpdate::parse_http_date(value).ok().or_else(|| {
-        let date = DateTime::parse_from_rfc2822(value).or_else(|_| DateTime::parse_from_rfc3339(value));
-        date.ok().map(SystemTime::from)
+        let zoned = DateTime::parse_from_rfc2822(value).or_else(|_| value.parse());
+        let bare = value.trim_end_matches("GMT").trim_end();
+        let without_zone = ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%a, %d %b %Y %H:%M:%S"]
+            .iter()
+            .find_map(|format| NaiveDateTime::parse_from_str(bare, format).ok());
+        zoned.ok().or_else(|| Some(without_zone?.and_utc().fixed_offset())).map(SystemTime::from)
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::UNIX_EPOCH;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -98,15 +107,30 @@ mod tests {
     #[test]
     fn retry_after_is_read_as_seconds_or_as_a_date() {
         let now = UNIX_EPOCH + Duration::from_secs(784_111_770);
-        let read = |value| parse_retry_after(value, now);
+        let read = |value: &str| parse_retry_after(value, now);
         assert_eq!(read("120"), Some(Duration::from_secs(120)));
         assert_eq!(read(" 0 "), Some(Duration::ZERO));
         assert_eq!(read("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::from_secs(7)));
         assert_eq!(read("Sat, 06 Nov 1993 08:49:37 GMT"), Some(Duration::ZERO));
-        assert_eq!(read("99999999999999999999999"), Some(MAX_RETRY_AFTER));
-        for nonsense in ["", "-1", "1.5", "soon", "1e3", "UTC", "GMT", "Sun, 06 Nov 1994 08:49:37 Mars"] {
+        assert_eq!(read("7200.5"), Some(Duration::from_secs_f64(7_200.5)));
+        assert_eq!(read("1000000"), Some(Duration::from_secs(1_000_000)));
+        for long in ["9".repeat(23), "9".repeat(400)] {
+            assert!(read(&long) > Some(MAX_RETRY_AFTER), "{long}");
+        }
+        for nonsense in
+            ["", ".", "1.2.3", "-1", "soon", "1e3", "UTC", "GMT", "Sun, 06 Nov 1994 08:49:37 Mars"]
+        {
             assert_eq!(read(nonsense), None, "{nonsense}");
         }
+    }
+
+    #[test]
+    fn retry_after_is_read_as_seconds_since_1970_where_that_is_near() {
+        let now = UNIX_EPOCH + Duration::from_secs(1_795_876_374);
+        assert_eq!(parse_retry_after("1795876414", now), Some(Duration::from_secs(40)));
+        assert_eq!(parse_retry_after("1795876414.5", now), Some(Duration::from_secs_f64(40.5)));
+        assert_eq!(parse_retry_after("1795876300", now), Some(Duration::ZERO), "it has just passed");
+        assert_eq!(parse_retry_after("31536000", now), Some(Duration::from_secs(31_536_000)), "a year");
     }
 
     #[test]
@@ -123,6 +147,16 @@ mod tests {
             "Sun, 06 Nov 1994 10:49:37 +0200",
             "Sun, 6 Nov 1994 08:49:37 GMT",
             "1994-11-06T08:49:37Z",
+            "1994-11-06T08:49:37.000Z",
+            "1994-11-06T08:49:37",
+            "1994-11-06 08:49:37",
+            "1994-11-06 08:49:37 UTC",
+            "1994-11-06 08:49:37 GMT",
+            "1994-11-06 08:49:37Z",
+            "1994-11-06 10:49:37+02:00",
+            "1994-11-06 08:49:37 +0000",
+            "Sun, 06 Nov 1994 08:49:37",
+            "Sun, 6 Nov 1994 08:49:37",
             "1994-11-06T08:49:37+00:00",
         ] {
             assert_eq!(parse_retry_after(date, now), Some(Duration::from_secs(7)), "{date}");

@@ -152,7 +152,7 @@ async fn a_failing_status_counts_although_its_head_cannot_be_read() {
 async fn retry_after_in_a_folded_answer_is_read() {
     let scene = Scene::new().await;
     let receiver = answering(
-        b"HTTP/1.1 503 Busy\r\nx-folded: a\r\n b\r\nretry-after : 7200\r\ncontent-length: 0\r\n\r\n".to_vec(),
+        b"HTTP/1.1 503 Busy\r\nx-folded: a\r\n b\r\nretry-after:\r\nretry-after : 7200\r\ncontent-length: 0\r\n\r\n".to_vec(),
     )
     .await;
     let event_type = "folded.retry_after";
