@@ -15,11 +15,11 @@ use postrider_shared::store::record::{self, Exchange, Recorded, Verdict};
 use postrider_shared::store::{StoreError, expunge};
 
 use crate::classify::{Ending, Judgement, Policy, feedback};
-use crate::client::{self, Client, Deadline, Failure, Sent};
+use crate::client::{self, Client, Deadline, Failure, Fault, Sent};
 use crate::in_flight::Place;
 use crate::recorder::Finished;
 use crate::request::{self, Outgoing, Unsendable};
-use crate::{Deliverer, conceal};
+use crate::{Deliverer, PAUSE, conceal};
 
 /// As much of an answer's body is read and kept.
 const MAX_RESPONSE_BODY: usize = 16 * 1024;
@@ -66,7 +66,8 @@ async fn deliver_to_the_end(deliverer: &Deliverer, task: Task) {
     deliverer.recorder.submit(finished);
 }
 
-/// Renders, signs and sends. `None`: it is too late for that. `began` becomes the time of the sending.
+/// Renders, signs and sends. `None`: nothing was sent, because it is too late for that, or for a fault of our own.
+/// `began` becomes the time of the sending.
 async fn attempt(
     deliverer: &Deliverer,
     claimed: &Claimed,
@@ -97,20 +98,28 @@ async fn attempt(
     *began = Instant::now();
     let ended = send(&deliverer.client, outgoing, claimed.endpoint.timeout).await;
     failpoint::die_at("deliverer.after_send");
-    Some(ended)
+    match &ended {
+        Err(fault) => deliverer.faults.found(&deliverer.health, fault),
+        Ok(_) => deliverer.faults.passed(&deliverer.health, *began),
+    }
+    ended.ok()
 }
 
 /// Sends and reads the answer, all within `timeout`.
-async fn send(client: &Client, outgoing: Outgoing, timeout: Duration) -> (Exchange, Ending) {
+///
+/// # Errors
+/// When nothing was sent for a fault of our own.
+async fn send(client: &Client, outgoing: Outgoing, timeout: Duration) -> Result<(Exchange, Ending), Fault> {
     let deadline = Deadline::after(timeout);
     let Sent { resent, answer } = client.send(outgoing.post, deadline).await;
     let mut exchange =
         Exchange { request_headers: Some(outgoing.shown_headers), resent, ..Exchange::default() };
     let answer = match answer {
         Ok(answer) => answer,
+        Err(Failure { fault: Some(fault), .. }) if !resent => return Err(fault),
         Err(failure) => {
             exchange.response_status = failure.status.map(u16::cast_signed);
-            return (exchange, failure.into());
+            return Ok((exchange, failure.into()));
         }
     };
     let status = answer.status().as_u16();
@@ -137,7 +146,7 @@ async fn send(client: &Client, outgoing: Outgoing, timeout: Duration) -> (Exchan
         }
     };
     exchange.response_body = Some(body);
-    (exchange, ending)
+    Ok((exchange, ending))
 }
 
 fn judge(deliverer: &Deliverer, claimed: &Claimed, ending: Ending) -> Judgement {
@@ -209,9 +218,20 @@ fn count(recorded: &Recorded) {
     metrics::histogram!("postrider_exchange_seconds").record(recorded.exchange.duration);
 }
 
+/// Undoes a claim of which nothing was sent. A lease that is swept first costs an attempt, so outages are waited out.
 async fn give_back(deliverer: &Deliverer, claimed: &Claimed, reservation: Reservation) {
     let lease = (claimed.delivery_id, claimed.lease_id);
-    let given = record::give_back(&deliverer.store, &[lease]).await;
+    let given = loop {
+        match record::give_back(&deliverer.store, &[lease]).await {
+            Err(error) if error.is_outage() || error.is_contention() => {
+                if error.is_outage() {
+                    deliverer.health.down("deliverer_postgresql", error);
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+            given => break given,
+        }
+    };
     end_unsent(deliverer, claimed, reservation, given).await;
 }
 
@@ -246,7 +266,7 @@ async fn end_unsent(
 }
 
 impl From<Failure> for Ending {
-    fn from(Failure { class, message, status }: Failure) -> Self {
+    fn from(Failure { class, message, status, .. }: Failure) -> Self {
         match status {
             Some(status) => Self::Broken { status, class, message, retry_after: None },
             None => Self::Failed { class, message },

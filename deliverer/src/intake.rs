@@ -32,7 +32,8 @@ pub(crate) async fn run(deliverer: Arc<Deliverer>, shutdown: CancellationToken) 
             // While anything is sent but cannot be recorded, nothing new is sent.
             deliverer.recorder.flowing().await;
             postgresql_is_back(&deliverer).await;
-            (deliverer.registration.held().await, deliverer.in_flight.permits(BATCH).await)
+            let most = if deliverer.faults.pause().await { 1 } else { BATCH };
+            (deliverer.registration.held().await, deliverer.in_flight.permits(most).await)
         };
         let (number, permits) = tokio::select! {
             () = shutdown.cancelled() => return,

@@ -7,6 +7,7 @@ mod clock;
 mod conceal;
 mod condition;
 mod exchange;
+mod faults;
 mod heartbeat;
 mod in_flight;
 mod intake;
@@ -30,6 +31,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use client::Client;
 use condition::Condition;
+use faults::Faults;
 use heartbeat::Held;
 use in_flight::InFlight;
 use leases::Leases;
@@ -72,6 +74,8 @@ struct Deliverer {
     condition: Condition,
     /// What is to be noted of them.
     notes: Notes,
+    /// What keeps webhooks from being sent, beside their receivers.
+    faults: Faults,
     in_flight: Arc<InFlight>,
     sending: TaskTracker,
 }
@@ -103,6 +107,7 @@ pub async fn run(
         leases: Leases::default(),
         condition: Condition::default(),
         notes: Notes::default(),
+        faults: Faults::default(),
         sending: TaskTracker::new(),
         store,
         queue,

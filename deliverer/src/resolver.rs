@@ -33,6 +33,9 @@ pub(crate) enum NameError {
     /// Nobody knows.
     #[error("{0}")]
     Failed(String),
+    /// Nothing can be sent to any name server.
+    #[error("the name servers cannot be asked: {0}")]
+    Unasked(String),
     /// NXDOMAIN.
     #[error("the name does not exist")]
     Unknown,
@@ -130,6 +133,7 @@ impl From<NetError> for NameError {
                 code => answered(code),
             },
             NetError::Dns(DnsError::ResponseCode(code)) => answered(code),
+            NetError::Io(_) | NetError::NoConnections => Self::Unasked(error.to_string()),
             other => Self::Failed(format!("the name servers cannot be asked: {other}")),
         }
     }

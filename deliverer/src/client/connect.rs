@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, HOST, HeaderValue, PROXY_AUTHORIZATION};
-use http::{Method, Request, Uri};
+use http::{Method, Request, Response, Uri};
 use http_body_util::Full;
+use hyper::body::Incoming;
 use postrider_shared::address::AddressGuard;
 use postrider_shared::config::DelivererConfig;
 use postrider_shared::delivery::ErrorClass;
@@ -49,7 +50,7 @@ impl Connector {
         let unsendable = |_| Failure::new(ErrorClass::Unrenderable, "the URL cannot be sent");
         let url = &post.url;
         // A proxy is told the whole URL, except where it only passes TLS on.
-        let plain_proxy = self.proxy.as_ref().filter(|_| url.scheme() == "http");
+        let plain_proxy = self.plain_proxy(url.as_str());
         let from = if plain_proxy.is_some() { Position::BeforeScheme } else { Position::BeforePath };
         let uri: Uri = url[from..Position::AfterQuery].parse().map_err(|_| ()).map_err(unsendable)?;
         let host = &url[Position::BeforeHost..Position::AfterPort];
@@ -65,6 +66,16 @@ impl Connector {
             request.headers_mut().insert(PROXY_AUTHORIZATION, authorization);
         }
         Ok(request)
+    }
+
+    /// The proxy, where it is sent the requests themselves.
+    fn plain_proxy(&self, url: &str) -> Option<&Proxy> {
+        self.proxy.as_ref().filter(|_| url.starts_with("http:"))
+    }
+
+    /// Why an answer is not that of a receiver at this URL, but of the proxy.
+    pub(super) fn refusal(&self, url: &str, answer: &Response<Incoming>) -> Option<Failure> {
+        self.plain_proxy(url)?.refusal(answer)
     }
 
     /// Connects, before `deadline`.
@@ -94,13 +105,21 @@ impl Connector {
         url: &Url,
         deadline: Deadline,
     ) -> Result<Box<dyn Stream>, Failure> {
-        let mut stream: Box<dyn Stream> = Box::new(self.dial(&proxy.url, &proxy.guard, deadline).await?);
-        if proxy.url.scheme() == "https" {
-            stream = self.tls.wrap(&proxy.url, stream, deadline).await?;
-        }
+        let mut stream = self.reach(proxy, deadline).await.map_err(|failure| match failure.fault {
+            Some(_) => failure,
+            None => Failure::of_egress_proxy(format_args!("cannot be reached: {}", failure.message)),
+        })?;
         if url.scheme() == "https" {
             stream = proxy.tunnel(stream, url, deadline).await?;
         }
         Ok(stream)
+    }
+
+    async fn reach(&self, proxy: &Proxy, deadline: Deadline) -> Result<Box<dyn Stream>, Failure> {
+        let stream = Box::new(self.dial(&proxy.url, &proxy.guard, deadline).await?);
+        match proxy.url.scheme() {
+            "https" => self.tls.wrap(&proxy.url, stream, deadline).await,
+            _ => Ok(stream),
+        }
     }
 }

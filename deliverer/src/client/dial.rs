@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
 use super::deadline::Deadline;
-use super::failure::Failure;
+use super::failure::{Failure, is_shortage};
 use crate::resolver::{Lookups, NameError};
 
 /// How long IPv6 addresses are waited for, once there are some of IPv4.
@@ -43,7 +43,7 @@ pub(super) async fn dial(
             Some(connected) = dialling.next() => match connected {
                 Ok(stream) => return ready(stream),
                 Err(error) => {
-                    trouble.connecting = Some(error);
+                    trouble.add(error);
                     next = Instant::now();
                 }
             },
@@ -58,7 +58,7 @@ pub(super) async fn dial(
                 }
             },
             () = sleep_until(next), if !candidates.is_empty() => {
-                dialling.extend(candidates.next().map(|address| TcpStream::connect((address, port))));
+                dialling.extend(candidates.next().map(|address| connect(address, port)));
                 next = Instant::now() + ATTEMPT_DELAY;
             },
             () = sleep_until(deadline.at) => return Err(too_late(candidates.dialled, deadline)),
@@ -70,6 +70,17 @@ pub(super) async fn dial(
 fn ready(stream: TcpStream) -> Result<TcpStream, Failure> {
     stream.set_nodelay(true).map_err(|error| unconnected(&error))?;
     Ok(stream)
+}
+
+async fn connect(address: IpAddr, port: u16) -> Result<TcpStream, Unconnected> {
+    let connected = TcpStream::connect((address, port)).await;
+    connected.map_err(|error| Unconnected { is_shortage: is_shortage(&error, address.is_ipv6()), error })
+}
+
+/// Why an address was not connected to.
+struct Unconnected {
+    error: io::Error,
+    is_shortage: bool,
 }
 
 fn unconnected(error: &io::Error) -> Failure {
@@ -128,14 +139,27 @@ struct Trouble {
     resolving: Option<NameError>,
     refused: Option<RefusedAddress>,
     connecting: Option<io::Error>,
+    /// This machine lacks something, so that not everything was tried.
+    shortage: Option<io::Error>,
+}
+
+impl Trouble {
+    fn add(&mut self, Unconnected { error, is_shortage }: Unconnected) {
+        let kind = if is_shortage { &mut self.shortage } else { &mut self.connecting };
+        *kind = Some(error);
+    }
 }
 
 impl From<Trouble> for Failure {
     /// The furthest that it came to.
     fn from(trouble: Trouble) -> Self {
         match trouble {
+            Trouble { shortage: Some(error), .. } => Self::of_sockets(error),
             Trouble { connecting: Some(error), .. } => unconnected(&error),
             Trouble { refused: Some(refused), .. } => refused.into(),
+            Trouble { resolving: Some(unasked @ NameError::Unasked(_)), .. } => {
+                Self::of_name_servers(unasked)
+            }
             Trouble { resolving, .. } => {
                 let reason = resolving.unwrap_or(NameError::NoAddress);
                 Self::new(ErrorClass::Dns, format!("the name cannot be resolved: {reason}"))

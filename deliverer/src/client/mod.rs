@@ -28,7 +28,7 @@ use url::{Position, Url};
 use connect::Connector;
 use connection::Connection;
 pub(crate) use deadline::Deadline;
-pub(crate) use failure::{Failure, root};
+pub(crate) use failure::{Failure, Fault, root};
 use pool::Pool;
 
 /// The client, with the connections that wait to be used again.
@@ -110,6 +110,9 @@ impl Client {
                 return Err(Broken { was_silent: false, was_sent: true, ..Broken::at(&connection, failure) });
             }
         };
+        if let Some(failure) = self.connector.refusal(origin, &response) {
+            return Err(Broken { failure, was_silent: false, was_sent: true });
+        }
         Ok(Answer { response, connection, origin: origin.into(), pool: self.pool.clone() })
     }
 }

@@ -1,11 +1,14 @@
 //! The proxy that webhooks go through, where the operator has set one.
 
-use std::sync::Arc;
+use std::fmt::Display;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
-use http::header::{HOST, HeaderValue, PROXY_AUTHORIZATION};
-use http::{Method, Request};
+use http::header::{HOST, HeaderMap, HeaderValue, PROXY_AUTHORIZATION};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use percent_encoding::percent_decode_str;
 use postrider_shared::address::AddressGuard;
@@ -14,8 +17,11 @@ use url::Url;
 
 use super::connection;
 use super::deadline::Deadline;
-use super::failure::Failure;
+use super::failure::{Failure, root};
 use super::watched::Stream;
+
+/// Where something got past the proxy so lately, it is not the proxy that refuses the rest.
+const LATELY: Duration = Duration::from_secs(2);
 
 /// An HTTP proxy.
 pub(super) struct Proxy {
@@ -23,6 +29,8 @@ pub(super) struct Proxy {
     pub(super) authorization: Option<HeaderValue>,
     /// Passes every address: the proxy is wherever the operator has put it.
     pub(super) guard: AddressGuard,
+    /// When something got past it last.
+    passed: Mutex<Option<Instant>>,
 }
 
 impl Proxy {
@@ -31,7 +39,12 @@ impl Proxy {
             return Err("POSTRIDER_EGRESS_PROXY (--egress-proxy): give an http:// or https:// URL".to_owned());
         }
         let everything = ["0.0.0.0/0", "::/0"].map(|network| network.parse().expect("a network"));
-        Ok(Self { authorization: authorization(&url), guard: AddressGuard::new(everything.to_vec()), url })
+        Ok(Self {
+            authorization: authorization(&url),
+            guard: AddressGuard::new(everything.to_vec()),
+            passed: Mutex::default(),
+            url,
+        })
     }
 
     /// Has the proxy connect `stream` with the host of `url`.
@@ -41,21 +54,60 @@ impl Proxy {
         url: &Url,
         deadline: Deadline,
     ) -> Result<Box<dyn Stream>, Failure> {
-        let refused =
-            |reason: String| Failure::new(ErrorClass::Connect, format!("the egress proxy {reason}"));
         match deadline.cap(self.ask(stream, url)).await {
-            Some(Ok(Ok(stream))) => Ok(stream),
-            Some(Ok(Err(status))) => Err(refused(format!("answered {status}"))),
-            Some(Err(error)) => Err(refused(format!("failed: {}", super::failure::root(&error)))),
-            None => Err(refused(format!("did not answer within {deadline}"))),
+            Some(Ok(Ok(stream))) => {
+                self.note_passed();
+                Ok(stream)
+            }
+            Some(Ok(Err(refusal))) => Err(self.refused(&refusal)),
+            Some(Err(error)) => Err(self.failed(format_args!("failed: {}", root(&error)))),
+            // It may wait for the receiver.
+            None => Err(of_receiver(format_args!("did not answer within {deadline}"))),
         }
+    }
+
+    /// Why the answer to a request that the proxy was sent is its own, and not the receiver's.
+    pub(super) fn refusal(&self, answer: &Response<Incoming>) -> Option<Failure> {
+        if answer.status() != StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+            self.note_passed();
+            return None;
+        }
+        Some(self.refused(answer)).filter(|failure| failure.fault.is_some())
+    }
+
+    /// By most answers a proxy says that it cannot or may not reach a host. By two it may also say that it is not well, or
+    /// wants other credentials.
+    fn refused(&self, refusal: &Response<Incoming>) -> Failure {
+        let reason = format!("answered {}", refusal.status());
+        match refusal.status() {
+            StatusCode::PROXY_AUTHENTICATION_REQUIRED | StatusCode::SERVICE_UNAVAILABLE
+                if !names_receiver(refusal.headers()) =>
+            {
+                self.failed(reason)
+            }
+            _ => of_receiver(reason),
+        }
+    }
+
+    /// It is the proxy that fails, unless others get past it.
+    fn failed(&self, reason: impl Display) -> Failure {
+        if self.has_passed_lately() { of_receiver(reason) } else { Failure::of_egress_proxy(reason) }
+    }
+
+    fn note_passed(&self) {
+        *self.passed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn has_passed_lately(&self) -> bool {
+        let passed = *self.passed.lock().unwrap_or_else(PoisonError::into_inner);
+        passed.is_some_and(|passed| passed.elapsed() < LATELY)
     }
 
     async fn ask(
         &self,
         stream: Box<dyn Stream>,
         url: &Url,
-    ) -> Result<Result<Box<dyn Stream>, http::StatusCode>, hyper::Error> {
+    ) -> Result<Result<Box<dyn Stream>, Response<Incoming>>, hyper::Error> {
         let host = url.host_str().unwrap_or_default();
         let authority = format!("{host}:{}", url.port_or_known_default().unwrap_or(443));
         let mut request = Request::builder().method(Method::CONNECT).uri(&authority).header(HOST, &authority);
@@ -67,10 +119,26 @@ impl Proxy {
         tokio::spawn(connection.with_upgrades());
         let response = sender.send_request(request).await?;
         if !response.status().is_success() {
-            return Ok(Err(response.status()));
+            return Ok(Err(response));
         }
         Ok(Ok(Box::new(TokioIo::new(hyper::upgrade::on(response).await?))))
     }
+}
+
+/// The proxy cannot reach the receiver, or may not.
+fn of_receiver(reason: impl Display) -> Failure {
+    Failure::new(ErrorClass::Connect, format!("the egress proxy {reason}"))
+}
+
+/// True where an answer says that it is about the host: as Squid and Smokescreen do, or after RFC 9209.
+fn names_receiver(headers: &HeaderMap) -> bool {
+    let says = |name: &str, signs: &[&str]| {
+        let value = headers.get(name).and_then(|value| value.to_str().ok());
+        value.is_some_and(|value| signs.iter().any(|sign| value.contains(sign)))
+    };
+    says("x-squid-error", &["ERR_DNS_FAIL", "ERR_CONNECT_FAIL"])
+        || says("proxy-status", &["error=dns_", "error=destination_", "error=connection_"])
+        || headers.contains_key("x-smokescreen-error")
 }
 
 /// What `user:password@` in a URL stands for.

@@ -1,6 +1,7 @@
 //! What each subcommand does.
 
 mod bench;
+mod descriptors;
 mod health;
 mod receive;
 mod rekey;
@@ -31,8 +32,7 @@ pub fn run() -> ExitCode {
         return exit(print(&postrider_api::specification()));
     }
     failpoint::setup();
-    // Every webhook under way is a file, and many systems allow a process few by default.
-    let _ = rlimit::increase_nofile_limit(u64::MAX);
+    descriptors::raise_limit();
     let source = cli::source(matches);
     if let Err(mistake) = telemetry::start_logging(&source) {
         return exit(Err(Mistakes(vec![mistake]).into()));

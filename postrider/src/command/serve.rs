@@ -11,7 +11,7 @@ use postrider_shared::telemetry;
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::signals;
+use super::{descriptors, signals};
 
 /// Binds, or says who else might.
 pub(super) async fn bind(address: SocketAddr, what: &str, flag: &str) -> anyhow::Result<TcpListener> {
@@ -40,7 +40,8 @@ pub(super) async fn relay(source: &Source) -> anyhow::Result<()> {
 }
 
 pub(super) async fn deliverer(source: &Source) -> anyhow::Result<()> {
-    let config = source.read(DelivererConfig::read)?;
+    let mut config = source.read(DelivererConfig::read)?;
+    descriptors::cap_concurrency(&mut config);
     let supervisor = Supervisor::new(&signals::shutdown()?);
     let health = Health::default();
     let _operations =

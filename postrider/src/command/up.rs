@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{receive, serve, signals};
+use super::{descriptors, receive, serve, signals};
 use crate::demo;
 use crate::embedded::{Embedded, Options, default_data_dir};
 
@@ -185,7 +185,8 @@ async fn drain(services: &mut Services) -> anyhow::Result<()> {
 fn start(services: &mut Services, configs: Configs, listener: TcpListener, shutdown: &CancellationToken) {
     let health = Health::default();
     let metrics = telemetry::start_metrics();
-    let Configs { api, relay, deliverer, .. } = configs;
+    let Configs { api, relay, mut deliverer, .. } = configs;
+    descriptors::cap_concurrency(&mut deliverer);
     let (stop, api_health) = (shutdown.clone(), health.clone());
     services.spawn(async move {
         Box::pin(postrider_api::run(api, listener, api_health, metrics, stop))

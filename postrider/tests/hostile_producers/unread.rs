@@ -121,7 +121,8 @@ async fn bodies_that_do_not_come_occupy_no_more_than_a_share_of_the_connections(
     let bed = Bed::new().await;
     // So that 200 connections may be open, of which one application may have eight ninths under way.
     const SHARE: usize = 177;
-    let api = Process::start_limited(&bed, "api", 400, &[("POSTRIDER_ADMIN_TOKEN", ADMIN_TOKEN)]);
+    let environment = [("POSTRIDER_ADMIN_TOKEN", ADMIN_TOKEN)];
+    let api = Process::start_limited(&bed, "api", 400, &environment, std::process::Stdio::null());
     api.ready().await;
     let admin = Producer { key: Some(ADMIN_TOKEN.to_owned()), ..Producer::admin(api.listen) };
     let (offender, victim) = (another(&admin).await, another(&admin).await);

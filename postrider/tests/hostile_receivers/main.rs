@@ -4,6 +4,7 @@
 mod addresses;
 mod answers;
 mod bounds;
+mod descriptors;
 mod dialling;
 mod egress;
 mod endings;

@@ -131,11 +131,17 @@ impl Process {
     }
 
     /// Starts it with so many descriptors at most.
-    pub fn start_limited(bed: &Bed, role: &str, descriptors: u32, environment: &[(&str, &str)]) -> Self {
+    pub fn start_limited(
+        bed: &Bed,
+        role: &str,
+        descriptors: u32,
+        environment: &[(&str, &str)],
+        log: impl Into<Stdio>,
+    ) -> Self {
         let mut command = Command::new("sh");
         let limited = format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"");
         command.args(["-c", &limited, env!("CARGO_BIN_EXE_postrider")]);
-        Self::spawn(command, bed, role, free_port(), environment, Stdio::null())
+        Self::spawn(command, bed, role, free_port(), environment, log)
     }
 
     fn spawn(

@@ -1,0 +1,67 @@
+//! Faults of this deliverer's own, or of the way to all receivers: they spend no attempt and say nothing of an endpoint.
+//! While there is one, webhooks are tried one at a time.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use postrider_shared::health::Health;
+use tokio::sync::watch;
+
+use crate::client::Fault;
+
+/// How long nothing is taken in after a fault, and between two tries while it lasts.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The faults that there are, each with when it was found last.
+#[derive(Default)]
+pub(crate) struct Faults(watch::Sender<BTreeMap<&'static str, Instant>>);
+
+impl Faults {
+    /// Notes a fault, of which nothing was sent.
+    pub(crate) fn found(&self, health: &Health, Fault { part, reason }: &Fault) {
+        self.0.send_modify(|faults| {
+            faults.insert(part, Instant::now());
+        });
+        health.down(part, reason);
+        metrics::counter!("postrider_claims_given_back_total", "part" => *part).increment(1);
+    }
+
+    /// Notes that what began then has found none.
+    pub(crate) fn passed(&self, health: &Health, began: Instant) {
+        self.0.send_if_modified(|faults| {
+            let before = faults.len();
+            faults.retain(|part, found| {
+                let is_over = *found < began;
+                if is_over {
+                    health.up(part);
+                }
+                !is_over
+            });
+            faults.len() < before
+        });
+    }
+
+    /// Waits for a moment while there is a fault. True: there still is.
+    pub(crate) async fn pause(&self) -> bool {
+        let mut faults = self.0.subscribe();
+        tokio::time::timeout(PAUSE, faults.wait_for(BTreeMap::is_empty)).await.is_err()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_fault_is_over_when_something_that_began_after_it_has_passed() {
+        let (faults, health) = (Faults::default(), Health::default());
+        assert!(!faults.pause().await);
+        let before = Instant::now();
+        faults.found(&health, &Fault { part: "deliverer_sockets", reason: "none".to_owned() });
+        faults.passed(&health, before);
+        assert!(health.is_down("deliverer_sockets"));
+        assert!(faults.pause().await);
+        faults.passed(&health, Instant::now() + Duration::from_secs(1));
+        assert!(!faults.pause().await);
+    }
+}
