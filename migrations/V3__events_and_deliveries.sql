@@ -129,33 +129,37 @@ cross join lateral (select pg_get_expr(c.relpartbound, c.oid)) b (bounds)
 where p.oid in ('events'::regclass, 'deliveries'::regclass, 'delivery_attempts'::regclass)
   and c.relkind = 'r';
 
--- Adds to `events`, `deliveries` and `delivery_attempts` a partition each for what is made until a time,
--- from where the newest one ends. Made apart and then attached, which locks no writer out.
-create function add_partitions(until timestamptz) returns void
+-- Adds a partition to one of these tables, for what is made from `starts` (null: ever before) until `until`. Made apart
+-- and then attached, which locks no writer out.
+create function add_partition(target text, starts timestamptz, until timestamptz) returns void
 language plpgsql
 as $$
 declare
-    suffix text := to_char(until at time zone 'UTC', 'YYYYMMDD');
-    starts text;
-    target text;
+    name text := target || '_until_' || to_char(until at time zone 'UTC', 'YYYYMMDD');
 begin
-    foreach target in array array['events', 'deliveries', 'delivery_attempts'] loop
-        select coalesce(quote_literal(first_id(max(ends_at))), 'minvalue') into starts
-        from partitions where parent = target;
-        -- No statistics before it has grown: by those of a few rows all indexes are alike, and sessions keep such a
-        -- plan while millions of rows come. Without statistics PostgreSQL takes a table for larger than that.
-        execute format(
-            'create table %I (like %I including all) with (
-                fillfactor = %s, autovacuum_analyze_threshold = 20000, autovacuum_vacuum_threshold = 20000,
-                autovacuum_vacuum_insert_threshold = 20000
-            )',
-            target || '_until_' || suffix, target, case target when 'deliveries' then 70 else 100 end
-        );
-        execute format(
-            'alter table %I attach partition %I for values from (%s) to (%L)',
-            target, target || '_until_' || suffix, starts, first_id(until)
-        );
-    end loop;
+    -- No statistics before it has grown: by those of a few rows all indexes are alike, and sessions keep such a
+    -- plan while millions of rows come. Without statistics PostgreSQL takes a table for larger than that.
+    execute format(
+        'create table %I (like %I including all) with (
+            fillfactor = %s, autovacuum_analyze_threshold = 20000, autovacuum_vacuum_threshold = 20000,
+            autovacuum_vacuum_insert_threshold = 20000
+        )',
+        name, target, case target when 'deliveries' then 70 else 100 end
+    );
+    execute format(
+        'alter table %I attach partition %I for values from (%s) to (%L)',
+        target, name, coalesce(quote_literal(first_id(starts)), 'minvalue'), first_id(until)
+    );
+end
+$$;
+
+-- Adds to each of these tables a partition that lasts until a time, from where its newest one ends.
+create function add_partitions(until timestamptz) returns void
+language plpgsql
+as $$
+begin
+    perform add_partition(t.name, (select max(ends_at) from partitions where parent = t.name), until)
+    from (values ('events'), ('deliveries'), ('delivery_attempts')) t (name);
 end
 $$;
 

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::{Relay, RelayError};
-use postrider_shared::store::partitions::{self, Expired};
+use postrider_shared::store::partitions::{self, Detached, Expired};
 use postrider_shared::store::{Dedicated, StoreError, connect_dedicated, emit_rejections, expire};
 
 const EVERY: Duration = Duration::from_secs(600);
@@ -18,27 +18,33 @@ const AGAIN: Duration = Duration::from_secs(5);
 
 /// Looks after the partitions for ever.
 pub(crate) async fn run(relay: &Relay) {
+    relay.health.expect("relay_partitions");
     loop {
         let result = maintain(relay).await;
-        let pause = if relay.settle(result).await.is_some() { EVERY } else { AGAIN };
-        tokio::time::sleep(pause).await;
+        let is_well = relay.settle(result).await.is_some() && !relay.health.is_down("relay_partitions");
+        tokio::time::sleep(if is_well { EVERY } else { AGAIN }).await;
     }
 }
 
 async fn maintain(relay: &Relay) -> Result<(), RelayError> {
     let session = connect_dedicated(&relay.database).await?;
-    if partitions::try_lock(&session.client).await? {
-        let result = change(relay, &session).await;
-        report(relay, &session).await?;
-        return result.map_err(Into::into);
-    }
-    report(relay, &session).await
+    let changed =
+        if partitions::try_lock(&session.client).await? { change(relay, &session).await } else { Ok(()) };
+    report(relay, &session).await?;
+    Ok(changed?)
 }
 
 async fn report(relay: &Relay, Dedicated { client, .. }: &Dedicated) -> Result<(), RelayError> {
-    let remaining = partitions::remaining(client).await?;
+    let remaining = partitions::holes(client).await?.first().map(|hole| hole.in_time).unwrap_or_default();
     metrics::gauge!("postrider_partitions_remaining_seconds").set(remaining.as_secs_f64());
-    if remaining < TOO_FEW {
+    let detached = partitions::detached(client, relay.retention_days).await?;
+    let missed =
+        detached.iter().filter(|detached| !detached.is_expired).map(|detached| detached.name.as_str());
+    let missed: Vec<_> = missed.collect();
+    if !missed.is_empty() {
+        let reason = format!("detached: {}; attach them again, or rename or drop them", missed.join(", "));
+        relay.health.down("relay_partitions", reason);
+    } else if remaining < TOO_FEW {
         relay.health.down("relay_partitions", "there are partitions for less than two days to come");
     } else {
         relay.health.up("relay_partitions");
@@ -49,13 +55,11 @@ async fn report(relay: &Relay, Dedicated { client, .. }: &Dedicated) -> Result<(
 async fn change(relay: &Relay, session: &Dedicated) -> Result<(), StoreError> {
     let client = &session.client;
     let retention_days = relay.retention_days;
-    while partitions::remaining(client).await? < partitions::AHEAD {
-        partitions::add(client, partitions::width_days(retention_days)).await?;
-    }
-    // What cannot be dropped now keeps nothing else.
-    let mut failed = None;
-    for orphan in partitions::orphans(client).await? {
-        failed = partitions::drop_detached(client, &orphan).await.err().or(failed);
+    let detached = partitions::detached(client, retention_days).await?;
+    // What cannot be made or dropped now keeps nothing else.
+    let mut failed = make(session, &detached, partitions::width_days(retention_days)).await.err();
+    for left in detached.iter().filter(|detached| detached.is_expired) {
+        failed = partitions::drop_detached(client, &left.name).await.err().or(failed);
     }
     // Attempts stay for as long as there is a delivery that they may be of: one that is under way is recorded.
     let mut kept = HashSet::new();
@@ -64,9 +68,7 @@ async fn change(relay: &Relay, session: &Dedicated) -> Result<(), StoreError> {
             continue;
         }
         match drop_if_done(relay, session, &expired).await {
-            Ok(true) => {
-                tracing::info!(partition = expired.name, "a partition older than the retention was dropped");
-            }
+            Ok(true) => {}
             kept_or_failed => {
                 if expired.parent == "deliveries" {
                     kept.insert(expired.ends_at);
@@ -75,10 +77,34 @@ async fn change(relay: &Relay, session: &Dedicated) -> Result<(), StoreError> {
             }
         }
     }
-    while partitions::forget_keys(client).await? > 0 {}
-    while partitions::forget_parked(client).await? > 0 {}
+    while partitions::forget_keys(client, retention_days).await? > 0 {}
+    while partitions::forget_parked(client, retention_days).await? > 0 {}
     while emit_rejections::forget(client, retention_days).await? > 0 {}
     failed.map_or(Ok(()), Err)
+}
+
+/// Makes the partitions that the coming week lacks, whichever table lacks them. One that somebody has detached is to
+/// come back, so nothing takes its place.
+async fn make(
+    Dedicated { client, .. }: &Dedicated,
+    detached: &[Detached],
+    width_days: u32,
+) -> Result<(), StoreError> {
+    loop {
+        let mut failed = None;
+        let mut is_complete = true;
+        for hole in partitions::holes(client).await? {
+            if hole.in_time < partitions::AHEAD && !detached.iter().any(|table| table.leaves(&hole)) {
+                is_complete = false;
+                failed = partitions::fill(client, &hole, width_days).await.err().or(failed);
+            }
+        }
+        match failed {
+            Some(error) => return Err(error),
+            None if is_complete => return Ok(()),
+            None => {}
+        }
+    }
 }
 
 /// False: there are deliveries in it that must stay a while.

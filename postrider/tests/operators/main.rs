@@ -1,0 +1,7 @@
+//! What people do by hand to the servers of a running installation: partitions are detached, tables locked, sessions
+//! refused, keys overwritten.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod partitions;
