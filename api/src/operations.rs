@@ -50,7 +50,7 @@ pub(crate) fn routes(health: Health, metrics: PrometheusHandle, store: Option<(S
             {
                 match store.ping().await {
                     Ok(()) => health.up(POSTGRESQL),
-                    Err(_) => health.down(POSTGRESQL, "PostgreSQL does not answer"),
+                    Err(error) => health.down(POSTGRESQL, error),
                 }
             }
             Ok::<_, poem::Error>(readiness(&health))

@@ -93,6 +93,18 @@ impl Bed {
         connect(&self.database()).await
     }
 
+    /// The same as who owns the tables, where services are somebody else.
+    pub async fn sql_as_owner(&self) -> tokio_postgres::Client {
+        let mut config: tokio_postgres::Config =
+            with_database(&self.maintenance, &self.name).parse().expect("a URL");
+        connect(config.options("-c search_path=postrider,public")).await
+    }
+
+    /// The server, by the database that no test uses.
+    pub fn maintenance(&self) -> &str {
+        &self.maintenance
+    }
+
     /// The database, seen from where its tables are.
     pub fn database(&self) -> tokio_postgres::Config {
         let url = self.source.get("DATABASE_URL").expect("it was set");

@@ -70,6 +70,17 @@ impl StoreError {
         })
     }
 
+    /// True when what another transaction held for too long is an idempotency key: the item that has this key is to
+    /// blame, and no other.
+    #[must_use]
+    pub fn is_contention_for_key(&self) -> bool {
+        let Self::Database(error) = self else { return false };
+        // "while inserting index tuple … in relation "idempotency_keys"", in the server's language. A lock of the whole
+        // table is waited for before that.
+        let context = error.as_db_error().and_then(|error| error.where_());
+        self.is_contention() && context.is_some_and(|context| context.contains("idempotency_keys"))
+    }
+
     /// True when the statement took longer than a statement may: PostgreSQL is slow, or an item of a batch costs too
     /// much, which is found by trying them one by one.
     #[must_use]
@@ -77,8 +88,8 @@ impl StoreError {
         self.code() == Some(&SqlState::QUERY_CANCELED)
     }
 
-    /// True when PostgreSQL is away, starting, stopping, out of room or too slow, or the session is outdated: not the
-    /// statement's fault, and worth another try later.
+    /// True when PostgreSQL is away, starting, stopping, out of room or too slow, [refuses](Self::is_refusal) this
+    /// program, or the session is outdated: not the statement's fault, and worth another try later.
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
         match (self, self.code()) {
@@ -88,6 +99,7 @@ impl StoreError {
             (_, Some(code)) => {
                 matches!(&code.code()[..2], "08" | "53" | "57" | "58")
                     || *code == SqlState::READ_ONLY_SQL_TRANSACTION
+                    || self.is_refusal()
                     || self.is_missing_partition()
             }
             (Self::Schema(_), None) => false,
@@ -101,12 +113,28 @@ impl StoreError {
         match (self, self.code()) {
             (Self::Pool(_) | Self::Schema(_), _) | (Self::Database(_), None) => true,
             (_, Some(code)) => {
-                let is_general = matches!(&code.code()[..2], "08" | "28" | "3D" | "42" | "53" | "57")
-                    || *code == SqlState::READ_ONLY_SQL_TRANSACTION;
+                let is_general = matches!(&code.code()[..2], "08" | "42" | "53" | "57")
+                    || *code == SqlState::READ_ONLY_SQL_TRANSACTION
+                    || self.is_refusal();
                 // An item may need more memory or time than there is.
                 is_general && ![SqlState::OUT_OF_MEMORY, SqlState::QUERY_CANCELED].contains(code)
             }
         }
+    }
+
+    /// True when the server does not let this role in, takes no connections for this database or does not know it, or
+    /// the role may not use a table, or there is no such table. Somebody has changed that, and will change it again.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        self.code().is_some_and(|code| {
+            matches!(&code.code()[..2], "28" | "3D")
+                || [
+                    SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+                    SqlState::INSUFFICIENT_PRIVILEGE,
+                    SqlState::UNDEFINED_TABLE,
+                ]
+                .contains(code)
+        })
     }
 
     /// True when no waiting helps: the database is not as it must be, or the server refuses the role or knows no such
