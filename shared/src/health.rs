@@ -106,22 +106,37 @@ impl Health {
     }
 }
 
-/// Ends the outages that are over.
-fn settle(parts: &mut BTreeMap<&'static str, State>, now: Instant) {
+/// Ends the outages that are over. Returns how long each part was said to be down.
+fn settle(parts: &mut BTreeMap<&'static str, State>, now: Instant) -> Vec<(&'static str, Duration)> {
+    let mut ended = Vec::new();
     for (part, state) in parts {
         if let State::Down(Outage { since, recovered: Some(recovered), .. }) = state
             && now.duration_since(*recovered) >= QUIET
         {
-            let lasted_seconds = recovered.duration_since(*since).as_secs_f64();
-            tracing::info!(part, lasted_seconds, "works again");
+            let lasted = now.duration_since(*since);
+            tracing::info!(part, lasted_seconds = lasted.as_secs_f64(), "works again");
             *state = State::Up;
+            ended.push((*part, lasted));
         }
     }
+    ended
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_outage_lasts_as_long_as_it_is_said_to() {
+        let health = Health::default();
+        let start = Instant::now();
+        let at = |milliseconds| start + Duration::from_millis(milliseconds);
+        health.down_at("relay_sweep", "locked".to_owned(), at(0));
+        health.up_at("relay_sweep", at(0));
+        assert_eq!(settle(&mut health.lock(), at(1_999)), []);
+        assert_eq!(settle(&mut health.lock(), at(2_000)), [("relay_sweep", Duration::from_secs(2))]);
+        assert_eq!(settle(&mut health.lock(), at(2_001)), []);
+    }
 
     #[test]
     fn a_part_is_up_again_when_nobody_has_found_it_down_for_a_while() {

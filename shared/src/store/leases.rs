@@ -171,6 +171,9 @@ select (select count(*) from moved),
        array(select id from judged where status = 'dead_letter'),
        (select count(pg_notify('postrider_outbox', '')) from (select from queued limit 1) n)";
 
+/// When leases are looked at again of which something could not be dealt with.
+pub const PUT_OFF: Duration = Duration::from_secs(5);
+
 /// Leases of which something is still held, for its row was locked, are looked at again after the others.
 const REMOVE: &str = "-- leases.remove
 with locked as materialized (
@@ -187,7 +190,7 @@ with locked as materialized (
 ),
 put_off as (
     update leases
-    set expires_at = now() + interval '5 seconds'
+    set expires_at = now() + make_interval(secs => $2)
     where id = any (array(select id from locked where not is_done))
 )
 delete from leases where id = any (array(select id from locked where is_done))";
@@ -229,7 +232,7 @@ pub async fn sweep(store: &Store, schedule: &[i32]) -> Result<Swept, StoreError>
     (swept.deliveries, swept.failed) = abandon(store, &claims, schedule).await?;
     let client = store.durable().await?;
     let remove = client.prepare_cached(REMOVE).await?;
-    swept.leases = client.execute(&remove, &[&leases]).await?;
+    swept.leases = client.execute(&remove, &[&leases, &PUT_OFF.as_secs_f64()]).await?;
     Ok(swept)
 }
 
