@@ -256,7 +256,7 @@ async fn end_unsent(
     match ended {
         Ok(()) => {
             if let Err(error) = deliverer.queue.acknowledge([(reservation, Feedback::None)]).await {
-                deliverer.health.down("deliverer_redis", error);
+                deliverer.redis_failed(error).await;
             }
         }
         // The lease is swept.

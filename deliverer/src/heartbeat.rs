@@ -50,7 +50,7 @@ pub(crate) async fn run(deliverer: Arc<Deliverer>) {
         match deliverer.queue.extend(&deliverer.held.old()).await {
             Ok(()) => deliverer.health.up("deliverer_redis"),
             // The ids come back, and are found to be leased.
-            Err(error) => deliverer.health.down("deliverer_redis", error),
+            Err(error) => deliverer.redis_failed(error).await,
         }
     }
 }

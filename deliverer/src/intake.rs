@@ -86,7 +86,7 @@ async fn take_in(
     let reserved = match deliverer.queue.reserve(permits.num_permits(), &allotment).await {
         Ok(reserved) => reserved,
         Err(error) => {
-            deliverer.health.down("deliverer_redis", error);
+            deliverer.redis_failed(error).await;
             return Err(RedisIsAway);
         }
     };
@@ -233,7 +233,7 @@ async fn claim_without_event(
 async fn acknowledge(deliverer: &Deliverer, settled: Vec<Reservation>) {
     let done = settled.iter().map(|reservation| (*reservation, Feedback::None));
     if let Err(error) = deliverer.queue.acknowledge(done).await {
-        deliverer.health.down("deliverer_redis", error);
+        deliverer.redis_failed(error).await;
     }
     for reservation in &settled {
         deliverer.held.remove(reservation);
@@ -273,7 +273,7 @@ async fn idle(deliverer: &Deliverer, waker: &mut Option<Waker>, unblocked: Optio
     .await;
     if let Err(error) = waited {
         *waker = None;
-        deliverer.health.down("deliverer_redis", error);
+        deliverer.redis_failed(error).await;
         tokio::time::sleep(PAUSE).await;
     }
 }

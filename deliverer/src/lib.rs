@@ -80,6 +80,14 @@ struct Deliverer {
     sending: TaskTracker,
 }
 
+impl Deliverer {
+    /// Notes that Redis did not do as it was asked.
+    async fn redis_failed(&self, error: QueueError) {
+        self.queue.forget_damage(&error).await;
+        self.health.down("deliverer_redis", error);
+    }
+}
+
 /// Runs a deliverer until `shutdown`; then it takes nothing new, finishes what is under way within the
 /// grace of its configuration, records it and gives back what was not sent. Outages of PostgreSQL and
 /// Redis are waited out.

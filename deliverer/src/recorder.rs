@@ -157,7 +157,7 @@ async fn acknowledge(deliverer: &Deliverer, batch: &mut [Finished]) {
     let done = batch.iter().filter_map(|finished| Some((finished.reservation?, finished.feedback)));
     match deliverer.queue.acknowledge(done).await {
         Ok(changes) => note(deliverer, changes, batch),
-        Err(error) => deliverer.health.down("deliverer_redis", error),
+        Err(error) => deliverer.redis_failed(error).await,
     }
     for Finished { recorded, endpoint_id, reservation, gone, .. } in batch {
         let Some(reservation) = reservation.take() else { continue };

@@ -123,7 +123,10 @@ impl Relay {
                 return Some(value);
             }
             Err(RelayError::Queue(QueueError::EpochChanged)) => self.epoch_changed.notify_one(),
-            Err(RelayError::Queue(error)) => self.health.down("relay_redis", error),
+            Err(RelayError::Queue(error)) => {
+                self.queue.forget_damage(&error).await;
+                self.health.down("relay_redis", error);
+            }
             Err(RelayError::Store(error)) if error.is_contention() => {
                 tracing::debug!(%error, "another relay is at it");
             }

@@ -5,4 +5,5 @@
 mod support;
 
 mod partitions;
+mod redis_keys;
 mod refusals;

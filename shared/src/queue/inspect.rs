@@ -82,14 +82,15 @@ impl Queue {
         answers.chunks(2).map(|lists| lists.iter().flatten().map(id).collect()).collect()
     }
 
-    /// Reads the epoch that Redis holds and the run it is in. `None`: it holds none.
+    /// Reads the epoch that Redis holds and the run it is in. `None`: it holds none, or what is no number.
     ///
     /// # Errors
     /// When Redis does not answer.
     pub async fn memory(&self) -> Result<(Option<i64>, String), QueueError> {
         let mut pipe = redis::pipe();
         pipe.get(self.key("epoch")).cmd("INFO").arg("server");
-        let (epoch, info): (Option<i64>, String) = pipe.query_async(&mut self.connection.clone()).await?;
+        let (epoch, info): (Option<Vec<u8>>, String) = pipe.query_async(&mut self.connection.clone()).await?;
+        let epoch = epoch.and_then(|epoch| str::from_utf8(&epoch).ok()?.parse().ok());
         let run_id = info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default();
         Ok((epoch, run_id.trim().to_owned()))
     }

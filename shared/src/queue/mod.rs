@@ -7,10 +7,12 @@
 
 mod breaker;
 mod connection;
+mod damage;
 mod inspect;
 mod scripts;
 mod waker;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{AsyncCommands, Client, ConnectionAddr, ErrorKind, RedisError, TlsCertificates};
@@ -23,6 +25,7 @@ use crate::store::outbox::Limits;
 use crate::trust;
 pub use breaker::{BreakerChange, Feedback};
 use connection::Connection;
+use damage::Failures;
 pub use inspect::{QueueStatistics, Space};
 use scripts::Scripts;
 pub use waker::Waker;
@@ -104,6 +107,7 @@ pub struct Reserved {
 pub struct Queue {
     connection: Connection,
     scripts: Scripts,
+    failures: Arc<Failures>,
     base: String,
     window: u32,
     capacity: u32,
@@ -118,6 +122,7 @@ impl Queue {
         Ok(Self {
             connection: Connection::new(client(config)?)?,
             scripts: Scripts::load(),
+            failures: Arc::default(),
             base: format!("{{{}:0}}", config.prefix),
             window: config.window,
             capacity: config.capacity,
