@@ -264,11 +264,14 @@ async fn take_by<'a>(
     let read = transaction.prepare_cached(READ_EPOCH).await?;
     let statement = transaction.prepare_cached(statement).await?;
     // Sent together, done one after the other: the epoch is read and the rows are taken under the lock.
-    let (_, epoch, rows) = tokio::try_join!(
+    let (locked, epoch, rows) = tokio::join!(
         transaction.execute(&lock, &[&EPOCH_LOCK]),
         transaction.query_one(&read, &[]),
         transaction.query(&statement, parameters),
-    )?;
+    );
+    // In this order: whatever follows a statement that failed says only that the transaction is aborted.
+    locked?;
+    let (epoch, rows) = (epoch?, rows?);
     Ok((transaction, epoch.get(0), rows))
 }
 
