@@ -26,6 +26,7 @@ use postrider_shared::config::ApiConfig;
 use postrider_shared::health::Health;
 use postrider_shared::share::Shares;
 use postrider_shared::store::endpoints::EndpointQuota;
+use postrider_shared::store::lock_watch::{self, Tables};
 use postrider_shared::store::{Store, StoreError, start};
 use postrider_shared::supervise::{Supervisor, TaskFailed};
 use tokio::net::TcpListener;
@@ -50,6 +51,12 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 const POSTGRESQL: &str = "api_postgresql";
 /// How often samples are moved out of the recorder's buffers, whether or not anybody reads the metrics.
 const METRICS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The tables without which the API takes no event in.
+const TABLES: Tables = Tables {
+    written: &["events", "deliveries", "outbox", "idempotency_keys"],
+    read: &["applications", "api_keys", "endpoints", "endpoint_health", "event_types"],
+};
 
 /// Why the API did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +120,8 @@ pub async fn run(
             matching_steps: config.max_matching_steps,
         },
     });
+    let _locks =
+        supervisor.spawn("api locks", lock_watch::run(store.clone(), health.clone(), "api_locks", TABLES));
     let emptying = {
         let (app, door, background) = (app.clone(), door.clone(), background.clone());
         supervisor.spawn("api inbox", async move {

@@ -105,7 +105,7 @@ async fn take_in(
     let ids: Vec<DeliveryId> = reservations.keys().copied().collect();
     // Before the statement is sent, so that this end of the lease is never the later one.
     let claimed_at = Instant::now();
-    let claim = claim_around_culprits(deliverer, number, &ids).await;
+    let claim = claim_around_culprits(deliverer, number, &ids, shutdown).await;
     let settled = claim.settled.iter().filter_map(|id| reservations.remove(id));
     acknowledge(deliverer, settled.map(|(reservation, _)| reservation).collect()).await;
     if shutdown.is_cancelled() {
@@ -180,11 +180,17 @@ async fn claim_turn(
 }
 
 /// Claims what can be claimed. Where one delivery spoils the statement for all, the batch is halved until
-/// it is alone: one that cannot be rendered is claimed without its event, any other is left for later.
-async fn claim_around_culprits(deliverer: &Deliverer, number: DelivererNumber, ids: &[DeliveryId]) -> Claim {
+/// it is alone: one that cannot be rendered is claimed without its event, any other is left for later. So is what is
+/// left when `shutdown` comes.
+async fn claim_around_culprits(
+    deliverer: &Deliverer,
+    number: DelivererNumber,
+    ids: &[DeliveryId],
+    shutdown: &CancellationToken,
+) -> Claim {
     let mut claim = Claim::default();
     let mut halves = Halves::of(ids);
-    while let Some(part) = halves.next() {
+    while let Some(part) = halves.next().filter(|_| !shutdown.is_cancelled()) {
         let began = Instant::now();
         match claim::claim(&deliverer.store, number, part, None).await {
             Ok(more) => {
@@ -193,9 +199,12 @@ async fn claim_around_culprits(deliverer: &Deliverer, number: DelivererNumber, i
                 claim.add(more);
             }
             Err(error) => {
-                if let Err(outage) = halves.split(part, error) {
-                    deliverer.health.down("deliverer_postgresql", outage);
+                if let Err(error) = halves.split(part, error) {
+                    if !error.is_contention() {
+                        deliverer.health.down("deliverer_postgresql", error);
+                    }
                     tokio::time::sleep(PAUSE).await;
+                    break;
                 }
             }
         }

@@ -24,6 +24,7 @@ use std::time::Duration;
 use postrider_shared::config::DelivererConfig;
 use postrider_shared::health::Health;
 use postrider_shared::queue::{Queue, QueueError};
+use postrider_shared::store::lock_watch::{self, Tables};
 use postrider_shared::store::{Store, StoreError, start};
 use postrider_shared::supervise::{self, Supervisor, TaskFailed};
 use tokio_util::sync::CancellationToken;
@@ -41,6 +42,12 @@ use registration::Registration;
 
 /// After a failure, nothing is tried for this long.
 const PAUSE: Duration = Duration::from_millis(250);
+
+/// The tables that a deliverer cannot do without.
+const TABLES: Tables = Tables {
+    written: &["deliveries", "delivery_attempts", "leases", "outbox"],
+    read: &["events", "endpoints", "endpoint_secrets", "replays"],
+};
 
 /// What ends a deliverer.
 #[derive(Debug, thiserror::Error)]
@@ -133,25 +140,30 @@ pub async fn run(
         supervisor.spawn("deliverer heartbeat", heartbeat::run(deliverer.clone())),
         supervisor.spawn("deliverer condition", condition::run(deliverer.clone())),
         supervisor.spawn("deliverer notes", notes::run(deliverer.clone())),
+        supervisor.spawn(
+            "deliverer locks",
+            lock_watch::run(deliverer.store.clone(), deliverer.health.clone(), "deliverer_locks", TABLES),
+        ),
     ];
     let recording = supervisor.spawn("deliverer recorder", recorder::run(deliverer.clone(), results));
-    let taking_in = supervisor.spawn("deliverer intake", intake::run(deliverer.clone(), stop));
-    // It ends when it is told to, between two batches.
-    let _ = taking_in.await;
-    finish(&deliverer, recording).await;
+    let taking_in = supervisor.spawn("deliverer intake", intake::run(deliverer.clone(), stop.clone()));
+    stop.cancelled().await;
+    finish(&deliverer, taking_in, recording).await;
     supervise::end(helpers).await;
     tracing::info!("deliverer stopped");
     Ok(supervisor.outcome()?)
 }
 
-/// Waits for what is under way, and for its records, no longer than the grace.
-async fn finish(deliverer: &Deliverer, recording: AbortOnDropHandle<()>) {
-    deliverer.sending.close();
-    let in_flight = deliverer.sending.len();
-    if in_flight > 0 {
-        tracing::info!(in_flight, "finishing what is under way");
-    }
+/// Waits for the end of what is being taken in, of what is under way, and for its records, no longer than the grace.
+async fn finish(deliverer: &Deliverer, taking_in: AbortOnDropHandle<()>, recording: AbortOnDropHandle<()>) {
     let finished = async {
+        // It ends between two batches.
+        let _ = taking_in.await;
+        deliverer.sending.close();
+        let in_flight = deliverer.sending.len();
+        if in_flight > 0 {
+            tracing::info!(in_flight, "finishing what is under way");
+        }
         deliverer.sending.wait().await;
         deliverer.recorder.close();
         let _ = recording.await;

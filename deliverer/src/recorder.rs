@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use postrider_shared::ids::{DeliveryId, EndpointId};
 use postrider_shared::queue::{BreakerChange, Feedback, Reservation};
 use postrider_shared::store::StoreError;
+use postrider_shared::store::halves::LockedInARow;
 use postrider_shared::store::record::{self, Exchange, Moved, Recorded, Verdict, Written};
 use postrider_shared::store::stored_url::StoredUrl;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
@@ -184,7 +185,7 @@ fn note(deliverer: &Deliverer, changes: Vec<BreakerChange>, told: &[Finished]) {
 }
 
 /// Writes what can be written, and waits while nothing can. Where one attempt spoils the statement for all, the batch
-/// is halved until it is alone. Returns what is to be tried again.
+/// is halved until it is alone, unless everything is locked. Returns what is to be tried again.
 async fn write(
     deliverer: &Deliverer,
     batch: impl Iterator<Item = Finished>,
@@ -192,8 +193,14 @@ async fn write(
 ) -> Vec<Finished> {
     let mut left = Vec::new();
     let mut parts = apart(batch);
+    let mut locked_in_a_row = LockedInARow::among(parts.iter().map(Vec::len).sum());
     while let Some(mut part) = parts.pop() {
-        match record(deliverer, &part, true).await {
+        let result = record(deliverer, &part, true).await;
+        if locked_in_a_row.note(result.as_ref().err()) {
+            left.extend(parts.drain(..).flatten().chain(part));
+            break;
+        }
+        match result {
             Ok(locked) => {
                 for finished in part {
                     if locked.contains(&finished.recorded.delivery_id) {

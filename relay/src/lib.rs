@@ -21,6 +21,7 @@ use postrider_shared::config::{DatabaseConfig, RelayConfig};
 use postrider_shared::health::Health;
 use postrider_shared::queue::{Queue, QueueError};
 use postrider_shared::retry::RetrySchedule;
+use postrider_shared::store::lock_watch::{self, Tables};
 use postrider_shared::store::{Store, StoreError, start};
 use postrider_shared::supervise::{self, Supervisor, TaskFailed};
 use tokio::sync::Notify;
@@ -31,6 +32,12 @@ use listener::Listener;
 
 /// After a failure, nothing is tried for this long.
 const PAUSE: Duration = Duration::from_millis(250);
+
+/// The tables that a relay cannot do without.
+const TABLES: Tables = Tables {
+    written: &["outbox", "deliveries", "leases", "queue_epoch"],
+    read: &["endpoints", "endpoint_health"],
+};
 
 /// What ends a relay, or one of its steps.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +89,9 @@ pub async fn run(config: RelayConfig, health: Health, shutdown: CancellationToke
     });
     tracing::info!("relay started");
     let supervisor = Supervisor::new(&shutdown);
-    let loops = start_loops(&supervisor, &relay);
+    let mut loops = start_loops(&supervisor, &relay);
+    let watch = lock_watch::run(relay.store.clone(), relay.health.clone(), "relay_locks", TABLES);
+    loops.push(supervisor.spawn("relay locks", watch));
     supervisor.stop().cancelled().await;
     // Whatever was under way is undone by PostgreSQL, and taken again by another relay.
     supervise::end(loops).await;
@@ -127,8 +136,9 @@ impl Relay {
                 self.queue.forget_damage(&error).await;
                 self.health.down("relay_redis", error);
             }
+            // Another relay is at it, or a table is locked, which the health has a part for.
             Err(RelayError::Store(error)) if error.is_contention() => {
-                tracing::debug!(%error, "another relay is at it");
+                tracing::debug!(%error, "a step met a lock");
             }
             Err(RelayError::Store(error)) => self.health.down("relay_postgresql", error),
             Err(RelayError::Task(failed)) => tracing::error!(%failed, "a step has failed"),

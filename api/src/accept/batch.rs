@@ -24,8 +24,10 @@ use crate::auth::party::Party;
 /// fuller than side by side, which costs a seventh less CPU for each event; one that takes longer waits for the
 /// disk, for a lock or for much data, and the next goes beside it.
 const PATIENCE: Duration = Duration::from_millis(10);
-/// How often an event that is blocked is tried alone.
+/// How often an event that is blocked is tried alone, or a batch of one producer.
 const TRIES: u32 = 3;
+/// After so many producers in a row that met a lock, the rest of a batch is refused as well: it would meet it too.
+const MOST_BUSY: u32 = 3;
 /// How long to wait between these.
 const RETRY_DELAY: Duration = Duration::from_millis(20);
 
@@ -36,6 +38,8 @@ pub(crate) enum Rejection {
     NotStorable,
     /// Another transaction holds its idempotency key.
     KeyBusy,
+    /// Another transaction holds something else that it needs, most likely a whole table.
+    Busy,
     /// PostgreSQL does not answer.
     Unavailable,
     /// It takes PostgreSQL longer than an event may.
@@ -180,6 +184,7 @@ async fn store_all<T>(
     parts.reverse();
     // What has become of one decides over those behind it.
     let mut held: HashMap<Producer, Outcome> = HashMap::new();
+    let mut busy_in_a_row = 0;
     while let Some((mut events, mut answers)) = parts.pop() {
         let refusal = |event: &NewEvent| {
             let is_refused = || fanout.is_refused(event).then_some(Err(Rejection::TooCostly));
@@ -203,6 +208,7 @@ async fn store_all<T>(
         match store_part(&shared.store, &events, in_order).await {
             Ok(accepted) => {
                 shared.health.up(POSTGRESQL);
+                busy_in_a_row = 0;
                 for ((event, answer), accepted) in events.into_iter().zip(answers).zip(accepted) {
                     if let Accepted::Stored { cost, duplicate: false, .. } = accepted {
                         fanout.learn(&event, cost);
@@ -214,17 +220,17 @@ async fn store_all<T>(
                 }
             }
             // Whoever it was, the others wait no longer for it.
-            Err(error)
-                if error.is_timeout() && events.iter().any(|event| event.producer != events[0].producer) =>
-            {
-                for event in &events {
-                    fanout.suspect(event);
+            Err(error) if (error.is_timeout() || is_busy(&error)) && !is_of_one(&events) => {
+                if error.is_timeout() {
+                    for event in &events {
+                        fanout.suspect(event);
+                    }
                 }
                 parts.extend(by_producer(events.into_iter().zip(answers)).into_iter().rev());
             }
             Err(error)
                 if events.len() > 1
-                    && (error.is_data_error() || error.is_contention() || error.is_timeout()) =>
+                    && (error.is_data_error() || error.is_contention_for_key() || error.is_timeout()) =>
             {
                 let middle = events.len() / 2;
                 let second = (events.split_off(middle), answers.split_off(middle));
@@ -247,13 +253,32 @@ async fn store_all<T>(
                     }
                     tell(event, answer, Err(rejection));
                 }
+                if rejection == Rejection::Busy {
+                    busy_in_a_row += 1;
+                }
+                if busy_in_a_row == MOST_BUSY {
+                    let left =
+                        parts.drain(..).rev().flat_map(|(events, answers)| events.into_iter().zip(answers));
+                    left.for_each(|(event, answer)| tell(event, answer, Err(rejection)));
+                }
             }
         }
     }
 }
 
+fn is_of_one(events: &[NewEvent]) -> bool {
+    events.iter().all(|event| event.producer == events[0].producer)
+}
+
+/// True where a lock is waited for that is not that of one event's key.
+fn is_busy(error: &StoreError) -> bool {
+    error.is_contention() && !error.is_contention_for_key()
+}
+
 async fn store_part(store: &Store, events: &[NewEvent], in_order: bool) -> Result<Vec<Accepted>, StoreError> {
-    let mut tries = if events.len() == 1 { TRIES } else { 1 };
+    // What will not be taken apart.
+    let is_whole = |error: &StoreError| events.len() == 1 || is_busy(error) && is_of_one(events);
+    let mut tries = TRIES;
     loop {
         let began = Instant::now();
         failpoint::die_at("api.before_commit");
@@ -264,7 +289,9 @@ async fn store_part(store: &Store, events: &[NewEvent], in_order: bool) -> Resul
         }
         tries -= 1;
         match result {
-            Err(error) if tries > 0 && error.is_contention() => tokio::time::sleep(RETRY_DELAY).await,
+            Err(error) if tries > 0 && error.is_contention() && is_whole(&error) => {
+                tokio::time::sleep(RETRY_DELAY).await
+            }
             result => return result,
         }
     }
@@ -315,8 +342,10 @@ fn rejection(error: &StoreError) -> Rejection {
         Rejection::TooCostly
     } else if error.is_data_error() {
         Rejection::NotStorable
-    } else if error.is_contention() {
+    } else if error.is_contention_for_key() {
         Rejection::KeyBusy
+    } else if error.is_contention() {
+        Rejection::Busy
     } else {
         Rejection::Unavailable
     }

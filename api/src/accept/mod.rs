@@ -237,6 +237,7 @@ fn rejected(rejection: Rejection) -> Problem {
             "idempotency_key_busy",
             "Another request with this Idempotency-Key is under way. Try again with the same key.",
         ),
+        Rejection::Busy => Problem::busy(),
         Rejection::Unavailable => Problem::database_unavailable(),
         Rejection::TooCostly => Problem::unavailable(
             "event_too_costly",

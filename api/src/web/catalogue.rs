@@ -104,8 +104,8 @@ catalogue! {
         "ingest_rate_limited": "The application publishes more events per second than it may. Try again after `Retry-After`.",
     }
     503 {
-        "unavailable": "PostgreSQL does not answer. Try again after `Retry-After`, an event with the same key.",
-        "busy": "Another request works on the same thing. Try again after `Retry-After`.",
+        "unavailable": "PostgreSQL does not answer, or refuses. Try again after `Retry-After`, an event with the same key.",
+        "busy": "Another request works on the same thing, or a table is locked. Try again after `Retry-After`, an event with the same key.",
         "idempotency_key_busy": "Another request with this key is under way. Try again with the same key.",
         "schema_changing": "The schema of the type was changed again and again meanwhile. Try again with the same key.",
         "overloaded": "More events arrive than can be stored. Try again with the same key, more slowly.",

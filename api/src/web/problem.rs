@@ -104,6 +104,11 @@ impl Problem {
         Self::unavailable("unavailable", "The database cannot be reached. Try again in a moment.")
     }
 
+    /// 503: a row or a table that this needs is locked.
+    pub(crate) fn busy() -> Self {
+        Self::unavailable("busy", "Something that this needs is locked at the moment. Try again.")
+    }
+
     /// 500: a defect of this program. What it is stands in the log, not here.
     pub(crate) fn internal() -> Self {
         Self::new(
@@ -162,7 +167,7 @@ impl From<StoreError> for Problem {
             tracing::debug!(%error, "a request is answered 503");
             Self::database_unavailable()
         } else if error.is_contention() {
-            Self::unavailable("busy", "Another request works on the same thing. Try again.")
+            Self::busy()
         } else if error.is_data_error() {
             Self::new(
                 StatusCode::UNPROCESSABLE_ENTITY,

@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod locks;
 mod partitions;
 mod redis_keys;
 mod refusals;

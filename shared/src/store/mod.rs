@@ -28,6 +28,7 @@ pub mod health;
 pub mod inbox;
 pub mod ingest;
 pub mod leases;
+pub mod lock_watch;
 pub mod migrate;
 pub mod operational;
 pub mod outbox;
