@@ -185,7 +185,7 @@ fn note(deliverer: &Deliverer, changes: Vec<BreakerChange>, told: &[Finished]) {
 }
 
 /// Writes what can be written, and waits while nothing can. Where one attempt spoils the statement for all, the batch
-/// is halved until it is alone, unless everything is locked. Returns what is to be tried again.
+/// is halved until it is alone, unless everything is locked: that is waited for. Returns what is to be tried again.
 async fn write(
     deliverer: &Deliverer,
     batch: impl Iterator<Item = Finished>,
@@ -197,8 +197,11 @@ async fn write(
     while let Some(mut part) = parts.pop() {
         let result = record(deliverer, &part, true).await;
         if locked_in_a_row.note(result.as_ref().err()) {
-            left.extend(parts.drain(..).flatten().chain(part));
-            break;
+            // Most likely a table, which is as good as an outage.
+            deliverer.recorder.is_flowing.send_replace(false);
+            tokio::time::sleep(PAUSE).await;
+            parts.push(part);
+            continue;
         }
         match result {
             Ok(locked) => {

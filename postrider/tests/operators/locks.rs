@@ -1,11 +1,13 @@
 //! Somebody locks a whole table, as `create index` and `vacuum full` do.
 
+use std::time::Duration;
+
 use postrider_shared::config::DatabaseConfig;
 use postrider_shared::store::{Store, outbox};
 use serde_json::json;
 
 use crate::support::producer::Producer;
-use crate::support::receiver::Receiver;
+use crate::support::receiver::{Receiver, Reply};
 use crate::support::service::Process;
 use crate::support::stack::Stack;
 use crate::support::{Bed, eventually};
@@ -103,6 +105,38 @@ async fn a_deliverer_that_is_told_to_stop_while_its_claims_meet_a_lock_stops() {
     eventually("a claim to wait", async || (bed.count(waiting).await > 0).then_some(())).await;
     assert!(deliverer.terminate().await, "it exits 0 while the table is locked");
     held.rollback().await.expect("unlocked");
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ends_while_its_record_meets_a_lock_is_recorded_later_and_not_sent_again() {
+    const ENDPOINTS: usize = 40;
+    let bed = Bed::new().await;
+    let (api, relay) = (Process::start(&bed, "api", &[]), Process::start(&bed, "relay", &[]));
+    let deliverer = Process::start(&bed, "deliverer", &[("POSTRIDER_DELIVERER_CONCURRENCY", "64")]);
+    for process in [&api, &relay, &deliverer] {
+        process.ready().await;
+    }
+    let receiver = Receiver::start(|_| Reply { delay: Duration::from_secs(2), ..Reply::from(200) }).await;
+    let producer = Producer::new(api.listen).await;
+    for number in 0..ENDPOINTS {
+        producer.endpoint(json!({"url": receiver.url(&format!("/{number}"))})).await;
+    }
+    producer.publish("user.created", json!({})).await;
+    receiver.wait_for(ENDPOINTS).await;
+    let mut sql = bed.sql().await;
+    let held = sql.transaction().await.expect("a transaction");
+    held.batch_execute("lock table delivery_attempts in share mode").await.expect("locked");
+    eventually("the deliverer to say what it waits for", async || {
+        let (_, answer) = deliverer.health("ready").await?;
+        let reason = answer["parts"]["deliverer_locks"]["reason"].as_str()?;
+        reason.contains("the table delivery_attempts").then_some(())
+    })
+    .await;
+    held.rollback().await.expect("unlocked");
+    bed.all_succeeded(ENDPOINTS as i64).await;
+    assert_eq!(receiver.count(), ENDPOINTS, "nothing was sent twice");
+    assert_eq!(bed.unknown_attempts().await, 0);
     bed.finish().await;
 }
 
