@@ -213,7 +213,7 @@ fn secret_headers_are_not_sent_to_another_server_than_before() {
         request.apply(&endpoint(), &rules())
     };
     for url in ["https://example.net", "http://example.com", "https://example.com:8443"] {
-        let problem = change(&format!(r#"{{"url":"{url}"}}"#)).err().expect("refused");
+        let problem = change(&format!(r#"{{"url":"{url}"}}"#)).expect_err("refused");
         assert_eq!(problem.errors[0].field, "headers.x-token", "{url}");
     }
     assert!(change(r#"{"url":"https://example.com/other?path=1"}"#).is_ok());
@@ -228,7 +228,7 @@ fn secret_headers_are_not_sent_to_another_server_than_before() {
 fn a_mask_is_no_value_of_a_header() {
     let url = r#""url":"https://example.com""#;
     for headers in [r#"{"x-a":"***"}"#, r#"{"x-a":"***"},"sensitive_headers":["x-a"]"#] {
-        let problem = create(&format!("{{{url},\"headers\":{headers}}}")).err().expect("refused");
+        let Err(problem) = create(&format!("{{{url},\"headers\":{headers}}}")) else { panic!("{headers}") };
         assert_eq!(problem.errors[0].field, "headers.x-a");
     }
 }
