@@ -83,7 +83,8 @@ async fn what_is_older_than_the_retention_goes_and_the_rest_stays() {
     .await;
     let producer = Producer { api: services.api, ..producer };
     producer.delivery_in(&text(&accepted["event_id"]), "succeeded").await;
-    assert_eq!(bed.count("select count(*) from idempotency_keys").await, 1);
+    let keys = "select count(*) from idempotency_keys where idempotency_key not like 'postrider.%'";
+    assert_eq!(bed.count(keys).await, 1);
     services.stop().await;
     bed.finish().await;
 }
