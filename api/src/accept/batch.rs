@@ -61,6 +61,9 @@ struct Shared {
     store: Store,
     health: Health,
     queue: AcceptQueue,
+    /// Held by the one that gathers the next batch. A second one would wait for two statements, give up waiting, and go
+    /// beside the others with few events.
+    gathering: Mutex<()>,
     /// Held while a batch is stored.
     turn: Mutex<()>,
 }
@@ -85,6 +88,7 @@ impl Batcher {
             store: store.clone(),
             health: health.clone(),
             queue: AcceptQueue::new(queue_bytes, writers),
+            gathering: Mutex::default(),
             turn: Mutex::default(),
         }));
         let write = || supervisor.spawn("api writer", write_until_closed(batcher.0.clone()));
@@ -144,8 +148,10 @@ impl Writers {
 
 async fn write_until_closed(shared: Arc<Shared>) {
     while shared.queue.arrival().await {
+        let gathering = shared.gathering.lock().await;
         let turn = tokio::time::timeout(PATIENCE, shared.turn.lock()).await.ok();
         let Batch { events, occupancy } = shared.queue.take();
+        drop(gathering);
         if events.is_empty() {
             continue;
         }
