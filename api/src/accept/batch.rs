@@ -17,7 +17,8 @@ use tokio::sync::Mutex;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::POSTGRESQL;
-use crate::accept::queue::{AcceptQueue, Answer, Batch, MAX_BATCH_DELIVERIES};
+use crate::accept::load::{Load, MAX_BATCH_DELIVERIES};
+use crate::accept::queue::{AcceptQueue, Answer, Batch};
 use crate::auth::party::Party;
 
 /// How long a batch waits for the statement before it to end, and gathers. One after the other they are fewer and
@@ -309,20 +310,17 @@ type Part<T> = (Vec<NewEvent>, Vec<T>);
 /// Events with their indices, in their order, in parts that are expected to make no more deliveries than a statement
 /// may.
 fn sized(events: Vec<NewEvent>, queue: &AcceptQueue) -> Vec<Part<usize>> {
-    let (mut parts, mut deliveries): (Vec<Part<usize>>, _) = (Vec::new(), 0);
+    let (mut parts, mut load): (Vec<Part<usize>>, _) = (Vec::new(), Load::default());
     for (index, event) in events.into_iter().enumerate() {
         let (_, expected) = queue.weigh(&event);
-        deliveries += expected;
-        match parts.last_mut().filter(|_| deliveries <= MAX_BATCH_DELIVERIES) {
-            Some((events, indices)) => {
-                events.push(event);
-                indices.push(index);
-            }
-            None => {
-                deliveries = expected;
-                parts.push((vec![event], vec![index]));
-            }
+        if parts.is_empty() || !load.has_room(expected, MAX_BATCH_DELIVERIES) {
+            parts.push(Part::default());
+            load = Load::default();
         }
+        load.add(event.data.len() as u64, expected);
+        let (events, indices) = parts.last_mut().expect("one was begun");
+        events.push(event);
+        indices.push(index);
     }
     parts
 }

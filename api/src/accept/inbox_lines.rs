@@ -8,7 +8,8 @@ use postrider_shared::ids::ApplicationId;
 use postrider_shared::share::FACTOR;
 use postrider_shared::store::inbox::{EmissionId, Found};
 
-use crate::accept::queue::{MAX_BATCH, MAX_BATCH_BYTES, MAX_BATCH_DELIVERIES, MAX_LIGHT_DELIVERIES};
+use crate::accept::load::{Load, MAX_BATCH_DELIVERIES};
+use crate::accept::queue::MAX_LIGHT_DELIVERIES;
 
 /// Emissions that are remembered, about. The inbox may have more.
 const CAPACITY: usize = 100_000;
@@ -73,22 +74,20 @@ impl InboxLines {
     /// few still do.
     pub(crate) fn take(&mut self, now: Instant, expect: impl Fn(ApplicationId) -> usize) -> Vec<Found> {
         let (mut batch, mut passed_over) = (Vec::new(), VecDeque::new());
-        let (mut bytes, mut deliveries) = (0, 0);
-        while batch.len() < MAX_BATCH && bytes < MAX_BATCH_BYTES {
+        let mut load = Load::default();
+        while !load.is_full() {
             let Some(key) = self.turns.pop_front() else { break };
             let Some(line) = self.of.get_mut(&key) else { continue };
             let expected = key.map_or(0, &expect);
             let is_light = expected <= MAX_LIGHT_DELIVERIES;
-            let room = if is_light { 2 * MAX_BATCH_DELIVERIES } else { MAX_BATCH_DELIVERIES };
-            let fits = batch.is_empty() || deliveries + expected <= room;
-            if !fits || line.not_before.is_some_and(|time| now < time) {
+            let most = if is_light { 2 * MAX_BATCH_DELIVERIES } else { MAX_BATCH_DELIVERIES };
+            if !load.has_room(expected, most) || line.not_before.is_some_and(|time| now < time) {
                 passed_over.push_back(key);
                 continue;
             }
             if let Some((id, size)) = line.waiting.pop_first() {
                 self.len -= 1;
-                bytes += u64::from(size);
-                deliveries += expected;
+                load.add(u64::from(size), expected);
                 batch.push(Found { id, application_id: key, bytes: size });
             }
             if !line.waiting.is_empty() {

@@ -12,15 +12,9 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::accept::batch::{Outcome, Rejection};
 use crate::accept::fanout::Fanout;
+use crate::accept::load::{Load, MAX_BATCH_DELIVERIES};
 use crate::auth::party::Party;
 
-/// Events in one statement, at most.
-pub(crate) const MAX_BATCH: usize = 64;
-/// Bytes of events in one statement; the event that exceeds them is its last.
-pub(crate) const MAX_BATCH_BYTES: u64 = 2 << 20;
-/// Deliveries that one statement is expected to make, unless a single event makes more: about five
-/// milliseconds' worth.
-pub(crate) const MAX_BATCH_DELIVERIES: usize = 1_000;
 /// An event that is expected to make more is stored apart from those that make fewer, one such batch at a time: the others
 /// wait for none of them.
 pub(crate) const MAX_LIGHT_DELIVERIES: usize = 200;
@@ -237,37 +231,39 @@ impl Lines {
 
     /// True where something waits that can be taken now.
     fn may_take(&self, queue: &AcceptQueue) -> bool {
-        self.of.values().filter_map(VecDeque::front).any(|first| self.is_possible(queue, first))
+        let mut firsts = self.of.values().filter_map(VecDeque::front);
+        firsts.any(|first| self.is_possible(queue, first.party, || queue.weigh(&first.event).0))
     }
 
-    /// True where an event can be taken beside what is under way.
-    fn is_possible(&self, queue: &AcceptQueue, first: &Waiting) -> bool {
-        self.under_way.get(&first.party).is_none_or(|&count| count < queue.max_of_party)
-            && !(self.is_heavy_under_way && queue.weigh(&first.event).0)
+    /// True where an event of a party can be taken beside what is under way.
+    fn is_possible(&self, queue: &AcceptQueue, party: Party, is_heavy: impl FnOnce() -> bool) -> bool {
+        self.under_way.get(&party).is_none_or(|&count| count < queue.max_of_party)
+            && !(self.is_heavy_under_way && is_heavy())
     }
 
     /// One event of each line in turn, until the statement is full. Whose turn it is decides whether those that make
     /// many deliveries are taken, or those that make few; the lines of the others keep their places.
     fn take(&mut self, queue: &AcceptQueue) -> Batch {
         let mut batch = Batch::default();
-        let (mut bytes, mut deliveries, mut passed_over) = (0, 0, VecDeque::new());
-        while batch.events.len() < MAX_BATCH && bytes < MAX_BATCH_BYTES {
+        let (mut load, mut passed_over) = (Load::default(), VecDeque::new());
+        while !load.is_full() {
             let Some(party) = self.turns.pop_front() else { break };
             let Some(first) = self.of.get(&party).and_then(VecDeque::front) else { continue };
             let (is_heavy, expected) = queue.weigh(&first.event);
             let is_first = batch.events.is_empty();
-            if !self.is_possible(queue, first) || !is_first && is_heavy != batch.occupancy.is_heavy {
+            if !self.is_possible(queue, party, || is_heavy)
+                || !is_first && is_heavy != batch.occupancy.is_heavy
+            {
                 passed_over.push_back(party);
                 continue;
             }
-            if !is_first && deliveries + expected > MAX_BATCH_DELIVERIES {
+            if !load.has_room(expected, MAX_BATCH_DELIVERIES) {
                 self.turns.push_front(party);
                 break;
             }
             let Some(line) = self.of.get_mut(&party) else { continue };
             if let Some(waiting) = line.pop_front() {
-                bytes += size(&waiting.event);
-                deliveries += expected;
+                load.add(size(&waiting.event), expected);
                 batch.occupancy.is_heavy = is_heavy;
                 batch.occupancy.parties.insert(party);
                 batch.events.push(waiting);

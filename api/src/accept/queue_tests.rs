@@ -4,6 +4,7 @@ use postrider_shared::store::accept::{Producer, SchemaCheck};
 use uuid::Uuid;
 
 use super::*;
+use crate::accept::load::MAX_BATCH;
 
 fn party(number: u128) -> Party {
     Party::Application(ApplicationId(Uuid::from_u128(number)))

@@ -1,0 +1,37 @@
+//! What one statement is given to store.
+
+/// Events in one statement, at most.
+pub(crate) const MAX_BATCH: usize = 64;
+/// Bytes of events in one statement; the event that exceeds them is its last.
+const MAX_BATCH_BYTES: u64 = 2 << 20;
+/// Deliveries that one statement is expected to make, unless a single event makes more: about five
+/// milliseconds' worth.
+pub(crate) const MAX_BATCH_DELIVERIES: usize = 1_000;
+
+/// What a statement has been given so far.
+#[derive(Debug, Default)]
+pub(crate) struct Load {
+    events: usize,
+    bytes: u64,
+    deliveries: usize,
+}
+
+impl Load {
+    /// True where nothing more is added.
+    pub(crate) fn is_full(&self) -> bool {
+        self.events >= MAX_BATCH || self.bytes >= MAX_BATCH_BYTES
+    }
+
+    /// True where an event that makes so many deliveries may be added to what is expected to make `most` of them in all.
+    /// The first one may always be.
+    pub(crate) fn has_room(&self, deliveries: usize, most: usize) -> bool {
+        self.events == 0 || self.deliveries + deliveries <= most
+    }
+
+    /// Adds an event.
+    pub(crate) fn add(&mut self, bytes: u64, deliveries: usize) {
+        self.events += 1;
+        self.bytes += bytes;
+        self.deliveries += deliveries;
+    }
+}
