@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 
 pub(crate) use self::connection::MAX_HEAD_BYTES;
 use self::connection::{Candidate, Connection};
-pub(crate) use self::serving::{SMALL_RESPONSE, Serving};
+pub(crate) use self::serving::Serving;
 pub(crate) use self::stream::Watched;
 
 /// Bytes of heads that have not come to their end, beyond what each connection may have anyway.

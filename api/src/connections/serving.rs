@@ -10,10 +10,11 @@ use postrider_shared::share::{Share, Shares};
 
 use super::connection::Connection;
 use crate::auth::party::Party;
+use crate::web::admission::exhausted;
 use crate::web::problem::Problem;
 
 /// Responses up to this size are not counted: they are no larger than what a connection costs anyway.
-pub(crate) const SMALL_RESPONSE: usize = 1_024;
+const SMALL_RESPONSE: usize = 1_024;
 
 /// A request from the end of its head until its response is written, or its connection is closed.
 pub(crate) struct Serving {
@@ -24,9 +25,19 @@ pub(crate) struct Serving {
 
 struct State {
     stage: Stage,
-    /// Its place among the requests of its application.
-    place: Option<Share<Party>>,
+    account: Option<Account>,
+    /// What was set aside for its response before the work began.
+    reserved: Option<Share<Party>>,
+    /// What its response takes.
     room: Option<Room>,
+}
+
+/// On whose account a request is.
+struct Account {
+    party: Party,
+    /// Its place among the requests of that account.
+    _place: Share<Party>,
+    responses: Shares<Party>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -49,16 +60,17 @@ impl Serving {
         if let Some(connection) = &connection {
             connection.phase().request_begins();
         }
-        let state = State { stage: Stage::Waiting, place: None, room: None };
+        let state = State { stage: Stage::Waiting, account: None, reserved: None, room: None };
         Self { connection, strangers, state: Mutex::new(state) }
     }
 
-    /// Says on whose account it is, and holds its place among the requests of that account.
-    pub(crate) fn belongs_to(&self, party: Party, place: Share<Party>) {
+    /// Says on whose account it is. Holds its place among the requests of that account, and charges its response to
+    /// the account's share of `responses`.
+    pub(crate) fn belongs_to(&self, party: Party, place: Share<Party>, responses: Shares<Party>) {
         if let Some(connection) = &self.connection {
             connection.phase().party = Some(party);
         }
-        self.state().place = Some(place);
+        self.state().account = Some(Account { party, _place: place, responses });
     }
 
     /// The API works on it from now on.
@@ -66,34 +78,51 @@ impl Serving {
         self.move_to(Stage::WorkedOn);
     }
 
-    /// Holds room for the bytes of its response.
-    pub(crate) fn hold_room(&self, share: Share<Party>) {
-        self.state().room = Some(Room::Party(share));
+    /// Holds what was set aside for its response.
+    pub(crate) fn reserve(&self, share: Share<Party>) {
+        self.state().reserved = Some(share);
     }
 
     /// Makes the request last until `response` is written.
     ///
     /// # Errors
-    /// 503 where there is no room for a response that is on nobody's account.
+    /// 503 where there is no room for the response, because the client does not read others.
     pub(crate) async fn respond(self: Arc<Self>, mut response: Response) -> Result<Response, Problem> {
         let bytes = response.take_body().into_bytes().await.map_err(|_| Problem::internal())?;
         if bytes.len() <= SMALL_RESPONSE {
             response.set_body(bytes);
             return Ok(response);
         }
-        if let Some(connection) = &self.connection {
-            let mut state = self.state();
-            if state.room.is_none() {
-                let share = self.strangers.try_acquire(&connection.peer.ip(), bytes.len() as u64);
-                let share = share.ok_or_else(|| {
-                    Problem::unavailable("share_exhausted", "Read the responses to your requests.")
-                })?;
-                state.room = Some(Room::Stranger(share));
-            }
-        }
+        self.take_room(bytes.len() as u64)?;
         self.move_to(Stage::Responding(Instant::now()));
         response.set_body(Bytes::from_owner(Unwritten { bytes, _serving: self }));
         Ok(response)
+    }
+
+    /// Charges the bytes of the response to its account, or to the client's address where it is on no account.
+    fn take_room(&self, size: u64) -> Result<(), Problem> {
+        let Some(connection) = &self.connection else { return Ok(()) };
+        let mut state = self.state();
+        let reserved = state.reserved.take();
+        let room = match &state.account {
+            Some(Account { party, responses, .. }) => {
+                let room = reserved.or_else(|| responses.try_acquire(party, 0));
+                let mut room = room.ok_or_else(exhausted)?;
+                if !room.grow(size.saturating_sub(room.amount())) {
+                    return Err(exhausted());
+                }
+                room.shrink(size);
+                Room::Party(room)
+            }
+            None => {
+                let room = self.strangers.try_acquire(&connection.peer.ip(), size);
+                let unread =
+                    || Problem::unavailable("share_exhausted", "Read the responses to your requests.");
+                Room::Stranger(room.ok_or_else(unread)?)
+            }
+        };
+        state.room = Some(room);
+        Ok(())
     }
 
     fn move_to(&self, stage: Stage) {

@@ -66,7 +66,7 @@ async fn who_has_most_requests_that_wait_makes_room_before_the_idle_connections_
     let mut all = opened(&connections, 4).await;
     let belongs_to = |near, party| {
         let request = request(&connections, near);
-        request.belongs_to(party, places.try_acquire(&party, 1).expect("a place"));
+        request.belongs_to(party, places.try_acquire(&party, 1).expect("a place"), places.clone());
         request
     };
     // The first is idle; the bodies of the others do not arrive.
@@ -115,7 +115,9 @@ async fn a_response_that_is_not_read_is_given_up_and_frees_what_it_held() {
     let connections = Connections::new(2);
     let mut all = opened(&connections, 1).await;
     let serving = request(&connections, &all[0].0);
-    serving.hold_room(room.try_acquire(&application(1), 32 << 20).expect("room"));
+    let place = Shares::new(9).try_acquire(&application(1), 1).expect("a place");
+    serving.belongs_to(application(1), place, room.clone());
+    serving.reserve(room.try_acquire(&application(1), 1 << 10).expect("room"));
     let response = Response::builder().body(vec![b'x'; 32 << 20]);
     let response = serving.respond(response).await.expect("a response");
     let mut near = all[0].0.take().expect("it");

@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::{Method, header};
-use poem::{Endpoint, IntoResponse as _, Request, Response};
+use poem::{Endpoint, Request};
 use postrider_shared::share::{Share, Shares};
 
 use crate::app::App;
 use crate::auth::party::Party;
 use crate::auth::{self, Credential};
-use crate::connections::{SMALL_RESPONSE, Serving};
+use crate::connections::Serving;
 use crate::web::problem::Problem;
 
 /// Bytes of request bodies that this process holds, at most.
@@ -85,28 +85,11 @@ impl Turn {
         Ok(())
     }
 
-    /// Lets the turn end with this response, which is counted until it is written.
-    ///
-    /// # Errors
-    /// 503 where the application does not read the responses to its requests.
-    async fn end(self, mut response: Response) -> Result<Response, Problem> {
-        let TurnState { app, party, serving, .. } = &*self.0;
-        let bytes = response.take_body().into_bytes().await.map_err(|_| Problem::internal())?;
-        let size = bytes.len() as u64;
-        let held = self.held().take();
-        if bytes.len() > SMALL_RESPONSE
-            && let Some(serving) = serving
-        {
-            let room = held.map(|held| held.room).or_else(|| app.responses.try_acquire(party, 0));
-            let mut room = room.ok_or_else(exhausted)?;
-            if !room.grow(size.saturating_sub(room.amount())) {
-                return Err(exhausted());
-            }
-            room.shrink(size);
-            serving.hold_room(room);
+    /// Lets the next request have its turn. What was set aside for the response is held until that is written.
+    fn end(&self) {
+        if let (Some(held), Some(serving)) = (self.held().take(), &self.0.serving) {
+            serving.reserve(held.room);
         }
-        response.set_body(bytes);
-        Ok(response)
     }
 
     fn held(&self) -> MutexGuard<'_, Option<Held>> {
@@ -126,12 +109,12 @@ impl Turn {
 ///
 /// # Errors
 /// 401 where it has a body and its key is unknown, 503 where its application has its share already.
-pub(crate) async fn admit<E: Endpoint>(next: Arc<E>, mut request: Request) -> poem::Result<Response> {
+pub(crate) async fn admit<E: Endpoint>(next: Arc<E>, mut request: Request) -> poem::Result<E::Output> {
     let app = request.data::<Arc<App>>().expect("the state is given to every route").clone();
     let credential = Credential::of(&request, &app);
     request.set_data(credential.clone());
     // One that proves nothing is refused where every operation looks first, and its body is not read.
-    let Ok(credential) = credential else { return Ok(next.call(request).await?.into_response()) };
+    let Ok(credential) = credential else { return next.call(request).await };
     let announced = announced_bytes(&mut request);
     let known = app.parties.of(&credential, request.uri()).await.map_err(Problem::from)?;
     let party = match known {
@@ -141,7 +124,8 @@ pub(crate) async fn admit<E: Endpoint>(next: Arc<E>, mut request: Request) -> po
     };
     let serving = request.data::<Arc<Serving>>().cloned();
     if let Some(serving) = &serving {
-        serving.belongs_to(party, app.requests.try_acquire(&party, 1).ok_or_else(exhausted)?);
+        let place = app.requests.try_acquire(&party, 1).ok_or_else(exhausted)?;
+        serving.belongs_to(party, place, app.responses.clone());
     }
     let _bytes = match announced {
         0 => None,
@@ -158,8 +142,9 @@ pub(crate) async fn admit<E: Endpoint>(next: Arc<E>, mut request: Request) -> po
         turn.begin().await?;
     }
     request.set_data(turn.clone());
-    let response = next.call(request).await?.into_response();
-    Ok(turn.end(response).await?)
+    let result = next.call(request).await;
+    turn.end();
+    result
 }
 
 fn announced_bytes(request: &mut Request) -> u64 {
@@ -177,7 +162,8 @@ fn is_publishing(request: &Request) -> bool {
     request.method() == Method::POST && matches!(request.uri().path(), "/v1/events" | "/v1/events/batch")
 }
 
-fn exhausted() -> Problem {
+/// 503: others of the same account take all that it may have.
+pub(crate) fn exhausted() -> Problem {
     Problem::unavailable(
         "share_exhausted",
         "The application has as many requests under way, or as many unread responses, as is its share. Send fewer at \
