@@ -58,7 +58,8 @@ async fn change(relay: &Relay, session: &Dedicated) -> Result<(), StoreError> {
     let detached = partitions::detached(client, retention_days).await?;
     // What cannot be made or dropped now keeps nothing else.
     let mut failed = make(session, &detached, partitions::width_days(retention_days)).await.err();
-    for left in detached.iter().filter(|detached| detached.is_expired) {
+    // What is a partition still is dealt with below: it may hold deliveries that are open.
+    for left in detached.iter().filter(|detached| detached.is_expired && !detached.is_detaching) {
         failed = partitions::drop_detached(client, &left.name).await.err().or(failed);
     }
     // Attempts stay for as long as there is a delivery that they may be of: one that is under way is recorded.

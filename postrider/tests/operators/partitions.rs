@@ -28,15 +28,21 @@ async fn is_said(process: &Process, words: &str) {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_detached_partition_of_today_is_named_and_left_alone() {
-    let bed = Bed::new().await;
-    let sql = bed.sql().await;
-    let api = Process::start(&bed, "api", &[]);
+/// An API, and a producer with an endpoint that accepts everything.
+async fn publishing(bed: &Bed) -> (Process, Receiver, Producer) {
+    let api = Process::start(bed, "api", &[]);
     api.ready().await;
     let receiver = Receiver::accepting().await;
     let producer = Producer::new(api.listen).await;
     producer.endpoint(json!({"url": receiver.url("/")})).await;
+    (api, receiver, producer)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_detached_partition_of_today_is_named_and_left_alone() {
+    let bed = Bed::new().await;
+    let sql = bed.sql().await;
+    let (_api, _receiver, producer) = publishing(&bed).await;
     let event = producer.publish_until_accepted("a-key", "user.created", &json!({})).await;
     let mut detached = Vec::new();
     for table in ["events", "deliveries"] {
@@ -117,11 +123,7 @@ async fn a_detached_partition_that_is_older_than_the_retention_goes() {
 async fn a_missing_partition_is_made_again_whichever_table_it_is_of() {
     let bed = Bed::new().await;
     let sql = bed.sql().await;
-    let api = Process::start(&bed, "api", &[]);
-    api.ready().await;
-    let receiver = Receiver::accepting().await;
-    let producer = Producer::new(api.listen).await;
-    producer.endpoint(json!({"url": receiver.url("/")})).await;
+    let (_api, receiver, producer) = publishing(&bed).await;
     let _deliverer = Process::start(&bed, "deliverer", &[]);
     for (round, table) in (1..).zip(TABLES) {
         let (name, bounds) = current(&sql, table).await;

@@ -167,6 +167,8 @@ pub struct Detached {
     pub ends_at: DateTime<Utc>,
     /// True where all of it is older than the retention.
     pub is_expired: bool,
+    /// True where it is a partition still.
+    pub is_detaching: bool,
 }
 
 impl Detached {
@@ -185,12 +187,13 @@ const DETACHED: &str = concat!(
     "-- partitions.detached
 select parent, quote_ident(name), ends_at, ends_at < ",
     oldest!("$1"),
-    "
+    ", is_detaching
 from (
     select substring(c.relname from '^(.*)_until_') as parent, c.relname::text as name,
            make_timestamptz(left(d.date, 4)::integer, 1, 1, 0, 0, 0, 'UTC')
            + make_interval(months => substring(d.date from 5 for 2)::integer - 1,
-                           days => right(d.date, 2)::integer - 1) as ends_at
+                           days => right(d.date, 2)::integer - 1) as ends_at,
+           false as is_detaching
     from pg_class c
     cross join lateral (select right(c.relname, 8)) d (date)
     where c.relname ~ '^(events|deliveries|delivery_attempts)_until_[1-9][0-9]{3}(0[1-9]|1[0-2])[0-3][0-9]$'
@@ -198,7 +201,7 @@ from (
       and c.relnamespace = (select relnamespace from pg_class where oid = 'events'::regclass)
       and not exists (select from pg_inherits i where i.inhrelid = c.oid)
     union all
-    select parent, name, ends_at from partitions where is_detaching
+    select parent, name, ends_at, true from partitions where is_detaching
 ) t
 order by ends_at, parent"
 );
@@ -214,6 +217,7 @@ pub async fn detached(client: &Client, retention_days: u32) -> Result<Vec<Detach
         name: row.get(1),
         ends_at: row.get(2),
         is_expired: row.get(3),
+        is_detaching: row.get(4),
     };
     Ok(rows.iter().map(detached).collect())
 }
