@@ -65,7 +65,8 @@ pub enum Accepted {
         deliveries_queued: i32,
         /// True when it had been stored before; nothing was done again.
         duplicate: bool,
-        /// What it cost to find them, by the endpoints that subscribe to its type and the steps of their filters.
+        /// What it cost to find them, in deliveries: by the endpoints that subscribe to its type, the steps of their
+        /// filters and those of all patterns.
         cost: i32,
     },
     /// The key is unknown, expired or revoked.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::{Row, Statement};
 
+use super::snapshot::Snapshot;
 use super::{Dedicated, StoreError, connect_dedicated};
 use crate::config::DatabaseConfig;
 use crate::ids::ApplicationId;
@@ -47,28 +48,6 @@ pub struct Inbox {
     next_full: Instant,
     /// From when on it may be, where one is wanted.
     next_full_while_short: Instant,
-}
-
-/// Which transactions had ended at some time.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Snapshot {
-    /// The first transaction that had not begun.
-    next: i64,
-    /// Those before it that were under way.
-    open: Vec<i64>,
-}
-
-impl Snapshot {
-    /// From before the first transaction.
-    const NOTHING: Self = Self { next: 0, open: Vec::new() };
-
-    /// Reads what PostgreSQL writes: `xmin:xmax:xip,xip,…`.
-    fn parse(text: &str) -> Option<Self> {
-        let mut parts = text.split(':').skip(1);
-        let next = parts.next()?.parse().ok()?;
-        let open = parts.next()?.split(',').filter(|id| !id.is_empty());
-        Some(Self { next, open: open.map(str::parse).collect::<Result<_, _>>().ok()? })
-    }
 }
 
 /// Names an emission. In this order they are accepted: transactions as they began to write, and what one transaction has
@@ -403,19 +382,5 @@ fn emitted(row: &Row) -> Emitted {
         data: row.get(4),
         idempotency_key: row.get(5),
         is_operational: row.get(6),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_snapshot_is_read_as_postgresql_writes_it() {
-        let snapshot = |next, open: &[i64]| Some(Snapshot { next, open: open.to_vec() });
-        assert_eq!(Snapshot::parse("10:20:10,14,15"), snapshot(20, &[10, 14, 15]));
-        assert_eq!(Snapshot::parse("10:10:"), snapshot(10, &[]));
-        assert_eq!(Snapshot::parse("10:ten:"), None);
-        assert_eq!(Snapshot::parse("10"), None);
     }
 }

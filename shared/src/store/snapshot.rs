@@ -1,0 +1,37 @@
+//! Which transactions PostgreSQL shows.
+
+/// Which transactions had ended at some time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Snapshot {
+    /// The first transaction that had not begun.
+    pub(super) next: i64,
+    /// Those before it that were under way.
+    pub(super) open: Vec<i64>,
+}
+
+impl Snapshot {
+    /// From before the first transaction.
+    pub(super) const NOTHING: Self = Self { next: 0, open: Vec::new() };
+
+    /// Reads what PostgreSQL writes: `xmin:xmax:xip,xip,…`.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split(':').skip(1);
+        let next = parts.next()?.parse().ok()?;
+        let open = parts.next()?.split(',').filter(|id| !id.is_empty());
+        Some(Self { next, open: open.map(str::parse).collect::<Result<_, _>>().ok()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_is_read_as_postgresql_writes_it() {
+        let snapshot = |next, open: &[i64]| Some(Snapshot { next, open: open.to_vec() });
+        assert_eq!(Snapshot::parse("10:20:10,14,15"), snapshot(20, &[10, 14, 15]));
+        assert_eq!(Snapshot::parse("10:10:"), snapshot(10, &[]));
+        assert_eq!(Snapshot::parse("10:ten:"), None);
+        assert_eq!(Snapshot::parse("10"), None);
+    }
+}
