@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use crate::scene::RawReceiver;
 use crate::support::service::{Process, Services, free_port};
 use crate::support::{Bed, eventually, producer::Producer, producer::text};
-use crate::tls::{accepting, authority, server};
+use crate::tls::{accepting, authority, bundle, server};
 
 /// An HTTP proxy that keeps the heads of the requests to it. Whatever name it is asked for is this machine.
 async fn proxy(heads: Arc<Mutex<Vec<String>>>) -> RawReceiver {
@@ -71,8 +71,7 @@ async fn webhooks_go_through_the_egress_proxy_which_resolves_their_names() {
     let heads = Arc::new(Mutex::new(Vec::new()));
     let proxy = proxy(heads.clone()).await;
     let (issuer, pem) = authority("trusted");
-    let mut bundle = tempfile::NamedTempFile::new().expect("a file");
-    std::io::Write::write_all(&mut bundle, pem.as_bytes()).expect("written");
+    let bundle = bundle(&pem);
     let bed = Bed::new().await;
     let url = format!("http://user:pass%20word@{}", proxy.address);
     let services = Services::start_with(
@@ -138,8 +137,7 @@ async fn an_egress_proxy_that_cannot_be_passed_spends_no_attempt() {
         ("HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n", "answered 407"),
     ];
     let (issuer, pem) = authority("trusted");
-    let mut bundle = tempfile::NamedTempFile::new().expect("a file");
-    std::io::Write::write_all(&mut bundle, pem.as_bytes()).expect("written");
+    let bundle = bundle(&pem);
     let bed = Bed::new().await;
     let mut services = Services::api_alone(&bed, &[]).await;
     services.relay(&bed, &[]);

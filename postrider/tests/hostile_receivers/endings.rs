@@ -3,26 +3,32 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rcgen::{Issuer, KeyPair};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::name_server::{NameServer, Reply};
 use crate::scene::{RawReceiver, Scene, read_request};
-use crate::tls::{authority, server};
+use crate::tls::{authority, bundle, server};
 
-/// Without length and chunks the end of the connection is the end of the body; with either it is not.
-#[tokio::test(flavor = "multi_thread")]
-async fn tls_that_ends_without_close_notify_ends_a_body_that_has_no_length() {
+/// An installation that finds every name at 127.0.0.1 and trusts the certificates of this issuer.
+async fn trusting() -> (Scene, Issuer<'static, KeyPair>, NameServer) {
     let name_server =
         NameServer::start(|_, _| Reply::Addresses(vec!["127.0.0.1".parse().expect("an address")])).await;
     let (issuer, pem) = authority("trusted");
-    let mut bundle = tempfile::NamedTempFile::new().expect("a file");
-    std::io::Write::write_all(&mut bundle, pem.as_bytes()).expect("written");
+    let bundle = bundle(&pem);
     let scene = Scene::with(&[
         ("POSTRIDER_DNS_SERVERS", &name_server.address.to_string()),
         ("POSTRIDER_EXTRA_CA_FILE", bundle.path().to_str().expect("a path")),
     ])
     .await;
+    (scene, issuer, name_server)
+}
+
+/// Without length and chunks the end of the connection is the end of the body; with either it is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_that_ends_without_close_notify_ends_a_body_that_has_no_length() {
+    let (scene, issuer, _name_server) = trusting().await;
     let acceptor = server(&issuer, "old.example.com");
     for (answer, body) in [
         ("HTTP/1.0 200 OK\r\n\r\nok", Some("ok")),
@@ -60,16 +66,7 @@ async fn tls_that_ends_without_close_notify_ends_a_body_that_has_no_length() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_comes_behind_a_complete_answer_and_is_no_tls_does_not_lose_it() {
-    let name_server =
-        NameServer::start(|_, _| Reply::Addresses(vec!["127.0.0.1".parse().expect("an address")])).await;
-    let (issuer, pem) = authority("trusted");
-    let mut bundle = tempfile::NamedTempFile::new().expect("a file");
-    std::io::Write::write_all(&mut bundle, pem.as_bytes()).expect("written");
-    let scene = Scene::with(&[
-        ("POSTRIDER_DNS_SERVERS", &name_server.address.to_string()),
-        ("POSTRIDER_EXTRA_CA_FILE", bundle.path().to_str().expect("a path")),
-    ])
-    .await;
+    let (scene, issuer, _name_server) = trusting().await;
     let undecipherable = [&b"\x17\x03\x03\x00\x20"[..], &[7; 32]].concat();
     let plain_alert = b"\x15\x03\x03\x00\x02\x02\x28".to_vec();
     for (answer, is_complete) in [

@@ -13,6 +13,13 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use crate::name_server::{NameServer, Reply};
 use crate::scene::{RawReceiver, Scene, read_request};
 
+/// A file of certificates that are to be trusted.
+pub(crate) fn bundle(pem: &str) -> tempfile::NamedTempFile {
+    let mut bundle = tempfile::NamedTempFile::new().expect("a file");
+    std::io::Write::write_all(&mut bundle, pem.as_bytes()).expect("written");
+    bundle
+}
+
 /// An authority, and its certificate for those who are to trust it.
 pub(crate) fn authority(name: &str) -> (Issuer<'static, KeyPair>, String) {
     let mut params = CertificateParams::new([]).expect("parameters");
@@ -73,8 +80,7 @@ async fn resolving_everything() -> NameServer {
 
 /// An installation that asks `name_server` and trusts `pem`.
 async fn scene_trusting(name_server: &NameServer, pem: &str) -> Scene {
-    let mut bundle = tempfile::NamedTempFile::new().expect("a file");
-    std::io::Write::write_all(&mut bundle, pem.as_bytes()).expect("written");
+    let bundle = bundle(pem);
     Scene::with(&[
         ("POSTRIDER_DNS_SERVERS", &name_server.address.to_string()),
         ("POSTRIDER_EXTRA_CA_FILE", bundle.path().to_str().expect("a path")),
