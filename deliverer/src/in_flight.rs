@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use postrider_shared::ids::ApplicationId;
 use postrider_shared::queue::Allotment;
-use postrider_shared::share::may_take;
+use postrider_shared::share::{FACTOR, may_take};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Exchanges and bytes in use.
@@ -69,6 +69,13 @@ impl InFlight {
             .map(|(application, most)| (application, most as usize))
             .collect();
         Allotment { named, others: others as usize }
+    }
+
+    /// True where an application has less than an eighth of what is under way.
+    pub(crate) fn holds_little(&self, application: ApplicationId) -> bool {
+        let usage = self.usage();
+        let held = usage.by_application.get(&application).map_or(0, |held| held.exchanges);
+        held * FACTOR < usage.total.exchanges
     }
 
     /// How many more exchanges somebody may begin who holds `held` while `total` is in use. How much the next bodies
@@ -183,6 +190,20 @@ mod tests {
         let _places: Vec<_> = (0..4).map(|_| take(&in_flight, GREEDY, 512 * KIB)).collect();
         assert_eq!(in_flight.allotment(60).named, [(GREEDY, 0)], "twice the room is in use");
         assert_eq!(in_flight.allotment(60).others, 1);
+    }
+
+    #[test]
+    fn who_holds_an_eighth_of_all_does_not_hold_little() {
+        let in_flight = Arc::new(InFlight::new(64, 1 << 20));
+        let small = ApplicationId(Uuid::from_u128(2));
+        assert!(!in_flight.holds_little(small), "nothing is under way");
+        let _places: Vec<_> = (0..8).map(|_| take(&in_flight, GREEDY, KIB)).collect();
+        assert!(in_flight.holds_little(small));
+        let _one = take(&in_flight, small, KIB);
+        assert!(in_flight.holds_little(small), "one of nine");
+        let _two = take(&in_flight, small, KIB);
+        assert!(!in_flight.holds_little(small), "two of ten");
+        assert!(!in_flight.holds_little(GREEDY));
     }
 
     #[test]

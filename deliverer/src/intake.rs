@@ -95,12 +95,32 @@ async fn take_in(
         return Ok(Some(Idle { unblocked, is_held_back }));
     }
     failpoint::die_at("deliverer.after_reserve");
-    let mut reservations = HashMap::with_capacity(reserved.reservations.len());
-    for reservation in reserved.reservations {
-        deliverer.held.insert(reservation);
-        let permit = permits.split(1).expect("no more was reserved than there are permits");
-        let place = deliverer.in_flight.enter(reservation.application_id, permit);
-        reservations.insert(reservation.delivery_id, (reservation, place));
+    // Who has little under way does not wait for the deliveries of those that have much.
+    let (few, many): (Vec<_>, Vec<_>) = (reserved.reservations.into_iter())
+        .partition(|reservation| deliverer.in_flight.holds_little(reservation.application_id));
+    let [few, many] = [few, many].map(|reservations| {
+        let mut places = HashMap::with_capacity(reservations.len());
+        for reservation in reservations {
+            deliverer.held.insert(reservation);
+            let permit = permits.split(1).expect("no more was reserved than there are permits");
+            let place = deliverer.in_flight.enter(reservation.application_id, permit);
+            places.insert(reservation.delivery_id, (reservation, place));
+        }
+        claim_and_send(deliverer, number, places, shutdown)
+    });
+    tokio::join!(few, many);
+    Ok(None)
+}
+
+/// Claims what was reserved and starts to send it.
+async fn claim_and_send(
+    deliverer: &Arc<Deliverer>,
+    number: DelivererNumber,
+    mut reservations: HashMap<DeliveryId, (Reservation, Place)>,
+    shutdown: &CancellationToken,
+) {
+    if reservations.is_empty() {
+        return;
     }
     let ids: Vec<DeliveryId> = reservations.keys().copied().collect();
     // Before the statement is sent, so that this end of the lease is never the later one.
@@ -123,7 +143,6 @@ async fn take_in(
     for (reservation, _) in reservations.values() {
         deliverer.held.remove(reservation);
     }
-    Ok(None)
 }
 
 fn send(
