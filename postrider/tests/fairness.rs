@@ -328,6 +328,32 @@ async fn nobody_stands_behind_all_that_another_tenant_has_in_the_line_of_the_rel
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_event_with_very_many_deliveries_stands_in_nobodys_way() {
+    const MOST_IN_LINE: usize = 200;
+    let bed = Bed::new().await;
+    let api = Process::start(&bed, "api", &[]);
+    api.ready().await;
+    let producer = Producer::new(api.listen).await;
+    let receiver = Receiver::accepting().await;
+    for n in 0..=MOST_IN_LINE {
+        let types = if n == 0 { json!(["large"]) } else { json!(["large", "small"]) };
+        producer.endpoint(json!({"url": receiver.url(&format!("/{n}")), "event_types": types})).await;
+    }
+    let queued = async |parked: &str| bed.count(&format!("select count(*) from outbox where {parked}")).await;
+    producer.publish("small", json!({})).await;
+    assert_eq!((queued("not parked").await, queued("parked").await), (200, 0));
+    let event = producer.publish("large", json!({})).await;
+    assert_eq!((queued("not parked").await, queued("parked").await), (200, 201));
+    producer.post(&format!("/v1/events/{}/replay", text(&event["event_id"])), &json!({})).await;
+    assert_eq!((queued("not parked").await, queued("parked and not bulk").await), (200, 402));
+
+    let services = ["relay", "deliverer"].map(|role| Process::start(&bed, role, &[]));
+    bed.all_succeeded(602).await;
+    drop((services, api));
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn backlogs_of_disabled_endpoints_hold_up_nobody_elses() {
     let bed = Bed::new().await;
     let api = Process::start(&bed, "api", &[]);

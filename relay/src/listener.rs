@@ -22,18 +22,24 @@ pub(crate) async fn run(relay: &Relay) {
 pub(crate) struct Listener {
     config: DatabaseConfig,
     heard: Notify,
+    parked: Notify,
     /// When the connection was last made again after a loss.
     recovered: watch::Sender<Option<Instant>>,
 }
 
 impl Listener {
     pub(crate) fn new(config: DatabaseConfig) -> Self {
-        Self { config, heard: Notify::new(), recovered: watch::Sender::new(None) }
+        Self { config, heard: Notify::new(), parked: Notify::new(), recovered: watch::Sender::new(None) }
     }
 
     /// Waits until something is heard, or `limit` has passed.
     pub(crate) async fn wait(&self, limit: Duration) {
         let _ = timeout(limit, self.heard.notified()).await;
+    }
+
+    /// Waits until something that was parked may fit, or `limit` has passed.
+    pub(crate) async fn wait_for_parked(&self, limit: Duration) {
+        let _ = timeout(limit, self.parked.notified()).await;
     }
 
     /// How long ago PostgreSQL came back; `None`: it was never away.
@@ -65,6 +71,7 @@ impl Listener {
     async fn hear(&self, mut connection: Dedicated) {
         loop {
             match timeout(CHECK_EVERY, connection.messages.recv()).await {
+                Ok(Some(message)) if message.payload() == outbox::PARKED => self.parked.notify_one(),
                 Ok(Some(_)) => self.heard.notify_one(),
                 Ok(None) => return,
                 Err(_) if is_alive(&connection).await => {}

@@ -23,7 +23,7 @@ const APPLICATIONS: usize = 64;
 const ENDPOINTS: usize = 256;
 
 /// Rows that one step moves, of each kind. Applications with room share them, and within each its endpoints.
-const ROWS: i64 = 4_000;
+const ROWS: i64 = 1_000;
 
 /// Rows of bulk replays that go to an endpoint in one go: at least and at most. As many as it has dealt with
 /// until the next look, so that what comes meanwhile waits behind few of them.
@@ -43,7 +43,7 @@ struct Walk {
 
 /// What a step came to.
 enum Step {
-    /// There are more applications.
+    /// There are more applications, or more endpoints of one that has room.
     More,
     /// That were the last ones.
     Last,
@@ -57,12 +57,11 @@ pub(crate) async fn run(relay: &Relay) {
     loop {
         let began = Instant::now();
         let result = step(relay, &mut walk).await;
-        let pause = match relay.settle(result).await {
-            Some(Step::More) => began.elapsed().max(LEAST_REST),
-            Some(Step::Last) => BUSY,
-            Some(Step::Nothing) | None => IDLE,
-        };
-        tokio::time::sleep(pause).await;
+        match relay.settle(result).await {
+            Some(Step::More) => tokio::time::sleep(began.elapsed().max(LEAST_REST)).await,
+            Some(Step::Last) => tokio::time::sleep(BUSY).await,
+            Some(Step::Nothing) | None => relay.listener.wait_for_parked(IDLE).await,
+        }
     }
 }
 
@@ -89,13 +88,14 @@ async fn step(relay: &Relay, walk: &mut Walk) -> Result<Step, RelayError> {
         }
     }
     let rooms = rooms(relay, walk, &parked).await?;
-    if !rooms.is_empty() {
+    let has_room = !rooms.is_empty();
+    if has_room {
         let take = outbox::unpark(&mut client, &rooms).await?;
         if !take.rows.is_empty() {
             pump::push(relay, take).await?;
         }
     }
-    Ok(if walk.after.is_some() { Step::More } else { Step::Last })
+    Ok(if walk.after.is_some() || has_room && !walk.within.is_empty() { Step::More } else { Step::Last })
 }
 
 /// How many rows of each endpoint fit.

@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::POSTGRESQL;
-use crate::accept::load::{Load, MAX_BATCH_DELIVERIES};
+use crate::accept::load::{Load, MAX_BATCH_DELIVERIES, rest_after};
 use crate::accept::queue::{AcceptQueue, Answer, Batch};
 use crate::auth::party::Party;
 
@@ -159,6 +159,7 @@ async fn write_until_closed(shared: Arc<Shared>) {
         // Nobody gathers behind one that takes long.
         let _turn = turn.filter(|_| !occupancy.is_heavy);
         metrics::histogram!("postrider_accept_batch_size").record(events.len() as f64);
+        let began = Instant::now();
         // A task of its own: a defect that panics costs this batch, not the writer.
         let storing = tokio::spawn({
             let shared = shared.clone();
@@ -173,7 +174,15 @@ async fn write_until_closed(shared: Arc<Shared>) {
         if let Err(error) = storing.await {
             tracing::error!(%error, "storing a batch of events ended badly");
         }
-        shared.queue.done(&occupancy);
+        if occupancy.is_heavy {
+            let shared = shared.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(rest_after(began.elapsed())).await;
+                shared.queue.done(&occupancy);
+            });
+        } else {
+            shared.queue.done(&occupancy);
+        }
     }
 }
 

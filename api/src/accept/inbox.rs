@@ -13,11 +13,12 @@ use postrider_shared::health::Health;
 use postrider_shared::ids::ApplicationId;
 use postrider_shared::store::StoreError;
 use postrider_shared::store::accept::{NewEvent, Producer};
-use postrider_shared::store::inbox::{EmissionId, Emitted, Inbox, Refusal};
+use postrider_shared::store::inbox::{EmissionId, Emitted, Found, Inbox, Refusal};
 use tokio_util::sync::CancellationToken;
 
 use crate::accept::idempotency_key::check_idempotency_key;
 use crate::accept::inbox_lines::InboxLines;
+use crate::accept::load::{MAX_LIGHT_DELIVERIES, rest_after};
 use crate::accept::posted::Posted;
 use crate::accept::{Answer, Way, accept_all};
 use crate::app::App;
@@ -51,6 +52,7 @@ pub(crate) async fn run(app: Arc<App>, config: DatabaseConfig, stop: Cancellatio
 async fn empty(app: &App, inbox: &mut Inbox, health: &Health) -> Result<(), StoreError> {
     let mut lines = InboxLines::default();
     loop {
+        let expect = |application| app.batcher.expect_of(&Producer::Admin(application));
         let mut batch = Vec::new();
         if inbox.lead().await? {
             let is_full = inbox.is_full_due(lines.is_short());
@@ -58,18 +60,22 @@ async fn empty(app: &App, inbox: &mut Inbox, health: &Health) -> Result<(), Stor
                 lines.begin_full_look();
             }
             inbox.look(is_full, |found| lines.add(found)).await?;
-            let expect = |application| app.batcher.expect_of(&Producer::Admin(application));
             batch = lines.take(Instant::now(), expect);
         }
         health.up(PART);
         if !batch.is_empty() {
+            let began = Instant::now();
             let emitted = inbox.read(&batch).await?;
             let Promoted { accepted, refused, postponed } = inbox.during(promote(app, emitted)).await?;
             failpoint::die_at("api.before_inbox_finish");
             inbox.finish(&accepted, &refused).await?;
+            let expected = |found: &Found| found.application_id.map_or(0, expect);
+            if batch.iter().any(|found| expected(found) > MAX_LIGHT_DELIVERIES) {
+                lines.rest(Instant::now() + rest_after(began.elapsed()));
+            }
             batch.retain(|found| postponed.contains(&found.id));
             lines.postpone(Instant::now(), batch);
-        } else if !inbox.wait(POLL).await {
+        } else if !inbox.wait(lines.resting(Instant::now()).unwrap_or(POLL)).await {
             return Ok(());
         }
     }

@@ -8,8 +8,7 @@ use postrider_shared::ids::ApplicationId;
 use postrider_shared::share::FACTOR;
 use postrider_shared::store::inbox::{EmissionId, Found};
 
-use crate::accept::load::{Load, MAX_BATCH_DELIVERIES};
-use crate::accept::queue::MAX_LIGHT_DELIVERIES;
+use crate::accept::load::{Load, MAX_BATCH_DELIVERIES, MAX_LIGHT_DELIVERIES};
 
 /// Emissions that are remembered, about. The inbox may have more.
 const CAPACITY: usize = 100_000;
@@ -27,6 +26,8 @@ pub(crate) struct InboxLines {
     capacity: usize,
     /// Emissions in all lines.
     len: usize,
+    /// Until when those that make many deliveries rest.
+    heavy_not_before: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -47,7 +48,7 @@ impl Default for InboxLines {
 
 impl InboxLines {
     fn new(capacity: usize) -> Self {
-        Self { of: HashMap::new(), turns: VecDeque::new(), capacity, len: 0 }
+        Self { of: HashMap::new(), turns: VecDeque::new(), capacity, len: 0, heavy_not_before: None }
     }
 
     /// Puts an emission into its line, unless it is there already or the line is too long.
@@ -80,8 +81,10 @@ impl InboxLines {
             let Some(line) = self.of.get_mut(&key) else { continue };
             let expected = key.map_or(0, &expect);
             let is_light = expected <= MAX_LIGHT_DELIVERIES;
+            let not_before =
+                if is_light { line.not_before } else { line.not_before.max(self.heavy_not_before) };
             let most = if is_light { 2 * MAX_BATCH_DELIVERIES } else { MAX_BATCH_DELIVERIES };
-            if !load.has_room(expected, most) || line.not_before.is_some_and(|time| now < time) {
+            if !load.has_room(expected, most) || not_before.is_some_and(|time| now < time) {
                 passed_over.push_back(key);
                 continue;
             }
@@ -99,6 +102,16 @@ impl InboxLines {
         passed_over.append(&mut self.turns);
         self.turns = passed_over;
         batch
+    }
+
+    /// Lets those that make many deliveries rest.
+    pub(crate) fn rest(&mut self, until: Instant) {
+        self.heavy_not_before = Some(until);
+    }
+
+    /// How long some of them rest, if they do.
+    pub(crate) fn resting(&self, now: Instant) -> Option<Duration> {
+        self.heavy_not_before.map(|until| until.saturating_duration_since(now)).filter(|rest| !rest.is_zero())
     }
 
     /// Puts back what could not be accepted now, to be tried again after a while.

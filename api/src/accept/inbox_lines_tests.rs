@@ -70,6 +70,21 @@ fn what_is_postponed_keeps_its_place_and_the_others_go_on() {
 }
 
 #[test]
+fn those_that_make_many_deliveries_rest_while_the_others_go_on() {
+    let mut lines = InboxLines::default();
+    for (application, number) in [(1, 1), (1, 2), (2, 3)] {
+        lines.add(found(application, number));
+    }
+    let expect = |of| if of == application(1) { 1_000 } else { 1 };
+    let now = Instant::now();
+    lines.rest(now + PAUSE);
+    assert_eq!(lines.resting(now), Some(PAUSE));
+    assert_eq!(taken(&lines.take(now, expect)), [(2, 3)]);
+    assert_eq!(lines.resting(now + PAUSE), None);
+    assert_eq!(taken(&lines.take(now + PAUSE, expect)), [(1, 1)]);
+}
+
+#[test]
 fn a_long_line_leaves_room_to_others_and_loses_nothing() {
     let all = 3 * MIN_LINE as i64;
     let mut lines = InboxLines::new(MIN_LINE + 9);

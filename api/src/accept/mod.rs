@@ -7,7 +7,7 @@ pub(crate) mod inbox;
 mod inbox_lines;
 pub(crate) mod ingest_limit;
 pub(crate) mod known_schemas;
-mod load;
+pub(crate) mod load;
 pub(crate) mod posted;
 pub(crate) mod queue;
 

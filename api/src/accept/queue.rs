@@ -12,12 +12,9 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::accept::batch::{Outcome, Rejection};
 use crate::accept::fanout::Fanout;
-use crate::accept::load::{Load, MAX_BATCH_DELIVERIES};
+use crate::accept::load::{Load, MAX_BATCH_DELIVERIES, MAX_LIGHT_DELIVERIES};
 use crate::auth::party::Party;
 
-/// An event that is expected to make more is stored apart from those that make fewer, one such batch at a time: the others
-/// wait for none of them.
-pub(crate) const MAX_LIGHT_DELIVERIES: usize = 200;
 /// What an event of an unknown producer counts for, so that a few of them fill a statement. It is not stored apart.
 const UNKNOWN_DELIVERIES: usize = 250;
 /// Events that may wait, at most.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use poem::web::Data;
 use poem_openapi::{Object, OpenApi};
@@ -11,6 +12,7 @@ use postrider_shared::store::replay_event::{Replayed, replay_event};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::accept::load::rest_with;
 use crate::app::{App, Tag};
 use crate::auth::{Caller, Scope};
 use crate::resources::deliveries::expunged;
@@ -73,13 +75,17 @@ impl ReplayEvent {
         let application = caller.written_application(&app, application_id.0.as_ref()).await?;
         let endpoints = body.0.endpoint_ids.as_deref().map(checked).transpose()?;
         let event = event_id.0;
-        let _turn = turn.to_fan_out().await?;
+        let fan_out = turn.to_fan_out().await?;
+        let began = Instant::now();
         match replay_event(&app.store, &caller.actor(), application, event, endpoints.as_deref()).await? {
-            Replayed::Deliveries(deliveries) => Ok(Accepted::new(ReplayedEvent {
-                event_id: event.0,
-                deliveries_queued: i32::try_from(deliveries.len()).unwrap_or(i32::MAX),
-                delivery_ids: deliveries.into_iter().map(|id| id.0).collect(),
-            })),
+            Replayed::Deliveries(deliveries) => {
+                rest_with(fan_out, began.elapsed(), deliveries.len());
+                Ok(Accepted::new(ReplayedEvent {
+                    event_id: event.0,
+                    deliveries_queued: i32::try_from(deliveries.len()).unwrap_or(i32::MAX),
+                    delivery_ids: deliveries.into_iter().map(|id| id.0).collect(),
+                }))
+            }
             Replayed::UnknownEndpoints(unknown) => {
                 let named = body.0.endpoint_ids.iter().flatten().map(|id| id.0);
                 Err(unknown_endpoints(named, &unknown).into())

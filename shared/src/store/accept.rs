@@ -1,7 +1,7 @@
 //! Accepting events: many at once, in one statement that is its own transaction.
 
 use super::endpoints::matching_cost;
-use super::outbox::has_parked;
+use super::outbox::{has_parked, most_in_line};
 use super::{Store, StoreError};
 use crate::event_type::EventType;
 use crate::ids::{ApplicationId, EventId};
@@ -218,7 +218,7 @@ delivered as (
         where (f.event_id in (select event_id from keyed)) is true
         order by f.ordinal
     ) d
-    returning id, endpoint_id, application_id
+    returning id, endpoint_id, application_id, event_id
 ),
 -- Where something waits for room, what comes joins it at once: the relay, which takes from all endpoints in one
 -- line, has nothing to do with it, and nobody stands behind a backlog that is not his own.
@@ -229,14 +229,23 @@ backlogged as materialized (
     has_parked!("s.application_id", "s.endpoint_id", "false"),
     "
 ),
+-- The same where there are very many of one event.
+large as materialized (
+    select event_id from fanned where deliveries > ",
+    most_in_line!(),
+    " and (event_id in (select event_id from keyed)) is true
+),
 queued as (
     insert into outbox (delivery_id, endpoint_id, application_id, parked)
-    select id, endpoint_id, application_id, (endpoint_id in (select endpoint_id from backlogged)) is true
+    select id, endpoint_id, application_id,
+           (endpoint_id in (select endpoint_id from backlogged)) is true or (event_id in (select event_id from large)) is true
     from delivered
     returning parked
 ),
 notified as (
-    select pg_notify('postrider_outbox', '') from queued where not parked limit 1
+    (select pg_notify('postrider_outbox', '') from queued where not parked limit 1)
+    union all
+    (select pg_notify('postrider_outbox', 'parked') from large limit 1)
 )
 select ordinal, refusal, application_id, event_hash,
        case when (event_id in (select event_id from keyed)) is true then event_id end,

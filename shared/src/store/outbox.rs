@@ -13,6 +13,18 @@ use crate::ids::{ApplicationId, DeliveryId, EndpointId};
 /// The channel on which writers of outbox rows notify.
 pub const CHANNEL: &str = "postrider_outbox";
 
+/// SQL: more deliveries of one event than these are parked from the start, so that nobody stands behind them in the line
+/// of the relay.
+macro_rules! most_in_line {
+    () => {
+        "200"
+    };
+}
+pub(super) use most_in_line;
+
+/// What a notification says where rows were parked that might fit: whoever brings back what is parked is to look.
+pub const PARKED: &str = "parked";
+
 /// Held shared by every take, and exclusively while the epoch is changed.
 pub(super) const EPOCH_LOCK: i64 = 0x706f_7374_0002;
 

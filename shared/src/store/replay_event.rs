@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::accept::pattern_array;
 use super::audit::{self, Actor, Change};
-use super::outbox::has_parked;
+use super::outbox::{has_parked, most_in_line};
 use super::{Store, StoreError, endpoints};
 use crate::event_type::EventType;
 use crate::ids::{ApplicationId, DeliveryId, EndpointId, EventId};
@@ -65,12 +65,17 @@ backlogged as materialized (
 queued as (
     insert into outbox (delivery_id, endpoint_id, application_id, parked, bulk)
     select id, endpoint_id, application_id,
-           $7 is not null or (endpoint_id in (select endpoint_id from backlogged)) is true, $7 is not null
+           $7 is not null or (endpoint_id in (select endpoint_id from backlogged)) is true
+               or (select count(*) from matched) > ",
+    most_in_line!(),
+    ",
+           $7 is not null
     from delivered
     returning parked
 )
 select (select count(*) from matched), array(select id from delivered where $7 is null order by id),
-       (select count(pg_notify('postrider_outbox', '')) from (select from queued where not parked limit 1) n)"
+       (select count(pg_notify('postrider_outbox', case when parked then 'parked' else '' end))
+        from (select distinct parked from queued where not parked or $7 is null) n)"
 );
 
 /// Makes new deliveries of an event: to `endpoints`, or to all that match it now.
