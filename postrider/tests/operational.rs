@@ -4,7 +4,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -257,7 +257,13 @@ async fn deliveries_of_operational_events_are_made_by_the_api_and_not_where_atte
     const ENDPOINTS: i64 = 30;
     let bed = Bed::new().await;
     let api = Services::api_alone(&bed, &[]).await;
-    let receiver = Receiver::start(|webhook| if webhook.path == "/" { 404 } else { 204 }).await;
+    // Of what is told every other webhook fails, too: an endpoint that only failed would be probed, for many minutes.
+    let told = AtomicUsize::new(0);
+    let receiver = Receiver::start(move |webhook| {
+        let is_told = serde_json::from_slice::<Value>(&webhook.body).expect("JSON")["type"] != "order.made";
+        if is_told && told.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) { 204 } else { 404 }
+    })
+    .await;
     let producer = Producer::new(api.api).await;
     for _ in 0..ENDPOINTS {
         let types = json!(["order.made", "postrider.delivery.dead_letter"]);
@@ -276,9 +282,10 @@ async fn deliveries_of_operational_events_are_made_by_the_api_and_not_where_atte
 
     let services = Services::start(&bed).await;
     let told = "select count(*) from deliveries
-                where event_type = 'postrider.delivery.dead_letter' and status = 'dead_letter'";
+                where event_type = 'postrider.delivery.dead_letter' and completed_at is not null";
     let all = ENDPOINTS * ENDPOINTS;
     eventually("what is told", async || (bed.count(told).await == all).then_some(())).await;
+    assert!(bed.count(dead).await > ENDPOINTS, "some of it failed");
     // Nothing further is told of these.
     assert_eq!(bed.count("select count(*) from inbox").await, 0);
     assert_eq!(bed.count("select count(*) from deliveries").await, ENDPOINTS + all);

@@ -309,8 +309,8 @@ async fn nothing_is_left_of_what_is_done() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reserve_looks_at_a_bounded_number_of_endpoints_however_many_are_blocked() {
     const ENDPOINTS: usize = 10_000;
-    /// 64 endpoints whose time has come, and 64 visits, at a dozen commands each.
-    const MOST: usize = 1_600;
+    /// 64 endpoints whose reservations have expired, 64 whose time has come, and 64 visits, at a dozen commands each.
+    const MOST: usize = 2_400;
     let bed = Bed::new().await;
     let queue = queue(&bed).await;
     let limits = Limits { concurrency: 10, rate: Some(1), is_breaker_open: false };
