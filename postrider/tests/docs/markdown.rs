@@ -33,10 +33,11 @@ pub(crate) struct Link {
 }
 
 impl Document {
-    /// Every file of the documentation: those of the root, and all under `docs`.
+    /// Every file of the documentation: those of the root and of `script`, and all under `docs`.
     pub(crate) fn all() -> Vec<Self> {
         let mut paths = Vec::new();
         collect(&root(), false, &mut paths);
+        collect(&root().join("script"), false, &mut paths);
         collect(&root().join("docs"), true, &mut paths);
         paths.sort();
         assert!(paths.len() > 5, "only {} files were found", paths.len());
