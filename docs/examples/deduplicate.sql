@@ -4,7 +4,7 @@ create table received_webhooks (
     received_at timestamptz not null default now()
 );
 
--- In the transaction that does the work, first. No row comes back: it was done before; answer 200.
+-- First, in the transaction that does the work. If no row is returned, the work is already done: respond with 200.
 insert into received_webhooks (webhook_id) values ($1)
 on conflict do nothing
 returning webhook_id;

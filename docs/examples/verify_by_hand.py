@@ -5,7 +5,7 @@ import time
 
 
 def is_genuine(secret: str, headers: dict[str, str], body: bytes) -> bool:
-    """`headers` by their names in lower case; `body` as it arrived, not parsed and written anew."""
+    """`headers` have lower-case names. `body` is as it arrived, not parsed and serialized again."""
     message_id, timestamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
     key = base64.b64decode(secret.removeprefix("whsec_"))
     signed = f"{message_id}.{timestamp}.".encode() + body

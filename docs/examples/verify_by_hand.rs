@@ -4,7 +4,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
-/// `body` as it arrived, not parsed and written anew. `None`: a header is missing, or is none.
+/// `body` is as it arrived, not parsed and serialized again. `None`: a header is missing or malformed.
 pub fn is_genuine(secret: &str, headers: &http::HeaderMap, body: &[u8]) -> Option<bool> {
     let header = |name| headers.get(name)?.to_str().ok();
     let (id, timestamp) = (header("webhook-id")?, header("webhook-timestamp")?);

@@ -1,6 +1,6 @@
 import { createHmac, timingSafeEqual } from "node:crypto";
 
-/** `headers` by their names in lower case; `body` as it arrived, not parsed and written anew. */
+/** `headers` have lower-case names. `body` is as it arrived, not parsed and serialized again. */
 export function isGenuine(secret: string, headers: Record<string, string>, body: Buffer): boolean {
   const id = headers["webhook-id"] ?? "";
   const timestamp = headers["webhook-timestamp"] ?? "";

@@ -81,7 +81,7 @@ fn settings() -> String {
 }
 
 fn retry_schedule() -> String {
-    let mut table = "| after attempt | the next follows in | with jitter | after the first attempt, about |\n|---|---|---|---|\n".to_owned();
+    let mut table = "| after attempt | next attempt in | with jitter | since the first attempt, about |\n|---|---|---|---|\n".to_owned();
     let mut elapsed = 0;
     for (index, seconds) in DEFAULT_SCHEDULE.into_iter().enumerate() {
         elapsed += seconds;
