@@ -106,7 +106,7 @@ pub async fn run(
         schemas: KnownSchemas::new(store.clone()),
         ingest_limits: IngestLimits::new(store.clone()),
         parties: Parties::new(store.clone()),
-        work: web::admission::work(),
+        work: web::admission::work(config.database.pool_size),
         fan_outs: Shares::one_at_a_time(),
         requests: Shares::new(max_connections as u64),
         bodies: web::admission::bodies(),

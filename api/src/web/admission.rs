@@ -26,10 +26,10 @@ const RESPONSE_BYTES: u64 = 128 << 20;
 /// What is set aside for a response before the work for it begins, so that nothing that changes something is done and
 /// then not told: only pages are larger.
 const EXPECTED_RESPONSE_BYTES: u64 = 262_144;
-/// What a request takes of the work, and how much there is. So one application has four requests under way, and
-/// there is always room for one of another.
-const WORK_OF_A_REQUEST: u64 = 2;
-const WORK: u64 = 11;
+/// What a request takes of the work.
+const WORK_OF_A_REQUEST: u64 = 8;
+/// How many requests of one application are worked on at once, at most.
+const MOST_AT_WORK: u64 = 4;
 /// How long a request waits for its part.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -43,9 +43,12 @@ pub(crate) fn responses() -> Shares<Party> {
     Shares::new(RESPONSE_BYTES)
 }
 
-/// The room for work.
-pub(crate) fn work() -> Shares<Party> {
-    Shares::new(WORK)
+/// The room for work that needs one of so many connections to PostgreSQL: for four requests of one application, or fewer
+/// where connections are few, and always for one of another; and a connection is left for short look-ups.
+pub(crate) fn work(connections: usize) -> Shares<Party> {
+    let of_one = (connections as u64).saturating_sub(2).clamp(1, MOST_AT_WORK);
+    // By the rule of `share`, nobody who holds more than nothing gets the last of it.
+    Shares::new(of_one * WORK_OF_A_REQUEST + WORK_OF_A_REQUEST + 1)
 }
 
 /// A request's turn to be worked on, once its body has arrived: one that drips holds no place.
@@ -169,4 +172,25 @@ pub(crate) fn exhausted() -> Problem {
         "The application has as many requests under way, or as many unread responses, as is its share. Send fewer at \
          once, and read the responses.",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use postrider_shared::ids::ApplicationId;
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn one_application_leaves_room_for_another_and_a_connection_for_look_ups() {
+        let [one, another] = [1, 2].map(|number| Party::Application(ApplicationId(Uuid::from_u128(number))));
+        for (connections, most) in [(2, 1), (3, 1), (4, 2), (5, 3), (6, 4), (8, 4), (1_000, 4)] {
+            let work = work(connections);
+            let held: Vec<_> = std::iter::from_fn(|| work.try_acquire(&one, WORK_OF_A_REQUEST)).collect();
+            assert_eq!(held.len(), most, "{connections} connections");
+            let of_another = work.try_acquire(&another, WORK_OF_A_REQUEST);
+            assert!(of_another.is_some(), "{connections} connections");
+            assert!(work.try_acquire(&another, WORK_OF_A_REQUEST).is_none(), "{connections} connections");
+        }
+    }
 }
