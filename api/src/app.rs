@@ -52,23 +52,23 @@ pub(crate) struct App {
 /// How the specification groups operations.
 #[derive(Tags)]
 pub(crate) enum Tag {
-    /// Tenants: each has its own keys, endpoints, events and deliveries.
+    /// An application is a tenant with its own API keys, endpoints, events and deliveries.
     Applications,
-    /// What an application proves itself with.
+    /// API keys authenticate an application.
     #[oai(rename = "API keys")]
     ApiKeys,
-    /// Where webhooks go, and how.
+    /// An endpoint is a URL that webhooks are sent to, with its settings.
     Endpoints,
-    /// What producers post, once.
+    /// Events are published by producers and delivered to the endpoints that match them.
     Events,
-    /// Which events there are, and what they look like.
+    /// The catalogue of an application's event types, with their schemas.
     #[oai(rename = "Event types")]
     EventTypes,
-    /// One event on its way to one endpoint, and its attempts.
+    /// A delivery is one event that is delivered to one endpoint, in one or more attempts.
     Deliveries,
-    /// Who changed what.
+    /// The audit log records who changed what.
     #[oai(rename = "Audit log")]
     AuditLog,
-    /// Many events sent again, or many deliveries opened again.
+    /// A replay sends many events again, or reopens many deliveries.
     Replays,
 }

@@ -65,10 +65,10 @@ pub enum ApiError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The listener cannot be used.
-    #[error("the API cannot serve")]
+    #[error("the API cannot accept connections")]
     Serve(#[source] io::Error),
     /// A defect in one of its tasks.
-    #[error("the API cannot go on")]
+    #[error("the API cannot continue")]
     Task(#[from] TaskFailed),
 }
 

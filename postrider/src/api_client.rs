@@ -56,7 +56,7 @@ impl ApiClient {
                 Err(error) => error,
             };
             if Instant::now() >= deadline {
-                return Err(last.context("Postrider has not become ready"));
+                return Err(last.context("Postrider did not become ready"));
             }
             tokio::time::sleep(POLL).await;
         }
@@ -142,9 +142,9 @@ async fn answer(request: reqwest::RequestBuilder) -> anyhow::Result<Answer> {
     let (http, request) = request.build_split();
     let request = request?;
     let asked = format!("{} {}", request.method(), request.url());
-    let response = http.execute(request).await.with_context(|| format!("{asked} was not answered"))?;
+    let response = http.execute(request).await.with_context(|| format!("{asked}: no response"))?;
     let status = response.status();
-    let body = response.text().await.with_context(|| format!("the answer to {asked} broke off"))?;
+    let body = response.text().await.with_context(|| format!("{asked}: the response was incomplete"))?;
     Ok(Answer { asked, status, body })
 }
 
@@ -153,12 +153,12 @@ impl Answer {
         if self.status.is_success() {
             return Ok(());
         }
-        bail!("{} was answered {}: {}", self.asked, self.status, self.body)
+        bail!("{}: the response was {}: {}", self.asked, self.status, self.body)
     }
 
     fn parse<T: DeserializeOwned>(&self) -> anyhow::Result<T> {
         self.check()?;
         serde_json::from_str(&self.body)
-            .with_context(|| format!("{} was answered: {}", self.asked, self.body))
+            .with_context(|| format!("{}: unexpected response: {}", self.asked, self.body))
     }
 }

@@ -13,8 +13,14 @@ pub const RECEIVER_LISTEN: &str = "127.0.0.1:9000";
 pub fn command() -> Command {
     Command::new("postrider")
         .version(env!("CARGO_PKG_VERSION"))
-        .about("Delivers webhooks: every accepted event arrives, or ends where you can see it.")
-        .after_help("Every setting NAME can also be given as NAME_FILE, a file that holds it. See `postrider up --help`.")
+        .about(
+            "Delivers webhooks: every accepted event is delivered, or ends as a dead letter that you can \
+                see.",
+        )
+        .after_help(
+            "Every setting NAME can also be read from a file that NAME_FILE points to. See \
+                     `postrider up --help`.",
+        )
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommands([
@@ -24,20 +30,28 @@ pub fn command() -> Command {
                 Service::Api,
             ),
             with_settings(
-                Command::new("relay").about("Move what is due from the outbox to Redis, and sweep and reconcile"),
+                Command::new("relay").about(
+                    "Move due deliveries from the outbox to Redis, and run sweeps \
+                                             and reconciliation",
+                ),
                 Service::Relay,
             ),
             with_settings(
-                Command::new("deliverer").about("Sign, send and record webhooks"),
+                Command::new("deliverer").about("Sign and send webhooks, and record the attempts"),
                 Service::Deliverer,
             ),
             with_settings(
-                Command::new("migrate").about("Bring the database's schema to this version; services may run meanwhile"),
+                Command::new("migrate").about(
+                    "Migrate the database schema to this version; services can \
+                                               keep running",
+                ),
                 Service::Migrate,
             ),
             with_settings(
-                Command::new("rekey")
-                    .about("Encrypt all secrets under the first master key; services may run meanwhile, with all keys"),
+                Command::new("rekey").about(
+                    "Encrypt all secrets with the first master key; services can keep running if \
+                            they have all keys",
+                ),
                 Service::Rekey,
             ),
             Command::new("openapi").about("Print the OpenAPI specification of the API"),
@@ -52,60 +66,54 @@ fn up() -> Command {
         .about("Run everything in one process: migrations, API, relay and deliverer")
         .long_about(
             "Run everything in one process: migrations, API, relay and deliverer.\n\n\
-             Without DATABASE_URL and REDIS_URL it starts a PostgreSQL and a Redis of its own from the \
-             installed programs, in a data directory of its own. Metrics and health of all are served by \
-             the API.",
+             Without DATABASE_URL and REDIS_URL, it starts its own PostgreSQL and Redis from the installed \
+             programs, with their data in POSTRIDER_DATA_DIR. The API serves the metrics and health of all \
+             services.",
         )
-        .arg(
-            Arg::new("demo")
-                .long("demo")
-                .action(ArgAction::SetTrue)
-                .help("Also run a receiver, send it a few webhooks and show their journey; allows 127.0.0.1 as a target"),
-        )
-        .arg(
-            Arg::new("once")
-                .long("once")
-                .action(ArgAction::SetTrue)
-                .requires("demo")
-                .help("End after the demo; the exit status is 0 if every event arrived and verified"),
-        )
+        .arg(Arg::new("demo").long("demo").action(ArgAction::SetTrue).help(
+            "Also run a receiver, send it a few webhooks and show the result; allows webhooks to \
+                       127.0.0.1",
+        ))
+        .arg(Arg::new("once").long("once").action(ArgAction::SetTrue).requires("demo").help(
+            "Exit after the demo, with status 0 if every event arrived and its signature was \
+                       verified",
+        ))
         .arg(
             Arg::new("receiver-listen")
                 .long("receiver-listen")
                 .value_name("ADDRESS")
                 .default_value(RECEIVER_LISTEN)
-                .help("Where the demo's receiver listens"),
+                .help("Address that the receiver of the demo listens on"),
         )
 }
 
 fn health() -> Command {
     Command::new("health")
-        .about("Ask a service on this machine whether it is ready; the exit status is 0 where it is")
+        .about("Check whether a service on this machine is ready; the exit status is 0 if it is")
         .arg(
             Arg::new("service")
                 .value_name("SERVICE")
                 .value_parser(["api", "relay", "deliverer"])
                 .default_value("api")
-                .help("Which one, at the address of its POSTRIDER_…_LISTEN"),
+                .help("Service to check, at the address in its POSTRIDER_…_LISTEN setting"),
         )
         .arg(
-            Arg::new("live")
-                .long("live")
-                .action(ArgAction::SetTrue)
-                .help("Ask only whether it runs, not whether what it depends on does"),
+            Arg::new("live").long("live").action(ArgAction::SetTrue).help(
+                "Only check whether the service is running, not whether its dependencies are available",
+            ),
         )
 }
 
 fn receive() -> Command {
     Command::new("receive")
-        .about("Receive webhooks at /webhook, verify them and print a line for each")
+        .about("Receive webhooks at /webhook, verify their signatures and print a line for each")
         .arg(
             Arg::new("listen")
                 .long("listen")
                 .env("POSTRIDER_RECEIVER_LISTEN")
                 .value_name("ADDRESS")
                 .default_value(RECEIVER_LISTEN)
-                .help("Where to listen"),
+                .help("Address to listen on"),
         )
         .arg(
             Arg::new("secret")
@@ -115,7 +123,10 @@ fn receive() -> Command {
                 .value_name("WHSEC")
                 .value_delimiter(',')
                 .action(ArgAction::Append)
-                .help("The endpoint's secret, whsec_…; several during a rotation. Without it nothing is verified"),
+                .help(
+                    "Secret of the endpoint (whsec_…), or several during a rotation. Without it, \
+                       signatures are not verified",
+                ),
         )
         .arg(
             Arg::new("fail-first")
@@ -123,7 +134,7 @@ fn receive() -> Command {
                 .value_name("COUNT")
                 .value_parser(clap::value_parser!(u32))
                 .default_value("0")
-                .help("Answer the first COUNT attempts of every webhook with 500"),
+                .help("Respond to the first COUNT attempts of every webhook with 500"),
         )
         .arg(
             Arg::new("delay-ms")
@@ -131,7 +142,7 @@ fn receive() -> Command {
                 .value_name("MILLISECONDS")
                 .value_parser(clap::value_parser!(u64))
                 .default_value("0")
-                .help("Take this long over every answer"),
+                .help("Wait this long before every response"),
         )
 }
 

@@ -47,7 +47,10 @@ pub async fn run(
     once: bool,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let webhook = url(receiver.local_addr().context("the receiver's listener has no address")?, "/webhook")?;
+    let webhook = url(
+        receiver.local_addr().context("cannot read the address that the receiver listens on")?,
+        "/webhook",
+    )?;
     let secrets = watch::Sender::new(Secrets::Awaited);
     let (sender, arrivals) = mpsc::channel(WAITING_ARRIVALS);
     let options = ReceiveOptions {
@@ -84,7 +87,7 @@ pub async fn run(
 
 fn stopped(ended: Result<std::io::Result<()>, tokio::task::JoinError>) -> anyhow::Error {
     match ended {
-        Ok(Ok(())) => anyhow!("the demo's receiver ended by itself"),
+        Ok(Ok(())) => anyhow!("the demo's receiver stopped unexpectedly"),
         Ok(Err(error)) => anyhow!(error).context("the demo's receiver failed"),
         Err(error) => anyhow!(error).context("the demo's receiver failed"),
     }
@@ -119,7 +122,7 @@ async fn demonstrate(
     let api_key = client.fresh_api_key(&application, NAME).await?;
     let endpoint = client.endpoint(&application, &api_key, &webhook).await?;
     let secret = client.secret(&application, &api_key, &endpoint).await?;
-    let secret = Secret::parse(&secret).context("the API answered a secret that cannot be used")?;
+    let secret = Secret::parse(&secret).context("the API returned a secret that is not valid")?;
     secrets.send_replace(Secrets::Known(vec![secret]));
 
     let mut journeys = Vec::new();

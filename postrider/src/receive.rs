@@ -102,7 +102,7 @@ impl Verification {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Verified => "verified",
-            Self::NoSecret => "unverified (no secret was given)",
+            Self::NoSecret => "unverified (no secret given)",
             Self::Awaited => "unverified (the secret is not known yet)",
             Self::Refused(reason) => reason,
         }
@@ -230,7 +230,7 @@ fn verify(secrets: &Secrets, headers: &HeaderMap, body: &[u8], now: i64) -> Veri
         return Verification::Refused("REFUSED: webhook-id, -timestamp or -signature is missing");
     };
     let Ok(timestamp) = timestamp.parse::<i64>() else {
-        return Verification::Refused("REFUSED: webhook-timestamp is no number of seconds");
+        return Verification::Refused("REFUSED: webhook-timestamp is not a number of seconds");
     };
     if now.abs_diff(timestamp) > TIMESTAMP_TOLERANCE_SECONDS.unsigned_abs() {
         return Verification::Refused("REFUSED: webhook-timestamp is more than 5 minutes from now");
@@ -238,7 +238,7 @@ fn verify(secrets: &Secrets, headers: &HeaderMap, body: &[u8], now: i64) -> Veri
     if secrets.iter().any(|secret| secret.verifies(signature, id, timestamp, body)) {
         Verification::Verified
     } else {
-        Verification::Refused("REFUSED: no signature is made with the secret")
+        Verification::Refused("REFUSED: no signature matches the secret")
     }
 }
 

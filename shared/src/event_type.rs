@@ -19,13 +19,13 @@ pub enum EventTypeError {
     #[error("must have 1 to {MAX_LENGTH} characters")]
     Length,
     /// Something else than the syntax of Standard Webhooks.
-    #[error("must consist of parts of letters, digits and `_`, joined by full stops, such as `invoice.paid`")]
+    #[error("must consist of parts of letters, digits and `_`, separated by periods, such as `invoice.paid`")]
     Syntax,
     /// More than [`MAX_PARTS`].
     #[error("must have at most {MAX_PARTS} parts")]
     Parts,
     /// `*` anywhere but as the whole pattern or its last part.
-    #[error("`*` may only stand alone or as the last part, such as `invoice.*`")]
+    #[error("can use `*` only alone or as the last part, such as `invoice.*`")]
     Wildcard,
 }
 

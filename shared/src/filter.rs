@@ -108,7 +108,7 @@ impl Compiler {
 
     fn list(&mut self, json: &str, at: &str, depth: usize, operator: &str) -> String {
         let Some(filters) = array(json).filter(|filters| !filters.is_empty()) else {
-            self.mistake(at, "must be a list of at least one filter");
+            self.mistake(at, "must be a non-empty list of filters");
             return String::new();
         };
         let parts: Vec<_> = filters
@@ -157,9 +157,11 @@ impl Compiler {
             match operand {
                 "true" => {}
                 "false" if entries.len() == 1 => is_absent = true,
-                "false" => {
-                    self.mistake(&at, "must stand alone where it is false: there is no value to compare")
-                }
+                "false" => self.mistake(
+                    &at,
+                    "cannot be combined with other operators if it is false, because there is no value to \
+                     compare",
+                ),
                 _ => self.mistake(&at, "must be true or false"),
             }
         }
@@ -184,12 +186,12 @@ impl Compiler {
             "lte" => "<=",
             _ => {
                 let known = "eq, ne, gt, gte, lt, lte, in, not_in, starts_with, exists";
-                self.mistake(at, format!("is no operator; there are {known}"));
+                self.mistake(at, format!("is not an operator; the operators are {known}"));
                 return None;
             }
         };
         if !matches!(operand.as_bytes().first(), Some(b'"' | b'-' | b'0'..=b'9')) {
-            self.mistake(at, "must be a number or a text");
+            self.mistake(at, "must be a number or a string");
             return None;
         }
         self.scalar(operand, at).map(|value| format!("@ {comparison} {value}"))
@@ -197,7 +199,7 @@ impl Compiler {
 
     fn any_of(&mut self, operand: &str, at: &str) -> Option<String> {
         let Some(values) = array(operand).filter(|values| !values.is_empty()) else {
-            self.mistake(at, "must be a list of at least one value");
+            self.mistake(at, "must be a non-empty list of values");
             return None;
         };
         let equalities = values.iter().enumerate().filter_map(|(index, value)| {
@@ -208,7 +210,7 @@ impl Compiler {
 
     fn prefix(&mut self, operand: &str, at: &str) -> Option<String> {
         if !operand.starts_with('"') {
-            self.mistake(at, "must be a text");
+            self.mistake(at, "must be a string");
             return None;
         }
         self.scalar(operand, at).map(|value| format!("@ starts with {value}"))
@@ -221,12 +223,12 @@ impl Compiler {
             Some(b'"') => match serde_json::from_str::<String>(json) {
                 Ok(text) => Some(literal(&text)),
                 Err(_) => {
-                    self.mistake(at, "must consist of whole characters");
+                    self.mistake(at, "must be a string without lone surrogates");
                     None
                 }
             },
             Some(b'{' | b'[') | None => {
-                self.mistake(at, "must be a number, a text, true, false or null");
+                self.mistake(at, "must be a number, a string, true, false or null");
                 None
             }
             Some(_) => Some(json.to_owned()),
@@ -270,7 +272,7 @@ impl Path {
         while !rest.is_empty() {
             if let Some(after) = rest.strip_prefix("[*]") {
                 if path.keys.is_empty() || path.elements_of.is_some() {
-                    return Err("may have `[*]` once, after a key".to_owned());
+                    return Err("can contain `[*]` only once, and only after a key".to_owned());
                 }
                 path.elements_of = Some(path.keys.len());
                 rest = after;

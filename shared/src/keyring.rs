@@ -24,10 +24,10 @@ pub const SIGNING: &str = "signing";
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyringError {
     /// The key that it was encrypted under is not there.
-    #[error("is encrypted under the master key `{0}`, which is not in POSTRIDER_MASTER_KEY")]
+    #[error("is encrypted with the master key `{0}`, which is not in POSTRIDER_MASTER_KEY")]
     MissingKey(String),
     /// The ciphertext is not what this key made for this endpoint.
-    #[error("cannot be decrypted by the master key `{0}`: it was changed")]
+    #[error("cannot be decrypted with the master key `{0}`, because the stored value was changed")]
     Changed(String),
 }
 
@@ -44,7 +44,7 @@ impl MasterKey {
     /// # Errors
     /// With what it must be.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let wrong = "each key must be base64 of 32 bytes: make one with `openssl rand -base64 32`";
+        let wrong = "each key must be the base64 of 32 bytes; create one with `openssl rand -base64 32`";
         let bytes = STANDARD.decode(text).map_err(|_| wrong.to_owned())?;
         let cipher = XChaCha20Poly1305::new_from_slice(&bytes).map_err(|_| wrong.to_owned())?;
         Ok(Self { id: key_id(&bytes), cipher })

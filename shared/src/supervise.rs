@@ -14,7 +14,7 @@ use crate::failpoint;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum TaskFailed {
     /// It returned although nobody had told it to stop.
-    #[error("the task `{0}` ended by itself")]
+    #[error("the task `{0}` stopped unexpectedly")]
     Ended(&'static str),
     /// It panicked.
     #[error("the task `{0}` panicked: {1}")]
@@ -126,7 +126,7 @@ mod tests {
         supervisor.spawn("hasty", async {}).await.expect("it ends");
         assert!(supervisor.stop().is_cancelled());
         let failure = supervisor.outcome().expect_err("a failure").to_string();
-        assert_eq!(failure, "the task `hasty` ended by itself");
+        assert_eq!(failure, "the task `hasty` stopped unexpectedly");
     }
 
     #[tokio::test]

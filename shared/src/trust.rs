@@ -19,7 +19,9 @@ pub(crate) fn read(path: &str) -> Result<Vec<CertificateDer<'static>>, String> {
         certificates.push(certificate);
     }
     if certificates.is_empty() {
-        return Err(format!("`{path}` has no certificate in it, no line `-----BEGIN CERTIFICATE-----`"));
+        return Err(format!(
+            "`{path}` contains no certificate, that is no line `-----BEGIN CERTIFICATE-----`"
+        ));
     }
     Ok(certificates)
 }

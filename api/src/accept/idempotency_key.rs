@@ -41,9 +41,12 @@ impl<'a> ApiExtractor<'a> for IdempotencyKey {
             (None, _) => Err(Problem::new(
                 StatusCode::BAD_REQUEST,
                 "idempotency_key_required",
-                "Send the header Idempotency-Key: a key of your own for this event, the same on every try.",
+                "The `Idempotency-Key` header is missing. Send a key of your choice that identifies this \
+                 event, and the same key on every try.",
             )),
-            (Some(_), Some(_)) => Err(Problem::invalid_field("Idempotency-Key", "may be given once")),
+            (Some(_), Some(_)) => {
+                Err(Problem::invalid_field("Idempotency-Key", "must not be given more than once"))
+            }
             (Some(value), None) => check_idempotency_key("Idempotency-Key", value.as_bytes()),
         }))
     }
@@ -60,7 +63,7 @@ pub(crate) fn check_idempotency_key(field: &str, bytes: &[u8]) -> Result<String,
         _ => Err(Problem::refused_field(
             "idempotency_key_invalid",
             field,
-            "must have 1 to 255 visible ASCII characters and no spaces",
+            "must have 1 to 255 visible ASCII characters, without spaces",
         )),
     }
 }

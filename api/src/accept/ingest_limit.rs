@@ -114,7 +114,8 @@ fn spent(wait: Duration) -> Problem {
     let problem = Problem::new(
         StatusCode::TOO_MANY_REQUESTS,
         "ingest_rate_limited",
-        "The application publishes more events per second than it may. Try again with the same key, more slowly.",
+        "The application has exceeded its limit of events per second. Try again with the same key, at a \
+         lower rate.",
     );
     Problem { retry_after: Some(seconds), ..problem }
 }

@@ -28,16 +28,16 @@ use crate::web::problem::{FieldError, Problem};
 /// what it was thought to be.
 const ROUNDS: usize = 5;
 
-/// The answer to an event that is safely stored.
+/// An accepted event.
 #[derive(Debug, Object, Serialize)]
 pub(crate) struct PublishedEvent {
     /// Always `accepted`.
     pub(crate) status: String,
-    /// The id of the event, and the `webhook-id` of every attempt to deliver it.
+    /// The id of the event. It is also the `webhook-id` of every attempt to deliver the event.
     pub(crate) event_id: Uuid,
-    /// How many endpoints it goes to.
+    /// The number of endpoints that the event is delivered to.
     pub(crate) deliveries_queued: i32,
-    /// True where it had been published before under the same key: nothing was done again.
+    /// True if the event was already published with the same key. Nothing is delivered again in that case.
     pub(crate) duplicate: bool,
 }
 
@@ -195,7 +195,7 @@ fn answer(producer: &Producer, outcome: Outcome, violations: Vec<FieldError>) ->
         Accepted::KeyReused => Err(Problem::new(
             StatusCode::CONFLICT,
             "idempotency_key_reused",
-            "This Idempotency-Key belongs to a different event. Use a new key for a new event.",
+            "This idempotency key was already used for a different event. Use a new key for each new event.",
         )),
         Accepted::SchemaViolation => {
             Err(Problem { code: "schema_violation", ..Problem::invalid(violations) })
@@ -205,12 +205,13 @@ fn answer(producer: &Producer, outcome: Outcome, violations: Vec<FieldError>) ->
         Accepted::UnknownEventType => Err(Problem::refused_field(
             "unknown_event_type",
             "event_type",
-            "is not in the catalogue of the application, which takes no other; add it there first",
+            "is not in the event type catalogue of the application, and the application only accepts types \
+             of its catalogue; add the type first",
         )),
         Accepted::InactiveApplication => Err(Problem::new(
             StatusCode::FORBIDDEN,
             "application_inactive",
-            "The application is not active, so that it may not publish. Activate it first.",
+            "The application is not active, so it cannot publish events. Activate it first.",
         )),
         Accepted::Forbidden => Err(auth::scope_required(Scope::Publish.as_str())),
         Accepted::UnknownApplication if matches!(producer, Producer::Admin(_)) => {
@@ -223,7 +224,8 @@ fn answer(producer: &Producer, outcome: Outcome, violations: Vec<FieldError>) ->
 fn changing() -> Problem {
     Problem::unavailable(
         "schema_changing",
-        "The schema of this event type is being changed. Try again with the same key.",
+        "The schema of this event type, or the rate limit of the application, keeps changing. Try again \
+         with the same key.",
     )
 }
 
@@ -232,25 +234,25 @@ fn rejected(rejection: Rejection) -> Problem {
         Rejection::NotStorable => Problem::refused_field(
             "data_not_storable",
             "data",
-            "cannot be held by the database; look for unusual numbers or characters",
+            "cannot be stored in the database; look for unusual numbers or characters",
         ),
         Rejection::KeyBusy => Problem::unavailable(
             "idempotency_key_busy",
-            "Another request with this Idempotency-Key is under way. Try again with the same key.",
+            "Another request with this idempotency key is in progress. Try again with the same key.",
         ),
         Rejection::Busy => Problem::busy(),
         Rejection::Unavailable => Problem::database_unavailable(),
         Rejection::TooCostly => Problem::unavailable(
             "event_too_costly",
-            "Matching this event with the filters of its endpoints took too long. Simplify them, or send a smaller \
-             event, with the same key.",
+            "Matching this event with the filters of the application's endpoints took too long. Simplify \
+             the filters, or send a smaller event.",
         ),
         Rejection::Overloaded => Problem::unavailable(
             "overloaded",
-            "More events arrive than can be stored. Try again with the same key, more slowly.",
+            "More events are arriving than can be stored. Try again with the same key, at a lower rate.",
         ),
         Rejection::Stopping => {
-            Problem::unavailable("stopping", "This server is being stopped. Try again with the same key.")
+            Problem::unavailable("stopping", "This server is shutting down. Try again with the same key.")
         }
     }
 }

@@ -23,8 +23,9 @@ impl Posted {
     pub(crate) fn check(event_type: &str, data: &str) -> Result<Self, Problem> {
         let event_type = parse(event_type)?;
         if event_type.is_reserved() {
-            let message =
-                format!("must not begin with `{RESERVED_PREFIX}`: these are Postrider's own events");
+            let message = format!(
+                "must not start with `{RESERVED_PREFIX}`, which is reserved for Postrider's own events"
+            );
             return Err(Problem::refused_field("event_type_reserved", "event_type", message));
         }
         if !data.starts_with('{') {

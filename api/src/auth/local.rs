@@ -19,8 +19,8 @@ fn host(request: &Request) -> Option<&str> {
     request.header(header::HOST).or_else(|| request.uri().authority().map(http::uri::Authority::as_str))
 }
 
-/// True for a request that a page of another origin makes, as far as the browser says so (Fetch Metadata, and `Origin`
-/// of RFC 6454). Swagger UI is of the same origin; what is no browser says nothing.
+/// True for a request that a page of another origin makes, as far as the browser says so (Fetch Metadata, and
+/// `Origin` of RFC 6454). Swagger UI is of the same origin; what is no browser says nothing.
 pub(super) fn is_cross_site(request: &Request) -> bool {
     let own = host(request).unwrap_or_default();
     let is_own = |origin: &[u8]| {
@@ -39,8 +39,8 @@ pub(super) fn cross_site() -> Problem {
     Problem::new(
         StatusCode::FORBIDDEN,
         "cross_site_request",
-        "This request comes from a page of another site. Without a credential such requests are refused: send \
-         `Authorization: Bearer`.",
+        "This request was made by a page of another site, which is only allowed with a credential. Send \
+         `Authorization: Bearer` with an admin token or an API key.",
     )
 }
 

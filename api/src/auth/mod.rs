@@ -149,7 +149,9 @@ impl Caller {
     pub(crate) fn require_admin(&self) -> Result<(), Problem> {
         match self {
             Self::Admin => Ok(()),
-            Self::Application(_) => Err(admin_required("Only the admin token may do this.")),
+            Self::Application(_) => {
+                Err(admin_required("This operation requires an admin token. API keys cannot perform it."))
+            }
         }
     }
 
@@ -199,7 +201,7 @@ impl Caller {
             Problem::refused_field(
                 "application_required",
                 "application_id",
-                "must name the application that the admin acts for, by id or uid",
+                "is required with an admin token; send the id or `uid` of the application",
             )
         })
     }
@@ -212,7 +214,7 @@ pub(crate) fn admin_required(detail: &str) -> Problem {
 
 /// 403: the key has not this scope.
 pub(crate) fn scope_required(scope: &str) -> Problem {
-    let detail = format!("This API key has not the scope `{scope}`. Use one that has.");
+    let detail = format!("This API key does not have the `{scope}` scope. Use a key that has it.");
     Problem::new(StatusCode::FORBIDDEN, "scope_required", detail)
 }
 
@@ -220,7 +222,8 @@ fn missing() -> Problem {
     Problem::new(
         StatusCode::UNAUTHORIZED,
         "credentials_required",
-        "Send `Authorization: Bearer` with an API key or an admin token, once.",
+        "The request needs exactly one credential. Send one `Authorization: Bearer` header with an API key \
+         or an admin token.",
     )
 }
 
@@ -229,7 +232,7 @@ pub(crate) fn invalid() -> Problem {
     Problem::new(
         StatusCode::UNAUTHORIZED,
         "credentials_invalid",
-        "This credential is unknown, expired or revoked. Use another API key or admin token.",
+        "This credential is unknown, expired or revoked. Use a valid API key or admin token.",
     )
 }
 
@@ -283,8 +286,10 @@ fn scheme() -> MetaSecurityScheme {
     MetaSecurityScheme {
         ty: "http",
         description: Some(
-            "An API key (`pr_…`), which reaches its own application and has the scopes `publish`, `read` and \
-             `manage` or some of them; or an admin token, which reaches everything.",
+            "An API key (`pr_…`) or an admin token. An API key gives access to its own application, within \
+             its scopes: one or more of `publish`, `read` and `manage`. An admin token gives access to \
+             everything. If no admin token is configured, the API listens on loopback only, and local \
+             requests to `/v1/applications…` need no credential.",
         ),
         name: None,
         key_in: None,

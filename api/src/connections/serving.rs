@@ -116,8 +116,9 @@ impl Serving {
             }
             None => {
                 let room = self.strangers.try_acquire(&connection.peer.ip(), size);
-                let unread =
-                    || Problem::unavailable("share_exhausted", "Read the responses to your requests.");
+                let detail =
+                    "Your address has too many unread responses. Read the responses, then try again.";
+                let unread = || Problem::unavailable("share_exhausted", detail);
                 Room::Stranger(room.ok_or_else(unread)?)
             }
         };

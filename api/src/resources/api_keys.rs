@@ -25,49 +25,49 @@ use crate::web::problem::Problem;
 use crate::web::refused::{BODY, CONFLICT, INVALID, NOT_FOUND, Refused};
 use crate::web::value::Timestamp;
 
-/// An API key, as far as it can be shown.
+/// An API key without the key itself, which is never shown again.
 #[derive(Debug, Object, Serialize)]
 pub(crate) struct ApiKey {
-    /// Its id.
+    /// The unique id of the key.
     id: Uuid,
-    /// Its name, for people.
+    /// A name for people.
     name: String,
-    /// Its first characters, to recognise it by.
+    /// The first characters of the key, to identify it by.
     prefix: String,
-    /// What it may do: some of `publish`, `read`, `manage`.
+    /// What the key may do: one or more of `publish`, `read` and `manage`.
     scopes: Vec<String>,
-    /// When it ends; null: never.
+    /// When the key expires. Null if it never expires.
     expires_at: Option<Timestamp>,
-    /// When it was last used, to within half a minute; null: not yet.
+    /// When the key was last used, recorded with a delay of up to 30 seconds. Null if it was never used.
     last_used_at: Option<Timestamp>,
-    /// When it was created.
+    /// When the key was created.
     created_at: Timestamp,
 }
 
-/// An API key that was just created.
+/// A new API key, including the key itself.
 #[derive(Debug, Object, Serialize)]
 pub(crate) struct CreatedApiKey {
     #[oai(flatten)]
     #[serde(flatten)]
     key: ApiKey,
-    /// The key itself. It is shown here and never again.
+    /// The key itself. It is shown only in this response.
     api_key: String,
 }
 
-/// An API key that is to be created.
+/// The API key to create.
 #[derive(Debug, Object, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateApiKeyRequest {
-    /// Its name, for people.
+    /// A name for people.
     #[oai(validator(min_length = 1, max_length = 255))]
     name: String,
-    /// What it may do: some of `publish` (post events), `read` (read everything but secrets) and `manage`
-    /// (change things, read secrets). Absent or null: all that its creator may. A key cannot give what it
-    /// has not.
+    /// What the key may do: one or more of `publish` (publish events), `read` (read everything except secrets) and
+    /// `manage` (make changes, and read secrets and the audit log). If absent or null, the new key gets all scopes of
+    /// the credential that creates it. An API key can only grant scopes that it has itself.
     #[oai(validator(min_items = 1, max_items = 3))]
     #[serde(default)]
     scopes: Option<Vec<String>>,
-    /// When it ends, in the future. Absent or null: never.
+    /// When the key expires. Must be in the future. If absent or null, the key never expires.
     #[serde(default)]
     expires_at: Option<Timestamp>,
 }
@@ -97,16 +97,18 @@ impl CreateApiKeyRequest {
         let mut scopes = self.scopes.unwrap_or_else(|| own.clone());
         let is_known = |scope: &String| Scope::ALL.iter().any(|known| known.as_str() == scope);
         if !(1..=Scope::ALL.len()).contains(&scopes.len()) || !scopes.iter().all(is_known) {
-            checks.mistake("scopes", "must be some of `publish`, `read`, `manage`, each once");
+            checks.mistake("scopes", "must contain 1 to 3 of `publish`, `read` and `manage`");
         }
         let now = Utc::now();
         if self.expires_at.is_some_and(|at| at.0 <= now) {
-            checks.mistake("expires_at", "must lie in the future");
+            checks.mistake("expires_at", "must be in the future");
         }
         checks.done()?;
         if let Some(scope) = scopes.iter().find(|scope| !own.contains(scope)) {
-            let detail =
-                format!("This API key has not the scope `{scope}` itself, so that it cannot give it.");
+            let detail = format!(
+                "This API key cannot grant the `{scope}` scope, which it does not have itself. Use a key \
+                 that has it."
+            );
             return Err(Problem::new(StatusCode::FORBIDDEN, "scope_required", detail));
         }
         scopes.sort();
@@ -132,14 +134,14 @@ pub(crate) struct ApiKeys;
 impl ApiKeys {
     /// Create an API key
     ///
-    /// Answers the key, the only time that it is shown. An application has 100 keys at most, expired ones included.
-    /// Needs the scope `manage`.
+    /// Creates an API key for the application. The response contains the key. This is the only time it is shown. An
+    /// application can have up to 100 keys, including expired ones. Requires the `manage` scope.
     #[oai(path = "/applications/:application_id/api-keys", method = "post", operation_id = "create_api_key")]
     async fn create(
         &self,
         caller: Caller,
         app: Data<&Arc<App>>,
-        /// The id of the application, or its `uid`.
+        /// The id or `uid` of the application.
         application_id: Path<ApplicationRef>,
         body: JsonBody<CreateApiKeyRequest>,
     ) -> Result<Created<CreatedApiKey>, Refused<{ BODY | NOT_FOUND | CONFLICT }>> {
@@ -156,7 +158,8 @@ impl ApiKeys {
                 StatusCode::CONFLICT,
                 "too_many_api_keys",
                 format!(
-                    "The application has {} API keys, as many as it may have. Delete some first.",
+                    "The application already has {} API keys, which is the maximum. Delete keys that are no \
+                     longer used, then try again.",
                     api_keys::MAX_KEYS
                 ),
             )
@@ -169,18 +172,19 @@ impl ApiKeys {
 
     /// List API keys
     ///
-    /// Newest first, by their first characters. Needs the scope `read`.
+    /// Returns the API keys of the application, newest first. Only the first characters of each key are shown.
+    /// Requires the `read` scope.
     #[oai(path = "/applications/:application_id/api-keys", method = "get", operation_id = "list_api_keys")]
     async fn list(
         &self,
         caller: Caller,
         app: Data<&Arc<App>>,
-        /// The id of the application, or its `uid`.
+        /// The id or `uid` of the application.
         application_id: Path<ApplicationRef>,
-        /// Items on a page, at most.
+        /// Maximum number of items on a page.
         #[oai(name = "limit")]
         page_limit: InQuery<Limit>,
-        /// The `next_cursor` of the page before.
+        /// The `next_cursor` of the previous page. Leave it out to get the first page.
         cursor: InQuery<Cursor>,
     ) -> Result<Found<Page<ApiKey>>, Refused<{ NOT_FOUND | INVALID }>> {
         caller.require(Scope::Read)?;
@@ -192,7 +196,7 @@ impl ApiKeys {
 
     /// Get an API key
     ///
-    /// What can be shown of it. Needs the scope `read`.
+    /// Returns an API key without the key itself. Requires the `read` scope.
     #[oai(
         path = "/applications/:application_id/api-keys/:api_key_id",
         method = "get",
@@ -202,7 +206,7 @@ impl ApiKeys {
         &self,
         caller: Caller,
         app: Data<&Arc<App>>,
-        /// The id of the application, or its `uid`.
+        /// The id or `uid` of the application.
         application_id: Path<ApplicationRef>,
         /// The id of the API key.
         api_key_id: Path<ApiKeyId>,
@@ -215,7 +219,7 @@ impl ApiKeys {
 
     /// Revoke an API key
     ///
-    /// Takes effect at once, also for the key that asks for it. Needs the scope `manage`.
+    /// Deletes an API key. It stops working immediately. A key can revoke itself. Requires the `manage` scope.
     #[oai(
         path = "/applications/:application_id/api-keys/:api_key_id",
         method = "delete",
@@ -225,7 +229,7 @@ impl ApiKeys {
         &self,
         caller: Caller,
         app: Data<&Arc<App>>,
-        /// The id of the application, or its `uid`.
+        /// The id or `uid` of the application.
         application_id: Path<ApplicationRef>,
         /// The id of the API key.
         api_key_id: Path<ApiKeyId>,

@@ -24,89 +24,90 @@ use crate::web::problem::Problem;
 use crate::web::refused::{BODY, CONFLICT, INVALID, NOT_FOUND, Refused};
 use crate::web::value::{JsonObject, Timestamp};
 
-/// A tenant: its keys, endpoints, events and deliveries are its own.
+/// A tenant, with its own API keys, endpoints, events and deliveries.
 #[derive(Debug, Object, Serialize)]
 pub(crate) struct Application {
-    /// Its id.
+    /// The unique id of the application.
     id: Uuid,
-    /// Your own name for it, accepted wherever its id is; null where it has none.
+    /// Your own identifier for the application. It can be used wherever the id is accepted. Null if none is set.
     uid: Option<String>,
-    /// Its name, for people.
+    /// A name for people.
     name: String,
-    /// A JSON object of your own.
+    /// A JSON object for your own use.
     metadata: JsonObject,
-    /// False: it may not publish.
+    /// If false, the application cannot publish events.
     is_active: bool,
-    /// Events per second that it may publish; null: no limit.
+    /// Maximum number of events per second that the application may publish. Null if there is no limit.
     ingest_rate_limit: Option<i32>,
-    /// True: events of types that are not in its catalogue are refused.
+    /// If true, events whose type is not in the application's catalogue of event types are refused.
     strict_event_types: bool,
-    /// When it was created.
+    /// When the application was created.
     created_at: Timestamp,
-    /// When it was last changed.
+    /// When the application was last updated.
     updated_at: Timestamp,
 }
 
-/// An application that was just created.
+/// A new application, including its first API key.
 #[derive(Debug, Object, Serialize)]
 pub(crate) struct CreatedApplication {
     #[oai(flatten)]
     #[serde(flatten)]
     application: Application,
-    /// Its first API key, with all scopes. It is shown here and never again.
+    /// The first API key of the application, with all scopes. It is shown only in this response.
     api_key: String,
 }
 
-/// An application that is to be created.
+/// The application to create.
 #[derive(Debug, Object, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateApplicationRequest {
-    /// Its name, for people.
+    /// A name for people.
     #[oai(validator(min_length = 1, max_length = 255))]
     name: String,
-    /// Your own name for it, such as your customer's id; unique over the installation. Letters, digits and
-    /// `. _ - : @ + | ~ =`; no full stop at its beginning, and not a UUID.
+    /// Your own identifier for the application, such as the id of your customer. It must be unique across the
+    /// installation. Letters, digits and `. _ - : @ + | ~ =` are allowed. It must not start with a period, and must
+    /// not be a UUID.
     #[oai(validator(min_length = 1, max_length = 255))]
     #[serde(default)]
     uid: Option<String>,
-    /// A JSON object of your own, up to 16 KiB.
+    /// A JSON object for your own use, up to 16 KiB. Default: empty.
     #[serde(default)]
     metadata: Option<JsonObject>,
-    /// Events per second that it may publish, 1 to 1,000,000; what exceeds that is answered 429. Absent or null: no
-    /// limit.
+    /// Maximum number of events per second that the application may publish, from 1 to 1,000,000. Events above the
+    /// limit are refused with 429. If absent or null, there is no limit.
     #[oai(validator(minimum(value = "1"), maximum(value = "1000000")))]
     #[serde(default)]
     ingest_rate_limit: Option<i32>,
-    /// True: events of types that are not in its catalogue are refused. Absent or null: false.
+    /// If true, events whose type is not in the application's catalogue of event types are refused. Default: false.
     #[serde(default)]
     strict_event_types: Option<bool>,
 }
 
-/// A change of an application: what is absent stays as it is.
+/// The fields to change. Absent fields keep their value.
 #[derive(Debug, Default, Object, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct UpdateApplicationRequest {
-    /// Its name, for people.
+    /// A name for people.
     #[oai(validator(min_length = 1, max_length = 255))]
     #[serde(default)]
     name: MaybeUndefined<String>,
-    /// Your own name for it. Null: none. For the admin.
+    /// Your own identifier for the application. Null removes it. Only an admin token can change this.
     #[oai(validator(min_length = 1, max_length = 255))]
     #[serde(default)]
     uid: MaybeUndefined<String>,
-    /// A JSON object of your own, up to 16 KiB, in place of the one that is there. Null: empty.
+    /// A JSON object for your own use, up to 16 KiB. It replaces the current one. Null makes it empty.
     #[serde(default)]
     metadata: MaybeUndefined<JsonObject>,
-    /// False: it may not publish, and events are refused. What was accepted is delivered all the same. For the
-    /// admin.
+    /// If false, the application cannot publish events. Events that were already accepted are still delivered. Only
+    /// an admin token can change this.
     #[serde(default)]
     is_active: MaybeUndefined<bool>,
-    /// Events per second that it may publish, 1 to 1,000,000; what exceeds that is answered 429. Null: no limit. For
-    /// the admin.
+    /// Maximum number of events per second that the application may publish, from 1 to 1,000,000. Events above the
+    /// limit are refused with 429. Null removes the limit. Only an admin token can change this.
     #[oai(validator(minimum(value = "1"), maximum(value = "1000000")))]
     #[serde(default)]
     ingest_rate_limit: MaybeUndefined<i32>,
-    /// True: events of types that are not in its catalogue are refused. Null: false.
+    /// If true, events whose type is not in the application's catalogue of event types are refused. Null means false.
     #[serde(default)]
     strict_event_types: MaybeUndefined<bool>,
 }
@@ -183,7 +184,8 @@ impl UpdateApplicationRequest {
             == (&current.uid, current.is_active, current.ingest_rate_limit);
         if matches!(caller, Caller::Application(_)) && !is_same {
             return Err(auth::admin_required(
-                "Only the admin token may change `uid`, `is_active` and `ingest_rate_limit`.",
+                "Only an admin token can change `uid`, `is_active` and `ingest_rate_limit`. Leave these \
+                 fields out, or use an admin token.",
             ));
         }
         checks.done()?;
@@ -203,7 +205,7 @@ fn uid_taken() -> Problem {
     Problem::new(
         http::StatusCode::CONFLICT,
         "uid_taken",
-        "Another application has this `uid`. Choose another one, or use that application.",
+        "Another application already has this `uid`. Choose a different one, or use the existing application.",
     )
 }
 
@@ -226,7 +228,8 @@ pub(crate) struct Applications;
 impl Applications {
     /// Create an application
     ///
-    /// Answers its first API key, the only time that it is shown. For the admin.
+    /// Creates an application and its first API key. The response contains the key. This is the only time it is
+    /// shown. Requires an admin token.
     #[oai(path = "/applications", method = "post", operation_id = "create_application")]
     async fn create(
         &self,
@@ -259,16 +262,16 @@ impl Applications {
 
     /// List applications
     ///
-    /// Newest first. For the admin.
+    /// Returns all applications, newest first. Requires an admin token.
     #[oai(path = "/applications", method = "get", operation_id = "list_applications")]
     async fn list(
         &self,
         caller: Caller,
         app: Data<&Arc<App>>,
-        /// Items on a page, at most.
+        /// Maximum number of items on a page.
         #[oai(name = "limit")]
         page_limit: InQuery<Limit>,
-        /// The `next_cursor` of the page before.
+        /// The `next_cursor` of the previous page. Leave it out to get the first page.
         cursor: InQuery<Cursor>,
     ) -> Result<Found<Page<Application>>, Refused<{ INVALID }>> {
         caller.require_admin()?;
@@ -279,29 +282,30 @@ impl Applications {
 
     /// Get an application
     ///
-    /// For the admin, and for the application's own keys with the scope `read`.
+    /// Returns an application. Requires an admin token, or an API key of the application with the `read` scope.
     #[oai(path = "/applications/:application_id", method = "get", operation_id = "get_application")]
     async fn get(
         &self,
         caller: Caller,
         app: Data<&Arc<App>>,
-        /// The id of the application, or its `uid`.
+        /// The id or `uid` of the application.
         application_id: Path<ApplicationRef>,
     ) -> Result<Found<Application>, Refused<{ NOT_FOUND }>> {
         caller.require(Scope::Read)?;
         Ok(Found::new(caller.application(&app, &application_id.0).await?))
     }
 
-    /// Change an application
+    /// Update an application
     ///
-    /// What is absent stays as it is. For the admin, and for the application's own keys with the scope `manage`,
-    /// which may change `name`, `metadata` and `strict_event_types`.
+    /// Updates an application. Absent fields keep their value. Requires an admin token, or an API key of the
+    /// application with the `manage` scope. An API key can change `name`, `metadata` and `strict_event_types`; the
+    /// other fields are accepted only if their value is unchanged.
     #[oai(path = "/applications/:application_id", method = "patch", operation_id = "update_application")]
     async fn update(
         &self,
         caller: Caller,
         app: Data<&Arc<App>>,
-        /// The id of the application, or its `uid`.
+        /// The id or `uid` of the application.
         application_id: Path<ApplicationRef>,
         body: JsonBody<UpdateApplicationRequest>,
     ) -> Result<Found<Application>, Refused<{ BODY | NOT_FOUND | CONFLICT }>> {
@@ -319,15 +323,16 @@ impl Applications {
 
     /// Delete an application
     ///
-    /// Takes effect at once: its keys stop, no endpoint of it matches, and what is open is not sent any more;
-    /// webhooks under way end. Everything that is its own is then removed, which may take minutes: endpoints,
-    /// events, deliveries, attempts, keys. The audit log stays, and its `uid` is free again. For the admin.
+    /// Deletes an application. This takes effect immediately: the API keys stop working, endpoints no longer match
+    /// events, and open deliveries are not sent. Webhooks that are already being sent are completed. The `uid` can be
+    /// used again. All data of the application is then removed in the background, which can take minutes: endpoints,
+    /// events, deliveries, attempts and keys. The audit log is kept. Requires an admin token.
     #[oai(path = "/applications/:application_id", method = "delete", operation_id = "delete_application")]
     async fn delete(
         &self,
         caller: Caller,
         app: Data<&Arc<App>>,
-        /// The id of the application, or its `uid`.
+        /// The id or `uid` of the application.
         application_id: Path<ApplicationRef>,
     ) -> Result<Done, Refused<{ NOT_FOUND }>> {
         let application = caller.application(&app, &application_id.0).await?.id;

@@ -22,45 +22,47 @@ use crate::web::problem::Problem;
 use crate::web::refused::{INVALID, NOT_FOUND, Refused};
 use crate::web::value::Timestamp;
 
-/// One HTTP exchange, or a start of one of which nobody knows what came.
+/// One attempt to deliver a webhook: an HTTP exchange, or one that was started and whose outcome is unknown.
 #[derive(Debug, Object, Serialize)]
 pub(crate) struct Attempt {
-    /// Counts from 1.
+    /// The number of the attempt within its delivery, starting at 1.
     attempt_number: i32,
-    /// `succeeded`, `failed`, or `unknown`: it was begun, and whether it was sent is not known.
+    /// `succeeded`, `failed`, or `unknown` if the attempt was started and it is not known whether the webhook was
+    /// sent.
     outcome: String,
-    /// Where it failed: `dns`, `connect`, `tls`, `timeout`, `refused_address`, `http` and others; null where
-    /// it did not.
+    /// The kind of failure: `dns`, `connect`, `tls`, `timeout`, `refused_address`, `http`, `unrenderable` (the
+    /// request could not be built) or `internal` (a fault in Postrider). Null if the attempt did not fail.
     error_class: Option<String>,
-    /// How it failed; null where it did not.
+    /// A description of the failure. Null if the attempt did not fail.
     error_message: Option<String>,
-    /// The headers that were sent, sensitive values as `***`; null where it did not come to that.
+    /// The request headers. Sensitive values are shown as `***`. Null if no request was sent.
     request_headers: Option<Vec<Header>>,
-    /// The status of the answer; null where there was none.
+    /// The HTTP status of the response. Null if there was no response.
     response_status: Option<i32>,
-    /// The headers of the answer, in order, up to 16 KiB of them; null where there was none.
+    /// The response headers, in order, up to 16 KiB. Null if there was no response.
     response_headers: Option<Vec<Header>>,
-    /// The first 16 KiB of the answer's body; null where there was none.
+    /// The first 16 KiB of the response body. Null if there was none.
     response_body: Option<String>,
-    /// How `response_body` is written: `utf8`, or `base64` where it is not UTF-8; null where it is null.
+    /// The encoding of `response_body`: `utf8`, or `base64` if the body is not valid UTF-8. Null if `response_body`
+    /// is null.
     response_body_encoding: Option<String>,
-    /// True where the body was longer than what is kept.
+    /// True if the response body was longer than the part that is kept.
     response_body_truncated: bool,
-    /// True where the request was sent twice within this attempt: the connection, which had been used before,
-    /// broke before an answer began.
+    /// True if the request was sent twice within this attempt, because a reused connection broke before the response
+    /// started.
     resent: bool,
-    /// How long it took; null where that is not known.
+    /// The duration of the attempt in milliseconds. Null if it is not known.
     duration_ms: Option<i32>,
-    /// When it began.
+    /// When the attempt started.
     created_at: Timestamp,
 }
 
-/// One header.
+/// An HTTP header.
 #[derive(Debug, Object, Serialize, Deserialize)]
 pub(crate) struct Header {
-    /// Its name.
+    /// The name of the header.
     name: String,
-    /// Its value.
+    /// The value of the header.
     value: String,
 }
 
@@ -107,7 +109,7 @@ pub(crate) struct Attempts;
 impl Attempts {
     /// List the attempts of a delivery
     ///
-    /// Oldest first. Needs the scope `read`.
+    /// Returns the attempts, oldest first. Requires the `read` scope.
     #[oai(
         path = "/deliveries/:delivery_id/attempts",
         method = "get",
@@ -119,12 +121,13 @@ impl Attempts {
         app: Data<&Arc<App>>,
         /// The id of the delivery.
         delivery_id: Path<DeliveryId>,
-        /// The id or `uid` of an application: with an admin token, to look at no other's.
+        /// The id or `uid` of the application that the delivery must belong to. If it belongs to another one, the
+        /// response is 404.
         application_id: InQuery<ApplicationRef>,
-        /// Items on a page, at most.
+        /// Maximum number of items on a page.
         #[oai(name = "limit")]
         page_limit: InQuery<Limit>,
-        /// The `next_cursor` of the page before.
+        /// The `next_cursor` of the previous page. Leave it out to get the first page.
         cursor: InQuery<Cursor>,
     ) -> Result<Found<Page<Attempt>>, Refused<{ NOT_FOUND | INVALID }>> {
         caller.require(Scope::Read)?;

@@ -19,30 +19,31 @@ use crate::web::parameter_values::{Limit, ResourceId};
 use crate::web::refused::{INVALID, NOT_FOUND, Refused};
 use crate::web::value::{JsonObject, Timestamp};
 
-/// One change: noted together with it, and kept when what it tells of is gone.
+/// An entry of the audit log. It is written in the same transaction as the change, and kept after the resource is
+/// deleted.
 #[derive(Debug, Object, Serialize)]
 pub(crate) struct AuditEntry {
-    /// Its id.
+    /// The unique id of the entry.
     id: Uuid,
-    /// The application whose resource it is.
+    /// The id of the application that the resource belongs to.
     application_id: Uuid,
-    /// `admin`, `api_key`, or `postrider` itself.
+    /// Who made the change: `admin`, `api_key`, or `postrider` for Postrider itself.
     actor: String,
-    /// The API key that was used; null where none was.
+    /// The id of the API key that was used. Null if none was used.
     api_key_id: Option<Uuid>,
-    /// The first characters of that key, which may be revoked since; null where none was used.
+    /// The first characters of that key, which may have been revoked since. Null if no key was used.
     api_key_prefix: Option<String>,
-    /// What was done, such as `endpoint.update`.
+    /// The action, such as `endpoint.update`.
     action: String,
-    /// What kind of resource it is: `application`, `api_key`, `endpoint` and others.
+    /// The type of the resource: `application`, `api_key`, `endpoint`, `event_type`, `delivery`, `event` or `replay`.
     resource_type: String,
-    /// The id of the resource, or its name where that is what it goes by.
+    /// The id of the resource, or the name of the event type.
     resource_id: String,
-    /// The fields that were changed, as they were, without secrets; null: it was not there.
+    /// The old values of the changed fields, without secrets. Null if there are none, for example after a creation.
     before: Option<JsonObject>,
-    /// The fields that were changed, as they are, without secrets; null: it is no more.
+    /// The new values of the changed fields, without secrets. Null if there are none, for example after a deletion.
     after: Option<JsonObject>,
-    /// When.
+    /// When the change was made.
     created_at: Timestamp,
 }
 
@@ -69,30 +70,30 @@ pub(crate) struct AuditLog;
 
 #[OpenApi(prefix_path = "/v1", tag = "Tag::AuditLog")]
 impl AuditLog {
-    /// List the audit log
+    /// List audit log entries
     ///
-    /// Who changed which resource, when, from what to what; newest first. Each call looks at a bounded number of
-    /// entries: with filters that match few of them a page may be short or empty while `next_cursor` is not null.
-    /// Needs the scope `manage`.
+    /// Returns who changed which resource, when and how, newest first. Each call examines a limited number of
+    /// entries. With filters that match few of them, a page can be short or empty although `next_cursor` is not null.
+    /// Requires the `manage` scope.
     #[oai(path = "/audit-log", method = "get", operation_id = "list_audit_log")]
     #[expect(clippy::too_many_arguments, reason = "each is a parameter of the query")]
     async fn list(
         &self,
         caller: Caller,
         app: Data<&Arc<App>>,
-        /// The id of a resource, or its name where that is what it goes by.
+        /// Returns only entries about this resource: its id, or the name of an event type.
         resource_id: InQuery<ResourceId>,
-        /// Noted at this time or later.
+        /// Returns only entries created at or after this time.
         created_after: InQuery<DateTime<Utc>>,
-        /// Noted before this time.
+        /// Returns only entries created before this time.
         created_before: InQuery<DateTime<Utc>>,
-        /// The id or `uid` of an application: with an admin token, which else lists those of all, also of deleted
-        /// ones.
+        /// Returns only entries of the application with this id or `uid`. If absent, an admin token lists the entries
+        /// of all applications, including deleted ones, and an API key those of its own application.
         application_id: InQuery<ApplicationRef>,
-        /// Items on a page, at most.
+        /// Maximum number of items on a page.
         #[oai(name = "limit")]
         page_limit: InQuery<Limit>,
-        /// The `next_cursor` of the page before.
+        /// The `next_cursor` of the previous page. Leave it out to get the first page.
         cursor: InQuery<Cursor>,
     ) -> Result<Found<Page<AuditEntry>>, Refused<{ NOT_FOUND | INVALID }>> {
         caller.require(Scope::Manage)?;

@@ -25,35 +25,37 @@ use crate::web::problem::Problem;
 use crate::web::refused::{CONFLICT, INVALID, NOT_FOUND, Refused};
 use crate::web::value::Timestamp;
 
-/// One event on its way to one endpoint.
+/// The delivery of one event to one endpoint.
 #[derive(Debug, Object, Serialize)]
 pub(crate) struct Delivery {
-    /// Its id.
+    /// The unique id of the delivery.
     id: Uuid,
-    /// The event.
+    /// The id of the event.
     event_id: Uuid,
-    /// Where it goes.
+    /// The id of the endpoint that the event is delivered to.
     endpoint_id: Uuid,
     /// The type of the event.
     event_type: String,
-    /// `pending`, `in_progress`, `succeeded`, `failed` (a retry is due), `dead_letter` or `cancelled`.
+    /// The status of the delivery: `pending` (waiting for the next attempt), `in_progress` (being sent), `succeeded`,
+    /// `failed` (the last attempt failed, and a retry is scheduled), `dead_letter` (given up) or `cancelled`.
     status: String,
-    /// Attempts that were begun.
+    /// The number of attempts that were started.
     attempt_count: i32,
-    /// Attempts that it may have.
+    /// The maximum number of attempts, including the first one.
     max_attempts: i32,
-    /// When the next attempt is due; null where none is, or one is under way.
+    /// When the next attempt is due. Null if the delivery is closed or being sent.
     next_retry_at: Option<Timestamp>,
-    /// Why the last attempt failed; null where it did not, or there was none.
+    /// Why the last attempt failed, or why the delivery was given up or cancelled. Null otherwise.
     last_error: Option<String>,
-    /// What the receiver last answered; null where it did not.
+    /// The HTTP status that the last attempt was answered with. Null if there was no response.
     last_response_status: Option<i32>,
-    /// What keeps it from being attempted although it is due: `rate_limit`, `probe`, `disabled`, `order`;
-    /// null: nothing.
+    /// What the delivery is waiting for, other than its next attempt: `disabled` (its endpoint is disabled), `order`
+    /// (an earlier delivery to the same ordered endpoint must finish first), `probe` (its endpoint keeps failing and
+    /// is being probed) or `rate_limit` (its endpoint has reached its `rate_limit`). Null if nothing holds it back.
     waiting_for: Option<String>,
-    /// When it was created.
+    /// When the delivery was created.
     created_at: Timestamp,
-    /// When it was closed; null: it is open.
+    /// When the delivery succeeded, became a dead letter or was cancelled. Null if it is still open.
     completed_at: Option<Timestamp>,
 }
 
@@ -88,34 +90,35 @@ pub(crate) struct Deliveries;
 impl Deliveries {
     /// List deliveries
     ///
-    /// Newest first. Each call looks at a bounded number of deliveries: with filters that match few of them
-    /// a page may be short or empty while `next_cursor` is not null. Needs the scope `read`.
+    /// Returns deliveries, newest first. Each call examines a limited number of deliveries. With filters that match
+    /// few of them, a page can be short or empty although `next_cursor` is not null. Requires the `read` scope.
     #[oai(path = "/deliveries", method = "get", operation_id = "list_deliveries")]
     #[expect(clippy::too_many_arguments, reason = "each is a parameter of the query")]
     async fn list(
         &self,
         caller: Caller,
         app: Data<&Arc<App>>,
-        /// In any of these states.
+        /// Returns only deliveries with one of these statuses.
         status: AnyOf<DeliveryStatus>,
-        /// To any of these endpoints.
+        /// Returns only deliveries to one of these endpoints.
         endpoint_id: AnyOf<EndpointId>,
-        /// Of any of these types.
+        /// Returns only deliveries of events of one of these types.
         event_type: AnyOf<EventType>,
-        /// Of this event.
+        /// Returns only deliveries of this event.
         event_id: InQuery<EventId>,
-        /// Last answered with any of these statuses.
+        /// Returns only deliveries whose last attempt was answered with one of these HTTP statuses.
         last_response_status: AnyOf<HttpStatus>,
-        /// Created at this time or later.
+        /// Returns only deliveries created at or after this time.
         created_after: InQuery<DateTime<Utc>>,
-        /// Created before this time.
+        /// Returns only deliveries created before this time.
         created_before: InQuery<DateTime<Utc>>,
-        /// The id or `uid` of an application: with an admin token, which else lists those of all.
+        /// Returns only deliveries of the application with this id or `uid`. If absent, an admin token lists the
+        /// deliveries of all applications, and an API key those of its own application.
         application_id: InQuery<ApplicationRef>,
-        /// Items on a page, at most.
+        /// Maximum number of items on a page.
         #[oai(name = "limit")]
         page_limit: InQuery<Limit>,
-        /// The `next_cursor` of the page before.
+        /// The `next_cursor` of the previous page. Leave it out to get the first page.
         cursor: InQuery<Cursor>,
     ) -> Result<Found<Page<Delivery>>, Refused<{ NOT_FOUND | INVALID }>> {
         caller.require(Scope::Read)?;
@@ -136,7 +139,7 @@ impl Deliveries {
 
     /// Get a delivery
     ///
-    /// Needs the scope `read`.
+    /// Returns a delivery with its current status. Requires the `read` scope.
     #[oai(path = "/deliveries/:delivery_id", method = "get", operation_id = "get_delivery")]
     async fn get(
         &self,
@@ -144,7 +147,8 @@ impl Deliveries {
         app: Data<&Arc<App>>,
         /// The id of the delivery.
         delivery_id: Path<DeliveryId>,
-        /// The id or `uid` of an application: with an admin token, to look at no other's.
+        /// The id or `uid` of the application that the delivery must belong to. If it belongs to another one, the
+        /// response is 404.
         application_id: InQuery<ApplicationRef>,
     ) -> Result<Found<Delivery>, Refused<{ NOT_FOUND | INVALID }>> {
         caller.require(Scope::Read)?;
@@ -155,9 +159,10 @@ impl Deliveries {
 
     /// Retry a delivery
     ///
-    /// One that is open is due now. One that is closed, also one that succeeded, is opened again with one
-    /// attempt more. One that is in progress is refused: wait for its end; and one whose endpoint was deleted
-    /// or whose event is gone. Where the endpoint is disabled it waits. Needs the scope `manage`.
+    /// An open delivery becomes due now. A closed delivery, even one that succeeded, is reopened with one more
+    /// attempt. A delivery that is in progress is refused with 409: wait until it has finished. A delivery whose
+    /// endpoint was deleted, or whose event is no longer available, is refused too. If the endpoint is disabled, the
+    /// delivery waits until it is enabled. Requires the `manage` scope.
     #[oai(path = "/deliveries/:delivery_id/retry", method = "post", operation_id = "retry_delivery")]
     async fn retry(
         &self,
@@ -165,7 +170,7 @@ impl Deliveries {
         app: Data<&Arc<App>>,
         /// The id of the delivery.
         delivery_id: Path<DeliveryId>,
-        /// The id or `uid` of the application: needed with an admin token.
+        /// The id or `uid` of the application. Required with an admin token, optional with an API key.
         application_id: InQuery<ApplicationRef>,
     ) -> Result<Accepted<Delivery>, Refused<{ NOT_FOUND | CONFLICT | INVALID }>> {
         caller.require(Scope::Manage)?;
@@ -176,8 +181,8 @@ impl Deliveries {
 
     /// Cancel a delivery
     ///
-    /// No further attempt is made; what is under way is still recorded. One that is closed is refused.
-    /// Needs the scope `manage`.
+    /// Cancels a delivery: no further attempts are made. An attempt that is already being sent is still recorded. A
+    /// delivery that is closed is refused with 409. Requires the `manage` scope.
     #[oai(path = "/deliveries/:delivery_id/cancel", method = "post", operation_id = "cancel_delivery")]
     async fn cancel(
         &self,
@@ -185,7 +190,7 @@ impl Deliveries {
         app: Data<&Arc<App>>,
         /// The id of the delivery.
         delivery_id: Path<DeliveryId>,
-        /// The id or `uid` of the application: needed with an admin token.
+        /// The id or `uid` of the application. Required with an admin token, optional with an API key.
         application_id: InQuery<ApplicationRef>,
     ) -> Result<Accepted<Delivery>, Refused<{ NOT_FOUND | CONFLICT | INVALID }>> {
         caller.require(Scope::Manage)?;
@@ -207,19 +212,21 @@ fn refused(refusal: Refusal) -> Problem {
     let (code, detail) = match refusal {
         Refusal::InProgress => (
             "delivery_in_progress",
-            "The delivery is under way. Wait for its end, then try again.".to_owned(),
+            "The delivery is being sent. Wait until it has finished, then try again.".to_owned(),
         ),
         Refusal::Closed(status) => (
             "delivery_closed",
-            format!("The delivery is `{status}`. It is closed: there is nothing left to cancel."),
+            format!("The delivery is already closed with status `{status}`. There is nothing to cancel."),
         ),
-        Refusal::EndpointDeleted => {
-            ("endpoint_deleted", "The endpoint was deleted. Replay the event to another one.".to_owned())
-        }
+        Refusal::EndpointDeleted => (
+            "endpoint_deleted",
+            "The endpoint of this delivery was deleted. Replay the event to another endpoint.".to_owned(),
+        ),
         Refusal::EventExpunged => return expunged(),
         Refusal::EventExpired => (
             "event_expired",
-            "The event is older than the retention: there is nothing left to send.".to_owned(),
+            "The event is older than the retention period and was removed. It can no longer be sent."
+                .to_owned(),
         ),
     };
     Problem::new(StatusCode::CONFLICT, code, detail)
@@ -230,6 +237,6 @@ pub(crate) fn expunged() -> Problem {
     Problem::new(
         StatusCode::CONFLICT,
         "event_expunged",
-        "The payload of the event was removed on request: it can no longer be sent.",
+        "The data of this event was expunged. The event can no longer be sent.",
     )
 }

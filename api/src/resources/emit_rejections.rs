@@ -20,38 +20,38 @@ use crate::web::problem::{FieldError, Problem};
 use crate::web::refused::{INVALID, NOT_FOUND, Refused};
 use crate::web::value::Timestamp;
 
-/// An event that was emitted and could not be accepted.
+/// An event that was emitted in a transaction with `postrider.emit` and could not be accepted.
 #[derive(Debug, Object, Serialize)]
 pub(crate) struct EmitRejection {
-    /// Its id.
+    /// The unique id of the rejection.
     id: Uuid,
-    /// The application; null: what the producer named is none.
+    /// The id of the application. Null if the application that the producer named does not exist.
     application_id: Option<Uuid>,
-    /// What the producer named: an id or a `uid`.
+    /// The application as the producer named it: an id or a `uid`.
     application: String,
-    /// Its type.
+    /// The type of the event.
     event_type: String,
-    /// The key under which it was emitted.
+    /// The idempotency key of the event.
     idempotency_key: String,
-    /// Why it was rejected: the `code` that posting it would have been answered with.
+    /// Why the event was rejected: the problem `code` that publishing it through the API would have returned.
     code: String,
-    /// A sentence for people.
+    /// A description of the problem for people.
     detail: String,
-    /// The fields that are at fault.
+    /// The invalid fields. Empty if the problem is not about fields.
     errors: Vec<FieldError>,
-    /// When it was emitted.
+    /// When the event was emitted.
     emitted_at: Timestamp,
-    /// When it was rejected.
+    /// When the event was rejected.
     created_at: Timestamp,
 }
 
-/// The same, with what was emitted.
+/// A rejected event, including its data.
 #[derive(Debug, Object, Serialize)]
 pub(crate) struct EmitRejectionWithData {
     #[oai(flatten)]
     #[serde(flatten)]
     rejection: EmitRejection,
-    /// What was emitted, as JSON text.
+    /// The data that was emitted, as JSON text.
     data: String,
 }
 
@@ -77,21 +77,22 @@ pub(crate) struct EmitRejections;
 
 #[OpenApi(prefix_path = "/v1", tag = "Tag::Events")]
 impl EmitRejections {
-    /// List rejections of emitted events
+    /// List rejected events
     ///
-    /// What was emitted with the SQL function `postrider.emit` and could not be accepted, newest first. Needs the
-    /// scope `read`.
+    /// Returns events that were emitted with the SQL function `postrider.emit` and could not be accepted, newest
+    /// first. Requires the `read` scope.
     #[oai(path = "/emit-rejections", method = "get", operation_id = "list_emit_rejections")]
     async fn list(
         &self,
         caller: Caller,
         app: Data<&Arc<App>>,
-        /// The id or `uid` of an application: with an admin token, which else lists those of all.
+        /// Returns only rejections of the application with this id or `uid`. If absent, an admin token lists the
+        /// rejections of all applications, and an API key those of its own application.
         application_id: InQuery<ApplicationRef>,
-        /// Items on a page, at most.
+        /// Maximum number of items on a page.
         #[oai(name = "limit")]
         page_limit: InQuery<Limit>,
-        /// The `next_cursor` of the page before.
+        /// The `next_cursor` of the previous page. Leave it out to get the first page.
         cursor: InQuery<Cursor>,
     ) -> Result<Found<Page<EmitRejection>>, Refused<{ NOT_FOUND | INVALID }>> {
         caller.require(Scope::Read)?;
@@ -101,9 +102,9 @@ impl EmitRejections {
         Ok(Found::new(Page::of(page)))
     }
 
-    /// Get a rejection of an emitted event
+    /// Get a rejected event
     ///
-    /// With its data. Needs the scope `read`.
+    /// Returns a rejected event, including its data. Requires the `read` scope.
     #[oai(path = "/emit-rejections/:emit_rejection_id", method = "get", operation_id = "get_emit_rejection")]
     async fn get(
         &self,
@@ -111,7 +112,8 @@ impl EmitRejections {
         app: Data<&Arc<App>>,
         /// The id of the rejection.
         emit_rejection_id: Path<EmitRejectionId>,
-        /// The id or `uid` of an application: with an admin token, to look at no other's.
+        /// The id or `uid` of the application that the rejection must belong to. If it belongs to another one, the
+        /// response is 404.
         application_id: InQuery<ApplicationRef>,
     ) -> Result<Found<EmitRejectionWithData>, Refused<{ NOT_FOUND | INVALID }>> {
         caller.require(Scope::Read)?;

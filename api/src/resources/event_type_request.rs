@@ -16,45 +16,48 @@ use crate::web::value::JsonObject;
 const MAX_DESCRIPTION_LENGTH: usize = 1_000;
 const MAX_EXAMPLE_BYTES: usize = 65_536;
 
-/// An event type that is to be added to the catalogue.
+/// The event type to add to the catalogue.
 #[derive(Debug, Object, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateEventTypeRequest {
-    /// The type: parts of letters, digits and `_`, joined by full stops. `postrider.` is reserved.
+    /// The name of the event type: parts of letters, digits and `_`, separated by periods, such as `invoice.paid`.
+    /// Names that start with `postrider.` are reserved.
     #[oai(validator(min_length = 1, max_length = 255))]
     name: String,
-    /// For people. Absent or null: empty.
+    /// A description for people. Default: empty.
     #[oai(validator(max_length = 1000))]
     #[serde(default)]
     description: Option<String>,
-    /// What `data` may look like, up to 64 KiB; it must satisfy the schema.
+    /// An example of the `data` of such an event, up to 64 KiB. It must satisfy `json_schema`.
     #[serde(default)]
     example: Option<JsonObject>,
-    /// A JSON Schema (drafts 4 to 2020-12), up to 64 KiB, that `data` must satisfy. References lead to parts
-    /// of itself (`#/…`), and not in circles; formats are checked; patterns have no look-around and no
-    /// back-references, 16,384 characters and, compiled, 20,000 states together.
+    /// A JSON Schema (drafts 4 to 2020-12) of up to 64 KiB that the `data` of such an event must satisfy. A `$ref`
+    /// must point to a part of the schema itself (`#/…`), and references must not be circular. `format` is checked.
+    /// Patterns cannot use look-around or back-references. All patterns together can have up to 16,384 characters
+    /// and, when compiled, 20,000 states.
     #[serde(default)]
     json_schema: Option<JsonObject>,
-    /// True: it counts as not in the catalogue. Absent or null: false.
+    /// If true, the event type is treated as if it were not in the catalogue. Default: false.
     #[serde(default)]
     is_archived: Option<bool>,
 }
 
-/// What is to change of an event type. What is absent stays as it is.
+/// The fields to change. Absent fields keep their value.
 #[derive(Debug, Object, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct UpdateEventTypeRequest {
-    /// For people. Null: empty.
+    /// A description for people. Null makes it empty.
     #[oai(validator(max_length = 1000))]
     #[serde(default)]
     description: MaybeUndefined<String>,
-    /// What `data` may look like. Null: none.
+    /// An example of the `data` of such an event, up to 64 KiB. It must satisfy `json_schema`. Null removes it.
     #[serde(default)]
     example: MaybeUndefined<JsonObject>,
-    /// The JSON Schema that `data` must satisfy, within the same limits. Null: none.
+    /// A JSON Schema that the `data` of such an event must satisfy, with the same limits as at creation. Null removes
+    /// it.
     #[serde(default)]
     json_schema: MaybeUndefined<JsonObject>,
-    /// True: it counts as not in the catalogue. Null: false.
+    /// If true, the event type is treated as if it were not in the catalogue. Null means false.
     #[serde(default)]
     is_archived: MaybeUndefined<bool>,
 }
@@ -68,8 +71,9 @@ impl CreateEventTypeRequest {
         let mut checks = Checks::default();
         let name = checks.text("name", EventType::parse(&self.name).map_err(|error| error.to_string()));
         if name.as_ref().is_some_and(EventType::is_reserved) {
-            let message =
-                format!("must not begin with `{RESERVED_PREFIX}`: these are Postrider's own events");
+            let message = format!(
+                "must not start with `{RESERVED_PREFIX}`, which is reserved for Postrider's own events"
+            );
             checks.refuse("event_type_reserved", "name", message);
         }
         let settings = EventTypeSettings {

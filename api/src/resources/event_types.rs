@@ -27,25 +27,25 @@ use crate::web::value::{JsonObject, Timestamp};
 /// How often a change is tried anew because another one came in between.
 const TRIES: usize = 5;
 
-/// An entry of the catalogue.
+/// An event type in the catalogue of an application.
 #[derive(Debug, Object, Serialize)]
 pub(crate) struct EventType {
-    /// The application whose catalogue it is in.
+    /// The id of the application.
     application_id: Uuid,
-    /// The type.
+    /// The name of the event type.
     name: String,
-    /// For people.
+    /// A description for people.
     description: String,
-    /// What `data` may look like; null: not given.
+    /// An example of the `data` of such an event. Null if none is set.
     example: Option<JsonObject>,
-    /// The JSON Schema that `data` must satisfy; null: any object is taken.
+    /// The JSON Schema that the `data` of such an event must satisfy. Null if any object is accepted.
     json_schema: Option<JsonObject>,
-    /// It counts as not in the catalogue: its schema is not asked for, and an application that takes only known
-    /// types refuses it.
+    /// If true, the event type is treated as if it were not in the catalogue: its schema is not checked, and an
+    /// application with `strict_event_types` refuses events of this type.
     is_archived: bool,
-    /// When it was added.
+    /// When the event type was created.
     created_at: Timestamp,
-    /// When it was last changed.
+    /// When the event type was last updated.
     updated_at: Timestamp,
 }
 
@@ -73,16 +73,17 @@ pub(crate) struct EventTypes;
 
 #[OpenApi(prefix_path = "/v1", tag = "Tag::EventTypes")]
 impl EventTypes {
-    /// Add an event type
+    /// Create an event type
     ///
-    /// From now on `data` of events of this type is checked against `json_schema`, where that is set. An
-    /// application may have 1,000 event types. Needs the scope `manage`.
+    /// Adds an event type to the catalogue of the application. If `json_schema` is set, the `data` of every event of
+    /// this type is checked against it from now on. An application can have up to 1,000 event types, including
+    /// archived ones. Requires the `manage` scope.
     #[oai(path = "/event-types", method = "post", operation_id = "create_event_type")]
     async fn create(
         &self,
         caller: Caller,
         app: Data<&Arc<App>>,
-        /// The id or `uid` of the application: needed with an admin token.
+        /// The id or `uid` of the application. Required with an admin token, optional with an API key.
         application_id: InQuery<ApplicationRef>,
         body: JsonBody<CreateEventTypeRequest>,
     ) -> Result<Created<EventType>, Refused<{ BODY | NOT_FOUND | CONFLICT }>> {
@@ -103,14 +104,16 @@ impl EventTypes {
             Err(error) if error.is_unique_violation() => Err(Problem::new(
                 StatusCode::CONFLICT,
                 "event_type_exists",
-                "The catalogue has an event type of this name. Change that one, or choose another name.",
+                "The catalogue already has an event type with this name. Update that event type, or choose \
+                 a different name.",
             )
             .into()),
             Ok(event_types::Created::TooMany) => Err(Problem::new(
                 StatusCode::CONFLICT,
                 "too_many_event_types",
                 format!(
-                    "The application has {} event types, the most it may have. Delete one first.",
+                    "The application already has {} event types, which is the maximum. Delete an event \
+                     type, then try again.",
                     event_types::MAX_TYPES
                 ),
             )
@@ -124,21 +127,22 @@ impl EventTypes {
 
     /// List event types
     ///
-    /// In the order of their names, with an admin token that names no application of these first. Needs the
-    /// scope `read`.
+    /// Returns event types in the order of their names. If several applications are listed, the event types are
+    /// grouped by application. Requires the `read` scope.
     #[oai(path = "/event-types", method = "get", operation_id = "list_event_types")]
     async fn list(
         &self,
         caller: Caller,
         app: Data<&Arc<App>>,
-        /// True: archived ones too.
+        /// If true, archived event types are included.
         include_archived: InQuery<bool>,
-        /// The id or `uid` of an application: with an admin token, which else lists those of all.
+        /// Returns only event types of the application with this id or `uid`. If absent, an admin token lists the
+        /// event types of all applications, and an API key those of its own application.
         application_id: InQuery<ApplicationRef>,
-        /// Items on a page, at most.
+        /// Maximum number of items on a page.
         #[oai(name = "limit")]
         page_limit: InQuery<Limit>,
-        /// The `next_cursor` of the page before.
+        /// The `next_cursor` of the previous page. Leave it out to get the first page.
         cursor: InQuery<PlaceCursor>,
     ) -> Result<Found<Page<EventType>>, Refused<{ NOT_FOUND | INVALID }>> {
         caller.require(Scope::Read)?;
@@ -152,7 +156,7 @@ impl EventTypes {
 
     /// Get an event type
     ///
-    /// Needs the scope `read`.
+    /// Returns an event type with its example and schema. Requires the `read` scope.
     #[oai(path = "/event-types/:event_type", method = "get", operation_id = "get_event_type")]
     async fn get(
         &self,
@@ -160,7 +164,7 @@ impl EventTypes {
         app: Data<&Arc<App>>,
         /// The name of the event type.
         event_type: Path<Name>,
-        /// The id or `uid` of the application: needed with an admin token.
+        /// The id or `uid` of the application. Required with an admin token, optional with an API key.
         application_id: InQuery<ApplicationRef>,
     ) -> Result<Found<EventType>, Refused<{ NOT_FOUND | INVALID }>> {
         caller.require(Scope::Read)?;
@@ -169,10 +173,10 @@ impl EventTypes {
         Ok(Found::new(entry.ok_or_else(unknown)?))
     }
 
-    /// Change an event type
+    /// Update an event type
     ///
-    /// What is absent stays as it is. A change of the schema holds for every event that is published after the
-    /// answer. Needs the scope `manage`.
+    /// Updates an event type. Absent fields keep their value. A new schema applies to every event that is published
+    /// after the response. Requires the `manage` scope.
     #[oai(path = "/event-types/:event_type", method = "patch", operation_id = "update_event_type")]
     async fn update(
         &self,
@@ -180,7 +184,7 @@ impl EventTypes {
         app: Data<&Arc<App>>,
         /// The name of the event type.
         event_type: Path<Name>,
-        /// The id or `uid` of the application: needed with an admin token.
+        /// The id or `uid` of the application. Required with an admin token, optional with an API key.
         application_id: InQuery<ApplicationRef>,
         body: JsonBody<UpdateEventTypeRequest>,
     ) -> Result<Found<EventType>, Refused<{ BODY | NOT_FOUND }>> {
@@ -194,13 +198,13 @@ impl EventTypes {
                 return Ok(Found::new(changed));
             }
         }
-        Err(Problem::unavailable("busy", "Others change this event type all the time. Try again.").into())
+        Err(Problem::unavailable("busy", "Other requests keep changing this event type. Try again.").into())
     }
 
-    /// Remove an event type
+    /// Delete an event type
     ///
-    /// From the catalogue: events of this type stay, and are taken on unless the application takes only known
-    /// types. Needs the scope `manage`.
+    /// Removes an event type from the catalogue. Existing events of this type are kept. New ones are still accepted,
+    /// unless the application has `strict_event_types` set. Requires the `manage` scope.
     #[oai(path = "/event-types/:event_type", method = "delete", operation_id = "delete_event_type")]
     async fn delete(
         &self,
@@ -208,7 +212,7 @@ impl EventTypes {
         app: Data<&Arc<App>>,
         /// The name of the event type.
         event_type: Path<Name>,
-        /// The id or `uid` of the application: needed with an admin token.
+        /// The id or `uid` of the application. Required with an admin token, optional with an API key.
         application_id: InQuery<ApplicationRef>,
     ) -> Result<Done, Refused<{ NOT_FOUND | INVALID }>> {
         caller.require(Scope::Manage)?;

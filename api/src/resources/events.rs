@@ -29,22 +29,23 @@ use crate::web::problem::Problem;
 use crate::web::refused::{BODY, CONFLICT, INVALID, LIMITED, NOT_FOUND, Refused};
 use crate::web::value::{JsonObject, Timestamp};
 
-/// What a producer published, once.
+/// An event that was published.
 #[derive(Debug, Object, Serialize)]
 pub(crate) struct Event {
-    /// Its id, and the `webhook-id` of every attempt to deliver it.
+    /// The unique id of the event. It is also the `webhook-id` of every attempt to deliver the event.
     id: Uuid,
-    /// The application that published it.
+    /// The id of the application that published the event.
     application_id: Uuid,
-    /// Its type.
+    /// The type of the event.
     event_type: String,
-    /// What was published, with every digit. The order of keys is not kept. Null: it was removed on request.
+    /// The data of the event. Numbers keep every digit; the order of keys is not preserved. Null if the data was
+    /// expunged.
     data: Option<JsonObject>,
-    /// The key under which it was published.
+    /// The idempotency key that the event was published with.
     idempotency_key: String,
-    /// When it was accepted; the `timestamp` in the body of its webhooks.
+    /// When the event was accepted. It is also the `timestamp` in the body of its webhooks.
     created_at: Timestamp,
-    /// When its data was removed on request; null: it was not.
+    /// When the data was expunged. Null if it was not.
     expunged_at: Option<Timestamp>,
 }
 
@@ -73,19 +74,21 @@ pub(crate) struct Events;
 impl Events {
     /// Publish an event
     ///
-    /// Answered once the event and its deliveries are safely stored: from then on it cannot be lost. The
-    /// same key with the same event gives the first answer again, with `duplicate: true`, as long as the
-    /// event is kept; with another event it is refused. Try again with the same key after a 503 or a lost
-    /// connection. Needs the scope `publish`.
+    /// Publishes an event. The response is sent after the event and its deliveries are durably stored. An event that
+    /// was accepted is not lost. If you publish the same event again with the same idempotency key, you get the first
+    /// response again with `duplicate: true`, for as long as the event is kept. Using the key for a different event
+    /// is refused with 409. After a 503 or a lost connection, try again with the same key. Requires the `publish`
+    /// scope.
     #[oai(path = "/events", method = "post", operation_id = "publish_event")]
     async fn publish(
         &self,
         credential: Credential,
         app: Data<&Arc<App>>,
-        /// Your own key for this event, the same on every try: 1 to 255 visible ASCII characters.
+        /// A key of your choice that identifies this event: 1 to 255 visible ASCII characters. Send the same key on
+        /// every try.
         #[oai(name = "Idempotency-Key")]
         idempotency_key: IdempotencyKey,
-        /// The id or `uid` of the application: needed with an admin token.
+        /// The id or `uid` of the application. Required with an admin token, optional with an API key.
         application_id: InQuery<ApplicationRef>,
         event: PostedEvent,
     ) -> Result<Accepted<PublishedEvent>, Refused<{ BODY | NOT_FOUND | CONFLICT | LIMITED }>> {
@@ -95,15 +98,16 @@ impl Events {
 
     /// Publish a batch of events
     ///
-    /// Up to 1,000 events in up to 4 MiB. Each is accepted or rejected by itself, and `results` tells so in
-    /// the order of the request: send those again whose `error` has the status 503, and all of them where the
-    /// whole is answered so, under the same keys. Needs the scope `publish`.
+    /// Publishes up to 1,000 events in a body of up to 4 MiB. Each event is accepted or rejected on its own.
+    /// `results` lists the outcomes in the order of the request. Send the events whose `error` has status 429 or 503
+    /// again, with the same idempotency keys. If the whole request fails with 429 or 503, send all events again with
+    /// the same keys. Requires the `publish` scope.
     #[oai(path = "/events/batch", method = "post", operation_id = "publish_event_batch")]
     async fn publish_batch(
         &self,
         credential: Credential,
         app: Data<&Arc<App>>,
-        /// The id or `uid` of the application: needed with an admin token.
+        /// The id or `uid` of the application. Required with an admin token, optional with an API key.
         application_id: InQuery<ApplicationRef>,
         batch: PostedBatch,
     ) -> Result<Accepted<PublishedEventBatch>, Refused<{ BODY | NOT_FOUND | LIMITED }>> {
@@ -112,28 +116,30 @@ impl Events {
 
     /// List events
     ///
-    /// Newest first. Each call looks at a bounded number of events: with filters that match few of them a
-    /// page may be short or empty while `next_cursor` is not null. Needs the scope `read`.
+    /// Returns events, newest first. Each call examines a limited number of events. With filters that match few of
+    /// them, a page can be short or empty although `next_cursor` is not null. Requires the `read` scope.
     #[oai(path = "/events", method = "get", operation_id = "list_events")]
     #[expect(clippy::too_many_arguments, reason = "each is a parameter of the query")]
     async fn list(
         &self,
         caller: Caller,
         app: Data<&Arc<App>>,
-        /// Any of these types.
+        /// Returns only events of one of these types.
         event_type: AnyOf<EventType>,
-        /// Accepted at this time or later.
+        /// Returns only events accepted at or after this time.
         created_after: InQuery<DateTime<Utc>>,
-        /// Accepted before this time.
+        /// Returns only events accepted before this time.
         created_before: InQuery<DateTime<Utc>>,
-        /// A JSON object that `data` contains: each of its keys with an equal value, nested objects likewise.
+        /// Returns only events whose `data` contains this JSON object: every key of it with an equal value, and
+        /// nested objects in the same way. An array matches if it contains all items of the given one.
         data_contains: InQuery<Containment>,
-        /// The id or `uid` of an application: with an admin token, which else lists those of all.
+        /// Returns only events of the application with this id or `uid`. If absent, an admin token lists the
+        /// events of all applications, and an API key those of its own application.
         application_id: InQuery<ApplicationRef>,
-        /// Items on a page, at most.
+        /// Maximum number of items on a page.
         #[oai(name = "limit")]
         page_limit: InQuery<Limit>,
-        /// The `next_cursor` of the page before.
+        /// The `next_cursor` of the previous page. Leave it out to get the first page.
         cursor: InQuery<Cursor>,
     ) -> Result<Found<Page<Event>>, Refused<{ NOT_FOUND | INVALID }>> {
         caller.require(Scope::Read)?;
@@ -151,7 +157,7 @@ impl Events {
 
     /// Get an event
     ///
-    /// Needs the scope `read`.
+    /// Returns an event, including its data. Requires the `read` scope.
     #[oai(path = "/events/:event_id", method = "get", operation_id = "get_event")]
     async fn get(
         &self,
@@ -159,7 +165,8 @@ impl Events {
         app: Data<&Arc<App>>,
         /// The id of the event.
         event_id: Path<EventId>,
-        /// The id or `uid` of an application: with an admin token, to look at no other's.
+        /// The id or `uid` of the application that the event must belong to. If it belongs to another one, the
+        /// response is 404.
         application_id: InQuery<ApplicationRef>,
     ) -> Result<Found<Event>, Refused<{ NOT_FOUND | INVALID }>> {
         caller.require(Scope::Read)?;
@@ -170,8 +177,9 @@ impl Events {
 
     /// Expunge an event
     ///
-    /// Removes its data, and the bodies that its deliveries were answered with, for good. What of it is open is
-    /// cancelled, and it can never be sent again; that it was there stays to be seen. Needs the scope `manage`.
+    /// Permanently removes the data of the event, and the response bodies of all attempts to deliver it. Open
+    /// deliveries are cancelled, and the event can never be sent again. The event, its deliveries and its attempts
+    /// can still be read. Requires the `manage` scope.
     #[oai(path = "/events/:event_id/expunge", method = "post", operation_id = "expunge_event")]
     async fn expunge(
         &self,
@@ -179,7 +187,7 @@ impl Events {
         app: Data<&Arc<App>>,
         /// The id of the event.
         event_id: Path<EventId>,
-        /// The id or `uid` of the application: needed with an admin token.
+        /// The id or `uid` of the application. Required with an admin token, optional with an API key.
         application_id: InQuery<ApplicationRef>,
     ) -> Result<Accepted<Event>, Refused<{ NOT_FOUND | INVALID }>> {
         caller.require(Scope::Manage)?;
@@ -193,8 +201,8 @@ impl Events {
 
     /// List the deliveries of an event
     ///
-    /// Newest first: one for each endpoint that matched when the event was accepted. Needs the scope
-    /// `read`.
+    /// Returns the deliveries of the event, newest first: one for each endpoint that matched when the event was
+    /// accepted, and those that replays created. Requires the `read` scope.
     #[oai(path = "/events/:event_id/deliveries", method = "get", operation_id = "list_event_deliveries")]
     async fn deliveries(
         &self,
@@ -202,12 +210,13 @@ impl Events {
         app: Data<&Arc<App>>,
         /// The id of the event.
         event_id: Path<EventId>,
-        /// The id or `uid` of an application: with an admin token, to look at no other's.
+        /// The id or `uid` of the application that the event must belong to. If it belongs to another one, the
+        /// response is 404.
         application_id: InQuery<ApplicationRef>,
-        /// Items on a page, at most.
+        /// Maximum number of items on a page.
         #[oai(name = "limit")]
         page_limit: InQuery<Limit>,
-        /// The `next_cursor` of the page before.
+        /// The `next_cursor` of the previous page. Leave it out to get the first page.
         cursor: InQuery<Cursor>,
     ) -> Result<Found<Page<Delivery>>, Refused<{ NOT_FOUND | INVALID }>> {
         caller.require(Scope::Read)?;

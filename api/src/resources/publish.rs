@@ -23,15 +23,16 @@ use crate::web::body;
 use crate::web::problem::Problem;
 use crate::web::value::JsonObject;
 
-/// An event that is to be published.
+/// The event to publish.
 #[derive(Debug, Object, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PublishEventRequest {
-    /// Parts of letters, digits and `_`, joined by full stops. `postrider.` is reserved.
+    /// The type of the event: parts of letters, digits and `_`, separated by periods, such as `invoice.paid`. Types
+    /// that start with `postrider.` are reserved.
     #[oai(validator(min_length = 1, max_length = 255))]
     event_type: String,
-    /// Any JSON object. It reaches receivers with every digit and character; the order of its keys and
-    /// white space are not kept.
+    /// Any JSON object. Receivers get it with every digit and character. The order of keys and white space are not
+    /// preserved.
     data: JsonObject,
 }
 

@@ -32,11 +32,11 @@ const MAX_BYTES: usize = 4 << 20;
 /// The `data` of one event.
 const MAX_DATA_BYTES: usize = 262_144;
 
-/// Events that are to be published.
+/// The events to publish.
 #[derive(Debug, Object, Serialize, DeriveDeserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PublishEventBatchRequest {
-    /// The events, each accepted or rejected by itself.
+    /// The events. Each is accepted or rejected on its own.
     #[oai(validator(min_items = 1, max_items = 1000))]
     events: Vec<BatchEvent>,
 }
@@ -45,38 +45,40 @@ pub(crate) struct PublishEventBatchRequest {
 #[derive(Debug, Object, Serialize, DeriveDeserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct BatchEvent {
-    /// Your own key for this event, the same on every try: 1 to 255 visible ASCII characters.
+    /// A key of your choice that identifies this event: 1 to 255 visible ASCII characters. Send the same key on every
+    /// try.
     #[oai(validator(min_length = 1, max_length = 255))]
     idempotency_key: String,
-    /// Parts of letters, digits and `_`, joined by full stops. `postrider.` is reserved.
+    /// The type of the event: parts of letters, digits and `_`, separated by periods, such as `invoice.paid`. Types
+    /// that start with `postrider.` are reserved.
     #[oai(validator(min_length = 1, max_length = 255))]
     event_type: String,
-    /// Any JSON object, up to 262,144 bytes.
+    /// Any JSON object of up to 262,144 bytes.
     data: JsonObject,
 }
 
-/// What became of a batch.
+/// The outcome of a batch.
 #[derive(Debug, Object, Serialize)]
 pub(crate) struct PublishedEventBatch {
-    /// One for each event, in the order of the request.
+    /// One result for each event, in the order of the request.
     results: Vec<BatchResult>,
 }
 
-/// What became of one event of a batch.
+/// The outcome of one event of a batch.
 #[derive(Debug, Object, Serialize)]
 pub(crate) struct BatchResult {
-    /// Which event of the request, from 0.
+    /// The position of the event in the request, starting at 0.
     index: i32,
-    /// `accepted`: it is safely stored; `rejected`: `error` says why not.
+    /// `accepted` if the event is durably stored, or `rejected` if it is not. `error` then says why.
     status: String,
-    /// The id of the event; null where it was rejected.
+    /// The id of the event. Null if it was rejected.
     event_id: Option<Uuid>,
-    /// How many endpoints it goes to; null where it was rejected.
+    /// The number of endpoints that the event is delivered to. Null if it was rejected.
     deliveries_queued: Option<i32>,
-    /// True where it had been published before under the same key: nothing was done again; null where it was
-    /// rejected.
+    /// True if the event was already published with the same key. Nothing is delivered again in that case. Null if
+    /// the event was rejected.
     duplicate: Option<bool>,
-    /// The problem that publishing it alone would have been answered with; null where it was accepted.
+    /// The problem that publishing this event on its own would have returned. Null if it was accepted.
     error: Option<ProblemBody>,
 }
 

@@ -27,25 +27,25 @@ use crate::web::value::Id;
 
 const MAX_ENDPOINTS: usize = 1_000;
 
-/// Where an event is to be sent again.
+/// The endpoints that the event is sent to again.
 #[derive(Debug, Object, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ReplayEventRequest {
-    /// The endpoints, whatever they subscribe to. Absent or null: all that are active and match the event
-    /// now.
+    /// The ids of the endpoints, regardless of which events they subscribe to. If absent or null, all endpoints that
+    /// are active and match the event now.
     #[oai(validator(min_items = 1, max_items = 1000))]
     #[serde(default)]
     endpoint_ids: Option<Vec<Id>>,
 }
 
-/// What follows from a replay.
+/// The outcome of a replay of one event.
 #[derive(Debug, Object, Serialize)]
 pub(crate) struct ReplayedEvent {
-    /// The event; its id is again the `webhook-id`.
+    /// The id of the event. The `webhook-id` is the same as before.
     event_id: Uuid,
-    /// How many endpoints it goes to.
+    /// The number of endpoints that the event is delivered to.
     deliveries_queued: i32,
-    /// The new deliveries.
+    /// The ids of the new deliveries.
     delivery_ids: Vec<Uuid>,
 }
 
@@ -56,9 +56,9 @@ pub(crate) struct ReplayEvent;
 impl ReplayEvent {
     /// Replay an event
     ///
-    /// Makes new deliveries of it, with the same `webhook-id` as before: to the endpoints that match it now,
-    /// or to those that you name. A named endpoint that is disabled gets it once it is enabled. Needs the
-    /// scope `manage`.
+    /// Creates new deliveries of the event, with the same `webhook-id` as before, to the endpoints that match it now
+    /// or to those that you name. If a named endpoint is disabled, it gets the event when it is enabled. Requires the
+    /// `manage` scope.
     #[oai(path = "/events/:event_id/replay", method = "post", operation_id = "replay_event")]
     async fn replay(
         &self,
@@ -66,7 +66,7 @@ impl ReplayEvent {
         app: Data<&Arc<App>>,
         /// The id of the event.
         event_id: Path<EventId>,
-        /// The id or `uid` of the application: needed with an admin token.
+        /// The id or `uid` of the application. Required with an admin token, optional with an API key.
         application_id: InQuery<ApplicationRef>,
         turn: Data<&Turn>,
         body: JsonBody<ReplayEventRequest>,
@@ -100,7 +100,8 @@ impl ReplayEvent {
 fn checked(named: &[Id]) -> Result<Vec<EndpointId>, Problem> {
     let mut checks = Checks::default();
     if !(1..=MAX_ENDPOINTS).contains(&named.len()) {
-        let message = format!("must have 1 to {MAX_ENDPOINTS} items; leave it out for all that match");
+        let message =
+            format!("must have 1 to {MAX_ENDPOINTS} items; leave it out to use all endpoints that match");
         checks.mistake("endpoint_ids", message);
     }
     checks.done()?;
@@ -113,7 +114,10 @@ pub(crate) fn unknown_endpoints(named: impl Iterator<Item = Uuid>, unknown: &[En
     let mut checks = Checks::default();
     for (index, id) in named.enumerate() {
         if unknown.contains(&EndpointId(id)) {
-            checks.mistake(format!("endpoint_ids[{index}]"), "names no endpoint of the application");
+            checks.mistake(
+                format!("endpoint_ids[{index}]"),
+                "is not the id of an endpoint of this application",
+            );
         }
     }
     checks.done().err().unwrap_or_else(Problem::internal)

@@ -16,35 +16,38 @@ const MAX_ITEMS: usize = 100;
 pub(crate) const REDRIVEN: [DeliveryStatus; 3] =
     [DeliveryStatus::DeadLetter, DeliveryStatus::Cancelled, DeliveryStatus::Failed];
 
-/// What is to be replayed. All that is given must hold.
+/// What to replay. Only what matches all of the given fields is replayed.
 #[derive(Debug, Object, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateReplayRequest {
-    /// `replay`: new deliveries of old events, to the endpoints that match them now. `redrive`: dead letters are
-    /// opened again, with one attempt more. `missing`: old events are sent to the endpoints that match them now and
-    /// that never got them.
+    /// What the replay does. `replay` creates new deliveries of old events, to the endpoints that are active and
+    /// match them now. `redrive` reopens dead letters (or the deliveries that `statuses` selects) with one more
+    /// attempt each. `missing` sends old events to the endpoints that are active and match them now, but only where
+    /// no delivery of them has succeeded and none is open.
     mode: String,
-    /// To any of these endpoints. Absent or null: to all.
+    /// The ids of the endpoints to send to. If absent or null, all endpoints.
     #[oai(validator(min_items = 1, max_items = 100))]
     #[serde(default)]
     endpoint_ids: Option<Vec<Id>>,
-    /// Of any of these types. Absent or null: of all.
+    /// The types of the events to send. If absent or null, all types.
     #[oai(validator(min_items = 1, max_items = 100))]
     #[serde(default)]
     event_types: Option<Vec<String>>,
-    /// For `redrive`: deliveries in any of these states, `dead_letter`, `cancelled` or `failed` (which wait for a
-    /// retry, and are due at once instead). Absent or null: `["dead_letter"]`.
+    /// For `redrive` only: the statuses of the deliveries to reopen, `dead_letter`, `cancelled` or `failed`. A
+    /// `failed` delivery is still open and waits for a retry; it becomes due immediately and gets no extra attempt.
+    /// If absent or null, `["dead_letter"]`.
     #[oai(validator(min_items = 1, max_items = 3))]
     #[serde(default)]
     statuses: Option<Vec<String>>,
-    /// Events (for `redrive`: deliveries) created at this time or later. Absent or null: as far back as they are
-    /// kept.
+    /// Only events (for `redrive`: deliveries) created at or after this time. If absent or null, everything that is
+    /// still kept.
     #[serde(default)]
     created_after: Option<Timestamp>,
-    /// Created before this time. Absent or null, or later than now: before now.
+    /// Only events (for `redrive`: deliveries) created before this time. If absent, null or in the future, everything
+    /// created before the request.
     #[serde(default)]
     created_before: Option<Timestamp>,
-    /// True: counts what would be sent, and sends nothing. Absent or null: false.
+    /// If true, the replay only counts what it would send, and sends nothing. Default: false.
     #[serde(default)]
     dry_run: Option<bool>,
 }
@@ -62,7 +65,8 @@ impl CreateReplayRequest {
             ("event_types", self.event_types.as_ref().map(Vec::len)),
         ] {
             if count.is_some_and(|count| !(1..=MAX_ITEMS).contains(&count)) {
-                checks.mistake(field, format!("must have 1 to {MAX_ITEMS} items; leave it out for all"));
+                checks
+                    .mistake(field, format!("must have 1 to {MAX_ITEMS} items; leave it out to select all"));
             }
         }
         if self.statuses.as_ref().is_some_and(|statuses| !(1..=REDRIVEN.len()).contains(&statuses.len())) {
@@ -76,7 +80,7 @@ impl CreateReplayRequest {
         if self.statuses.is_some() && mode.is_some_and(|mode| mode != ReplayMode::Redrive) {
             checks.mistake(
                 "statuses",
-                "is for `redrive` only: the other modes are about events, which have no status",
+                "is only allowed with mode `redrive`; the other modes select events, which have no status",
             );
         }
         let statuses = self.statuses.map(|names| check_statuses(&mut checks, &names));

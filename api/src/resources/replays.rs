@@ -25,44 +25,46 @@ use crate::web::problem::Problem;
 use crate::web::refused::{BODY, CONFLICT, INVALID, NOT_FOUND, Refused};
 use crate::web::value::Timestamp;
 
-/// Events that are sent again, or deliveries that are opened again, in bulk.
+/// A bulk replay: many events are sent again, or many deliveries are reopened.
 #[derive(Debug, Object, Serialize)]
 pub(crate) struct Replay {
-    /// Its id.
+    /// The unique id of the replay.
     id: Uuid,
-    /// The application.
+    /// The id of the application.
     application_id: Uuid,
-    /// `replay`, `redrive` or `missing`.
+    /// What the replay does: `replay`, `redrive` or `missing`.
     mode: String,
-    /// To any of these endpoints; null: to all.
+    /// The ids of the endpoints to send to. Null if all endpoints are selected.
     endpoint_ids: Option<Vec<Uuid>>,
-    /// Of any of these types; null: of all.
+    /// The types of the events to send. Null if all types are selected.
     event_types: Option<Vec<String>>,
-    /// Deliveries in any of these states; null: dead letters, and in the other modes nothing.
+    /// The statuses of the deliveries to reopen. Null means dead letters for a `redrive`; other modes do not use it.
     statuses: Option<Vec<String>>,
-    /// Created at this time or later; null: as far back as they are kept.
+    /// Only events (for `redrive`: deliveries) created at or after this time. Null if everything that is still kept
+    /// is selected.
     created_after: Option<Timestamp>,
-    /// Created before this time.
+    /// Only events (for `redrive`: deliveries) created before this time.
     created_before: Timestamp,
-    /// It counts, and sends nothing.
+    /// If true, the replay only counts what it would send, and sends nothing.
     dry_run: bool,
-    /// `pending`, `running`, `completed`, `cancelled` or `failed`.
+    /// The status of the replay: `pending`, `running`, `completed` (everything is queued, but not necessarily sent),
+    /// `cancelled` or `failed`.
     status: String,
-    /// Events (in a `redrive`: deliveries) that were looked at.
+    /// The number of events (for `redrive`: deliveries) examined so far.
     scanned_count: i64,
-    /// Deliveries that were queued; in a dry run, that would have been.
+    /// The number of deliveries queued so far. In a dry run, the number that would have been queued.
     matched_count: i64,
-    /// How far it has come through its range of time, from 0 to 1.
+    /// The progress through the selected time range, from 0 to 1.
     progress: f64,
-    /// Deliveries queued a second; null: it has not begun.
+    /// The number of deliveries queued per second. Null if the replay has not started.
     rate_per_second: Option<f64>,
-    /// Why it has failed, or cannot advance for now; else null.
+    /// Why the replay failed, or why it cannot make progress at the moment. Null otherwise.
     last_error: Option<String>,
-    /// When it was created.
+    /// When the replay was created.
     created_at: Timestamp,
-    /// When it began; null: it has not.
+    /// When the replay started. Null if it has not started.
     started_at: Option<Timestamp>,
-    /// When it was closed; null: it is open.
+    /// When the replay completed, failed or was cancelled. Null if it is still open.
     completed_at: Option<Timestamp>,
 }
 
@@ -106,16 +108,17 @@ pub(crate) struct Replays;
 impl Replays {
     /// Start a replay
     ///
-    /// `replay` makes new deliveries of old events, with the same `webhook-id`, to the endpoints that are active
-    /// and match them now; `redrive` opens dead letters again, with one attempt more; `missing` sends old events
-    /// only where they never arrived, and is what to use after an outage. What they queue goes behind all other
-    /// traffic. With `dry_run` it is only counted. Ten may be open at once. Needs the scope `manage`.
+    /// Sends old events again in bulk. Mode `replay` creates new deliveries, with the same `webhook-id`, to the
+    /// endpoints that are active and match the events now. Mode `redrive` reopens dead letters with one more attempt
+    /// each. Mode `missing` sends events only where they never arrived; use it after an outage of a receiver.
+    /// Replayed deliveries are queued behind all other traffic. With `dry_run`, the replay only counts what it would
+    /// send. An application can have ten open replays at a time. Requires the `manage` scope.
     #[oai(path = "/replays", method = "post", operation_id = "create_replay")]
     async fn create(
         &self,
         caller: Caller,
         app: Data<&Arc<App>>,
-        /// The id or `uid` of the application: needed with an admin token.
+        /// The id or `uid` of the application. Required with an admin token, optional with an API key.
         application_id: InQuery<ApplicationRef>,
         body: JsonBody<CreateReplayRequest>,
     ) -> Result<Created<Replay>, Refused<{ BODY | NOT_FOUND | CONFLICT }>> {
@@ -135,7 +138,8 @@ impl Replays {
             }
             replays::Created::TooMany => {
                 let detail = format!(
-                    "The application has {MAX_OPEN} replays that are not closed. Wait, or cancel one."
+                    "The application already has {MAX_OPEN} open replays, which is the maximum. Wait until \
+                     one has finished, or cancel one."
                 );
                 Err(Problem::new(StatusCode::CONFLICT, "too_many_replays", detail).into())
             }
@@ -144,18 +148,19 @@ impl Replays {
 
     /// List replays
     ///
-    /// Newest first. Needs the scope `read`.
+    /// Returns replays, newest first. Requires the `read` scope.
     #[oai(path = "/replays", method = "get", operation_id = "list_replays")]
     async fn list(
         &self,
         caller: Caller,
         app: Data<&Arc<App>>,
-        /// The id or `uid` of an application: with an admin token, which else lists those of all.
+        /// Returns only replays of the application with this id or `uid`. If absent, an admin token lists the
+        /// replays of all applications, and an API key those of its own application.
         application_id: InQuery<ApplicationRef>,
-        /// Items on a page, at most.
+        /// Maximum number of items on a page.
         #[oai(name = "limit")]
         page_limit: InQuery<Limit>,
-        /// The `next_cursor` of the page before.
+        /// The `next_cursor` of the previous page. Leave it out to get the first page.
         cursor: InQuery<Cursor>,
     ) -> Result<Found<Page<Replay>>, Refused<{ NOT_FOUND | INVALID }>> {
         caller.require(Scope::Read)?;
@@ -166,7 +171,7 @@ impl Replays {
 
     /// Get a replay
     ///
-    /// How far it has come, and how fast. Needs the scope `read`.
+    /// Returns a replay with its status and progress. Requires the `read` scope.
     #[oai(path = "/replays/:replay_id", method = "get", operation_id = "get_replay")]
     async fn get(
         &self,
@@ -174,7 +179,8 @@ impl Replays {
         app: Data<&Arc<App>>,
         /// The id of the replay.
         replay_id: Path<ReplayId>,
-        /// The id or `uid` of an application: with an admin token, to look at no other's.
+        /// The id or `uid` of the application that the replay must belong to. If it belongs to another one, the
+        /// response is 404.
         application_id: InQuery<ApplicationRef>,
     ) -> Result<Found<Replay>, Refused<{ NOT_FOUND | INVALID }>> {
         caller.require(Scope::Read)?;
@@ -185,9 +191,9 @@ impl Replays {
 
     /// Cancel a replay
     ///
-    /// Nothing more is queued. What it has queued and nobody has begun to send is cancelled as its turn comes, also
-    /// of a `completed` one.
-    /// Needs the scope `manage`.
+    /// Stops a replay: nothing more is queued. Deliveries that it has queued and that are not being sent yet are
+    /// cancelled when their turn comes. A `completed` replay can be cancelled too, unless it was a dry run.
+    /// Deliveries that were already open before a redrive are not affected. Requires the `manage` scope.
     #[oai(path = "/replays/:replay_id/cancel", method = "post", operation_id = "cancel_replay")]
     async fn cancel(
         &self,
@@ -195,7 +201,7 @@ impl Replays {
         app: Data<&Arc<App>>,
         /// The id of the replay.
         replay_id: Path<ReplayId>,
-        /// The id or `uid` of the application: needed with an admin token.
+        /// The id or `uid` of the application. Required with an admin token, optional with an API key.
         application_id: InQuery<ApplicationRef>,
     ) -> Result<Accepted<Replay>, Refused<{ NOT_FOUND | CONFLICT | INVALID }>> {
         caller.require(Scope::Manage)?;
@@ -203,7 +209,9 @@ impl Replays {
         match replays::cancel(&app.store, &caller.actor(), application, replay_id.0).await? {
             Cancelled::Replay(replay) => Ok(Accepted::new(*replay)),
             Cancelled::Closed(status) => {
-                let detail = format!("The replay is `{status}`: there is nothing left to cancel.");
+                let detail = format!(
+                    "The replay is already closed with status `{status}`. There is nothing to cancel."
+                );
                 Err(Problem::new(StatusCode::CONFLICT, "replay_closed", detail).into())
             }
             Cancelled::Unknown => Err(unknown().into()),

@@ -177,14 +177,14 @@ fn too_costly() -> Problem {
     Problem::refused_field(
         "schema_too_costly",
         "data",
-        "is too large to be checked against the schema of its type; send less, or simplify the schema",
+        "takes too long to check against the schema of its event type; send less data, or simplify the schema",
     )
 }
 
 fn overloaded() -> Problem {
     Problem::unavailable(
         "overloaded",
-        "More work with schemas waits than can be done. Try again, an event with the same key.",
+        "Too many schema checks are waiting. Try again; use the same idempotency key for an event.",
     )
 }
 

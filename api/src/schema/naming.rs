@@ -158,6 +158,6 @@ fn tell(found: &mut Vec<FieldError>, validator: &Validator, value: &Value, path:
 }
 
 fn unnamed(path: &str) -> FieldError {
-    let message = "violates the schema of its type in more ways than can be told here".to_owned();
+    let message = "violates the schema of its event type in more ways than can be listed".to_owned();
     FieldError { field: path.to_owned(), message }
 }

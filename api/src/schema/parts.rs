@@ -126,7 +126,7 @@ impl<'a> Reader<'a> {
                 return Err(mistake(&pointer, "is not supported; use `$ref` with `#/…`".to_owned()));
             }
             ("$id" | "id", Value::String(_)) if self.depth > 1 => {
-                return Err(mistake(&pointer, "is supported at the top only".to_owned()));
+                return Err(mistake(&pointer, "is only supported at the top level".to_owned()));
             }
             ("properties", Value::Object(properties)) => {
                 for (name, schema) in properties {
@@ -228,12 +228,12 @@ impl<'a> Reader<'a> {
             _ => None,
         };
         let Some((target, schema)) = target else {
-            let message =
-                "must name a part of this schema, such as `#/$defs/address`; nothing else is loaded";
+            let message = "must point to a part of this schema, such as `#/$defs/address`; external schemas \
+                           are not loaded";
             return Err(mistake(pointer, message.to_owned()));
         };
         if reference == "#" || self.followed.contains(&reference) {
-            let message = "comes back to itself; what that may cost has no bound, so it is not supported";
+            let message = "is a circular reference, which is not supported because its cost has no bound";
             return Err(mistake(pointer, message.to_owned()));
         }
         self.followed.push(reference);
@@ -247,7 +247,7 @@ impl<'a> Reader<'a> {
         self.patterns += 1;
         if self.patterns > MAX_PATTERNS {
             let message =
-                format!("is one pattern too many: {MAX_PATTERNS} are the most, with every `$ref` followed");
+                format!("exceeds the limit of {MAX_PATTERNS} patterns when every `$ref` is followed");
             return Err(mistake(pointer, message));
         }
         if let Some(states) = self.states.get(pattern) {
@@ -256,8 +256,8 @@ impl<'a> Reader<'a> {
         self.pattern_length += pattern::length(pattern);
         if self.pattern_length > MAX_PATTERN_LENGTH {
             let message = format!(
-                "is too long: the patterns of a schema may have {MAX_PATTERN_LENGTH} characters together, and those \
-                 of one that has flags, such as `(?i)`, count eightfold"
+                "is too long; all patterns of a schema together can have {MAX_PATTERN_LENGTH} characters, \
+                 and the characters of a pattern with flags, such as `(?i)`, count eight times"
             );
             return Err(mistake(pointer, message));
         }
@@ -265,8 +265,8 @@ impl<'a> Reader<'a> {
         self.states.insert(pattern, states);
         if self.states.values().sum::<u64>() > MAX_PATTERN_STATES {
             let message = format!(
-                "is too costly: the patterns of a schema may have {MAX_PATTERN_STATES} states together when they are \
-                 compiled; repeat less, or use smaller classes"
+                "is too complex; all patterns of a schema together can have {MAX_PATTERN_STATES} states \
+                 when they are compiled; use fewer repetitions or smaller character classes"
             );
             return Err(mistake(pointer, message));
         }

@@ -34,8 +34,7 @@ pub(super) fn length(pattern: &str) -> usize {
 /// # Errors
 /// With why it cannot be compiled.
 pub(super) fn size(pattern: &str) -> Result<u64, &'static str> {
-    const INVALID: &str =
-        "is not a pattern that can be used: look-around and back-references are not supported";
+    const INVALID: &str = "is not a valid pattern; look-around and back-references are not supported";
     let translated = to_rust_regex(pattern).map_err(|()| INVALID)?;
     let searched = match search_form(pattern, &translated) {
         // Characters are counted instead.
@@ -46,7 +45,8 @@ pub(super) fn size(pattern: &str) -> Result<u64, &'static str> {
     let config = NFA::config().nfa_size_limit(Some(MAX_BYTES)).which_captures(WhichCaptures::None);
     let nfa = NFA::compiler().configure(config).build(&searched).map_err(|error| {
         if error.size_limit().is_some() {
-            "is a pattern that is too large when it is compiled; repeat less, or use smaller classes"
+            "is a pattern that is too large when it is compiled; use fewer repetitions or smaller character \
+             classes"
         } else {
             INVALID
         }

@@ -181,7 +181,8 @@ pub(crate) fn of(schema: &str) -> Option<Value> {
         "Header" => json!({ "name": "content-type", "value": "text/plain" }),
         "Problem" => problem("422", "").expect("422 has an example"),
         "FieldError" => {
-            json!({ "field": "url", "message": "must be an absolute URL such as `https://example.com/webhooks`" })
+            json!({ "field": "url", "message": "must be an absolute URL such as \
+                                                `https://example.com/webhooks`" })
         }
         _ => return None,
     })
@@ -255,7 +256,8 @@ fn emit_rejection() -> Value {
         "event_type": "invoice.paid",
         "idempotency_key": "invoice-4711-paid",
         "code": "idempotency_key_reused",
-        "detail": "This Idempotency-Key belongs to a different event. Use a new key for a new event.",
+        "detail": "This idempotency key was already used for a different event. Use a new key for each new \
+                   event.",
         "errors": [],
         "emitted_at": "2026-01-31T12:00:00.000000Z",
         "created_at": "2026-01-31T12:00:00.020000Z"

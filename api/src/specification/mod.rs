@@ -28,11 +28,13 @@ use crate::resources::events::Events;
 use crate::resources::replay_event::ReplayEvent;
 use crate::resources::replays::Replays;
 
-const DESCRIPTION: &str = "Postrider delivers webhooks. Post an event once; it is stored durably, fanned out to \
-every endpoint that matches its type, signed after [Standard Webhooks](https://www.standardwebhooks.com), sent, \
-retried, and every attempt recorded.\n\nTimes are RFC 3339 in UTC. Lists are read page by page with `limit` and \
-`cursor`. Every refusal is a problem body (RFC 9457) with a stable `code`. Every response has an `X-Request-Id`, \
-taken from the request where it sends one.";
+const DESCRIPTION: &str = "Postrider delivers webhooks. You publish an event once. Postrider stores it \
+                           durably, \
+sends it to every endpoint that matches its type and data, signs it according to \
+[Standard Webhooks](https://www.standardwebhooks.com), retries failed deliveries and records every attempt.\n\nTimes are \
+in RFC 3339 format, in UTC. Lists are paginated with `limit` and `cursor`. Every error response has a problem body \
+(RFC 9457) with a stable `code`. Every response has an `X-Request-Id` header. If the request has one, it is used; \
+otherwise a new one is generated.";
 
 /// Fields of a change that may be left out and yet not be null.
 const NEVER_NULL: [(&str, &str); 4] = [
@@ -50,7 +52,7 @@ pub(crate) fn service() -> OpenApiService<impl OpenApi, ()> {
     OpenApiService::new(operations, "Postrider", env!("CARGO_PKG_VERSION"))
         .description(DESCRIPTION)
         .license(LicenseObject::new("MIT").url("https://opensource.org/license/mit"))
-        .server(ServerObject::new("/").description("The server that this document comes from."))
+        .server(ServerObject::new("/").description("The server that serves this document."))
 }
 
 /// The specification, as it is published.
@@ -177,19 +179,20 @@ fn correct_parameters(document: &mut Value) {
 fn add_headers(document: &mut Value) {
     document["components"]["headers"] = json!({
         "Location": {
-            "description": "Where what was created can be read.",
+            "description": "The path of the new resource.",
             "schema": { "type": "string", "example": "/v1/applications/0198f1a2-3b4c-7d5e-8f60-718293a4b5c6" }
         },
         "Retry-After": {
-            "description": "Seconds after which another try may succeed.",
+            "description": "The number of seconds to wait before trying again.",
             "schema": { "type": "integer", "format": "int32", "example": 1 }
         },
         "WWW-Authenticate": {
-            "description": "How to prove who calls.",
+            "description": "The authentication scheme to use.",
             "schema": { "type": "string", "example": "Bearer" }
         },
         "X-Request-Id": {
-            "description": "What to name when asking about this request: taken from it, or made.",
+            "description": "The id of the request, taken from the request or generated. Include it when you \
+                            report a problem.",
             "schema": { "type": "string", "example": "0198f1a2-3b4c-7d5e-8f60-718293a4b5c9" }
         }
     });

@@ -99,7 +99,8 @@ impl Turn {
         self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until no other request makes many deliveries, and keeps others from it until what this returns is dropped.
+    /// Waits until no other request makes many deliveries, and keeps others from it until what this returns is
+    /// dropped.
     ///
     /// # Errors
     /// 503 where too many of the application's wait for the same.
@@ -169,8 +170,8 @@ fn is_publishing(request: &Request) -> bool {
 pub(crate) fn exhausted() -> Problem {
     Problem::unavailable(
         "share_exhausted",
-        "The application has as many requests under way, or as many unread responses, as is its share. Send fewer at \
-         once, and read the responses.",
+        "The application has too many requests in progress or too many unread responses. Send fewer \
+         requests at the same time, and read the responses.",
     )
 }
 

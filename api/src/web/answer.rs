@@ -39,9 +39,9 @@ impl<T> Created<T> {
 
 fn description(status: u16) -> &'static str {
     match status {
-        201 => "It was created; `Location` says where it can be read.",
-        202 => "It was accepted, and what follows from it is under way.",
-        _ => "This is how it stands.",
+        201 => "The resource was created. The `Location` header contains its path.",
+        202 => "The request was accepted and is being processed.",
+        _ => "The request succeeded.",
     }
 }
 
@@ -89,7 +89,7 @@ impl ApiResponse for Done {
     fn meta() -> MetaResponses {
         MetaResponses {
             responses: vec![MetaResponse {
-                description: "It is done.",
+                description: "The request succeeded. The response has no body.",
                 status: Some(204),
                 status_range: None,
                 content: Vec::new(),

@@ -149,12 +149,14 @@ async fn begin_work(request: &Request) -> Result<(), Problem> {
 fn check_content_type(request: &Request) -> Result<(), Problem> {
     let media_type = request.content_type().unwrap_or_default().split(';').next().unwrap_or_default().trim();
     if !media_type.eq_ignore_ascii_case("application/json") {
-        return Err(unsupported("Send JSON with the header `Content-Type: application/json`."));
+        return Err(unsupported(
+            "The body must be JSON. Send it with the header `Content-Type: application/json`.",
+        ));
     }
     match request.headers().get(header::CONTENT_ENCODING) {
-        Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => {
-            Err(unsupported("Send the body as it is, without a `Content-Encoding`."))
-        }
+        Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => Err(unsupported(
+            "The body has a `Content-Encoding`, which is not supported. Send it uncompressed.",
+        )),
         _ => Ok(()),
     }
 }
@@ -194,7 +196,11 @@ pub(crate) fn text(bytes: &[u8]) -> Result<&str, Problem> {
 /// 400 where it is not UTF-8.
 pub(crate) fn utf8(bytes: &[u8]) -> Result<&str, Problem> {
     std::str::from_utf8(bytes).map_err(|_| {
-        Problem::new(StatusCode::BAD_REQUEST, "malformed_json", "The body is not UTF-8. Send JSON in UTF-8.")
+        Problem::new(
+            StatusCode::BAD_REQUEST,
+            "malformed_json",
+            "The body is not valid UTF-8. Send JSON encoded in UTF-8.",
+        )
     })
 }
 
@@ -245,7 +251,7 @@ fn mistake(path: &str, error: &serde_json::Error) -> Problem {
     };
     let message = match message {
         _ if message.starts_with("missing field") => "is required".to_owned(),
-        _ if message.starts_with("unknown field") => "is not a field of this request".to_owned(),
+        _ if message.starts_with("unknown field") => "is not a field of this request; remove it".to_owned(),
         other => format!("is not valid: {other}"),
     };
     Problem::invalid_field(field, message)
@@ -255,7 +261,7 @@ fn too_large(max_bytes: usize) -> Problem {
     Problem::new(
         StatusCode::PAYLOAD_TOO_LARGE,
         "body_too_large",
-        format!("The body is larger than {max_bytes} bytes. Send less."),
+        format!("The body is larger than {max_bytes} bytes, which is the maximum. Send a smaller one."),
     )
 }
 
@@ -263,7 +269,7 @@ fn incomplete() -> Problem {
     Problem::new(
         StatusCode::BAD_REQUEST,
         "body_incomplete",
-        "The body broke off, or took too long. Send it again.",
+        "The body was incomplete or took too long to arrive. Send the request again.",
     )
 }
 

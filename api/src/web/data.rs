@@ -23,24 +23,30 @@ pub(crate) const MAX_RENDERED_BYTES: usize = 524_288;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Defect {
     /// Deeper than [`MAX_DEPTH`].
-    #[error("must not be nested deeper than {MAX_DEPTH} levels, the body included")]
+    #[error("must not be nested deeper than {MAX_DEPTH} levels, including the body itself")]
     TooDeep,
     /// A key that appears twice in one object.
-    #[error("has the key `{0}` twice in one object; which value is meant cannot be told")]
+    #[error("contains an object with the duplicate key `{0}`; remove one of them")]
     DuplicateKey(String),
     /// `\u0000`, which PostgreSQL cannot hold.
-    #[error("contains the character NUL (`\\u0000`), which cannot be stored; leave it out")]
+    #[error("contains the NUL character (`\\u0000`), which cannot be stored; remove it")]
     Nul,
     /// Half of a surrogate pair, which is no character.
-    #[error("contains a lone surrogate (such as `\\ud800`), which is no character; send whole pairs")]
+    #[error(
+        "contains a lone surrogate (such as `\\ud800`), which is not a valid character; send complete pairs"
+    )]
     LoneSurrogate,
     /// A number longer than [`MAX_NUMBER_LENGTH`].
     #[error(
-        "contains a number of more than {MAX_NUMBER_LENGTH} characters when written without an exponent; send it as a string"
+        "contains a number that has more than {MAX_NUMBER_LENGTH} characters when it is written without an \
+         exponent; send it as a string"
     )]
     NumberTooLong,
     /// Larger than [`MAX_RENDERED_BYTES`].
-    #[error("is larger than {MAX_RENDERED_BYTES} bytes when its numbers are written without exponents")]
+    #[error(
+        "is larger than {MAX_RENDERED_BYTES} bytes when its numbers are written without exponents; send \
+         less data"
+    )]
     TooLarge,
 }
 

@@ -130,12 +130,12 @@ fn request_id(request: &Request) -> HeaderValue {
 fn problem_of(error: &poem::Error, path: &str, methods: &Methods) -> Problem {
     // A path that is not UTF-8 once decoded names nothing either.
     if error.is::<NotFoundError>() || error.is::<ParsePathError>() {
-        let detail = "There is no such route. The specification is at /openapi.json, with a page at /docs.";
+        let detail = "This path does not exist. See /docs, or the specification at /openapi.json.";
         return Problem::new(StatusCode::NOT_FOUND, "route_not_found", detail);
     }
     if error.is::<MethodNotAllowedError>() {
         let allow = methods.allowed(path);
-        let detail = format!("This route has not this method, but {allow}.");
+        let detail = format!("This path does not support this method. Use one of: {allow}.");
         let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail);
         return Problem { allow: Some(allow.to_owned()), ..problem };
     }

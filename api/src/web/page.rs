@@ -16,12 +16,12 @@ use uuid::Uuid;
 use crate::web::parameter::{InQuery, Parameter};
 use crate::web::parameter_values::Limit;
 
-/// A page of a list.
+/// One page of a list.
 #[derive(Debug, Object, Serialize)]
 pub(crate) struct Page<T: ParseFromJSON + ToJSON> {
-    /// The items. There may be fewer than `limit`, even none, while others follow.
+    /// The items of this page. A page can have fewer items than `limit`, or none, although more pages follow.
     pub(crate) data: Vec<T>,
-    /// Give it as `cursor` to get the next page; null: this was the last one.
+    /// Pass this as `cursor` to get the next page. Null if this is the last page.
     pub(crate) next_cursor: Option<String>,
 }
 
@@ -65,7 +65,7 @@ impl Parameter for Cursor {
 
     fn parse(text: &str) -> Result<Self, String> {
         let bytes = URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| Uuid::from_slice(&bytes).ok());
-        bytes.map(Self).ok_or_else(|| "must be the `next_cursor` of the page before".to_owned())
+        bytes.map(Self).ok_or_else(|| "must be the `next_cursor` of the previous page".to_owned())
     }
 }
 
@@ -97,7 +97,7 @@ impl Parameter for PlaceCursor {
             let name = std::str::from_utf8(name).ok().filter(|name| is_name(name))?;
             Some((ApplicationId(Uuid::from_bytes(*application)), name.to_owned()))
         });
-        place.map(Self).ok_or_else(|| "must be the `next_cursor` of the page before".to_owned())
+        place.map(Self).ok_or_else(|| "must be the `next_cursor` of the previous page".to_owned())
     }
 }
 

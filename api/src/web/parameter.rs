@@ -84,7 +84,7 @@ impl<'a, T: Parameter> ApiExtractor<'a> for InQuery<T> {
     ) -> poem::Result<Self> {
         let mut values = parse_all(request, options.name)?;
         if values.len() > 1 {
-            return Err(Problem::invalid_field(options.name, "may be given once").into());
+            return Err(Problem::invalid_field(options.name, "must not be given more than once").into());
         }
         Ok(Self(values.pop()))
     }
@@ -116,7 +116,7 @@ impl<'a, T: Parameter> ApiExtractor<'a> for AnyOf<T> {
     ) -> poem::Result<Self> {
         let values: Vec<T> = parse_all(request, options.name)?;
         if values.len() > MAX_VALUES {
-            let message = format!("may be given {MAX_VALUES} times at most");
+            let message = format!("must not be given more than {MAX_VALUES} times");
             return Err(Problem::invalid_field(options.name, message).into());
         }
         Ok(Self(Some(values).filter(|values| !values.is_empty())))

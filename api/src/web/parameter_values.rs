@@ -95,7 +95,7 @@ fn check_characters(uid: &str) -> Result<(), String> {
     if (1..=255).contains(&uid.len()) && uid.bytes().all(is_allowed) {
         return Ok(());
     }
-    Err("must be 1 to 255 letters, digits and `. _ - : @ + | ~ =`".to_owned())
+    Err("must have 1 to 255 characters, only letters, digits and `. _ - : @ + | ~ =`".to_owned())
 }
 
 /// The syntax of a uid: it stands in paths, where `.` and `..` would not arrive, and cannot be taken for an
@@ -106,10 +106,10 @@ fn check_characters(uid: &str) -> Result<(), String> {
 pub(crate) fn check_uid(uid: &str) -> Result<(), String> {
     check_characters(uid)?;
     if uid.starts_with('.') {
-        return Err("must not begin with a full stop".to_owned());
+        return Err("must not start with a period".to_owned());
     }
     if uid.parse::<uuid::Uuid>().is_ok() {
-        return Err("must not be a UUID: it could be taken for an id".to_owned());
+        return Err("must not be a UUID, because it could be mistaken for an id".to_owned());
     }
     Ok(())
 }
@@ -149,7 +149,8 @@ impl Parameter for DateTime<Utc> {
 
     fn parse(text: &str) -> Result<Self, String> {
         value::time(&with_plain_offset(text)).ok_or_else(|| {
-            "must be a time such as `2026-01-31T12:00:00Z` or `2026-01-31T13:00:00+01:00` (RFC 3339, to the year 9999)"
+            "must be an RFC 3339 time up to the year 9999, such as `2026-01-31T12:00:00Z` or \
+             `2026-01-31T13:00:00+01:00`"
                 .to_owned()
         })
     }
@@ -231,7 +232,7 @@ impl Parameter for HttpStatus {
 
     fn parse(text: &str) -> Result<Self, String> {
         let number = text.parse().ok().filter(|number| (100..=599).contains(number));
-        number.map(Self).ok_or_else(|| "must be a status from 100 to 599".to_owned())
+        number.map(Self).ok_or_else(|| "must be an HTTP status from 100 to 599".to_owned())
     }
 }
 
@@ -247,7 +248,7 @@ impl Parameter for Containment {
     fn parse(text: &str) -> Result<Self, String> {
         data::check_depth(text).map_err(|defect| defect.to_string())?;
         let raw: &serde_json::value::RawValue = serde_json::from_str(text)
-            .map_err(|_| "must be JSON, such as `{\"currency\":\"EUR\"}`".to_owned())?;
+            .map_err(|_| "must be valid JSON, such as `{\"currency\":\"EUR\"}`".to_owned())?;
         if !raw.get().starts_with('{') {
             return Err("must be a JSON object, such as `{\"currency\":\"EUR\"}`".to_owned());
         }

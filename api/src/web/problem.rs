@@ -28,30 +28,30 @@ pub(crate) struct Problem {
     pub(crate) allow: Option<String>,
 }
 
-/// One field of a request that is at fault.
+/// An invalid field of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Object, Serialize, Deserialize)]
 pub(crate) struct FieldError {
-    /// The path of the field in the body, such as `headers.x-team`, or the name of a parameter.
+    /// The path of the field in the body, such as `headers.x-team`, or the name of a parameter or header.
     pub(crate) field: String,
-    /// What is wrong with it.
+    /// What is wrong with the field.
     pub(crate) message: String,
 }
 
-/// The body of every response that is not a success (RFC 9457).
+/// The body of every error response (RFC 9457).
 #[derive(Debug, Object, Serialize)]
 #[oai(rename = "Problem")]
 pub(crate) struct ProblemBody {
-    /// Always `about:blank`: the kind of problem is told by `code`.
+    /// Always `about:blank`. Use `code` to tell problems apart.
     r#type: String,
-    /// The phrase of the HTTP status.
+    /// The reason phrase of the HTTP status.
     title: String,
     /// The HTTP status.
     status: u16,
-    /// The stable name of what went wrong, for programs.
+    /// A stable code of the problem, for programs.
     code: String,
-    /// A sentence for people that says what to do.
+    /// A description of the problem for people: what happened, and what to do.
     detail: String,
-    /// The fields that are at fault, where the request is not valid; else empty.
+    /// The invalid fields and parameters. Empty if the problem is not about fields.
     errors: Vec<FieldError>,
 }
 
@@ -91,7 +91,11 @@ impl Problem {
 
     /// 404: there is no such thing, or it is not the caller's.
     pub(crate) fn not_found(code: &'static str, what: &str) -> Self {
-        Self::new(StatusCode::NOT_FOUND, code, format!("There is no such {what}."))
+        Self::new(
+            StatusCode::NOT_FOUND,
+            code,
+            format!("There is no such {what}, or you do not have access to it."),
+        )
     }
 
     /// 503: try again in a second.
@@ -101,12 +105,15 @@ impl Problem {
 
     /// 503: PostgreSQL does not answer.
     pub(crate) fn database_unavailable() -> Self {
-        Self::unavailable("unavailable", "The database cannot be reached. Try again in a moment.")
+        Self::unavailable("unavailable", "The database is currently unavailable. Try again in a moment.")
     }
 
     /// 503: a row or a table that this needs is locked.
     pub(crate) fn busy() -> Self {
-        Self::unavailable("busy", "Something that this needs is locked at the moment. Try again.")
+        Self::unavailable(
+            "busy",
+            "Another operation holds a lock that this request needs. Try again in a moment.",
+        )
     }
 
     /// 500: a defect of this program. What it is stands in the log, not here.
@@ -114,7 +121,7 @@ impl Problem {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal",
-            "This is a defect of the server. Report it with the X-Request-Id of this response.",
+            "An internal error occurred. Report it with the `X-Request-Id` of this response.",
         )
     }
 
@@ -172,7 +179,7 @@ impl From<StoreError> for Problem {
             Self::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "data_not_storable",
-                "The database cannot hold a value of this request, or not compare with it. Change it.",
+                "The database cannot store or compare a value of this request. Change the value.",
             )
         } else {
             tracing::error!(%error, "a statement failed");

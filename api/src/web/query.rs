@@ -46,8 +46,8 @@ impl QueryParameters {
         let Some(known) = self.0.get(&(method.clone(), shape(pattern))) else { return Ok(()) };
         let unknown = |name: String| {
             let message = match known.len() {
-                0 => "is not a parameter of this request, which has none".to_owned(),
-                _ => format!("is not a parameter of this request, which are: {}", join(known)),
+                0 => "is not a parameter of this operation, which has none; remove it".to_owned(),
+                _ => format!("is not a parameter of this operation; its parameters are: {}", join(known)),
             };
             FieldError { field: name.chars().take(MAX_NAME_LENGTH).collect(), message }
         };

@@ -32,28 +32,33 @@ const TABLE: [(u32, StatusCode, &str); 10] = [
     (
         1 << 3,
         StatusCode::BAD_REQUEST,
-        "The request cannot be understood: the body is not JSON, or a header is missing.",
+        "The request is malformed: the body is not valid JSON or is incomplete, or a required header is \
+         missing.",
     ),
-    (0, StatusCode::UNAUTHORIZED, "No credential was sent, or it is unknown, expired or revoked."),
-    (0, StatusCode::FORBIDDEN, "The credential is known and does not allow this."),
-    (NOT_FOUND, StatusCode::NOT_FOUND, "There is no such thing, or it belongs to another application."),
-    (CONFLICT, StatusCode::CONFLICT, "The state of what is there does not allow this."),
+    (0, StatusCode::UNAUTHORIZED, "The credential is missing, unknown, expired or revoked."),
+    (0, StatusCode::FORBIDDEN, "The credential is valid, but does not allow this operation."),
+    (NOT_FOUND, StatusCode::NOT_FOUND, "The resource does not exist, or it belongs to another application."),
+    (CONFLICT, StatusCode::CONFLICT, "The current state of the resource does not allow this operation."),
     (
         1 << 3,
         StatusCode::PAYLOAD_TOO_LARGE,
-        "The body is too large: 262,144 bytes are the most, 4 MiB for a batch of events.",
+        "The body is too large. The maximum is 262,144 bytes, and 4 MiB for a batch of events.",
     ),
-    (1 << 3, StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is not `application/json`."),
-    (INVALID, StatusCode::UNPROCESSABLE_ENTITY, "Fields or parameters are not valid; `errors` names them."),
+    (1 << 3, StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is not `application/json`, or it is compressed."),
+    (
+        INVALID,
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "The request is not valid. `errors` lists the invalid fields and parameters, if there are any.",
+    ),
     (
         LIMITED,
         StatusCode::TOO_MANY_REQUESTS,
-        "The application publishes more events per second than it may. Try again after `Retry-After`.",
+        "The application has exceeded its limit of events per second. Try again after `Retry-After` seconds.",
     ),
     (
         0,
         StatusCode::SERVICE_UNAVAILABLE,
-        "The service is overloaded or its database away. Try again after `Retry-After`.",
+        "The service is overloaded, or its database is unavailable. Try again after `Retry-After` seconds.",
     ),
 ];
 

@@ -25,9 +25,7 @@ impl<'de> Deserialize<'de> for Timestamp {
         let text = Cow::<str>::deserialize(deserializer)?;
         let at = time(&text).map(Self);
         at.ok_or_else(|| {
-            D::Error::custom(
-                "a time such as `2026-01-31T12:00:00Z` (RFC 3339, to the year 9999) was expected",
-            )
+            D::Error::custom("expected an RFC 3339 time up to the year 9999, such as `2026-01-31T12:00:00Z`")
         })
     }
 }
@@ -45,7 +43,7 @@ pub(crate) struct Id(pub(crate) Uuid);
 impl<'de> Deserialize<'de> for Id {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = Cow::<str>::deserialize(deserializer)?;
-        id(&text).map(Self).ok_or_else(|| D::Error::custom("a UUID was expected"))
+        id(&text).map(Self).ok_or_else(|| D::Error::custom("expected a UUID"))
     }
 }
 

@@ -46,13 +46,13 @@ impl Target {
     pub(super) fn new(api: &Url, api_key: &str) -> anyhow::Result<Self> {
         let https = HttpsConnectorBuilder::new()
             .with_provider_and_native_roots(rustls::crypto::aws_lc_rs::default_provider())
-            .context("the system's certificates cannot be read");
+            .context("cannot read the certificates of the system");
         let mut plain = HttpConnector::new();
         plain.enforce_http(false);
         plain.set_nodelay(true);
         let connector = https?.https_or_http().enable_http1().wrap_connector(plain);
-        let root: Uri = api.as_str().parse().context("the API's URL cannot be used")?;
-        let Some(authority) = root.authority() else { bail!("--api: `{api}` names no host") };
+        let root: Uri = api.as_str().parse().context("the URL of the API is not valid")?;
+        let Some(authority) = root.authority() else { bail!("--api: `{api}` has no host") };
         let path = |path| -> anyhow::Result<Uri> { Ok(api.join(path)?.path().parse()?) };
         let mut credential = HeaderValue::try_from(format!("Bearer {api_key}"))?;
         credential.set_sensitive(true);
@@ -102,7 +102,7 @@ impl Connection {
     /// When no answer came. Whether the event was taken in is then unknown.
     pub(super) async fn post(&mut self, post: &Post) -> anyhow::Result<Answer> {
         let exchange = tokio::time::timeout(TIMEOUT, self.exchange(post)).await;
-        let answer = exchange.unwrap_or_else(|_| bail!("no answer within {} s", TIMEOUT.as_secs()));
+        let answer = exchange.unwrap_or_else(|_| bail!("no response within {} s", TIMEOUT.as_secs()));
         if answer.is_err() {
             self.sender = None;
         }
@@ -126,7 +126,7 @@ impl Connection {
     async fn connect(&self) -> anyhow::Result<SendRequest<Full<Bytes>>> {
         let connecting = self.target.connector.clone().call(self.target.root.clone()).await;
         let stream =
-            connecting.map_err(|error| anyhow::anyhow!(error)).context("the API cannot be reached")?;
+            connecting.map_err(|error| anyhow::anyhow!(error)).context("cannot connect to the API")?;
         let (sender, connection) = handshake(stream).await?;
         // Its failure is the failure of the request on it.
         tokio::spawn(connection);

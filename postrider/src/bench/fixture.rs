@@ -105,7 +105,7 @@ impl Fixture {
         let given = options.given.as_ref().and_then(|given| given.application.as_ref());
         if let Some((id, api_key)) = given {
             if plan.applications() > 1 {
-                bail!("this scenario needs two applications, so give --admin-token in place of --api-key");
+                bail!("this scenario needs two applications: use --admin-token instead of --api-key");
             }
             let application = Application { id: id.clone(), api_key: api_key.clone(), is_ours: false };
             check_is_empty(client, &application).await?;
@@ -133,7 +133,7 @@ impl Fixture {
                 .await?;
             self.endpoints.extend(made);
             if shutdown.is_cancelled() {
-                bail!("interrupted before anything was measured");
+                bail!("interrupted before the measurement started");
             }
         }
         Ok(())
@@ -175,8 +175,8 @@ async fn check_is_empty(client: &ApiClient, application: &Application) -> anyhow
     let existing = client.list::<Existing>(&path, As::Key(&application.api_key)).await?;
     if existing.iter().any(|endpoint| endpoint.is_active) {
         bail!(
-            "the application {} has endpoints of its own, which might be sent the bench's events: use an \
-             application without any",
+            "the application {} already has endpoints, which could receive the events of the bench: use an \
+             application without endpoints",
             application.id
         );
     }
@@ -210,10 +210,10 @@ async fn make_endpoint(
     let made: NewEndpoint = client
         .send(Method::POST, &path, As::Key(&application.api_key), &body)
         .await
-        .context("an endpoint cannot be made; POSTRIDER_ALLOW_NETWORKS must hold the receiver's address")?;
+        .context("cannot create an endpoint; POSTRIDER_ALLOW_NETWORKS must contain the receiver's address")?;
     Ok(Endpoint {
         id: made.id,
-        secret: Secret::parse(&made.secret).context("the API answered a secret that cannot be used")?,
+        secret: Secret::parse(&made.secret).context("the API returned a secret that is not valid")?,
         behaviour: lane.behaviour,
         position: if lane.spread == Spread::All { index } else { 0 },
     })
@@ -222,7 +222,7 @@ async fn make_endpoint(
 fn endpoint_url(receiver: &Url, run: &str, number: usize, behaviour: Behaviour) -> anyhow::Result<Url> {
     let mut url = receiver.clone();
     url.path_segments_mut()
-        .map_err(|()| anyhow::anyhow!("--receiver-url: `{receiver}` is no URL that can have a path"))?
+        .map_err(|()| anyhow::anyhow!("--receiver-url: `{receiver}` is not a URL that can have a path"))?
         .pop_if_empty()
         .extend([run, &number.to_string()]);
     if behaviour == Behaviour::Refuse {

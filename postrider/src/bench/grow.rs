@@ -43,13 +43,14 @@ pub(super) async fn grow(
     source.set("DATABASE_URL", database_url);
     let store = Store::new(&source.read(DatabaseConfig::read)?)?;
     let application = fixture.applications.first().context("there is no application")?;
-    let application_id: ApplicationId = application.id.parse().context("the id of an application")?;
+    let application_id: ApplicationId =
+        application.id.parse().context("the id of the application is not a UUID")?;
     let ids: Vec<EndpointId> = fixture
         .endpoints
         .iter()
         .map(|endpoint| endpoint.id.parse())
         .collect::<Result<_, _>>()
-        .context("the ids of the endpoints")?;
+        .context("the id of an endpoint is not a UUID")?;
     let (backlogged, endpoints) = ids.split_last().context("there is no endpoint")?;
     let padding = payload::padding(options.payload_bytes, options.seed);
     let event_type = format!("bench_{}.stock", fixture.run);

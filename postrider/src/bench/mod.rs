@@ -187,16 +187,19 @@ async fn measure_all(
 fn check(options: &Options) -> anyhow::Result<()> {
     let is_given = options.given.is_some();
     if is_given && options.scenario == Scenario::G {
-        bail!("scenario g kills services, so it needs its own: leave --api away");
+        bail!("scenario g kills services, so it only runs on a private installation: remove --api");
     }
     if is_given && options.scenario == Scenario::Tenants {
-        bail!("scenario tenants attacks installations of its own: leave --api away");
+        bail!("scenario tenants only runs on private installations: remove --api");
     }
     if is_given && options.statements {
-        bail!("--statements looks into a private PostgreSQL: leave --api away");
+        bail!("--statements only works with a private PostgreSQL: remove --api");
     }
     if is_given && options.scenario == Scenario::Grow && options.database_url.is_none() {
-        bail!("scenario grow makes rows in SQL: give --database-url of the installation too");
+        bail!(
+            "scenario grow creates rows directly in the database: set --database-url to that of the \
+               installation"
+        );
     }
     if options.rate == 0 && matches!(options.scenario, Scenario::Open) {
         bail!("--rate must be at least 1");
@@ -253,8 +256,7 @@ fn failures(phase: &PhaseReport) -> Vec<String> {
         failures.push(format!("{}: {missing} acknowledged deliveries never arrived", phase.name));
     }
     if phase.badly_signed > 0 {
-        failures
-            .push(format!("{}: {} webhooks were not signed as they must be", phase.name, phase.badly_signed));
+        failures.push(format!("{}: {} webhooks had an invalid signature", phase.name, phase.badly_signed));
     }
     let refused: u64 = phase.refused.values().sum();
     if refused > 0 {

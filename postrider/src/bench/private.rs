@@ -126,7 +126,7 @@ impl Private {
         self.servers.stop().await?;
         if let Some(directory) = self.temporary {
             let path = directory.path().to_owned();
-            directory.close().with_context(|| format!("{} cannot be removed", path.display()))?;
+            directory.close().with_context(|| format!("cannot remove {}", path.display()))?;
         }
         Ok(())
     }
@@ -177,7 +177,7 @@ fn data_dir(named: Option<&Path>) -> anyhow::Result<(PathBuf, Option<TempDir>)> 
     // Whose it is shows in the name.
     let prefix = format!("postrider-bench-{}-", std::process::id());
     let temporary = tempfile::Builder::new().prefix(&prefix).tempdir_in(&place);
-    let temporary = temporary.with_context(|| format!("no directory can be made in {}", place.display()))?;
+    let temporary = temporary.with_context(|| format!("cannot create a directory in {}", place.display()))?;
     Ok((temporary.path().to_owned(), Some(temporary)))
 }
 

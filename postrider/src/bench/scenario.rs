@@ -68,28 +68,35 @@ impl Scenario {
     /// What it does, in a line.
     pub(super) fn about(self) -> &'static str {
         match self {
-            Self::A1 => "1 connection posts to 1 endpoint: latency",
-            Self::A64 => "64 connections post to 1 endpoint: throughput",
-            Self::D => "64 connections post, every event goes to 10 endpoints",
+            Self::A1 => "1 connection, 1 endpoint: latency",
+            Self::A64 => "64 connections, 1 endpoint: throughput",
+            Self::D => "64 connections, every event goes to 10 endpoints",
             Self::E => {
-                "100 events/s to healthy endpoints, first alone, then beside 100/s to one that never answers"
+                "100 events/s to healthy endpoints, first alone, then next to 100/s to one that never responds"
             }
-            Self::F => "as a64, and 20 % of the first attempts are answered 500",
-            Self::G => "services are killed and Redis is flushed under load; needs services of its own",
-            Self::Open => "posts at --rate and counts from the time at which each event was to be sent",
-            Self::Idle => "from an idle installation to the first delivery, again and again",
+            Self::F => "like a64, but 20 % of the first attempts are answered with 500",
+            Self::G => "services are killed and Redis is flushed under load; only on a private installation",
+            Self::Open => {
+                "publishes at --rate and measures from the time at which each event was due to be \
+                           sent"
+            }
+            Self::Idle => "one event at a time on an idle installation, until it is delivered",
             Self::Noisy => {
-                "1,000 endpoints of which 100 hang, 100 drip, 100 refuse and 100 answer 429; first without these"
+                "1,000 endpoints of which 100 hang, 100 drip, 100 refuse and 100 respond with 429; first \
+                 without these"
             }
-            Self::Burst => "one tenant posts 100,000 events at once, another goes on posting a few",
-            Self::Rate => "saturates an endpoint of --rate-limit requests per second",
+            Self::Burst => "one tenant publishes 100,000 events at once while another publishes a few",
+            Self::Rate => "saturates an endpoint that is limited to --rate-limit requests per second",
             Self::Grow => {
-                "accept, deliver and list with 10 thousand stored deliveries, then with --stored and a --backlog"
+                "accepts, delivers and lists with 10,000 stored deliveries, then with --stored and --backlog"
             }
             Self::Tenants => {
-                "10 events/s of one tenant, alone and beside each of --only; fails where its p99 grows by 50 ms"
+                "10 events/s of one tenant, alone and next to each of --only; fails if its p99 grows by 50 ms"
             }
-            Self::Soak => "10 minutes at half of the maximum, which is measured first unless --rate is set",
+            Self::Soak => {
+                "10 minutes at half of the maximum rate, which is measured first unless --rate is \
+                           set"
+            }
         }
     }
 

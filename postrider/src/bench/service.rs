@@ -53,7 +53,7 @@ impl Service {
 
     /// Starts it again at the same address.
     pub(super) fn launch(&mut self) -> anyhow::Result<()> {
-        let program = std::env::current_exe().context("this program cannot be found")?;
+        let program = std::env::current_exe().context("cannot find the path of this program")?;
         let log = std::fs::File::options()
             .create(true)
             .append(true)
@@ -65,7 +65,7 @@ impl Service {
         command.env_remove("FAILPOINTS").stdin(Stdio::null());
         command.stdout(log.try_clone()?).stderr(log);
         let child = Command::from(command).kill_on_drop(true).spawn();
-        let child = child.with_context(|| format!("the {} cannot be started", self.name))?;
+        let child = child.with_context(|| format!("cannot start the {}", self.name))?;
         if let Some(pid) = child.id() {
             self.roster.runs(self.name, pid);
         }
@@ -95,7 +95,7 @@ impl Service {
                 let log = std::fs::read_to_string(&self.log).unwrap_or_default();
                 let lines: Vec<_> = log.lines().collect();
                 let said = lines[lines.len().saturating_sub(QUOTED_LINES)..].join("\n  ");
-                bail!("the {} did not become ready; it said:\n  {said}", self.name);
+                bail!("the {} did not become ready; its log ends with:\n  {said}", self.name);
             }
             tokio::time::sleep(POLL).await;
         }

@@ -10,12 +10,13 @@ use crate::bench::{Fault, LEAST_PAYLOAD_BYTES, Offender, Scenario};
 
 pub(super) fn command() -> Command {
     Command::new("bench")
-        .about("Measure an installation under load: throughput, latency, CPU time, and whether anything is lost")
+        .about("Measure an installation under load: throughput, latency, CPU time and lost events")
         .long_about(
-            "Measure an installation under load: throughput, latency, CPU time, and whether anything is lost.\n\n\
-             Without --api it starts a PostgreSQL (fsync on), a Redis and the three services, in a directory \
-             that is removed in the end. Traffic goes to the API that is named, and from it to the receiver of \
-             the bench, and nowhere else. The exit status is 1 where an acknowledged event did not arrive.",
+            "Measure an installation under load: throughput, latency, CPU time and lost events.\n\n\
+             Without --api, it starts its own PostgreSQL (with fsync on), Redis and the three services, in a \
+             directory that is removed at the end. Traffic goes only to the API and from there to the receiver \
+             of the bench. The exit status is 1 if the run has failures, for example if an acknowledged event \
+             did not arrive.",
         )
         .arg(
             Arg::new("scenario")
@@ -23,7 +24,7 @@ pub(super) fn command() -> Command {
                 .required(true)
                 .ignore_case(true)
                 .value_parser(EnumValueParser::<Scenario>::new())
-                .help("What is measured"),
+                .help("Scenario to measure"),
         )
         .args(installation())
         .args(knobs())
@@ -34,22 +35,25 @@ pub(super) fn command() -> Command {
                 .value_name("OFFENDER,…")
                 .value_delimiter(',')
                 .value_parser(EnumValueParser::<Offender>::new())
-                .help("Who is beside the victim of scenario tenants [default: each in turn]"),
+                .help("Offenders to run next to the victim in scenario tenants [default: all, one after the \
+                       other]"),
             Arg::new("json")
                 .long("json")
                 .value_name("FILE")
                 .num_args(0..=1)
                 .default_missing_value("-")
-                .help("Write the report as JSON, to a file or instead of the table"),
+                .help("Write the report as JSON to FILE. Without FILE, print JSON instead of the table"),
             Arg::new("statements")
                 .long("statements")
                 .action(ArgAction::SetTrue)
-                .help("Show what the private PostgreSQL spent its time on; scenario grow always does"),
+                .help("Show which statements the private PostgreSQL spent its time on; always on in \
+                       scenario grow"),
             Arg::new("data-dir")
                 .long("data-dir")
                 .value_name("PATH")
                 .value_parser(value_parser!(PathBuf))
-                .help("Where the private servers keep their data, which then stays [default: a directory in /var/tmp that is removed]"),
+                .help("Directory for the data of the private servers, which is kept [default: a directory \
+                       in /var/tmp that is removed]"),
         ])
 }
 
@@ -60,49 +64,53 @@ fn installation() -> Vec<Arg> {
             .long("api")
             .value_name("URL")
             .value_parser(value_parser!(Url))
-            .help("The root of the API to be measured. Without it a private installation is"),
+            .help("Root URL of the API to measure. Without it, a private installation is measured"),
         Arg::new("admin-token")
             .long("admin-token")
             .env("POSTRIDER_ADMIN_TOKEN")
             .hide_env_values(true)
             .value_name("TOKEN")
-            .help("The admin's token: the bench makes applications of its own and deletes them"),
+            .help(
+                "Admin token, with which the bench creates its own applications and deletes them afterwards",
+            ),
         Arg::new("api-key")
             .long("api-key")
             .env("POSTRIDER_API_KEY")
             .hide_env_values(true)
             .value_name("KEY")
-            .help("In place of the admin's token: a key of an application without endpoints"),
+            .help("API key to use instead of an admin token; its application must have no endpoints"),
         Arg::new("application")
             .long("application")
             .value_name("ID")
-            .help("The application of the key"),
+            .help("Id of the application of the API key"),
         Arg::new("receiver-listen")
             .long("receiver-listen")
             .value_name("ADDRESS")
             .value_parser(value_parser!(std::net::SocketAddr))
             .default_value("127.0.0.1:0")
-            .help("Where the receiver listens; port 0 is any that is free"),
+            .help("Address that the receiver listens on; port 0 means any free port"),
         Arg::new("receiver-url")
             .long("receiver-url")
             .value_name("URL")
             .value_parser(value_parser!(Url))
-            .help("How the installation reaches the receiver, where that is another address"),
+            .help("URL at which the installation reaches the receiver, if it is not the listen address"),
         Arg::new("metrics-url")
             .long("metrics-url")
             .value_name("URL")
             .value_parser(value_parser!(Url))
             .action(ArgAction::Append)
-            .help("Where metrics are served: those of the relay tell the depth of the queue [default: /metrics of the API]"),
-        Arg::new("database-url")
-            .long("database-url")
-            .value_name("URL")
-            .help("The database of the installation, for scenario grow alone, which makes rows in it that stay"),
-        Arg::new("process")
-            .long("process")
-            .value_name("NAME=PID")
-            .action(ArgAction::Append)
-            .help("A process of the given installation on this machine, whose CPU time is to be told; `postgresql` with its children"),
+            .help(
+                "URL of metrics; those of the relay contain the depth of the queue [default: /metrics of \
+                   the API]",
+            ),
+        Arg::new("database-url").long("database-url").value_name("URL").help(
+            "Database of the installation, for scenario grow only; the rows that it creates there are \
+                   not removed",
+        ),
+        Arg::new("process").long("process").value_name("NAME=PID").action(ArgAction::Append).help(
+            "Process of the given installation on this machine whose CPU time is reported; \
+                   `postgresql` includes its child processes",
+        ),
     ]
 }
 
@@ -112,28 +120,45 @@ fn knobs() -> Vec<Arg> {
         Arg::new(name).long(name).value_name(value).value_parser(value_parser!(u64).range(least..)).help(help)
     };
     vec![
-        number("events", "COUNT", 1, "Events that are posted at most"),
-        number("duration", "SECONDS", 1, "How long events are posted, after the warm-up"),
-        number("warm-up", "SECONDS", 0, "How long nothing is measured"),
-        number("connections", "COUNT", 1, "Connections to the API"),
+        number("events", "COUNT", 1, "Maximum number of events to publish"),
+        number("duration", "SECONDS", 1, "How long to publish events after the warm-up"),
+        number("warm-up", "SECONDS", 0, "Length of the warm-up, which is not measured"),
+        number("connections", "COUNT", 1, "Number of connections to the API"),
         number("payload", "BYTES", LEAST_PAYLOAD_BYTES as u64, "Size of each event's `data` [default: 512]"),
-        number("endpoints", "COUNT", 1, "Endpoints that receive; the fan-out, where each event goes to all"),
-        number("rate", "EVENTS", 1, "Events per second of open loops"),
+        number(
+            "endpoints",
+            "COUNT",
+            1,
+            "Number of receiving endpoints; this is the fan-out if each event \
+                                         goes to all of them",
+        ),
+        number("rate", "EVENTS", 1, "Events per second in scenarios with a fixed rate (open loop)"),
         number("rate-limit", "REQUESTS", 1, "Requests per second of the limited endpoint [default: 100]"),
-        number("fail-percent", "PERCENT", 0, "First attempts that scenario f answers 500 [default: 20]"),
-        number("seed", "NUMBER", 0, "Decides the payloads, and which attempts fail [default: 1]"),
+        number(
+            "fail-percent",
+            "PERCENT",
+            0,
+            "Percentage of first attempts that scenario f responds to with \
+                                              500 [default: 20]",
+        ),
+        number("seed", "NUMBER", 0, "Seed for the payloads and for which attempts fail [default: 1]"),
         number(
             "patience",
             "SECONDS",
             1,
-            "How long nothing may arrive until what is open is missing [default: 30]",
+            "After this long without an arrival, open deliveries count as missing [default: 30]",
         ),
-        number("stored", "COUNT", 1, "Deliveries that scenario grow stores [default: 1000000]"),
-        number("backlog", "COUNT", 0, "Deliveries that scenario grow leaves open [default: 100000]"),
+        number("stored", "COUNT", 1, "Number of deliveries that scenario grow stores [default: 1000000]"),
+        number(
+            "backlog",
+            "COUNT",
+            0,
+            "Number of deliveries that scenario grow leaves open [default: 100000]",
+        ),
         Arg::new("verify-all")
             .long("verify-all")
             .action(ArgAction::SetTrue)
-            .help("Verify every signature, not one in a hundred"),
+            .help("Verify every signature instead of one in a hundred"),
     ]
 }
 
@@ -144,12 +169,12 @@ fn faults() -> [Arg; 2] {
             .value_name("FAULT,…")
             .value_delimiter(',')
             .value_parser(EnumValueParser::<Fault>::new())
-            .help("What scenario g does, again and again [default: deliverer,flush,relay,api,all]"),
+            .help("Faults that scenario g injects, in turn [default: deliverer,flush,relay,api,all]"),
         Arg::new("fault-interval")
             .long("fault-interval")
             .value_name("SECONDS")
             .value_parser(value_parser!(u64).range(1..))
-            .help("How long scenario g waits before each [default: 4]"),
+            .help("How long scenario g waits before each fault [default: 4]"),
     ]
 }
 

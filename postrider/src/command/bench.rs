@@ -18,7 +18,7 @@ pub(super) async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     match matches.get_one::<String>("json").map(String::as_str) {
         Some("-") => print(&json(&report)?)?,
         Some(path) => {
-            std::fs::write(path, json(&report)?).with_context(|| format!("{path} cannot be written"))?;
+            std::fs::write(path, json(&report)?).with_context(|| format!("cannot write {path}"))?;
             print(&bench::table(&report))?;
         }
         None => print(&bench::table(&report))?,
@@ -84,7 +84,10 @@ fn given(matches: &ArgMatches) -> anyhow::Result<Option<Given>> {
     for process in matches.get_many::<String>("process").unwrap_or_default() {
         match process.split_once('=').map(|(name, pid)| (name, pid.parse())) {
             Some((name, Ok(pid))) => processes.push((name.to_owned(), pid)),
-            _ => mistakes.push(format!("--process: `{process}` is not of the form `postgresql=1234`")),
+            _ => mistakes.push(format!(
+                "--process: `{process}` does not have the form NAME=PID, such as \
+                                        `postgresql=1234`"
+            )),
         }
     }
     let (application, api_key) = (text("application"), text("api-key"));

@@ -22,11 +22,11 @@ pub(super) async fn run(matches: &ArgMatches, source: &Source) -> anyhow::Result
     let address = reachable(source.read(|reader| listen_address(reader, service))?);
     let url = format!("http://{address}/health/{question}");
     let client = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build()?;
-    let response = client.get(&url).send().await.with_context(|| format!("{url} is not answered"))?;
+    let response = client.get(&url).send().await.with_context(|| format!("no response from {url}"))?;
     let status = response.status();
-    let body = response.text().await.with_context(|| format!("the answer of {url} broke off"))?;
+    let body = response.text().await.with_context(|| format!("the response from {url} was incomplete"))?;
     if !status.is_success() {
-        bail!("{url} answers {status}: {body}");
+        bail!("{url} responded with {status}: {body}");
     }
     print(&format!("{body}\n"))
 }

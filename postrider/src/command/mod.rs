@@ -39,11 +39,11 @@ pub fn run() -> ExitCode {
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return exit(Err(anyhow!(error).context("the runtime cannot be started"))),
+        Err(error) => return exit(Err(anyhow!(error).context("cannot start the runtime"))),
     };
     let result =
         std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(dispatch(name, matches, source))))
-            .unwrap_or_else(|panic| Err(anyhow!("a defect: {}", supervise::message(panic.as_ref()))));
+            .unwrap_or_else(|panic| Err(anyhow!("internal error: {}", supervise::message(panic.as_ref()))));
     // What still runs has had its time.
     runtime.shutdown_background();
     exit(result)
@@ -66,16 +66,16 @@ async fn dispatch(name: &str, matches: &ArgMatches, source: Source) -> anyhow::R
 
 async fn migrate(source: &Source) -> anyhow::Result<()> {
     let config = source.read(DatabaseConfig::read)?;
-    let applied = store::migrate::migrate(&config).await.context("the schema was not brought up to date")?;
+    let applied = store::migrate::migrate(&config).await.context("the schema was not migrated")?;
     for migration in &applied {
-        print(&format!("applied V{}__{}\n", migration.version, migration.name))?;
+        print(&format!("applied migration V{}__{}\n", migration.version, migration.name))?;
     }
     print(&format!("the schema is at version {}\n", store::migrate::needed_version()))
 }
 
 fn print(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("standard output cannot be written to")
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot write to standard output")
 }
 
 fn exit(result: anyhow::Result<()>) -> ExitCode {
@@ -85,7 +85,7 @@ fn exit(result: anyhow::Result<()>) -> ExitCode {
     };
     if let Some(mistakes) = error.downcast_ref::<Mistakes>() {
         let mistakes: String = mistakes.0.iter().map(|mistake| format!("  {mistake}\n")).collect();
-        telemetry::last_words(format!("postrider: the configuration has mistakes:\n{mistakes}"));
+        telemetry::last_words(format!("postrider: the configuration is not valid:\n{mistakes}"));
         return ExitCode::from(2);
     }
     let causes: Vec<_> = error.chain().map(ToString::to_string).collect();

@@ -23,11 +23,17 @@ pub(super) async fn run(source: &Source) -> anyhow::Result<()> {
     let RekeyConfig { database, keyring } = source.read(RekeyConfig::read)?;
     let store = Store::new(&database)?;
     migrate::check_schema(&store).await?;
-    let secrets = secrets(&store, &keyring).await.context("not all secrets could be encrypted anew")?;
-    let endpoints =
-        endpoints(&store, &keyring).await.context("not all headers and URLs could be encrypted anew")?;
+    let secrets = secrets(&store, &keyring).await.context(
+        "not all secrets were encrypted again; run \
+                                                           `postrider rekey` again",
+    )?;
+    let endpoints = endpoints(&store, &keyring).await.context(
+        "not all headers and URLs were encrypted again; run \
+                                                   `postrider rekey` again",
+    )?;
     print(&format!(
-        "encrypted under the master key {}: {secrets} secrets and the headers and URLs of {endpoints} endpoints that were not yet\n",
+        "encrypted with the master key {}: {secrets} secrets and the headers and URLs of {endpoints} \
+         endpoints\n",
         keyring.current_id().unwrap_or_default()
     ))
 }

@@ -16,7 +16,10 @@ use super::{descriptors, signals};
 /// Binds, or says who else might.
 pub(super) async fn bind(address: SocketAddr, what: &str, flag: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
-        format!("{what} cannot listen on {address}: stop the program that does, or choose another address with --{flag}")
+        format!(
+            "{what} cannot listen on {address}: stop the program that uses this address, or choose \
+                 another one with --{flag}"
+        )
     })
 }
 

@@ -6,8 +6,8 @@ use tokio_util::sync::CancellationToken;
 
 /// A token that the first signal cancels. The second ends the process at once.
 pub(super) fn shutdown() -> anyhow::Result<CancellationToken> {
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be handled")?;
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be handled")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
     let token = CancellationToken::new();
     let cancelled = token.clone();
     tokio::spawn(async move {
@@ -17,7 +17,7 @@ pub(super) fn shutdown() -> anyhow::Result<CancellationToken> {
                 _ = terminate.recv() => {}
             }
             if is_first {
-                tracing::info!("stopping; another signal stops at once");
+                tracing::info!("stopping; a second signal stops immediately");
                 cancelled.cancel();
             }
         }

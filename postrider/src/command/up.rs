@@ -77,13 +77,16 @@ fn plan(matches: &ArgMatches, source: &Source) -> anyhow::Result<Plan> {
         (None, None) => true,
         (Some(_), Some(_)) => false,
         (Some(_), None) => {
-            mistakes
-                .push("REDIS_URL (--redis-url): must be set where DATABASE_URL is, or neither".to_owned());
+            mistakes.push(
+                "REDIS_URL (--redis-url): must be set if DATABASE_URL is set; set both or neither".to_owned(),
+            );
             false
         }
         (None, Some(_)) => {
-            mistakes
-                .push("DATABASE_URL (--database-url): must be set where REDIS_URL is, or neither".to_owned());
+            mistakes.push(
+                "DATABASE_URL (--database-url): must be set if REDIS_URL is set; set both or neither"
+                    .to_owned(),
+            );
             false
         }
     };
@@ -128,7 +131,7 @@ async fn serve_all(
     for migration in store::migrate::migrate(&configs.database).await? {
         tracing::info!(version = migration.version, name = migration.name, "migration applied");
     }
-    let api = listener.local_addr().context("the API's listener has no address")?;
+    let api = listener.local_addr().context("cannot read the address that the API listens on")?;
     let admin_token = configs.api.admin_tokens.first().cloned();
     let stop_grace = configs.deliverer.stop_grace;
 
@@ -167,7 +170,7 @@ async fn serve_all(
 async fn first_end(services: &mut Services, shutdown: &CancellationToken) -> anyhow::Result<()> {
     let ended = services.join_next().await.context("no service was started")?;
     ended??;
-    if shutdown.is_cancelled() { Ok(()) } else { bail!("a service ended by itself") }
+    if shutdown.is_cancelled() { Ok(()) } else { bail!("a service stopped unexpectedly") }
 }
 
 /// Waits until all services have ended, and fails as the first that did.
@@ -218,7 +221,7 @@ mod tests {
 
         services.spawn(async { Ok(()) });
         let error = first_end(&mut services, &CancellationToken::new()).await.expect_err("a failure");
-        assert_eq!(error.to_string(), "a service ended by itself");
+        assert_eq!(error.to_string(), "a service stopped unexpectedly");
     }
 
     #[tokio::test]

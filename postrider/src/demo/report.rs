@@ -57,7 +57,7 @@ impl Report {
     /// The journey of each event, in a table.
     pub(super) fn write_journeys(&self, out: &mut impl Write) -> io::Result<()> {
         writeln!(out)?;
-        write_row(out, ["event", "accepted in", "delivered after", "attempts answered", "signature"])?;
+        write_row(out, ["event", "accepted in", "delivered after", "responses", "signature"])?;
         for journey in &self.journeys {
             let verification = journey.verification.as_ref().map_or("did not arrive", Verification::as_str);
             write_row(
@@ -76,7 +76,7 @@ impl Report {
         } else {
             writeln!(out, "\nNot every event arrived and was verified within 30 seconds.")?;
             for journey in self.journeys.iter().filter(|journey| !journey.is_complete()) {
-                let status = journey.delivery_status.as_deref().unwrap_or("absent: no endpoint matched");
+                let status = journey.delivery_status.as_deref().unwrap_or("missing: no endpoint matched");
                 writeln!(out, "  {} ({}): delivery {status}", journey.event_type, journey.event_id)?;
             }
         }
@@ -92,7 +92,7 @@ impl Report {
 API key       {api_key}
 Swagger UI    {api}/docs
 Specification {api}/openapi.json
-Receiver      {webhook} (what it gets is printed here)
+Receiver      {webhook} (received webhooks are printed here)
 
 Post an event:
 
@@ -112,10 +112,10 @@ List deliveries:
         if once {
             writeln!(
                 out,
-                "This was the end of it: start it without --once, and it stays for you to try these.\n"
+                "The demo has ended. Run it without --once to keep it running and to try these commands.\n"
             )
         } else {
-            writeln!(out, "Ctrl-C stops it. The next start finds everything again, and makes a new key.\n")
+            writeln!(out, "Press Ctrl-C to stop. The data is kept; the next start creates a new API key.\n")
         }
     }
 }

@@ -38,7 +38,7 @@ pub(super) struct DataDir {
 impl DataDir {
     /// Creates the directory where it does not exist, and takes its lock.
     pub(super) fn open(path: &Path) -> Result<Self, EmbeddedError> {
-        let path = std::path::absolute(path).map_err(EmbeddedError::io("find", path))?;
+        let path = std::path::absolute(path).map_err(EmbeddedError::io("resolve", path))?;
         let is_new = !path.exists();
         if is_new {
             std::fs::create_dir_all(&path).map_err(EmbeddedError::io("create", &path))?;
@@ -97,8 +97,8 @@ impl DataDir {
                 let owner =
                     self.user.as_ref().map_or_else(|| rustix::process::geteuid().as_raw(), |user| user.uid);
                 // Not followed: somebody could have put a link at a place that all may write to.
-                let metadata =
-                    std::fs::symlink_metadata(directory).map_err(EmbeddedError::io("look at", directory))?;
+                let metadata = std::fs::symlink_metadata(directory)
+                    .map_err(EmbeddedError::io("read the metadata of", directory))?;
                 if metadata.is_dir() && metadata.uid() == owner && metadata.mode() & 0o022 == 0 {
                     Ok(())
                 } else {
@@ -131,7 +131,7 @@ fn is_empty(path: &Path) -> Result<bool, EmbeddedError> {
 fn take_over(directory: &Path, user: Option<&RunUser>) -> Result<(), EmbeddedError> {
     if let Some(user) = user {
         chown(directory, Some(user.uid), Some(user.gid))
-            .map_err(EmbeddedError::io("give away", directory))?;
+            .map_err(EmbeddedError::io("change the owner of", directory))?;
     }
     std::fs::set_permissions(directory, Permissions::from_mode(0o700))
         .map_err(EmbeddedError::io("set the permissions of", directory))

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 pub enum EmbeddedError {
     /// The lock of the data directory is held.
     #[error(
-        "another `postrider up` (process {holder}) uses {directory}: stop it, or give this one a directory of \
-         its own with --data-dir or POSTRIDER_DATA_DIR",
+        "another `postrider up` (process {holder}) is using {directory}: stop it, or choose a different \
+         directory with --data-dir or POSTRIDER_DATA_DIR",
         directory = .directory.display()
     )]
     InUse {
@@ -20,7 +20,7 @@ pub enum EmbeddedError {
     },
     /// The directory holds something else.
     #[error(
-        "{} is not empty and not a data directory of Postrider: name a new or an empty directory with \
+        "{} is not empty and is not a data directory of Postrider: choose a new or empty directory with \
          --data-dir or POSTRIDER_DATA_DIR",
         .directory.display()
     )]
@@ -30,8 +30,8 @@ pub enum EmbeddedError {
     },
     /// A directory that Postrider would create exists already, and is another user's.
     #[error(
-        "{} exists, but it is not a directory of the user that the servers run as, or others may write to it: \
-         move it away and start again",
+        "{} exists, but it is not a directory owned by the user that the servers run as, or others can \
+         write to it: move it away and start again",
         .directory.display()
     )]
     ForeignDirectory {
@@ -40,8 +40,8 @@ pub enum EmbeddedError {
     },
     /// The servers' user cannot come as far as the data directory.
     #[error(
-        "the user {user}, as whom PostgreSQL and Redis run because they should not run as root, cannot enter \
-         {directory}: choose another place with --data-dir or POSTRIDER_DATA_DIR, such as /var/lib/postrider",
+        "PostgreSQL and Redis do not run as root but as the user {user}, who cannot access {directory}: \
+         choose another directory with --data-dir or POSTRIDER_DATA_DIR, such as /var/lib/postrider",
         directory = .directory.display()
     )]
     CannotEnter {
@@ -52,11 +52,13 @@ pub enum EmbeddedError {
     },
     /// Neither `postgres` nor `nobody` is known.
     #[error(
-        "there is no user to run PostgreSQL as, and it refuses to run as root: create one with `useradd --system postgres`"
+        "PostgreSQL refuses to run as root, and there is no other user to run it as: create one with \
+         `useradd --system postgres`"
     )]
     NoUser,
     /// A file operation failed.
-    #[error("cannot {what} {path}; check its permissions, or choose another place with --data-dir or POSTRIDER_DATA_DIR", path = .path.display())]
+    #[error("cannot {what} {path}; check its permissions, or choose another directory with --data-dir or \
+             POSTRIDER_DATA_DIR", path = .path.display())]
     File {
         /// What was tried.
         what: &'static str,
@@ -67,12 +69,14 @@ pub enum EmbeddedError {
     },
     /// No PostgreSQL is installed.
     #[error(
-        "PostgreSQL is not installed: run `script/bootstrap`, or install it (Debian: `apt-get install postgresql`; macOS: `brew install postgresql@17`), or set DATABASE_URL to a server that runs"
+        "PostgreSQL is not installed: run `script/bootstrap`, or install it (Debian: `apt-get install \
+         postgresql`; macOS: `brew install postgresql@17`), or set DATABASE_URL to a running server"
     )]
     PostgresMissing,
     /// What is installed is older than Postrider can use.
     #[error(
-        "PostgreSQL {major} is installed, but Postrider needs {oldest} or newer: install that, or set DATABASE_URL to a server that runs"
+        "PostgreSQL {major} is installed, but Postrider requires {oldest} or newer: install it, or set \
+         DATABASE_URL to a running server"
     )]
     PostgresTooOld {
         /// The newest that is installed.
@@ -82,8 +86,8 @@ pub enum EmbeddedError {
     },
     /// The cluster was made by a version whose programs are not here.
     #[error(
-        "the data in {cluster} was written by PostgreSQL {major}, but installed is {installed}: install PostgreSQL \
-         {major}, or bring the data to the new version with pg_upgrade",
+        "the data in {cluster} was written by PostgreSQL {major}, but version {installed} is installed: \
+         install PostgreSQL {major}, or upgrade the data with pg_upgrade",
         cluster = .cluster.display()
     )]
     WrongMajor {
@@ -96,8 +100,9 @@ pub enum EmbeddedError {
     },
     /// The cluster's directory is there, but it is no cluster.
     #[error(
-        "{cluster} is no complete PostgreSQL cluster ({missing} is missing), perhaps because it was only copied \
-         in part: restore it, or move it away (`mv {cluster} {cluster}.broken`) to begin with an empty one",
+        "{cluster} is not a complete PostgreSQL cluster ({missing} is missing), perhaps because it was only \
+         partly copied: restore it, or move it away (`mv {cluster} {cluster}.broken`) to start with an \
+         empty one",
         cluster = .cluster.display()
     )]
     Incomplete {
@@ -108,14 +113,15 @@ pub enum EmbeddedError {
     },
     /// `initdb` failed.
     #[error(
-        "initdb could not create a PostgreSQL cluster; it said:\n  {output}\nMend that and start again; nothing has been kept"
+        "initdb could not create a PostgreSQL cluster. Its output:\n  {output}\nFix the problem and start \
+         again; nothing was kept"
     )]
     InitFailed {
         /// What it said last.
         output: String,
     },
     /// A program could not be started at all.
-    #[error("cannot start {program}; is it a working installation?", program = .program.display())]
+    #[error("cannot start {program}; check its installation", program = .program.display())]
     Spawn {
         /// The program.
         program: PathBuf,
@@ -123,7 +129,10 @@ pub enum EmbeddedError {
         source: io::Error,
     },
     /// A server ended while it was starting.
-    #[error("{server} ended while it was starting: mend what it complains of and start again. {log}")]
+    #[error(
+        "{server} stopped while it was starting: fix the problem that its log shows and start again. \
+             {log}"
+    )]
     NotStarted {
         /// Which one.
         server: &'static str,
@@ -132,7 +141,8 @@ pub enum EmbeddedError {
     },
     /// A server has not answered for long.
     #[error(
-        "{server} has been starting for {seconds} seconds and does not answer yet; it goes on by itself: look at its log, and start again in a while. {log}"
+        "{server} has been starting for {seconds} seconds and does not respond yet. It continues in the \
+         background: check its log, and start `postrider up` again later. {log}"
     )]
     NotReady {
         /// Which one.
@@ -144,7 +154,7 @@ pub enum EmbeddedError {
     },
     /// A server ended that should run.
     #[error(
-        "{server} has ended by itself: start `postrider up` again, nothing that was acknowledged is lost. {log}"
+        "{server} stopped unexpectedly: start `postrider up` again. No acknowledged event is lost. {log}"
     )]
     Ended {
         /// Which one.
@@ -153,7 +163,7 @@ pub enum EmbeddedError {
         log: String,
     },
     /// A server does not end.
-    #[error("{server} (process {process}) does not end: look at its log, and end it yourself. {log}")]
+    #[error("{server} (process {process}) does not stop: check its log, and stop it yourself. {log}")]
     NotStopped {
         /// Which one.
         server: &'static str,
@@ -163,25 +173,26 @@ pub enum EmbeddedError {
         log: String,
     },
     /// The database could not be created.
-    #[error(
-        "cannot create the database in the private PostgreSQL; look at postgres.log in the data directory"
-    )]
+    #[error("cannot create the database in the private PostgreSQL; check postgres.log in the data directory")]
     Database(#[source] tokio_postgres::Error),
     /// No Redis is installed.
     #[error(
-        "Redis is not installed: run `script/bootstrap`, or install it (Debian: `apt-get install redis-server`; macOS: `brew install redis`), or set REDIS_URL to a server that runs"
+        "Redis is not installed: run `script/bootstrap`, or install it (Debian: `apt-get install \
+         redis-server`; macOS: `brew install redis`), or set REDIS_URL to a running server"
     )]
     RedisMissing,
     /// What is installed is older than Postrider can use.
     #[error(
-        "Redis {version} is installed, but Postrider needs 7 or newer: install that or Valkey, or set REDIS_URL to a server that runs"
+        "Redis {version} is installed, but Postrider requires 7 or newer: install it or Valkey, or set \
+         REDIS_URL to a running server"
     )]
     RedisTooOld {
         /// The version.
         version: String,
     },
     /// Something else listens at the socket of Redis.
-    #[error("{socket} is not answered by the Redis of this directory: stop what listens there (`fuser {socket}` names it) and start again", socket = .socket.display())]
+    #[error("another program listens on {socket} instead of the Redis of this directory: stop it (`fuser \
+             {socket}` shows which it is) and start again", socket = .socket.display())]
     ForeignRedis {
         /// The socket.
         socket: PathBuf,

@@ -35,7 +35,8 @@ impl RunUser {
         if !rustix::process::geteuid().is_root() {
             return Ok(None);
         }
-        let owner = std::fs::metadata(directory).map_err(EmbeddedError::io("look at", directory))?;
+        let owner =
+            std::fs::metadata(directory).map_err(EmbeddedError::io("read the metadata of", directory))?;
         if owner.uid() != 0 {
             let uid = owner.uid();
             let name = ask_id("-un", &uid.to_string()).unwrap_or_else(|| format!("number {uid}"));
@@ -98,7 +99,7 @@ impl Log {
     pub(super) fn open(path: PathBuf) -> Result<(Self, File), EmbeddedError> {
         if std::fs::metadata(&path).is_ok_and(|metadata| metadata.len() > LARGE_LOG_BYTES) {
             let aside = path.with_extension("log.old");
-            std::fs::rename(&path, aside).map_err(EmbeddedError::io("put aside", &path))?;
+            std::fs::rename(&path, aside).map_err(EmbeddedError::io("rename", &path))?;
         }
         let file = OpenOptions::new()
             .append(true)
@@ -106,7 +107,7 @@ impl Log {
             .mode(0o600)
             .open(&path)
             .map_err(EmbeddedError::io("open", &path))?;
-        let start = file.metadata().map_err(EmbeddedError::io("look at", &path))?.len();
+        let start = file.metadata().map_err(EmbeddedError::io("read the metadata of", &path))?.len();
         Ok((Self { path, start }, file))
     }
 
@@ -131,7 +132,7 @@ impl Log {
         let text = self.text();
         let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
         let quoted = lines[lines.len().saturating_sub(QUOTED_LINES)..].join("\n  ");
-        format!("Its log, {}, ends:\n  {quoted}", self.path.display())
+        format!("The end of its log, {}:\n  {quoted}", self.path.display())
     }
 }
 

@@ -10,7 +10,9 @@ pub(super) fn parse(text: &str) -> Result<Config, String> {
         None => text,
     };
     if options.split(is_separator).any(|option| option.starts_with("sslrootcert=")) {
-        return Err("`sslrootcert` is not known: name the file in POSTRIDER_EXTRA_CA_FILE".to_owned());
+        return Err(
+            "`sslrootcert` is not supported; set POSTRIDER_EXTRA_CA_FILE to the file instead".to_owned()
+        );
     }
     let begin = text.len() - options.len();
     let options = options.split_inclusive(is_separator).map(|option| {

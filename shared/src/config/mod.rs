@@ -165,12 +165,15 @@ impl ApiConfig {
             Ok(text.to_owned())
         });
         if admin_tokens.len() > 2 {
-            reader.mistake(&settings::ADMIN_TOKEN, "takes at most two tokens: the old and the new one");
+            reader.mistake(
+                &settings::ADMIN_TOKEN,
+                "must not have more than two tokens, the old one and the new one",
+            );
         }
         if admin_tokens.is_empty() && !listen.ip().is_loopback() {
             reader.mistake(
                 &settings::ADMIN_TOKEN,
-                format!("must be set, because the API is to listen on {listen}, which others can reach"),
+                format!("must be set, because the API listens on {listen}, which is not a loopback address"),
             );
         }
         Self {
@@ -252,7 +255,10 @@ impl RekeyConfig {
     pub fn read(reader: &mut Reader<'_>) -> Self {
         let keyring = read_keyring(reader);
         if keyring.current_id().is_none() {
-            reader.mistake(&settings::MASTER_KEY, "must be set: its first key is to encrypt everything");
+            reader.mistake(
+                &settings::MASTER_KEY,
+                "must be set; `postrider rekey` encrypts everything with its first key",
+            );
         }
         Self { database: DatabaseConfig::read(reader), keyring }
     }
@@ -271,7 +277,7 @@ fn read_guard(reader: &mut Reader<'_>) -> AddressGuard {
 fn read_schedule(reader: &mut Reader<'_>) -> RetrySchedule {
     let delays: Vec<Duration> = reader.list(&settings::RETRY_SCHEDULE, |text| match text.parse::<u64>() {
         Ok(seconds) if seconds <= 30 * 86_400 => Ok(Duration::from_secs(seconds)),
-        _ => Err(format!("`{text}` is not a number of seconds up to 30 days")),
+        _ => Err(format!("`{text}` is not a number of seconds from 0 to 2592000 (30 days)")),
     });
     if delays.is_empty() { RetrySchedule::default() } else { RetrySchedule::new(delays) }
 }

@@ -37,7 +37,7 @@ impl Source {
                 (None, Some(path)) => match std::fs::read_to_string(&path) {
                     Ok(text) => Some(text.trim_end().to_owned()),
                     Err(error) => {
-                        source.mistakes.push(format!("{file_variable}: cannot read {path}: {error}"));
+                        source.mistakes.push(format!("{file_variable}: cannot read `{path}`: {error}"));
                         None
                     }
                 },
@@ -224,8 +224,8 @@ mod tests {
         assert_eq!(
             refused(this_file),
             [format!(
-                "POSTRIDER_EXTRA_CA_FILE (--extra-ca-file): `{this_file}` has no certificate in it, no line \
-             `-----BEGIN CERTIFICATE-----`"
+                "POSTRIDER_EXTRA_CA_FILE (--extra-ca-file): `{this_file}` contains no certificate, that is \
+                 no line `-----BEGIN CERTIFICATE-----`"
             )]
         );
         assert!(refused("/nowhere.pem")[0].contains("cannot read `/nowhere.pem`"));

@@ -71,63 +71,63 @@ macro_rules! settings {
 
 settings! {
     DATABASE_URL = "DATABASE_URL" "URL" None, ALL,
-        "PostgreSQL 15 or newer, such as `postgres://user:password@host/database`, with an encoding of UTF-8. Of several hosts (`host1,host2`) the primary is used", secret;
+        "URL of a PostgreSQL 15 or newer, such as `postgres://user:password@host/database`. The database must use the UTF8 encoding. If several hosts are given (`host1,host2`), the primary is used", secret;
     DATABASE_DIRECT_URL = "POSTRIDER_DATABASE_DIRECT_URL" "URL" None, ALL,
-        "The same database past a connection pooler such as PgBouncer, for LISTEN and session locks. Default: DATABASE_URL", secret;
+        "URL of the same database without a connection pooler such as PgBouncer, for LISTEN and session locks. Default: DATABASE_URL", secret;
     DATABASE_POOL_SIZE = "POSTRIDER_DATABASE_POOL_SIZE" "COUNT" Some("8"), EVERY_SERVICE,
-        "Connections to PostgreSQL in each pool of a service, 2 to 1000: one for commits that wait for the disk, one for those that need not, and in the API one for accepting events. `up` has three services. Each also has a session of its own or two";
+        "Number of PostgreSQL connections in each pool of a service, from 2 to 1000. A service has one pool for commits that wait for the disk and one for commits that do not, and the API has another one for accepting events. `up` runs three services. Each service also has one or two dedicated sessions";
     REDIS_URL = "REDIS_URL" "URL" None, &[Relay, Deliverer, Up],
-        "Redis 7 or newer, or Valkey, such as `redis://:password@host/0`, `rediss://…` for TLS or `redis+unix:///path`", secret;
+        "URL of a Redis 7 or newer, or of Valkey, such as `redis://:password@host/0`, `rediss://…` for TLS or `redis+unix:///path`", secret;
     REDIS_PREFIX = "POSTRIDER_REDIS_PREFIX" "TEXT" Some("postrider"), &[Relay, Deliverer, Up],
-        "Begins the name of every Redis key, so that several installations can share one server";
+        "Prefix of the names of all Redis keys, so that several installations can share one server";
     QUEUE_WINDOW = "POSTRIDER_QUEUE_WINDOW" "COUNT" Some("4000"), &[Relay, Deliverer, Up],
-        "Deliveries of one endpoint that may wait in Redis; the rest waits in PostgreSQL";
+        "Maximum number of deliveries of one endpoint that wait in Redis, from 1 to 1000000. The others wait in PostgreSQL";
     QUEUE_CAPACITY = "POSTRIDER_QUEUE_CAPACITY" "COUNT" Some("500000"), &[Relay, Deliverer, Up],
-        "Deliveries that may wait in Redis over all endpoints; the rest waits in PostgreSQL";
+        "Maximum number of deliveries of all endpoints that wait in Redis, from 1 to 100000000. The others wait in PostgreSQL";
     API_LISTEN = "POSTRIDER_API_LISTEN" "ADDRESS" Some("127.0.0.1:8000"), &[Api, Up],
-        "Where the API listens; `:8000` means every interface, which demands an admin token";
+        "Address that the API listens on. `:8000` means all interfaces. Any address other than loopback requires an admin token";
     RELAY_LISTEN = "POSTRIDER_RELAY_LISTEN" "ADDRESS" Some("127.0.0.1:8001"), &[Relay],
-        "Where the relay serves /health/live, /health/ready and /metrics";
+        "Address on which the relay serves /health/live, /health/ready and /metrics";
     DELIVERER_LISTEN = "POSTRIDER_DELIVERER_LISTEN" "ADDRESS" Some("127.0.0.1:8002"), &[Deliverer],
-        "Where the deliverer serves /health/live, /health/ready and /metrics";
+        "Address on which the deliverer serves /health/live, /health/ready and /metrics";
     ADMIN_TOKEN = "POSTRIDER_ADMIN_TOKEN" "TOKEN" None, &[Api, Up],
-        "The bearer token of the admin, at least 16 characters; two, separated by a comma, while it is being changed. May be absent where the API listens on loopback only", secret;
+        "Bearer token of the admin, with at least 16 characters. While you replace it, set both tokens, separated by a comma. Not required if the API only listens on loopback", secret;
     MASTER_KEY = "POSTRIDER_MASTER_KEY" "KEY,…" None, &[Api, Deliverer, Rekey, Up],
-        "Encrypts signing secrets, sensitive headers and the queries of URLs in the database: base64 of 32 bytes, such as `openssl rand -base64 32` makes. Several, separated by commas, while it is being changed: the first encrypts, all decrypt. Without it they are stored as they are", secret;
+        "Key that encrypts signing secrets, sensitive headers and URL queries in the database: the base64 of 32 bytes, for example from `openssl rand -base64 32`. While you replace it, set several keys, separated by commas: the first one encrypts, all of them decrypt. If it is not set, these values are stored unencrypted", secret;
     ALLOW_NETWORKS = "POSTRIDER_ALLOW_NETWORKS" "CIDR,…" None, &[Api, Deliverer, Up],
-        "Networks that webhooks may be sent to although they are not public, such as `10.1.0.0/16,127.0.0.1/32`";
+        "Networks that webhooks can be sent to although they are not public, such as `10.1.0.0/16,127.0.0.1/32`";
     HTTPS_ONLY = "POSTRIDER_HTTPS_ONLY" "BOOL" Some("false"), &[Api, Deliverer, Up],
-        "true: endpoints must be https";
+        "If true, endpoints must use `https`";
     MAX_ENDPOINTS = "POSTRIDER_MAX_ENDPOINTS" "COUNT" Some("1000"), &[Api, Up],
-        "Endpoints that one application may have";
+        "Maximum number of endpoints of one application, from 1 to 100000";
     MAX_MATCHING_STEPS = "POSTRIDER_MAX_MATCHING_STEPS" "COUNT" Some("500000"), &[Api, Up],
-        "Steps that it may take to match one event with the filters and event types of all endpoints of its application, at about a tenth of a microsecond each";
+        "Maximum number of steps to match one event with the filters and event types of all endpoints of its application, from 40000 to 100000000. A step takes about a tenth of a microsecond";
     ACCEPT_WRITERS = "POSTRIDER_ACCEPT_WRITERS" "COUNT" Some("2"), &[Api, Up],
-        "Statements that store the accepted events of one application side by side, at most; there is one more for others. The next one goes beside another only where that takes longer than 10 ms";
+        "Maximum number of statements that store accepted events of one application at the same time, from 1 to 64. One more is reserved for other applications. Another statement is only started while one takes longer than 10 ms";
     ACCEPT_QUEUE_BYTES = "POSTRIDER_ACCEPT_QUEUE_BYTES" "BYTES" Some("67108864"), &[Api, Up],
-        "Bytes of events that may wait to be stored before producers are answered 503";
+        "Maximum size of the events that wait to be stored, in bytes, from 16777216 to 17179869184. When it is reached, the API responds with 503";
     RETRY_SCHEDULE = "POSTRIDER_RETRY_SCHEDULE" "SECONDS,…" Some("5,300,1800,7200,18000,36000,50400,72000,86400"), &[Relay, Deliverer, Up],
-        "Seconds before each retry, for endpoints that set none; the last is repeated. ±20 % of jitter is applied";
+        "Delay before each retry in seconds, for endpoints without a schedule of their own. The last delay is repeated. Jitter of ±20 % is applied";
     RETENTION_DAYS = "POSTRIDER_RETENTION_DAYS" "DAYS" Some("30"), &[Relay, Up],
-        "How long events, deliveries, attempts and idempotency keys are kept at least, 1 to 3650 days; they go in pieces of a quarter of that";
+        "Minimum number of days that events, deliveries, attempts and idempotency keys are kept, from 1 to 3650. They are removed in pieces of a quarter of this time";
     DELIVERER_CONCURRENCY = "POSTRIDER_DELIVERER_CONCURRENCY" "COUNT" Some("1024"), &[Deliverer, Up],
-        "Exchanges that one deliverer has under way at once";
+        "Maximum number of webhooks that one deliverer sends at the same time, from 1 to 100000";
     DELIVERER_BODY_BYTES = "POSTRIDER_DELIVERER_BODY_BYTES" "BYTES" Some("67108864"), &[Deliverer, Up],
-        "Bytes of request bodies that one deliverer holds at once";
+        "Maximum size of the request bodies that one deliverer holds in memory, in bytes, from 1048576 to 17179869184";
     AUTO_DISABLE_DAYS = "POSTRIDER_AUTO_DISABLE_DAYS" "DAYS" Some("5"), &[Deliverer, Up],
-        "An endpoint that has done nothing but fail for this many days, with an attempt on each, is disabled; 0: never";
+        "Number of days after which an endpoint is disabled if all of its attempts have failed, from 0 to 365. Two days without an attempt restart the count. 0 turns this off";
     DNS_SERVERS = "POSTRIDER_DNS_SERVERS" "ADDRESS,…" None, &[Deliverer, Up],
-        "Name servers to ask instead of the system's, such as `10.0.0.2:53`";
+        "Name servers to use instead of those of the system, such as `10.0.0.2:53`";
     EXTRA_CA_FILE = "POSTRIDER_EXTRA_CA_FILE" "PATH" None, ALL,
-        "PEM certificates that are trusted besides the system's: those of receivers, PostgreSQL and Redis";
+        "File with PEM certificates to trust in addition to those of the system, for receivers, PostgreSQL and Redis";
     EGRESS_PROXY = "POSTRIDER_EGRESS_PROXY" "URL" None, &[Deliverer, Up],
-        "A proxy that all webhooks go through, such as `http://proxy:3128`. It resolves names, so it must refuse private addresses";
+        "URL of a proxy that all webhooks are sent through, such as `http://proxy:3128`. The proxy resolves names, so it must refuse private addresses";
     STOP_GRACE_SECONDS = "POSTRIDER_STOP_GRACE_SECONDS" "SECONDS" Some("70"), &[Deliverer, Up],
-        "How long webhooks under way may go on after a signal to stop; no less than the longest endpoint timeout";
+        "Number of seconds that webhooks in progress may take to finish after a signal to stop, from 0 to 3600. Should not be less than the longest endpoint timeout";
     LOG = "POSTRIDER_LOG" "FILTER" Some("info"), ALL,
-        "What is logged: `error`, `warn`, `info`, `debug`, or by module, such as `info,postrider_relay=debug`";
+        "What is logged: `error`, `warn`, `info` or `debug`, also by module, such as `info,postrider_relay=debug`";
     LOG_FORMAT = "POSTRIDER_LOG_FORMAT" "FORMAT" Some("text"), ALL,
-        "`text` for people or `json`, one object a line";
+        "Format of the log: `text` for people, or `json` with one object per line";
     DATA_DIR = "POSTRIDER_DATA_DIR" "PATH" None, &[Up],
-        "Where `up` keeps its own PostgreSQL and Redis. Default: `/var/lib/postrider` for root, else `~/.local/share/postrider`";
+        "Directory in which `up` keeps its own PostgreSQL and Redis. Default: `/var/lib/postrider` for root, otherwise `~/.local/share/postrider`";
 }

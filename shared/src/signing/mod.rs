@@ -18,16 +18,18 @@ pub const MAX_SECRET_BYTES: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
     /// The prefix is missing.
-    #[error("must begin with `whsec_`, or with `whsk_` for Ed25519")]
+    #[error("must start with `whsec_`, or with `whsk_` for Ed25519")]
     Prefix,
     /// What follows is not base64.
-    #[error("must be base64 (standard alphabet, padded) after its prefix")]
+    #[error("must be base64 (standard alphabet, with padding) after the prefix")]
     Base64,
     /// Too short to be safe, or too long.
-    #[error("must decode to {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} bytes after `whsec_`")]
+    #[error("must be the base64 of {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} bytes after `whsec_`")]
     Length,
     /// Not a private key of Ed25519, or not with its own public key.
-    #[error("must decode to a private key of Ed25519 after `whsk_`: 32 bytes, or 64 with its public key")]
+    #[error(
+        "must be the base64 of an Ed25519 private key after `whsk_`: 32 bytes, or 64 bytes with its public key"
+    )]
     KeyPair,
 }
 

@@ -110,7 +110,7 @@ impl Store {
         let ping = async { Ok(self.durable().await?.simple_query("select 1").await.map(|_| ())?) };
         tokio::time::timeout(Duration::from_secs(2), ping)
             .await
-            .unwrap_or_else(|_| Err(StoreError::Schema("PostgreSQL does not answer".to_owned())))
+            .unwrap_or_else(|_| Err(StoreError::Schema("PostgreSQL does not respond".to_owned())))
     }
 }
 

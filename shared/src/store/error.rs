@@ -12,7 +12,7 @@ pub enum StoreError {
     #[error("PostgreSQL cannot be reached: {}", why(.0))]
     Pool(#[source] Box<PoolError>),
     /// The statement failed.
-    #[error("the statement failed: {}", describe(.0))]
+    #[error("database error: {}", describe(.0))]
     Database(#[source] tokio_postgres::Error),
     /// The database is not as this program needs it.
     #[error("{0}")]

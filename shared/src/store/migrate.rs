@@ -75,10 +75,16 @@ pub async fn check_schema(store: &Store) -> Result<(), StoreError> {
     session_settings::check(&client).await?;
     let needed = needed_version();
     let missing = || {
-        StoreError::Schema("the database has no schema of Postrider yet: run `postrider migrate`".to_owned())
+        StoreError::Schema(
+            "the database does not have a Postrider schema yet: run `postrider migrate`".to_owned(),
+        )
     };
     let exists = client
-        .query_one("select to_regclass('refinery_schema_history') is not null and to_regclass('schema_compatibility') is not null", &[])
+        .query_one(
+            "select to_regclass('refinery_schema_history') is not null and \
+                    to_regclass('schema_compatibility') is not null",
+            &[],
+        )
         .await?;
     if !exists.get::<_, bool>(0) {
         return Err(missing());
@@ -95,12 +101,14 @@ pub async fn check_schema(store: &Store) -> Result<(), StoreError> {
     let oldest: i32 = row.get(1);
     if current < needed {
         return Err(StoreError::Schema(format!(
-            "the database has schema version {current}, this program needs {needed}: run `postrider migrate`"
+            "the database has schema version {current}, but this program requires version {needed}: run \
+             `postrider migrate`"
         )));
     }
     if needed < oldest {
         return Err(StoreError::Schema(format!(
-            "the database has schema version {current}, which serves programs from version {oldest} on; this one is {needed}: use a newer program"
+            "the database has schema version {current}, which only supports programs for version {oldest} \
+             or newer; this program is for version {needed}: use a newer program"
         )));
     }
     Ok(())

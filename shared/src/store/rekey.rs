@@ -48,8 +48,8 @@ pub async fn check_keyring(store: &Store, keyring: &Keyring) -> Result<(), Store
         let id: &str = row.get(0);
         if !keyring.has(id) {
             return Err(StoreError::Schema(format!(
-                "secrets are encrypted under the master key `{id}`, which is not in POSTRIDER_MASTER_KEY: \
-                 add it behind the others, and run `postrider rekey` to be rid of it"
+                "secrets are encrypted with the master key `{id}`, which is not in POSTRIDER_MASTER_KEY: \
+                 add it after the other keys, and run `postrider rekey` if you want to remove it"
             )));
         }
     }
@@ -105,7 +105,7 @@ pub async fn keys_step(store: &Store, keyring: &Keyring, limit: i64) -> Result<u
 fn current(keyring: &Keyring) -> Result<&str, StoreError> {
     keyring
         .current_id()
-        .ok_or_else(|| StoreError::Schema("there is no master key to encrypt under".to_owned()))
+        .ok_or_else(|| StoreError::Schema("there is no master key to encrypt with".to_owned()))
 }
 
 const SECRET_VALUES: &str = "-- endpoints.with_secret_values

@@ -52,8 +52,9 @@ pub(super) async fn check(client: &Client) -> Result<(), StoreError> {
         Some(row) => {
             let (name, needed, current): (&str, &str, &str) = (row.get(0), row.get(1), row.get(2));
             Err(StoreError::Schema(format!(
-                "the session has `{name}` = `{current}`, and Postrider needs `{needed}`: a pooler does not pass it on; \
-                 run `alter role … set {name} = '{needed}'`"
+                "the database session has `{name}` = `{current}`, but Postrider requires `{needed}`. A \
+                 connection pooler does not pass the setting on: run `alter role … set {name} = \
+                 '{needed}'`"
             )))
         }
     }
@@ -73,8 +74,9 @@ pub(super) async fn check_encoding(client: &Client) -> Result<(), StoreError> {
         (name, encoding) => {
             let name: &str = name;
             Err(StoreError::Schema(format!(
-                "the database `{name}` has the encoding {encoding}, in which not every character can be stored: use one \
-                 with `create database … encoding 'UTF8' template template0`"
+                "the database `{name}` has the encoding {encoding}, which cannot store every character: \
+                 create a database with `create database … encoding 'UTF8' template template0` and use \
+                 that"
             )))
         }
     }

@@ -64,23 +64,31 @@ pub(crate) fn check_url(checks: &mut Checks, text: &str, rules: &UrlRules) {
     if !url.username().is_empty() || url.password().is_some() {
         checks.mistake(
             "url",
-            "must not contain a user name or password; send them in `headers`, as `authorization`",
+            "must not contain a user name or password; send them in an `authorization` header, set in \
+             `headers`",
         );
     }
     if url.fragment().is_some() {
-        checks.mistake("url", "must not contain a fragment (`#…`), which is never sent");
+        checks.mistake("url", "must not contain a fragment (`#…`), because it would never be sent");
     }
     if url.port() == Some(0) {
-        checks.mistake("url", "must not name port 0");
+        checks.mistake("url", "must not use port 0");
     }
     if rules.https_only && url.scheme() != "https" {
-        checks.refuse("https_required", "url", "must be `https`: this installation sends to nothing else");
+        checks.refuse(
+            "https_required",
+            "url",
+            "must use `https`, because this installation only sends to `https` URLs",
+        );
     }
     if let Err(error) = rules.guard.check_host(&url) {
         checks.refuse(
             "refused_address",
             "url",
-            format!("names an address that webhooks are not sent to: {error}; use a public one, or have its network allowed"),
+            format!(
+                "is not allowed, because {error}; use a public address, or ask the operator to allow its \
+                 network"
+            ),
         );
     }
 }
@@ -90,7 +98,7 @@ pub(crate) fn check_patterns(checks: &mut Checks, patterns: &[String]) {
     if !(1..=MAX_PATTERNS).contains(&patterns.len()) {
         checks.mistake(
             "event_types",
-            format!("must have 1 to {MAX_PATTERNS} items; leave it out for all events"),
+            format!("must have 1 to {MAX_PATTERNS} items; leave it out to receive all events"),
         );
     }
     for (index, pattern) in patterns.iter().enumerate().take(MAX_PATTERNS) {
@@ -128,19 +136,24 @@ pub(crate) fn check_headers(
         let field = format!("headers.{name}");
         let lower = name.to_ascii_lowercase();
         if name.len() > 255 || HeaderName::from_bytes(lower.as_bytes()).is_err() {
-            checks.mistake(field, "is not the name of a header");
+            checks.mistake(field, "is not a valid header name");
         } else if is_reserved(&lower) {
-            checks.refuse("reserved_header", field, "is set by Postrider itself; leave it out");
+            checks.refuse(
+                "reserved_header",
+                field,
+                "is set by Postrider and cannot be overridden; leave it out",
+            );
         } else if value.len() > MAX_HEADER_LENGTH
             || !value.bytes().all(|byte| (b' '..=b'~').contains(&byte))
             || value.trim() != value
         {
             let message = format!(
-                "must be at most {MAX_HEADER_LENGTH} visible ASCII characters, with spaces only between them"
+                "must have at most {MAX_HEADER_LENGTH} visible ASCII characters; spaces are only allowed \
+                 between them"
             );
             checks.mistake(field, message);
         } else if checked.insert(lower, value).is_some() {
-            checks.mistake(field, "is there twice: case does not tell names of headers apart");
+            checks.mistake(field, "is given twice; header names are not case-sensitive");
         }
     }
     checked
@@ -166,7 +179,7 @@ pub(crate) fn check_sensitive(
     let names: BTreeSet<String> = names.iter().map(|name| name.to_ascii_lowercase()).collect();
     for name in &names {
         if !headers.contains_key(name) {
-            checks.mistake("sensitive_headers", format!("names `{name}`, which is not one of `headers`"));
+            checks.mistake("sensitive_headers", format!("contains `{name}`, which is not in `headers`"));
         }
     }
     names.into_iter().collect()

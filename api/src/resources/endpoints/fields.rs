@@ -65,7 +65,10 @@ impl Fields {
             if is_masked(&url) && url != settings.url {
                 checks.mistake(
                     "url",
-                    format!("has `{MASK}` in place of a value: send the value itself, or the URL exactly as it is shown"),
+                    format!(
+                        "contains `{MASK}` instead of a value; send the value itself, or the URL exactly as \
+                         the API shows it"
+                    ),
                 );
             }
             settings.url = url;
@@ -138,11 +141,17 @@ fn set_headers(
         match (value == MASK, hidden.contains(name), is_sensitive) {
             (true, true, false) => checks.mistake(
                 "sensitive_headers",
-                format!("must name `{name}`, whose value is not shown; or send its value anew"),
+                format!(
+                    "must contain `{name}`, because its value is hidden; to make it visible, send its value \
+                     again"
+                ),
             ),
             (true, false, _) => checks.mistake(
                 format!("headers.{name}"),
-                format!("must be the value itself: `{MASK}` keeps one that is there already"),
+                format!(
+                    "must be the value itself; `{MASK}` only keeps the value of an existing sensitive \
+                     header"
+                ),
             ),
             _ => {}
         }
@@ -165,7 +174,7 @@ pub(crate) fn signing_key(
     };
     let key = checks.text("secret", SigningKey::parse(secret).map_err(|error| error.to_string()))?;
     if algorithm.is_some_and(|algorithm| algorithm != key.algorithm()) {
-        checks.mistake(algorithm_field, "must be that of `secret`; leave it out");
+        checks.mistake(algorithm_field, "must match `secret`; leave it out to use the algorithm of `secret`");
     }
     Some(key)
 }

@@ -23,37 +23,37 @@ use crate::web::problem::Problem;
 use crate::web::refused::{BODY, CONFLICT, NOT_FOUND, Refused};
 use crate::web::value::{Id, JsonObject};
 
-/// A filter, and what it is tried on.
+/// A filter, and the data to test it with.
 #[derive(Debug, Object, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct TestFilterRequest {
-    /// The filter, as an endpoint would have it.
+    /// The filter to test, in the same format as the `filter` of an endpoint.
     filter: JsonObject,
-    /// The `data` of an event; this or `event_id`.
+    /// The `data` of an event to test with. Give either `data` or `event_id`.
     #[serde(default)]
     data: Option<JsonObject>,
-    /// An event that is stored; this or `data`.
+    /// The id of a stored event to test with. Give either `event_id` or `data`.
     #[serde(default)]
     event_id: Option<Id>,
 }
 
-/// What the filter of an endpoint is tried on.
+/// The data to test the filter of an endpoint with.
 #[derive(Debug, Object, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct TestEndpointFilterRequest {
-    /// The `data` of an event; this or `event_id`.
+    /// The `data` of an event to test with. Give either `data` or `event_id`.
     #[serde(default)]
     data: Option<JsonObject>,
-    /// An event that is stored; this or `data`.
+    /// The id of a stored event to test with. Give either `event_id` or `data`.
     #[serde(default)]
     event_id: Option<Id>,
 }
 
-/// What came of it.
+/// The result of a filter test.
 #[derive(Debug, Object, Serialize)]
 pub(crate) struct FilterTest {
-    /// True where such an event passes the filter. (Its type and whether the endpoint is active are not looked
-    /// at.)
+    /// True if an event with this data passes the filter. The type of the event, and whether the endpoint is active,
+    /// are not considered.
     matched: bool,
 }
 
@@ -70,8 +70,7 @@ pub(crate) struct FilterTests;
 impl FilterTests {
     /// Test a filter
     ///
-    /// Tells whether a payload, or an event that is stored, matches it. Nothing is sent. Needs the scope
-    /// `read`.
+    /// Checks whether a payload or a stored event matches a filter. Nothing is sent. Requires the `read` scope.
     #[oai(
         path = "/applications/:application_id/endpoints/filter/test",
         method = "post",
@@ -81,7 +80,7 @@ impl FilterTests {
         &self,
         caller: Caller,
         app: Data<&Arc<App>>,
-        /// The id of the application, or its `uid`.
+        /// The id or `uid` of the application.
         application_id: Path<ApplicationRef>,
         body: JsonBody<TestFilterRequest>,
     ) -> Result<Found<FilterTest>, Refused<{ BODY | NOT_FOUND | CONFLICT }>> {
@@ -96,8 +95,8 @@ impl FilterTests {
 
     /// Test the filter of an endpoint
     ///
-    /// Tells whether a payload, or an event that is stored, matches it; one without a filter is matched by
-    /// all. Nothing is sent. Needs the scope `read`.
+    /// Checks whether a payload or a stored event matches the filter of an endpoint. Everything matches an endpoint
+    /// without a filter. Nothing is sent. Requires the `read` scope.
     #[oai(
         path = "/applications/:application_id/endpoints/:endpoint_id/filter/test",
         method = "post",
@@ -107,7 +106,7 @@ impl FilterTests {
         &self,
         caller: Caller,
         app: Data<&Arc<App>>,
-        /// The id of the application, or its `uid`.
+        /// The id or `uid` of the application.
         application_id: Path<ApplicationRef>,
         /// The id of the endpoint.
         endpoint_id: Path<EndpointId>,
@@ -127,7 +126,7 @@ fn sample(data: Option<JsonObject>, event_id: Option<Id>) -> Result<Sample, Prob
         (Some(data), None) if data.as_str().starts_with('{') => Ok(Sample::Data(data)),
         (None, Some(event)) => Ok(Sample::Event(EventId(event.0))),
         (Some(_), None) => Err(Problem::invalid_field("data", "must be a JSON object")),
-        (None, None) => Err(Problem::invalid_field("data", "must be given, or `event_id`")),
+        (None, None) => Err(Problem::invalid_field("data", "is required, unless `event_id` is given")),
         (Some(_), Some(_)) => {
             Err(Problem::invalid_field("event_id", "must not be given together with `data`"))
         }

@@ -18,17 +18,20 @@ use crate::web::problem::Problem;
 use crate::web::refused::{NOT_FOUND, Refused};
 use crate::web::value::Timestamp;
 
-/// How the receiver behind an endpoint does.
+/// The state of the circuit breaker of an endpoint.
 #[derive(Debug, Object, Serialize)]
 pub(crate) struct EndpointHealth {
-    /// `closed`: deliveries are sent as they come. `open`: the endpoint has only been failing, and what is
-    /// due waits without spending attempts. `half_open`: one delivery is being sent to it as a probe.
+    /// The state of the circuit breaker. `closed`: deliveries are sent normally. `open`: all recent attempts failed,
+    /// and deliveries that are due wait without using up attempts. `half_open`: a single delivery is due to be sent
+    /// as a probe.
     state: String,
-    /// How it failed last; null where it is closed.
+    /// Why the last attempt failed. Null if the state is `closed`.
     reason: Option<String>,
-    /// Since when it has only been failing; null where it has not. After five days of that it is disabled.
+    /// Since when all attempts to this endpoint have failed. Null if the last attempts did not fail. An endpoint that
+    /// keeps failing is disabled automatically after `POSTRIDER_AUTO_DISABLE_DAYS`, 5 days by default. If this is
+    /// turned off, the field is only set while the state is not `closed`.
     failing_since: Option<Timestamp>,
-    /// When it is probed next; null where it is closed.
+    /// When the next probe is due. Null if the state is `closed`.
     next_probe_at: Option<Timestamp>,
 }
 
@@ -55,7 +58,7 @@ pub(crate) struct Healths;
 impl Healths {
     /// Get the health of an endpoint
     ///
-    /// The state of its circuit breaker. Needs the scope `read`.
+    /// Returns the state of the endpoint's circuit breaker. Requires the `read` scope.
     #[oai(
         path = "/applications/:application_id/endpoints/:endpoint_id/health",
         method = "get",
@@ -65,7 +68,7 @@ impl Healths {
         &self,
         caller: Caller,
         app: Data<&Arc<App>>,
-        /// The id of the application, or its `uid`.
+        /// The id or `uid` of the application.
         application_id: Path<ApplicationRef>,
         /// The id of the endpoint.
         endpoint_id: Path<EndpointId>,

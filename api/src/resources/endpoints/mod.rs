@@ -33,61 +33,62 @@ use crate::web::problem::Problem;
 use crate::web::refused::{BODY, CONFLICT, INVALID, NOT_FOUND, Refused};
 use crate::web::value::{JsonObject, Timestamp};
 
-/// Where webhooks go, and how.
+/// A URL that webhooks are sent to, with its settings.
 #[derive(Debug, Object, Serialize)]
 pub(crate) struct Endpoint {
-    /// Its id.
+    /// The unique id of the endpoint.
     id: Uuid,
-    /// The application it belongs to.
+    /// The id of the application that the endpoint belongs to.
     application_id: Uuid,
-    /// Where it is, with `***` in place of the values in its query.
+    /// The URL that webhooks are sent to. The values of its query are shown as `***`.
     url: String,
-    /// For people.
+    /// A description for people.
     description: String,
-    /// A JSON object of your own.
+    /// A JSON object for your own use.
     metadata: JsonObject,
-    /// Which events it gets: exact types, `prefix.*`, or `*`.
+    /// The event types that the endpoint receives: exact types, `prefix.*` or `*`.
     event_types: Vec<String>,
-    /// Which payloads it gets; null: all.
+    /// The conditions that the `data` of an event must meet. Null if there are none.
     filter: Option<JsonObject>,
-    /// Headers of your own, by name; sensitive values are shown as `***`.
+    /// Additional headers that are sent with every webhook, by name. Sensitive values are shown as `***`.
     headers: BTreeMap<String, String>,
-    /// Names of the headers whose values are not shown.
+    /// The names of the headers whose values are hidden.
     sensitive_headers: Vec<String>,
-    /// Webhooks per second; null: no limit.
+    /// Maximum number of webhooks per second. Null if there is no limit.
     rate_limit: Option<i32>,
-    /// Webhooks under way at once.
+    /// Maximum number of webhooks that are being sent at the same time.
     concurrency_limit: i32,
-    /// Attempts of each delivery.
+    /// Maximum number of attempts for each delivery, including the first one.
     max_attempts: i32,
-    /// Seconds before each retry; null: the schedule of the installation.
+    /// The delay before each retry, in seconds. Null if the schedule of the installation is used.
     retry_schedule: Option<Vec<i32>>,
-    /// Response statuses that are never retried. 2xx always succeeds, and 410 always disables the endpoint.
+    /// Response statuses after which a delivery is not retried. Independent of this list, 2xx is always a success,
+    /// and 410 always disables the endpoint.
     permanent_statuses: Vec<i32>,
-    /// For one whole exchange.
+    /// Timeout of a whole attempt in seconds, including reading the response.
     timeout_seconds: i32,
-    /// Keeps the order of acceptance.
+    /// If true, deliveries are sent one at a time, in the order in which their events were accepted.
     ordered: bool,
-    /// False: new events do not match it, and what is open waits.
+    /// If false, the endpoint is disabled: new events do not match it, and open deliveries wait.
     is_active: bool,
-    /// Why it is not active; null where it is, or no reason was given.
+    /// Why the endpoint is disabled. Null if it is active, or if no reason was given.
     disabled_reason: Option<String>,
-    /// When it was created.
+    /// When the endpoint was created.
     created_at: Timestamp,
-    /// When it was last changed.
+    /// When the endpoint was last updated.
     updated_at: Timestamp,
 }
 
-/// An endpoint that was just created.
+/// A new endpoint, including its signing secret or public key.
 #[derive(Debug, Object, Serialize)]
 pub(crate) struct CreatedEndpoint {
     #[oai(flatten)]
     #[serde(flatten)]
     endpoint: Endpoint,
-    /// What its webhooks are signed with (Standard Webhooks): give it to the receiver. Null for Ed25519, whose
-    /// private key is never shown.
+    /// The secret that webhooks are signed with (Standard Webhooks). The receiver needs it to verify signatures. Null
+    /// for Ed25519, because the private key is never shown.
     secret: Option<String>,
-    /// What its receiver verifies with for Ed25519; else null.
+    /// The public key that the receiver needs to verify Ed25519 signatures. Null for other algorithms.
     public_key: Option<String>,
 }
 
@@ -127,8 +128,9 @@ pub(crate) fn unknown() -> Problem {
 /// 422: it would take too many steps to match an event with the application's endpoints.
 fn matching_too_costly(steps: i64, quota: endpoints::EndpointQuota) -> Problem {
     let detail = format!(
-        "With this endpoint, filters and event types of the application would take up to {steps} steps for one event, where \
-         {} are allowed. Compare with fewer values, above all on paths with `[*]`, and list fewer patterns.",
+        "With this endpoint, matching one event with all endpoints of the application would take up to \
+         {steps} steps. The limit is {} steps. Compare with fewer values in filters, especially on paths \
+         with `[*]`, and use fewer patterns in `event_types`.",
         quota.matching_steps
     );
     Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "matching_too_costly", detail)
@@ -141,8 +143,8 @@ pub(crate) struct Endpoints;
 impl Endpoints {
     /// Create an endpoint
     ///
-    /// Events that are accepted from now on and match its `event_types` are delivered to it. Needs the
-    /// scope `manage`.
+    /// Creates an endpoint. Events that are accepted from now on and match `event_types` and `filter` are delivered
+    /// to the endpoint. Requires the `manage` scope.
     #[oai(
         path = "/applications/:application_id/endpoints",
         method = "post",
@@ -152,7 +154,7 @@ impl Endpoints {
         &self,
         caller: Caller,
         app: Data<&Arc<App>>,
-        /// The id of the application, or its `uid`.
+        /// The id or `uid` of the application.
         application_id: Path<ApplicationRef>,
         body: JsonBody<CreateEndpointRequest>,
     ) -> Result<Created<CreatedEndpoint>, Refused<{ BODY | NOT_FOUND | CONFLICT }>> {
@@ -181,7 +183,8 @@ impl Endpoints {
                 StatusCode::CONFLICT,
                 "too_many_endpoints",
                 format!(
-                    "The application has {} endpoints, as many as it may have.",
+                    "The application already has {} endpoints, which is the maximum. Delete an endpoint, \
+                     then try again.",
                     app.endpoint_quota.endpoints
                 ),
             )
@@ -197,18 +200,18 @@ impl Endpoints {
 
     /// List endpoints
     ///
-    /// Newest first. Needs the scope `read`.
+    /// Returns the endpoints of the application, newest first. Requires the `read` scope.
     #[oai(path = "/applications/:application_id/endpoints", method = "get", operation_id = "list_endpoints")]
     async fn list(
         &self,
         caller: Caller,
         app: Data<&Arc<App>>,
-        /// The id of the application, or its `uid`.
+        /// The id or `uid` of the application.
         application_id: Path<ApplicationRef>,
-        /// Items on a page, at most.
+        /// Maximum number of items on a page.
         #[oai(name = "limit")]
         page_limit: InQuery<Limit>,
-        /// The `next_cursor` of the page before.
+        /// The `next_cursor` of the previous page. Leave it out to get the first page.
         cursor: InQuery<Cursor>,
     ) -> Result<Found<Page<Endpoint>>, Refused<{ NOT_FOUND | INVALID }>> {
         caller.require(Scope::Read)?;
@@ -220,7 +223,7 @@ impl Endpoints {
 
     /// Get an endpoint
     ///
-    /// Needs the scope `read`.
+    /// Returns an endpoint with its settings, but without secrets. Requires the `read` scope.
     #[oai(
         path = "/applications/:application_id/endpoints/:endpoint_id",
         method = "get",
@@ -230,7 +233,7 @@ impl Endpoints {
         &self,
         caller: Caller,
         app: Data<&Arc<App>>,
-        /// The id of the application, or its `uid`.
+        /// The id or `uid` of the application.
         application_id: Path<ApplicationRef>,
         /// The id of the endpoint.
         endpoint_id: Path<EndpointId>,
@@ -241,11 +244,12 @@ impl Endpoints {
         Ok(Found::new(endpoint))
     }
 
-    /// Change an endpoint
+    /// Update an endpoint
     ///
-    /// What is absent stays as it is; null means what creation makes of an absent field, except for
-    /// `rate_limit`, where it means no limit. Open deliveries follow the new settings, but for their number of
-    /// attempts. Needs the scope `manage`.
+    /// Updates an endpoint. Absent fields keep their value. Null sets a field to its default, except for
+    /// `rate_limit`, where null removes the limit. The new settings also apply to open deliveries, except for
+    /// `max_attempts`, `event_types` and `filter`. Retries that are already scheduled keep their time. Requires the
+    /// `manage` scope.
     #[oai(
         path = "/applications/:application_id/endpoints/:endpoint_id",
         method = "patch",
@@ -255,7 +259,7 @@ impl Endpoints {
         &self,
         caller: Caller,
         app: Data<&Arc<App>>,
-        /// The id of the application, or its `uid`.
+        /// The id or `uid` of the application.
         application_id: Path<ApplicationRef>,
         /// The id of the endpoint.
         endpoint_id: Path<EndpointId>,
@@ -279,8 +283,9 @@ impl Endpoints {
 
     /// Delete an endpoint
     ///
-    /// No event matches it from now on, and its open deliveries are cancelled within seconds; what is under way
-    /// is still recorded. Its deliveries can be read as before. Needs the scope `manage`.
+    /// Deletes an endpoint. It no longer matches events, and its open deliveries are cancelled within seconds.
+    /// Attempts that are already being sent are still recorded. The deliveries of the endpoint can still be read.
+    /// Requires the `manage` scope.
     #[oai(
         path = "/applications/:application_id/endpoints/:endpoint_id",
         method = "delete",
@@ -290,7 +295,7 @@ impl Endpoints {
         &self,
         caller: Caller,
         app: Data<&Arc<App>>,
-        /// The id of the application, or its `uid`.
+        /// The id or `uid` of the application.
         application_id: Path<ApplicationRef>,
         /// The id of the endpoint.
         endpoint_id: Path<EndpointId>,

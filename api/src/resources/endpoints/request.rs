@@ -19,152 +19,161 @@ use crate::web::value::JsonObject;
 
 const MAX_REASON_LENGTH: usize = 500;
 
-/// An endpoint that is to be created.
+/// The endpoint to create.
 #[derive(Debug, Object, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateEndpointRequest {
-    /// Where webhooks go: absolute, `https` or `http`, without credentials and fragment. The values in its query are
-    /// never shown again.
+    /// The URL to send webhooks to: an absolute `https` or `http` URL without credentials and without a fragment. The
+    /// values of its query are treated as secrets and are never shown again.
     #[oai(validator(max_length = 2048))]
     url: String,
-    /// For people. Absent or null: empty.
+    /// A description for people. Default: empty.
     #[oai(validator(max_length = 1000))]
     #[serde(default)]
     description: MaybeUndefined<String>,
-    /// A JSON object of your own, up to 16 KiB. Absent or null: empty.
+    /// A JSON object for your own use, up to 16 KiB. Default: empty.
     #[serde(default)]
     metadata: MaybeUndefined<JsonObject>,
-    /// Which events it gets: exact types, `prefix.*` for all below one, or `*` for all. Absent or null:
-    /// `["*"]`. The types under `postrider.` are operational events, which `*` does not match.
+    /// The event types that the endpoint receives: exact types, `prefix.*` for all types below a prefix, or `*` for
+    /// all types. Types that start with `postrider.` are operational events, which `*` does not match. Default:
+    /// `["*"]`.
     #[oai(validator(min_items = 1, max_items = 100))]
     #[serde(default)]
     event_types: MaybeUndefined<Vec<String>>,
-    /// Which payloads it gets: conditions on paths of `data`, all of which must hold, such as
-    /// `{"data.amount": {"gt": 1000}, "data.currency": {"in": ["EUR", "USD"]}}`. What all filters of the
-    /// application cost together is limited. Absent or null: all.
+    /// Conditions on the `data` of an event, such as `{"data.amount": {"gt": 1000}, "data.currency": {"in": ["EUR",
+    /// "USD"]}}`. The endpoint receives only events that meet all of them. The total cost of all filters of an
+    /// application is limited. If absent or null, the endpoint receives all events that match `event_types`.
     #[serde(default)]
     filter: MaybeUndefined<JsonObject>,
-    /// Headers of your own, sent with every webhook; at most 20. Absent or null: none.
+    /// Additional headers to send with every webhook, up to 20. Default: none.
     #[serde(default)]
     headers: MaybeUndefined<BTreeMap<String, String>>,
-    /// Names of those of them whose values are secret: they are never shown again. Absent or null: none.
+    /// The names of the `headers` whose values are secret. These values are never shown again. Default: none.
     #[oai(validator(max_items = 20))]
     #[serde(default)]
     sensitive_headers: MaybeUndefined<Vec<String>>,
-    /// Webhooks per second. Absent: 1000. Null: no limit.
+    /// Maximum number of webhooks per second. If absent, 1000. If null, there is no limit.
     #[oai(validator(minimum(value = "1")))]
     #[serde(default)]
     rate_limit: MaybeUndefined<i32>,
-    /// Webhooks under way at once. Absent or null: 100.
+    /// Maximum number of webhooks that are being sent at the same time, from 1 to 1,000. Default: 100.
     #[oai(validator(minimum(value = "1"), maximum(value = "1000")))]
     #[serde(default)]
     concurrency_limit: MaybeUndefined<i32>,
-    /// Attempts of each delivery. Absent or null: 10.
+    /// Maximum number of attempts for each delivery, including the first one, from 1 to 20. Default: 10.
     #[oai(validator(minimum(value = "1"), maximum(value = "20")))]
     #[serde(default)]
     max_attempts: MaybeUndefined<i32>,
-    /// Seconds before each retry, 0 to 2,592,000; the last one repeats when attempts are left. Absent or null: the
-    /// schedule of the installation (5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h, 24 h). Jitter of ±20 % is applied.
+    /// The delay before each retry in seconds, from 0 to 2,592,000. If there are more retries than delays, the last
+    /// delay is repeated. Jitter of ±20 % is applied. If absent or null, the schedule of the installation is used, by
+    /// default 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h, 24 h.
     #[oai(validator(min_items = 1, max_items = 20))]
     #[serde(default)]
     retry_schedule: MaybeUndefined<Vec<i32>>,
-    /// Response statuses from 300 to 599 that are never retried. Absent or null: none.
+    /// Response statuses from 300 to 599 after which a delivery is not retried. Default: none.
     #[oai(validator(max_items = 100))]
     #[serde(default)]
     permanent_statuses: MaybeUndefined<Vec<i32>>,
-    /// For one whole exchange, the reading of the answer included. Absent or null: 15.
+    /// Timeout of a whole attempt in seconds, including reading the response, from 1 to 60. Default: 15.
     #[oai(validator(minimum(value = "1"), maximum(value = "60")))]
     #[serde(default)]
     timeout_seconds: MaybeUndefined<i32>,
-    /// Keeps the order of acceptance: one delivery at a time, and one that fails holds the rest until it
-    /// succeeds, is a dead letter or is cancelled. Absent or null: false.
+    /// If true, deliveries are sent one at a time, in the order in which their events were accepted. A delivery that
+    /// fails blocks those behind it until it succeeds, becomes a dead letter or is cancelled. Default: false.
     #[serde(default)]
     ordered: MaybeUndefined<bool>,
-    /// False: new events do not match it. Absent or null: true.
+    /// If false, the endpoint is disabled: new events do not match it. Default: true.
     #[serde(default)]
     is_active: Option<bool>,
-    /// A signing secret of your own: `whsec_` and base64 of 24 to 64 bytes, or for Ed25519 `whsk_` and base64
-    /// of the private key, with or without the public one behind it. Absent or null: a new one.
+    /// Your own signing secret: `whsec_` followed by the base64 of 24 to 64 bytes. For Ed25519: `whsk_` followed by
+    /// the base64 of the private key, with or without the public key appended. If absent or null, a new secret is
+    /// generated.
     #[serde(default)]
     secret: Option<String>,
-    /// How webhooks are signed: `hmac-sha256` (`v1`), or `ed25519` (`v1a`), where the receiver has only a
-    /// public key. Absent or null: that of `secret`, or `hmac-sha256`.
+    /// The signing algorithm: `hmac-sha256` (signatures `v1`), or `ed25519` (signatures `v1a`), for which the
+    /// receiver only needs a public key. If absent or null, the algorithm of `secret`, or `hmac-sha256` if there is
+    /// no `secret`.
     #[oai(validator(pattern = "^(hmac-sha256|ed25519)$"))]
     #[serde(default)]
     signing_algorithm: Option<String>,
 }
 
-/// A change of an endpoint: what is absent stays as it is.
+/// The fields to change. Absent fields keep their value.
 #[derive(Debug, Default, Object, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct UpdateEndpointRequest {
-    /// Where webhooks go: absolute, `https` or `http`, without credentials and fragment. What is open goes there
-    /// too. The URL as it is shown, with `***` in its query, keeps the values. With another scheme, host or port, the
-    /// values of sensitive headers have to be sent again.
+    /// The URL to send webhooks to: an absolute `https` or `http` URL without credentials and without a fragment.
+    /// Open deliveries are sent there too. To keep the values of the query, send the URL exactly as the API shows it,
+    /// with `***`. If the scheme, host or port changes, you must send the values of sensitive headers again.
     #[oai(validator(max_length = 2048))]
     #[serde(default)]
     url: MaybeUndefined<String>,
-    /// For people. Null: empty.
+    /// A description for people. Null makes it empty.
     #[oai(validator(max_length = 1000))]
     #[serde(default)]
     description: MaybeUndefined<String>,
-    /// A JSON object of your own, up to 16 KiB, in place of the one that is there. Null: empty.
+    /// A JSON object for your own use, up to 16 KiB. It replaces the current one. Null makes it empty.
     #[serde(default)]
     metadata: MaybeUndefined<JsonObject>,
-    /// Which events it gets from now on. Null: `["*"]`.
+    /// The event types that the endpoint receives from now on: exact types, `prefix.*` for all types below a prefix,
+    /// or `*` for all types except those that start with `postrider.`. Null means `["*"]`.
     #[oai(validator(min_items = 1, max_items = 100))]
     #[serde(default)]
     event_types: MaybeUndefined<Vec<String>>,
-    /// Which payloads it gets from now on. Null: all.
+    /// Conditions that the `data` of events must meet from now on. Null removes the filter.
     #[serde(default)]
     filter: MaybeUndefined<JsonObject>,
-    /// Headers of your own, in place of all that are there; at most 20. `***` keeps the value of a sensitive
-    /// one. Null: none.
+    /// Additional headers to send with every webhook, up to 20. They replace all current headers. The value `***`
+    /// keeps the current value of a sensitive header. Null removes all headers.
     #[serde(default)]
     headers: MaybeUndefined<BTreeMap<String, String>>,
-    /// Names of those of them whose values are secret. One that is can only cease to be together with a new
-    /// value. Null: none.
+    /// The names of the `headers` whose values are secret. To make a sensitive header visible, you must send its
+    /// value again. Null means none.
     #[oai(validator(max_items = 20))]
     #[serde(default)]
     sensitive_headers: MaybeUndefined<Vec<String>>,
-    /// Webhooks per second. Null: no limit.
+    /// Maximum number of webhooks per second. Null removes the limit.
     #[oai(validator(minimum(value = "1")))]
     #[serde(default)]
     rate_limit: MaybeUndefined<i32>,
-    /// Webhooks under way at once. Null: 100.
+    /// Maximum number of webhooks that are being sent at the same time, from 1 to 1,000. Null means 100.
     #[oai(validator(minimum(value = "1"), maximum(value = "1000")))]
     #[serde(default)]
     concurrency_limit: MaybeUndefined<i32>,
-    /// Attempts of each delivery that is made from now on. Null: 10.
+    /// Maximum number of attempts, including the first one, for each delivery created from now on, from 1 to 20. Null
+    /// means 10.
     #[oai(validator(minimum(value = "1"), maximum(value = "20")))]
     #[serde(default)]
     max_attempts: MaybeUndefined<i32>,
-    /// Seconds before each retry, 0 to 2,592,000; the last one repeats when attempts are left. Null: the schedule of
-    /// the installation. What waits already keeps its time.
+    /// The delay before each retry in seconds, from 0 to 2,592,000. If there are more retries than delays, the last
+    /// delay is repeated. Retries that are already scheduled keep their time. Null means the schedule of the
+    /// installation.
     #[oai(validator(min_items = 1, max_items = 20))]
     #[serde(default)]
     retry_schedule: MaybeUndefined<Vec<i32>>,
-    /// Response statuses from 300 to 599 that are never retried. Null: none.
+    /// Response statuses from 300 to 599 after which a delivery is not retried. Null means none.
     #[oai(validator(max_items = 100))]
     #[serde(default)]
     permanent_statuses: MaybeUndefined<Vec<i32>>,
-    /// For one whole exchange, the reading of the answer included. Null: 15.
+    /// Timeout of a whole attempt in seconds, including reading the response, from 1 to 60. Null means 15.
     #[oai(validator(minimum(value = "1"), maximum(value = "60")))]
     #[serde(default)]
     timeout_seconds: MaybeUndefined<i32>,
-    /// Keeps the order of acceptance of what is accepted from now on. What waits goes in order if it was accepted
-    /// so, and as it comes when this is false or null.
+    /// If true, deliveries of events accepted from now on are sent one at a time, in the order of acceptance.
+    /// Deliveries that were accepted before keep their mode. If false or null, no order is kept, not even for waiting
+    /// deliveries.
     #[serde(default)]
     ordered: MaybeUndefined<bool>,
-    /// False: new events do not match it, and what is open waits. True: what waits is delivered.
+    /// If false, the endpoint is disabled: new events do not match it, and open deliveries wait. If true, the
+    /// endpoint is enabled, and waiting deliveries are sent.
     #[serde(default)]
     is_active: MaybeUndefined<bool>,
-    /// Why it is not active, for people. Gone when it is active again.
+    /// Why the endpoint is disabled, for people. It is removed when the endpoint is enabled.
     #[oai(validator(max_length = 500))]
     #[serde(default)]
     disabled_reason: MaybeUndefined<String>,
-    /// What happens to the open deliveries of an endpoint that is not active: `keep` (they wait until it is) or
-    /// `cancel`. Absent or null: `keep`.
+    /// What happens to the open deliveries of a disabled endpoint: `keep` (they wait until it is enabled) or
+    /// `cancel`. Default: `keep`.
     #[oai(validator(pattern = "^(keep|cancel)$"))]
     #[serde(default)]
     open_deliveries: Option<String>,
@@ -247,7 +256,8 @@ impl UpdateEndpointRequest {
             for name in settings.sensitive_headers.iter().filter(|name| is_kept(&settings, name)) {
                 checks.mistake(
                     format!("headers.{name}"),
-                    "is secret, and the URL leads to another server: send its value again, or remove it",
+                    "is sensitive, and the new URL points to another server; send its value again, or \
+                     remove it",
                 );
             }
         }
@@ -260,7 +270,10 @@ impl UpdateEndpointRequest {
         let is_active = checks.not_null("is_active", self.is_active).unwrap_or(current.is_active);
         let reason = match &self.disabled_reason {
             Value(_) if is_active => {
-                checks.mistake("disabled_reason", "is for an endpoint that is not active");
+                checks.mistake(
+                    "disabled_reason",
+                    "is only allowed for a disabled endpoint (`is_active` false)",
+                );
                 None
             }
             Value(reason) if reason.chars().count() > MAX_REASON_LENGTH => {
@@ -276,7 +289,10 @@ impl UpdateEndpointRequest {
             None | Some("keep") => OpenDeliveries::Keep,
             Some("cancel") if !is_active => OpenDeliveries::Cancel,
             Some("cancel") => {
-                checks.mistake("open_deliveries", "is for an endpoint that is not active");
+                checks.mistake(
+                    "open_deliveries",
+                    "is only allowed for a disabled endpoint (`is_active` false)",
+                );
                 OpenDeliveries::Keep
             }
             Some(_) => {

@@ -27,51 +27,53 @@ use crate::web::value::Timestamp;
 const DEFAULT_OVERLAP_SECONDS: i32 = 86_400;
 const MAX_OVERLAP_SECONDS: i64 = 30 * 86_400;
 
-/// What the webhooks of an endpoint are signed with.
+/// The signing secret of an endpoint.
 #[derive(Debug, Object, Serialize)]
 pub(crate) struct EndpointSecret {
-    /// `hmac-sha256` (signatures `v1`) or `ed25519` (`v1a`).
+    /// The signing algorithm: `hmac-sha256` (signatures `v1`) or `ed25519` (signatures `v1a`).
     algorithm: String,
-    /// `whsec_` and base64, as the libraries of Standard Webhooks take it. Null for Ed25519, whose private key
-    /// is never shown.
+    /// The secret: `whsec_` followed by base64, as the Standard Webhooks libraries expect it. Null for Ed25519,
+    /// because the private key is never shown.
     secret: Option<String>,
-    /// `whpk_` and base64, for Ed25519; else null.
+    /// The Ed25519 public key: `whpk_` followed by base64. Null for other algorithms.
     public_key: Option<String>,
-    /// When it was made.
+    /// When the secret was created.
     created_at: Timestamp,
-    /// Older ones that still sign beside it, newest first.
+    /// Older secrets that webhooks are still signed with, newest first.
     previous: Vec<PreviousSecret>,
 }
 
-/// A secret that was replaced and still signs.
+/// A replaced secret that webhooks are still signed with.
 #[derive(Debug, Object, Serialize)]
 pub(crate) struct PreviousSecret {
-    /// `hmac-sha256` (signatures `v1`) or `ed25519` (`v1a`).
+    /// The signing algorithm: `hmac-sha256` (signatures `v1`) or `ed25519` (signatures `v1a`).
     algorithm: String,
-    /// `whsec_` and base64; null for Ed25519.
+    /// The secret: `whsec_` followed by base64. Null for Ed25519.
     secret: Option<String>,
-    /// `whpk_` and base64, for Ed25519; else null.
+    /// The Ed25519 public key: `whpk_` followed by base64. Null for other algorithms.
     public_key: Option<String>,
-    /// When it was made.
+    /// When the secret was created.
     created_at: Timestamp,
-    /// When it ceases to sign.
+    /// When the secret stops being used.
     expires_at: Timestamp,
 }
 
-/// A rotation. Everything may be left out.
+/// How to rotate the secret. All fields are optional.
 #[derive(Debug, Default, Object, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RotateSecretRequest {
-    /// A secret of your own: `whsec_` and base64 of 24 to 64 bytes, or for Ed25519 `whsk_` and base64 of the
-    /// private key. Absent or null: a new one.
+    /// Your own signing secret: `whsec_` followed by the base64 of 24 to 64 bytes. For Ed25519: `whsk_` followed by
+    /// the base64 of the private key, with or without the public key appended. If absent or null, a new secret is
+    /// generated.
     #[serde(default)]
     secret: Option<String>,
-    /// `hmac-sha256` or `ed25519`. Absent or null: that of `secret`, or of the newest one.
+    /// The signing algorithm: `hmac-sha256` or `ed25519`. If absent or null, the algorithm of `secret`, or of the
+    /// newest secret if there is no `secret`.
     #[oai(validator(pattern = "^(hmac-sha256|ed25519)$"))]
     #[serde(default)]
     algorithm: Option<String>,
-    /// How long the older ones sign beside the new one, 0 to 2,592,000 seconds; with 0 they cease at once.
-    /// Absent or null: 86,400, a day.
+    /// How long webhooks are signed with the older secrets as well, in seconds, from 0 to 2,592,000. With 0, the
+    /// older secrets stop being used immediately. Default: 86,400 (one day).
     #[oai(validator(minimum(value = "0"), maximum(value = "2592000")))]
     #[serde(default)]
     overlap_seconds: Option<i32>,
@@ -121,7 +123,8 @@ pub(crate) struct EndpointSecrets;
 impl EndpointSecrets {
     /// Get the secret of an endpoint
     ///
-    /// What receivers verify signatures with. Who reads it is noted in the audit log. Needs the scope `manage`.
+    /// Returns what receivers need to verify signatures. Reading the secret is recorded in the audit log. Requires
+    /// the `manage` scope.
     #[oai(
         path = "/applications/:application_id/endpoints/:endpoint_id/secret",
         method = "get",
@@ -131,7 +134,7 @@ impl EndpointSecrets {
         &self,
         caller: Caller,
         app: Data<&Arc<App>>,
-        /// The id of the application, or its `uid`.
+        /// The id or `uid` of the application.
         application_id: Path<ApplicationRef>,
         /// The id of the endpoint.
         endpoint_id: Path<EndpointId>,
@@ -145,8 +148,8 @@ impl EndpointSecrets {
 
     /// Rotate the secret of an endpoint
     ///
-    /// Webhooks are signed with the new one from now on, and with the older ones as long as the overlap lasts, so
-    /// that a receiver can change over in between. Needs the scope `manage`.
+    /// Replaces the signing secret. From now on, webhooks are signed with the new one. During the overlap they are
+    /// also signed with the older secrets, so that the receiver can switch at any time. Requires the `manage` scope.
     #[oai(
         path = "/applications/:application_id/endpoints/:endpoint_id/secret/rotate",
         method = "post",
@@ -156,7 +159,7 @@ impl EndpointSecrets {
         &self,
         caller: Caller,
         app: Data<&Arc<App>>,
-        /// The id of the application, or its `uid`.
+        /// The id or `uid` of the application.
         application_id: Path<ApplicationRef>,
         /// The id of the endpoint.
         endpoint_id: Path<EndpointId>,
@@ -173,8 +176,8 @@ impl EndpointSecrets {
                 StatusCode::CONFLICT,
                 "too_many_secrets",
                 format!(
-                    "{} secrets sign already, as many as may. Wait until some of them end, or rotate with a \
-                     shorter `overlap_seconds`, which ends them earlier.",
+                    "The endpoint already has {} active secrets, which is the maximum. Wait until some of \
+                     them expire, or rotate with a shorter `overlap_seconds` so that they expire earlier.",
                     secrets::MAX_LIVE
                 ),
             )

@@ -19,12 +19,12 @@ use crate::web::parameter::Path;
 use crate::web::problem::Problem;
 use crate::web::refused::{CONFLICT, NOT_FOUND, Refused};
 
-/// A test that is on its way.
+/// A test event that was queued.
 #[derive(Debug, Object, Serialize)]
 pub(crate) struct SentTest {
-    /// The event of type `postrider.test`, and the `webhook-id` that the receiver sees.
+    /// The id of the event of type `postrider.test`. It is also the `webhook-id` that the receiver sees.
     event_id: Uuid,
-    /// Its delivery, which tells what became of it.
+    /// The id of the delivery. Read it to see the result of the test.
     delivery_id: Uuid,
 }
 
@@ -33,10 +33,10 @@ pub(crate) struct EndpointTest;
 
 #[OpenApi(prefix_path = "/v1", tag = "Tag::Endpoints")]
 impl EndpointTest {
-    /// Send a test to an endpoint
+    /// Send a test event to an endpoint
     ///
-    /// An event of type `postrider.test` goes to this endpoint alone, whatever it subscribes to, and is attempted
-    /// once. An endpoint that is not active is refused, for nothing is sent to it. Needs the scope `manage`.
+    /// Sends an event of type `postrider.test` to this endpoint only, regardless of which events it subscribes to. It
+    /// is attempted once. A disabled endpoint is refused with 409. Requires the `manage` scope.
     #[oai(
         path = "/applications/:application_id/endpoints/:endpoint_id/test",
         method = "post",
@@ -46,7 +46,7 @@ impl EndpointTest {
         &self,
         caller: Caller,
         app: Data<&Arc<App>>,
-        /// The id of the application, or its `uid`.
+        /// The id or `uid` of the application.
         application_id: Path<ApplicationRef>,
         /// The id of the endpoint.
         endpoint_id: Path<EndpointId>,
@@ -60,7 +60,7 @@ impl EndpointTest {
             TestSent::Inactive => Err(Problem::new(
                 StatusCode::CONFLICT,
                 "endpoint_inactive",
-                "The endpoint is not active, so that nothing is sent to it. Activate it first.",
+                "The endpoint is disabled, so nothing is sent to it. Enable it first.",
             )
             .into()),
             TestSent::Unknown => Err(unknown().into()),

@@ -20,69 +20,70 @@ use crate::web::parameter::{InQuery, Parameter, Path};
 use crate::web::refused::{INVALID, NOT_FOUND, Refused};
 use crate::web::value::Timestamp;
 
-/// How the deliveries of an endpoint went lately.
+/// Statistics of the recent deliveries of an endpoint.
 #[derive(Debug, Object, Serialize)]
 pub(crate) struct EndpointStats {
-    /// The endpoint.
+    /// The id of the endpoint.
     endpoint_id: Uuid,
-    /// What was created at this time or later is counted: the beginning of the window, or a later time where
-    /// there was more than one call looks at.
+    /// Start of the period: deliveries created at or after this time are counted. It is the start of the requested
+    /// window, or later if there are more deliveries than one call examines.
     from: Timestamp,
-    /// When it was counted.
+    /// End of the period: the time of the request.
     to: Timestamp,
-    /// True: the whole window was looked at. False: only the newest 20,000 deliveries of the application were,
-    /// and `from` says how far they reach.
+    /// True if the whole window was examined. False if only the newest 20,000 deliveries of the application were
+    /// examined; `from` then says how far back they reach.
     is_complete: bool,
-    /// The deliveries, by where they stand now.
+    /// The number of deliveries by their current status.
     deliveries: DeliveryCounts,
-    /// Of those that succeeded or are dead letters, the part that succeeded, 0 to 1; null: there is none.
+    /// The share of succeeded deliveries among those that succeeded or became dead letters, from 0 to 1. Null if
+    /// there are none.
     success_rate: Option<f64>,
-    /// The attempts of these deliveries.
+    /// The number of attempts of these deliveries by outcome. At most 20,000 attempts are examined.
     attempts: AttemptCounts,
-    /// How long attempts took, in milliseconds.
+    /// The duration of these attempts in milliseconds.
     attempt_duration_ms: Percentiles,
-    /// How long it took from acceptance to success, retries and waiting included, in milliseconds.
+    /// The time from acceptance to successful delivery in milliseconds, including retries and waiting.
     success_latency_ms: Percentiles,
 }
 
-/// Numbers of deliveries.
+/// The number of deliveries by status.
 #[derive(Debug, Object, Serialize)]
 pub(crate) struct DeliveryCounts {
-    /// All of them.
+    /// All deliveries.
     total: i64,
-    /// Not attempted yet.
+    /// Deliveries that wait for their first attempt, or were reopened.
     pending: i64,
-    /// Under way.
+    /// Deliveries that are being sent.
     in_progress: i64,
-    /// Arrived.
+    /// Deliveries that succeeded.
     succeeded: i64,
-    /// Failed, with a retry due.
+    /// Deliveries whose last attempt failed and that will be retried.
     failed: i64,
-    /// Failed for good.
+    /// Deliveries that were given up.
     dead_letter: i64,
-    /// Withdrawn.
+    /// Deliveries that were cancelled.
     cancelled: i64,
 }
 
-/// Numbers of attempts.
+/// The number of attempts by outcome.
 #[derive(Debug, Object, Serialize)]
 pub(crate) struct AttemptCounts {
-    /// Answered 2xx.
+    /// Attempts that were answered with 2xx.
     succeeded: i64,
-    /// Anything else that is known.
+    /// Attempts that failed.
     failed: i64,
-    /// Begun, and nobody knows what came.
+    /// Attempts that were started and whose outcome is not known.
     unknown: i64,
 }
 
-/// Percentiles of durations in milliseconds; null where there was none.
+/// Percentiles of a duration in milliseconds. Null if there is no data.
 #[derive(Debug, Object, Serialize)]
 pub(crate) struct Percentiles {
-    /// Half of them took no longer.
+    /// The median: 50 % took no longer than this.
     p50: Option<f64>,
-    /// 95 % of them took no longer.
+    /// The 95th percentile.
     p95: Option<f64>,
-    /// 99 % of them took no longer.
+    /// The 99th percentile.
     p99: Option<f64>,
 }
 
@@ -168,8 +169,9 @@ pub(crate) struct EndpointStatistics;
 impl EndpointStatistics {
     /// Get the statistics of an endpoint
     ///
-    /// Of its deliveries that were created within the window: counts, success rate and latencies. One call looks at
-    /// a bounded number of deliveries and says how far back they reach. Needs the scope `read`.
+    /// Returns counts, the success rate and latencies of the deliveries that were created within the window. One call
+    /// examines a limited number of deliveries; `is_complete` and `from` say how far back they reach. Requires the
+    /// `read` scope.
     #[oai(
         path = "/applications/:application_id/endpoints/:endpoint_id/stats",
         method = "get",
@@ -179,11 +181,11 @@ impl EndpointStatistics {
         &self,
         caller: Caller,
         app: Data<&Arc<App>>,
-        /// The id of the application, or its `uid`.
+        /// The id or `uid` of the application.
         application_id: Path<ApplicationRef>,
         /// The id of the endpoint.
         endpoint_id: Path<EndpointId>,
-        /// How far back to look, in seconds: a minute to 30 days.
+        /// The length of the window in seconds, from one minute to 30 days.
         window_seconds: InQuery<Window>,
     ) -> Result<Found<EndpointStats>, Refused<{ NOT_FOUND | INVALID }>> {
         caller.require(Scope::Read)?;
