@@ -73,9 +73,10 @@ fn operations() -> Vec<Operation> {
 
 fn scope(description: &str) -> Option<String> {
     let description = description.split_whitespace().collect::<Vec<_>>().join(" ");
-    let named = description.split_once("the scope `").and_then(|(_, rest)| rest.split_once('`'));
-    assert!(named.is_some() || description.ends_with("For the admin."), "whose is this? {description}");
-    named.map(|(scope, _)| scope.to_owned())
+    let named = description.split_once("` scope").and_then(|(text, _)| text.rsplit_once('`'));
+    let is_for_admin = description.ends_with("Requires an admin token.");
+    assert!(named.is_some() || is_for_admin, "whose is this? {description}");
+    named.map(|(_, scope)| scope.to_owned())
 }
 
 /// An application with one of everything, and what parameters name it by.
