@@ -14,14 +14,15 @@ pub(crate) const MAX_BATCH_DELIVERIES: usize = 1_000;
 /// wait for none of them.
 pub(crate) const MAX_LIGHT_DELIVERIES: usize = 200;
 
-/// After a batch of events that make many deliveries, the next one waits as long as that one took, but no longer than
-/// this: PostgreSQL and the services that deliver get to the others' events meanwhile. Sending is slower than storing, so
+/// After a batch of events that make many deliveries, the next one waits so many times as long as that one took, but no
+/// longer than this: PostgreSQL and the services that deliver get to the others' events meanwhile. Sending is slower than storing, so
 /// nothing is lost by it.
-const MAX_REST: Duration = Duration::from_millis(500);
+const REST: u32 = 2;
+const MAX_REST: Duration = Duration::from_secs(1);
 
 /// How long to wait after a batch of events that make many deliveries.
 pub(crate) fn rest_after(took: Duration) -> Duration {
-    took.min(MAX_REST)
+    (took * REST).min(MAX_REST)
 }
 
 /// Keeps a turn while what it was needed for rests, if it has made many deliveries.
