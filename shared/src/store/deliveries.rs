@@ -231,7 +231,21 @@ pub async fn list(
     Ok(Page::of_scan(&rows, |row| parse(row, 2), |delivery| delivery.id.0))
 }
 
-const RETRY: &str = "-- deliveries.retry
+/// SQL: what is set of a delivery `d` that is opened again. One that is open is due now; one that was closed gets one
+/// attempt more.
+macro_rules! opened_again {
+    () => {
+        "next_retry_at = now(),
+        status = case when d.completed_at is null then d.status else 'pending' end,
+        max_attempts = case when d.completed_at is null then d.max_attempts else d.attempt_count + 1 end,
+        completed_at = null,
+        dead_at = null"
+    };
+}
+pub(super) use opened_again;
+
+const RETRY: &str = concat!(
+    "-- deliveries.retry
 with seen as materialized (
     select id, status, endpoint_id, event_id
     from deliveries
@@ -252,11 +266,9 @@ judged as materialized (
 ),
 moved as (
     update deliveries d
-    set next_retry_at = now(),
-        status = case when d.completed_at is null then d.status else 'pending' end,
-        max_attempts = case when d.completed_at is null then d.max_attempts else d.attempt_count + 1 end,
-        completed_at = null,
-        dead_at = null,
+    set ",
+    opened_again!(),
+    ",
         -- A replay that is cancelled does not withdraw it any more.
         replay_id = null
     from judged j
@@ -269,7 +281,8 @@ queued as (
     returning id
 )
 select j.status, j.refusal, (select count(pg_notify('postrider_outbox', '')) from (select from queued limit 1) n)
-from judged j";
+from judged j"
+);
 
 /// Makes a delivery due now, by hand: an open one as it is, a closed one with one attempt more. One that is
 /// under way is refused, and one that can no longer be sent.

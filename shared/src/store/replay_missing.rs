@@ -1,5 +1,7 @@
 //! The statement by which a bulk replay sends only what never arrived.
 
+use super::deliveries::opened_again;
+
 /// Sends events to the endpoints that match them now and to which no delivery of them has succeeded. A pair of event
 /// and endpoint that has an open delivery is left alone; the last closed one is opened again; where there is none, one
 /// is made. `$9`: all deliveries of the events have greater ids.
@@ -8,7 +10,8 @@
 ///
 /// No step joins another one: PostgreSQL believes each to have one row, and would compare every row with every other.
 /// `(… in (…)) is true` asks a hash table. Filters are evaluated last, because most pairs have succeeded.
-pub(super) const MISSING: &str = "-- replays.send_missing
+pub(super) const MISSING: &str = concat!(
+    "-- replays.send_missing
 with event as materialized (
     select v.id, v.event_type, v.payload, i.patterns::text[] as patterns
     from unnest($1::uuid[], $5::text[]) as i (id, patterns)
@@ -77,10 +80,10 @@ locked as materialized (
 ),
 opened as (
     update deliveries d
-    set next_retry_at = now(),
-        status = case when d.completed_at is null then d.status else 'pending' end,
-        max_attempts = case when d.completed_at is null then d.max_attempts else d.attempt_count + 1 end,
-        replay_id = $7::uuid, completed_at = null, dead_at = null
+    set ",
+    opened_again!(),
+    ",
+        replay_id = $7::uuid
     from locked l
     where d.id = l.id and d.id > $9
     returning d.id, d.endpoint_id
@@ -101,4 +104,5 @@ queued as (
 select case
     when $8 then (select count(*) from closed) + (select count(*) from unknown)
     else (select count(*) from opened) + (select count(*) from made)
-end";
+end"
+);

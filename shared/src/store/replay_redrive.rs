@@ -3,6 +3,7 @@
 use deadpool_postgres::Transaction;
 
 use super::StoreError;
+use super::deliveries::opened_again;
 use super::replay_steps::{Found, Task};
 use crate::delivery::DeliveryStatus;
 
@@ -44,12 +45,11 @@ locked as materialized (
 ),
 moved as (
     update deliveries d
-    set next_retry_at = now(),
-        status = case when d.completed_at is null then d.status else 'pending' end,
-        max_attempts = case when d.completed_at is null then d.max_attempts else d.attempt_count + 1 end,
+    set ",
+            opened_again!(),
+            ",
         -- What was open goes on, whichever replay is cancelled.
-        replay_id = case when d.completed_at is not null then $11::uuid end,
-        completed_at = null, dead_at = null
+        replay_id = case when d.completed_at is not null then $11::uuid end
     from locked l
     where d.id = l.id and d.id > $2 and d.id < $3
     returning d.id, d.endpoint_id, d.application_id
