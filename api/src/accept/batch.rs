@@ -17,8 +17,8 @@ use tokio::sync::Mutex;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::POSTGRESQL;
-use crate::accept::load::{Load, MAX_BATCH_DELIVERIES, rest_after};
-use crate::accept::queue::{AcceptQueue, Answer, Batch};
+use crate::accept::load::{Load, MAX_BATCH_DELIVERIES, rest_with};
+use crate::accept::queue::{AcceptQueue, Answer, Batch, Occupancy};
 use crate::auth::party::Party;
 
 /// How long a batch waits for the statement before it to end, and gathers. One after the other they are fewer and
@@ -174,15 +174,23 @@ async fn write_until_closed(shared: Arc<Shared>) {
         if let Err(error) = storing.await {
             tracing::error!(%error, "storing a batch of events ended badly");
         }
-        if occupancy.is_heavy {
-            let shared = shared.clone();
-            tokio::spawn(async move {
-                tokio::time::sleep(rest_after(began.elapsed())).await;
-                shared.queue.done(&occupancy);
-            });
-        } else {
-            shared.queue.done(&occupancy);
+        let under_way = UnderWay { shared: shared.clone(), occupancy };
+        // At the end there is no time to rest.
+        if under_way.occupancy.is_heavy && !shared.queue.is_closed() {
+            rest_with(under_way, began.elapsed());
         }
+    }
+}
+
+/// What a batch keeps busy, for as long as this lives.
+struct UnderWay {
+    shared: Arc<Shared>,
+    occupancy: Occupancy,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.shared.queue.done(&self.occupancy);
     }
 }
 

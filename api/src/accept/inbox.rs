@@ -13,12 +13,12 @@ use postrider_shared::health::Health;
 use postrider_shared::ids::ApplicationId;
 use postrider_shared::store::StoreError;
 use postrider_shared::store::accept::{NewEvent, Producer};
-use postrider_shared::store::inbox::{EmissionId, Emitted, Found, Inbox, Refusal};
+use postrider_shared::store::inbox::{EmissionId, Emitted, Inbox, Refusal};
 use tokio_util::sync::CancellationToken;
 
 use crate::accept::idempotency_key::check_idempotency_key;
 use crate::accept::inbox_lines::InboxLines;
-use crate::accept::load::{MAX_LIGHT_DELIVERIES, rest_after};
+use crate::accept::load::{is_heavy, rest_after};
 use crate::accept::posted::Posted;
 use crate::accept::{Answer, Way, accept_all};
 use crate::app::App;
@@ -69,8 +69,7 @@ async fn empty(app: &App, inbox: &mut Inbox, health: &Health) -> Result<(), Stor
             let Promoted { accepted, refused, postponed } = inbox.during(promote(app, emitted)).await?;
             failpoint::die_at("api.before_inbox_finish");
             inbox.finish(&accepted, &refused).await?;
-            let expected = |found: &Found| found.application_id.map_or(0, expect);
-            if batch.iter().any(|found| expected(found) > MAX_LIGHT_DELIVERIES) {
+            if batch.iter().filter_map(|found| found.application_id).any(|of| is_heavy(expect(of))) {
                 lines.rest(Instant::now() + rest_after(began.elapsed()));
             }
             batch.retain(|found| postponed.contains(&found.id));

@@ -8,7 +8,7 @@ use postrider_shared::ids::ApplicationId;
 use postrider_shared::share::FACTOR;
 use postrider_shared::store::inbox::{EmissionId, Found};
 
-use crate::accept::load::{Load, MAX_BATCH_DELIVERIES, MAX_LIGHT_DELIVERIES};
+use crate::accept::load::{Load, MAX_BATCH_DELIVERIES, is_heavy};
 
 /// Emissions that are remembered, about. The inbox may have more.
 const CAPACITY: usize = 100_000;
@@ -80,10 +80,10 @@ impl InboxLines {
             let Some(key) = self.turns.pop_front() else { break };
             let Some(line) = self.of.get_mut(&key) else { continue };
             let expected = key.map_or(0, &expect);
-            let is_light = expected <= MAX_LIGHT_DELIVERIES;
-            let not_before =
-                if is_light { line.not_before } else { line.not_before.max(self.heavy_not_before) };
-            let most = if is_light { 2 * MAX_BATCH_DELIVERIES } else { MAX_BATCH_DELIVERIES };
+            let (most, not_before) = match is_heavy(expected) {
+                true => (MAX_BATCH_DELIVERIES, line.not_before.max(self.heavy_not_before)),
+                false => (2 * MAX_BATCH_DELIVERIES, line.not_before),
+            };
             if !load.has_room(expected, most) || not_before.is_some_and(|time| now < time) {
                 passed_over.push_back(key);
                 continue;

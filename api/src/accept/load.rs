@@ -10,29 +10,32 @@ const MAX_BATCH_BYTES: u64 = 2 << 20;
 /// milliseconds' worth.
 pub(crate) const MAX_BATCH_DELIVERIES: usize = 1_000;
 
-/// An event that is expected to make more is stored apart from those that make fewer, one such batch at a time: the others
-/// wait for none of them.
-pub(crate) const MAX_LIGHT_DELIVERIES: usize = 200;
+/// An event that makes more deliveries is heavy.
+const MAX_LIGHT_DELIVERIES: usize = 200;
 
-/// After a batch of events that make many deliveries, the next one waits so many times as long as that one took, but no
-/// longer than this: PostgreSQL and the services that deliver get to the others' events meanwhile. Sending is slower than storing, so
-/// nothing is lost by it.
+/// After heavy events, the next ones wait for this many times as long as storing them took, but no longer than a
+/// second. Meanwhile PostgreSQL and the other services work for everybody else. Sending is slower than storing, so that
+/// nothing is sent later for it.
 const REST: u32 = 2;
 const MAX_REST: Duration = Duration::from_secs(1);
 
-/// How long to wait after a batch of events that make many deliveries.
+/// True for an event that makes, or is expected to make, many deliveries. Heavy events are stored apart from the others,
+/// which wait for none of them, and one batch at a time.
+pub(crate) fn is_heavy(deliveries: usize) -> bool {
+    deliveries > MAX_LIGHT_DELIVERIES
+}
+
+/// How long the next heavy events wait after some that took so long.
 pub(crate) fn rest_after(took: Duration) -> Duration {
     (took * REST).min(MAX_REST)
 }
 
-/// Keeps a turn while what it was needed for rests, if it has made many deliveries.
-pub(crate) fn rest_with<T: Send + 'static>(turn: T, took: Duration, deliveries: usize) {
-    if deliveries > MAX_LIGHT_DELIVERIES {
-        tokio::spawn(async move {
-            tokio::time::sleep(rest_after(took)).await;
-            drop(turn);
-        });
-    }
+/// Keeps the turn of heavy events until the next ones may follow.
+pub(crate) fn rest_with<T: Send + 'static>(turn: T, took: Duration) {
+    tokio::spawn(async move {
+        tokio::time::sleep(rest_after(took)).await;
+        drop(turn);
+    });
 }
 
 /// What a statement has been given so far.

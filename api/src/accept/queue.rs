@@ -12,7 +12,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::accept::batch::{Outcome, Rejection};
 use crate::accept::fanout::Fanout;
-use crate::accept::load::{Load, MAX_BATCH_DELIVERIES, MAX_LIGHT_DELIVERIES};
+use crate::accept::load::{Load, MAX_BATCH_DELIVERIES, is_heavy};
 use crate::auth::party::Party;
 
 /// What an event of an unknown producer counts for, so that a few of them fill a statement. It is not stored apart.
@@ -195,7 +195,7 @@ impl AcceptQueue {
     /// Whether an event is expected to make many deliveries, and how many.
     pub(crate) fn weigh(&self, event: &NewEvent) -> (bool, usize) {
         match self.fanout.expect(event) {
-            Some(expected) => (expected > MAX_LIGHT_DELIVERIES, expected),
+            Some(expected) => (is_heavy(expected), expected),
             None => (false, UNKNOWN_DELIVERIES),
         }
     }
@@ -209,6 +209,11 @@ impl AcceptQueue {
     pub(crate) fn close(&self) {
         self.lines().is_closed = true;
         self.arrived.notify_waiters();
+    }
+
+    /// True once nothing more is taken in.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lines().is_closed
     }
 
     fn lines(&self) -> std::sync::MutexGuard<'_, Lines> {

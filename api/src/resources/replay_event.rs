@@ -12,7 +12,7 @@ use postrider_shared::store::replay_event::{Replayed, replay_event};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::accept::load::rest_with;
+use crate::accept::load::{is_heavy, rest_with};
 use crate::app::{App, Tag};
 use crate::auth::{Caller, Scope};
 use crate::resources::deliveries::expunged;
@@ -79,7 +79,9 @@ impl ReplayEvent {
         let began = Instant::now();
         match replay_event(&app.store, &caller.actor(), application, event, endpoints.as_deref()).await? {
             Replayed::Deliveries(deliveries) => {
-                rest_with(fan_out, began.elapsed(), deliveries.len());
+                if is_heavy(deliveries.len()) {
+                    rest_with(fan_out, began.elapsed());
+                }
                 Ok(Accepted::new(ReplayedEvent {
                     event_id: event.0,
                     deliveries_queued: i32::try_from(deliveries.len()).unwrap_or(i32::MAX),
