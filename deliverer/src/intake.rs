@@ -126,6 +126,7 @@ async fn claim_and_send(
     // Before the statement is sent, so that this end of the lease is never the later one.
     let claimed_at = Instant::now();
     let claim = claim_around_culprits(deliverer, number, &ids, shutdown).await;
+    failpoint::die_at("deliverer.after_claim");
     let settled = claim.settled.iter().filter_map(|id| reservations.remove(id));
     acknowledge(deliverer, settled.map(|(reservation, _)| reservation).collect()).await;
     if shutdown.is_cancelled() {

@@ -506,6 +506,18 @@ async fn a_deliverer_that_is_told_to_stop_finishes_what_it_sends_and_gives_back_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deliverer_that_is_told_to_stop_before_it_sends_leaves_no_trace_of_its_claim() {
+    stops_without_a_trace("deliverer.after_claim", async |bed| bed.count(CLAIMS).await == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deliverer_that_is_told_to_stop_before_it_claims_leaves_no_trace_of_its_reservation() {
+    stops_without_a_trace("deliverer.after_reserve", async |bed| bed.queue_holds(b":r:").await).await;
+}
+
+const CLAIMS: &str = "select count(*) from deliveries where lease_id is not null";
+
+/// Tells a deliverer to stop while it stalls at a failpoint, which it `has_reached`.
+async fn stops_without_a_trace(failpoint: &str, has_reached: impl AsyncFn(&Bed) -> bool) {
     let bed = Bed::new().await;
     let (api, relay) = (Process::start(&bed, "api", &[]), Process::start(&bed, "relay", &[]));
     api.ready().await;
@@ -513,16 +525,16 @@ async fn a_deliverer_that_is_told_to_stop_before_it_sends_leaves_no_trace_of_its
     let receiver = Receiver::accepting().await;
     let producer = Producer::new(api.listen).await;
     producer.endpoint(json!({"url": receiver.url("/"), "max_attempts": 1})).await;
-    let stalls = [("FAILPOINTS", "deliverer.after_reserve=1*sleep(2000)")];
-    let stalling = Process::start(&bed, "deliverer", &stalls);
+    let stalls = format!("{failpoint}=1*sleep(2000)");
+    let stalling = Process::start(&bed, "deliverer", &[("FAILPOINTS", &stalls)]);
     stalling.ready().await;
     let accepted = producer.publish("user.created", json!({})).await;
-    eventually("a reservation", async || bed.queue_holds(b":r:").await.then_some(())).await;
-    // It was told to stop before it could claim, or gives back what it has claimed.
+    eventually(failpoint, async || has_reached(&bed).await.then_some(())).await;
     assert!(stalling.terminate().await, "it exits 0");
     assert_eq!(receiver.count(), 0);
     let delivery = producer.deliveries(&text(&accepted["event_id"])).await.remove(0);
     assert_eq!((&delivery["status"], &delivery["attempt_count"]), (&json!("pending"), &json!(0)));
+    assert_eq!(bed.count(CLAIMS).await, 0);
 
     let _deliverer = Process::start(&bed, "deliverer", &[]);
     bed.all_succeeded(1).await;

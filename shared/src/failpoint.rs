@@ -5,6 +5,8 @@
 //! `FAILPOINTS="deliverer.after_send=1*return"` dies at the first passage, and with `panic` instead of `return` the
 //! task that passes panics.
 
+use tokio::runtime::RuntimeFlavor;
+
 /// Arms the points that the environment names. Call once, at the start of the process.
 pub fn setup() {
     if fail::has_failpoints() {
@@ -13,8 +15,14 @@ pub fn setup() {
     }
 }
 
-/// Dies here by SIGKILL where the point `name` is armed with `return`.
+/// Dies here by SIGKILL where the point `name` is armed with `return`. Where it is armed with `sleep`, other tasks go on.
 pub fn die_at(name: &str) {
+    if fail::has_failpoints() {
+        beside_other_tasks(|| pass(name));
+    }
+}
+
+fn pass(name: &str) {
     let _ = name;
     fail::fail_point!(name, |_| {
         tracing::error!(point = name, "failpoint: dying");
@@ -24,6 +32,16 @@ pub fn die_at(name: &str) {
             std::thread::park();
         }
     });
+}
+
+/// A worker that sleeps would keep the signals and timers of its runtime from everybody.
+fn beside_other_tasks(pass: impl FnOnce()) {
+    match tokio::runtime::Handle::try_current() {
+        Ok(handle) if handle.runtime_flavor() == RuntimeFlavor::MultiThread => {
+            tokio::task::block_in_place(pass)
+        }
+        _ => pass(),
+    }
 }
 
 /// As [`die_at`], at the point `name:detail`: for one among many that pass here.
