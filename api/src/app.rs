@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use poem_openapi::Tags;
-use postrider_shared::keyring::Keyring;
-use postrider_shared::share::Shares;
-use postrider_shared::store::Store;
-use postrider_shared::store::endpoints::EndpointQuota;
+use postrider_domain::share::Shares;
+use postrider_secrets::endpoints::EndpointQuota;
+use postrider_secrets::keyring::Keyring;
+use postrider_store::Store;
 
 use crate::accept::batch::Batcher;
 use crate::accept::ingest_limit::IngestLimits;

@@ -7,6 +7,7 @@
 mod accept;
 mod app;
 mod auth;
+mod config;
 mod connections;
 mod door;
 mod operations;
@@ -22,15 +23,17 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use poem::{Endpoint, EndpointExt, IntoEndpoint as _, Response, Route};
-use postrider_shared::config::ApiConfig;
-use postrider_shared::health::Health;
-use postrider_shared::share::Shares;
-use postrider_shared::store::endpoints::EndpointQuota;
-use postrider_shared::store::lock_watch::{self, Tables};
-use postrider_shared::store::{Store, StoreError, start};
-use postrider_shared::supervise::{Supervisor, TaskFailed};
+use postrider_domain::share::Shares;
+use postrider_runtime::health::Health;
+use postrider_runtime::supervise::{Supervisor, TaskFailed};
+use postrider_secrets::endpoints::EndpointQuota;
+use postrider_secrets::rekey;
+use postrider_store::lock_watch::{self, Tables};
+use postrider_store::{Store, StoreError, start};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+pub use config::ApiConfig;
 
 pub use server::serve_operations;
 pub use web::catalogue::{ERROR_CODES, ErrorCode};
@@ -152,7 +155,8 @@ pub async fn run(
 
 /// Opens the door once PostgreSQL was found to fit. Where it does not, `stop` is cancelled.
 async fn open(app: &App, health: &Health, door: &Door, stop: &CancellationToken) -> Result<(), StoreError> {
-    match start::until_it_fits(&app.store, Some(&app.keyring), health, POSTGRESQL, stop).await {
+    let keyring = || rekey::check_keyring(&app.store, &app.keyring);
+    match start::until_it_fits(&app.store, keyring, health, POSTGRESQL, stop).await {
         Ok(true) => door.open(),
         Ok(false) => {}
         Err(error) => {

@@ -6,8 +6,8 @@ use http::StatusCode;
 use metrics_exporter_prometheus::PrometheusHandle;
 use poem::endpoint::make;
 use poem::{Endpoint, Response, Route, get};
-use postrider_shared::health::Health;
-use postrider_shared::store::Store;
+use postrider_runtime::health::Health;
+use postrider_store::Store;
 use serde::Serialize;
 
 use crate::POSTGRESQL;

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use postrider_shared::delivery::ErrorClass;
-use postrider_shared::queue::Feedback;
-use postrider_shared::retry::RetrySchedule;
-use postrider_shared::store::record::Verdict;
+use postrider_domain::attempt::Verdict;
+use postrider_domain::delivery::ErrorClass;
+use postrider_domain::endpoint::Feedback;
+use postrider_domain::retry::RetrySchedule;
 use rand::Rng;
 
 /// The receiver wants no more: the endpoint is disabled too.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use postrider_shared::health::Health;
+use postrider_runtime::health::Health;
 
 /// From so much on somebody has to look: one of the two clocks is wrong.
 const TOLERATED: Duration = Duration::from_secs(30);

@@ -6,13 +6,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::FutureExt as _;
 use http::header::RETRY_AFTER;
-use postrider_shared::delivery::ErrorClass;
-use postrider_shared::failpoint;
-use postrider_shared::queue::{Feedback, Reservation};
-use postrider_shared::retry::{RetrySchedule, parse_retry_after};
-use postrider_shared::store::claim::{Claimed, EndpointSettings, LEASE_MARGIN, Unrendered};
-use postrider_shared::store::record::{self, Exchange, Recorded, Verdict};
-use postrider_shared::store::{StoreError, expunge};
+use postrider_domain::attempt::{Exchange, Recorded, Verdict};
+use postrider_domain::delivery::ErrorClass;
+use postrider_domain::endpoint::Feedback;
+use postrider_domain::retry::{RetrySchedule, parse_retry_after};
+use postrider_queue::Reservation;
+use postrider_runtime::failpoint;
+use postrider_secrets::claim::{Claimed, EndpointSettings, LEASE_MARGIN, Unrendered};
+use postrider_store::{StoreError, expunge, record};
 
 use crate::classify::{Ending, Judgement, Policy, feedback};
 use crate::client::{self, Client, Deadline, Failure, Fault, Sent};

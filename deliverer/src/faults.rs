@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use postrider_shared::health::Health;
+use postrider_runtime::health::Health;
 use tokio::sync::watch;
 
 use crate::client::Fault;

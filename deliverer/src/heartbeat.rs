@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use postrider_shared::queue::{RESERVATION, Reservation};
+use postrider_queue::{RESERVATION, Reservation};
 
 use crate::Deliverer;
 

@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use postrider_shared::ids::ApplicationId;
-use postrider_shared::queue::Allotment;
-use postrider_shared::share::{FACTOR, may_take};
+use postrider_domain::ids::ApplicationId;
+use postrider_domain::share::{FACTOR, may_take};
+use postrider_queue::Allotment;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Exchanges and bytes in use.

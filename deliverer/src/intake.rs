@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use postrider_shared::failpoint;
-use postrider_shared::ids::{DelivererNumber, DeliveryId, EndpointId};
-use postrider_shared::queue::{Feedback, QueueError, Reservation, Reserved, Waker};
-use postrider_shared::store::StoreError;
-use postrider_shared::store::claim::{self, Claim, Claimed, Next, Unrendered};
-use postrider_shared::store::halves::Halves;
-use postrider_shared::store::record;
+use postrider_domain::endpoint::Feedback;
+use postrider_domain::ids::{DelivererNumber, DeliveryId, EndpointId};
+use postrider_queue::{QueueError, Reservation, Reserved, Waker};
+use postrider_runtime::failpoint;
+use postrider_secrets::claim::{self, Claim, Claimed, Next, Unrendered};
+use postrider_store::halves::Halves;
+use postrider_store::{StoreError, record};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 

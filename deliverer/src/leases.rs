@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use postrider_shared::ids::LeaseId;
-use postrider_shared::store::claim::Claimed;
-use postrider_shared::store::record::Recorded;
+use postrider_domain::attempt::Recorded;
+use postrider_domain::ids::LeaseId;
+use postrider_secrets::claim::Claimed;
 
 /// Deliveries that are to be recorded, by lease.
 #[derive(Default)]
@@ -65,8 +65,8 @@ fn counts<'a>(results: impl Iterator<Item = &'a Recorded>) -> HashMap<LeaseId, u
 mod tests {
     use std::time::Instant;
 
-    use postrider_shared::ids::DeliveryId;
-    use postrider_shared::store::record::{Exchange, Verdict};
+    use postrider_domain::attempt::{Exchange, Verdict};
+    use postrider_domain::ids::DeliveryId;
     use uuid::Uuid;
 
     use super::*;

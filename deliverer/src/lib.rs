@@ -6,6 +6,7 @@ mod client;
 mod clock;
 mod conceal;
 mod condition;
+mod config;
 mod exchange;
 mod faults;
 mod heartbeat;
@@ -21,17 +22,18 @@ mod resolver;
 use std::sync::Arc;
 use std::time::Duration;
 
-use postrider_shared::config::DelivererConfig;
-use postrider_shared::health::Health;
-use postrider_shared::queue::{Queue, QueueError};
-use postrider_shared::store::lock_watch::{self, Tables};
-use postrider_shared::store::{Store, StoreError, start};
-use postrider_shared::supervise::{self, Supervisor, TaskFailed};
+use postrider_queue::{Queue, QueueError};
+use postrider_runtime::health::Health;
+use postrider_runtime::supervise::{self, Supervisor, TaskFailed};
+use postrider_secrets::rekey;
+use postrider_store::lock_watch::{self, Tables};
+use postrider_store::{Store, StoreError, start};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use client::Client;
 use condition::Condition;
+pub use config::DelivererConfig;
 use faults::Faults;
 use heartbeat::Held;
 use in_flight::InFlight;
@@ -111,7 +113,8 @@ pub async fn run(
     let queue = Queue::new(&config.queue)?;
     let client = Client::new(&config).map_err(DelivererError::Client)?;
     let part = "deliverer_postgresql";
-    if !start::until_it_fits(&store, Some(&config.keyring), &health, part, &shutdown).await? {
+    let keyring = || rekey::check_keyring(&store, &config.keyring);
+    if !start::until_it_fits(&store, keyring, &health, part, &shutdown).await? {
         return Ok(());
     }
     let (recorder, results) = recorder::channel();

@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use postrider_shared::ids::EndpointId;
-use postrider_shared::queue::BreakerChange;
-use postrider_shared::store::endpoint_changes::{self, Cause};
-use postrider_shared::store::halves::Halves;
-use postrider_shared::store::stored_url::StoredUrl;
-use postrider_shared::store::{StoreError, health};
+use postrider_domain::endpoint::BreakerChange;
+use postrider_domain::ids::EndpointId;
+use postrider_secrets::endpoint_changes::{self, Cause};
+use postrider_secrets::stored_url::StoredUrl;
+use postrider_store::halves::Halves;
+use postrider_store::{StoreError, health};
 use tokio::sync::Notify;
 
 use crate::Deliverer;

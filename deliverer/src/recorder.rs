@@ -7,12 +7,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use postrider_shared::ids::{DeliveryId, EndpointId};
-use postrider_shared::queue::{BreakerChange, Feedback, Reservation};
-use postrider_shared::store::StoreError;
-use postrider_shared::store::halves::LockedInARow;
-use postrider_shared::store::record::{self, Exchange, Moved, Recorded, Verdict, Written};
-use postrider_shared::store::stored_url::StoredUrl;
+use postrider_domain::attempt::{Exchange, Recorded, Verdict};
+use postrider_domain::endpoint::{BreakerChange, Feedback};
+use postrider_domain::ids::{DeliveryId, EndpointId};
+use postrider_queue::Reservation;
+use postrider_secrets::stored_url::StoredUrl;
+use postrider_store::StoreError;
+use postrider_store::halves::LockedInARow;
+use postrider_store::record::{self, Moved, Written};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::{mpsc, watch};
 

@@ -4,10 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use postrider_shared::config::DatabaseConfig;
-use postrider_shared::health::Health;
-use postrider_shared::ids::DelivererNumber;
-use postrider_shared::store::{Dedicated, StoreError, clock, connect_dedicated, leases};
+use postrider_domain::ids::DelivererNumber;
+use postrider_runtime::health::Health;
+use postrider_store::{DatabaseConfig, Dedicated, StoreError, clock, connect_dedicated, leases};
 use tokio::sync::watch;
 use tokio::time::timeout;
 

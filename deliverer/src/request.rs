@@ -4,10 +4,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-use postrider_shared::delivery::ErrorClass;
-use postrider_shared::keyring::Keyring;
-use postrider_shared::signing::signature_header;
-use postrider_shared::store::claim::{Claimed, EventContent};
+use postrider_domain::delivery::ErrorClass;
+use postrider_secrets::claim::{Claimed, EventContent};
+use postrider_secrets::keyring::Keyring;
+use postrider_secrets::signing::signature_header;
 use serde::Serialize;
 use url::Url;
 

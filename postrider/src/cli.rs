@@ -3,7 +3,7 @@
 mod bench;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use postrider_shared::config::{SETTINGS, Service, Setting, Source};
+use postrider_runtime::config::{SETTINGS, Service, Setting, Source};
 
 /// Where `receive` and the demo's receiver listen.
 pub const RECEIVER_LISTEN: &str = "127.0.0.1:9000";

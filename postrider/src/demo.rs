@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use poem::http::StatusCode;
-use postrider_shared::signing::Secret;
-use postrider_shared::telemetry::Lines;
+use postrider_runtime::telemetry::Lines;
+use postrider_secrets::signing::Secret;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;

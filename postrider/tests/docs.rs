@@ -10,9 +10,10 @@ mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use markdown::Document;
 use postrider_api::ERROR_CODES;
-use postrider_shared::config::SETTINGS;
+use postrider_runtime::config::SETTINGS;
+
+use markdown::Document;
 
 #[test]
 fn every_link_leads_to_a_file_and_an_anchor_that_exist() {
@@ -73,10 +74,8 @@ fn what_is_quoted_or_generated_is_current() {
 
 #[test]
 fn every_metric_is_explained_and_nothing_else_is() {
-    let in_code: BTreeMap<String, String> = ["api", "relay", "deliverer", "shared", "postrider"]
-        .iter()
-        .flat_map(|name| source::metrics_of(name))
-        .collect();
+    let in_code: BTreeMap<String, String> =
+        source::CRATES.iter().flat_map(|name| source::metrics_of(name)).collect();
     assert!(in_code.len() > 20, "only {} metrics were found", in_code.len());
     let rows = Document::named("docs/operations.md").rows_that_begin_with("`postrider_");
     let explained: BTreeMap<String, String> =

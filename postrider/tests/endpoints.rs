@@ -4,12 +4,12 @@ mod support;
 
 use std::time::Duration;
 
-use postrider_shared::config::DatabaseConfig;
-use postrider_shared::event_type::EventType;
-use postrider_shared::store::Store;
-use postrider_shared::store::accept::{self, Accepted, NewEvent, SchemaCheck};
+use postrider_domain::event::{Accepted, NewEvent, Producer as EventProducer, SchemaCheck};
+use postrider_domain::event_type::EventType;
+use postrider_store::{DatabaseConfig, Store, accept};
 use reqwest::Method;
 use serde_json::{Value, json};
+
 use support::producer::{Producer, text};
 use support::receiver::{Receiver, Reply};
 use support::service::Services;
@@ -486,7 +486,7 @@ async fn what_it_costs_to_compare_an_event_with_patterns_counts_though_none_matc
     let config = bed.source.read(DatabaseConfig::read).expect("the configuration");
     let store = Store::new(&config).expect("a store");
     let event = NewEvent {
-        producer: accept::Producer::Admin(producer.application_id.parse().expect("an id")),
+        producer: EventProducer::Admin(producer.application_id.parse().expect("an id")),
         idempotency_key: "1".to_owned(),
         event_type: EventType::parse("order.made").expect("a type"),
         data: "{}".into(),

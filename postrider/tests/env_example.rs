@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use postrider_shared::config::SETTINGS;
+use postrider_runtime::config::SETTINGS;
 
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../.env.example");
 const COMPOSE: &str = include_str!("../../compose.yaml");

@@ -15,8 +15,9 @@ use std::process::{Command, Output, Stdio};
 
 use chrono::Utc;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use postrider_shared::signing::{Secret, SigningKey, signature_header};
+use postrider_secrets::signing::{Secret, SigningKey, signature_header};
 use serde_json::{Value, json};
+
 use support::Bed;
 use support::receiver::Receiver;
 use support::service::Services;

@@ -5,20 +5,20 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use postrider_shared::config::DatabaseConfig;
-use postrider_shared::delivery::ErrorClass;
-use postrider_shared::ids::{DelivererNumber, DeliveryId, EndpointId};
-use postrider_shared::queue::BreakerChange;
-use postrider_shared::store::claim::{self, Claimed};
-use postrider_shared::store::record::{self, Exchange, Recorded, Verdict};
-use postrider_shared::store::{Store, cleanups, health};
+use postrider_domain::attempt::{Exchange, Recorded, Verdict};
+use postrider_domain::delivery::ErrorClass;
+use postrider_domain::endpoint::BreakerChange;
+use postrider_domain::ids::{DelivererNumber, DeliveryId, EndpointId};
+use postrider_secrets::claim::{self, Claimed};
+use postrider_store::{DatabaseConfig, Store, cleanups, health, record};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use uuid::Uuid;
+
 use support::producer::{Producer, text};
 use support::receiver::{Receiver, Reply};
 use support::service::Services;
 use support::{Bed, eventually};
-use uuid::Uuid;
 
 fn store(bed: &Bed) -> Store {
     Store::new(&bed.source.read(DatabaseConfig::read).expect("the configuration")).expect("a store")

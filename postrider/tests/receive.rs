@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 use postrider::receive::{Arrival, ReceiveOptions, Secrets, Verification, serve};
-use postrider_shared::signing::Secret;
+use postrider_secrets::signing::Secret;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;

@@ -7,17 +7,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
-use postrider_shared::config::{DatabaseConfig, SETTINGS};
-use postrider_shared::store::{Store, partitions};
+use postrider_runtime::config::SETTINGS;
+use postrider_store::{DatabaseConfig, Store, partitions};
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio_postgres::config::Host;
+
 use support::producer::{Producer, text};
 use support::receiver::Receiver;
 use support::service::Services;
 use support::stack::{Stack, own_servers};
 use support::{Bed, eventually};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio_postgres::config::Host;
 
 /// Ends every session of the database, as a failover does.
 const CUT_OFF: &str = "select count(pg_terminate_backend(pid)) from pg_stat_activity

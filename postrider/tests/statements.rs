@@ -70,9 +70,10 @@ struct Statement {
 }
 
 fn statements() -> Vec<Statement> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/src/store");
+    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
     let mut files = Vec::new();
-    for entry in std::fs::read_dir(&directory).expect("the store") {
+    let directories = ["store/src", "secrets/src"].map(|directory| shared.join(directory));
+    for entry in directories.iter().flat_map(|directory| std::fs::read_dir(directory).expect("a crate")) {
         let path = entry.expect("an entry").path();
         let file = path.file_name().expect("a name").to_string_lossy().into_owned();
         if path.extension().is_some_and(|extension| extension == "rs") {

@@ -4,17 +4,18 @@ mod support;
 
 use std::sync::Arc;
 
-use postrider_shared::config::{DatabaseConfig, QueueConfig, Source};
-use postrider_shared::queue::Queue;
-use postrider_shared::store::Store;
+use postrider_queue::{Queue, QueueConfig};
+use postrider_runtime::config::Source;
+use postrider_store::{DatabaseConfig, Store};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use support::Bed;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio_postgres::config::Host;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+
+use support::Bed;
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}

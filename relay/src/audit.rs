@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
-use postrider_shared::ids::{ApplicationId, DeliveryId, EndpointId};
-use postrider_shared::store::leases;
-use postrider_shared::store::reconcile::{self, Overdue, Stranded};
+use postrider_domain::ids::{ApplicationId, DeliveryId, EndpointId};
+use postrider_store::leases;
+use postrider_store::reconcile::{self, Overdue, Stranded};
 
 use crate::{Relay, RelayError};
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use postrider_shared::store::cleanups;
+use postrider_store::cleanups;
 
 use crate::Relay;
 

@@ -4,6 +4,7 @@
 
 mod audit;
 mod cleanup;
+mod config;
 mod listener;
 mod low_water;
 mod memory;
@@ -17,17 +18,17 @@ mod sweep;
 use std::sync::Arc;
 use std::time::Duration;
 
-use postrider_shared::config::{DatabaseConfig, RelayConfig};
-use postrider_shared::health::Health;
-use postrider_shared::queue::{Queue, QueueError};
-use postrider_shared::retry::RetrySchedule;
-use postrider_shared::store::lock_watch::{self, Tables};
-use postrider_shared::store::{Store, StoreError, start};
-use postrider_shared::supervise::{self, Supervisor, TaskFailed};
+use postrider_domain::retry::RetrySchedule;
+use postrider_queue::{Queue, QueueError};
+use postrider_runtime::health::Health;
+use postrider_runtime::supervise::{self, Supervisor, TaskFailed};
+use postrider_store::lock_watch::{self, Tables};
+use postrider_store::{DatabaseConfig, Store, StoreError, start};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+pub use config::RelayConfig;
 use listener::Listener;
 
 /// After a failure, nothing is tried for this long.
@@ -74,7 +75,9 @@ struct Relay {
 pub async fn run(config: RelayConfig, health: Health, shutdown: CancellationToken) -> Result<(), RelayError> {
     let store = Store::new(&config.database)?;
     let queue = Queue::new(&config.queue)?;
-    if !start::until_it_fits(&store, None, &health, "relay_postgresql", &shutdown).await? {
+    if !start::until_it_fits(&store, || std::future::ready(Ok(())), &health, "relay_postgresql", &shutdown)
+        .await?
+    {
         return Ok(());
     }
     let relay = Arc::new(Relay {

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use postrider_shared::config::DatabaseConfig;
-use postrider_shared::health::Health;
-use postrider_shared::store::{Dedicated, StoreError, outbox};
+use postrider_runtime::health::Health;
+use postrider_store::{DatabaseConfig, Dedicated, StoreError, outbox};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 

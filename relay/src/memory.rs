@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postrider_shared::store::reconcile::{self, Epoch};
+use postrider_store::reconcile::{self, Epoch};
 use tokio::time::timeout;
 
 use crate::{Relay, RelayError};

@@ -4,9 +4,10 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use postrider_store::partitions::{self, Detached, Expired};
+use postrider_store::{Dedicated, StoreError, connect_dedicated, emit_rejections, expire};
+
 use crate::{Relay, RelayError};
-use postrider_shared::store::partitions::{self, Detached, Expired};
-use postrider_shared::store::{Dedicated, StoreError, connect_dedicated, emit_rejections, expire};
 
 const EVERY: Duration = Duration::from_secs(600);
 

@@ -3,10 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use postrider_shared::failpoint;
-use postrider_shared::queue::Group;
-use postrider_shared::store::backlog;
-use postrider_shared::store::outbox::{self, DueRow, Parked, Take};
+use postrider_queue::Group;
+use postrider_runtime::failpoint;
+use postrider_store::backlog;
+use postrider_store::outbox::{self, DueRow, Parked, Take};
 
 use crate::low_water::LowWater;
 use crate::{Relay, RelayError};

@@ -4,10 +4,10 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use postrider_shared::ids::{ApplicationId, EndpointId};
-use postrider_shared::queue::Space;
-use postrider_shared::store::backlog::{self, ParkedEndpoint};
-use postrider_shared::store::outbox::{self, Room};
+use postrider_domain::ids::{ApplicationId, EndpointId};
+use postrider_queue::Space;
+use postrider_store::backlog::{self, ParkedEndpoint};
+use postrider_store::outbox::{self, Room};
 
 use crate::{Relay, RelayError, pump};
 

@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use postrider_shared::failpoint;
-use postrider_shared::store::replay_steps;
+use postrider_runtime::failpoint;
+use postrider_store::replay_steps;
 
 use crate::Relay;
 

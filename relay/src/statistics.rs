@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postrider_shared::store::{health, statistics};
+use postrider_store::{health, statistics};
 
 use crate::{Relay, RelayError};
 

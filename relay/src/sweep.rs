@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use postrider_shared::store::leases::{self, PUT_OFF, SWEEP_GRACE};
+use postrider_store::leases::{self, PUT_OFF, SWEEP_GRACE};
 
 use crate::{Relay, RelayError};
 

@@ -8,11 +8,12 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use postrider_shared::failpoint;
-use postrider_shared::health::Health;
-use postrider_shared::store::accept::{Accepted, NewEvent, Producer, accept};
-use postrider_shared::store::{Store, StoreError};
-use postrider_shared::supervise::Supervisor;
+use postrider_domain::event::{Accepted, NewEvent, Producer};
+use postrider_runtime::failpoint;
+use postrider_runtime::health::Health;
+use postrider_runtime::supervise::Supervisor;
+use postrider_store::accept::accept;
+use postrider_store::{Store, StoreError};
 use tokio::sync::Mutex;
 use tokio_util::task::AbortOnDropHandle;
 

@@ -7,7 +7,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use postrider_shared::store::accept::{NewEvent, Producer};
+use postrider_domain::event::{NewEvent, Producer};
 
 /// Producers and types that are remembered; then all is forgotten.
 const MAX_KNOWN: usize = 65_536;

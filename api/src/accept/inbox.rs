@@ -7,13 +7,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use postrider_shared::config::DatabaseConfig;
-use postrider_shared::failpoint;
-use postrider_shared::health::Health;
-use postrider_shared::ids::ApplicationId;
-use postrider_shared::store::StoreError;
-use postrider_shared::store::accept::{NewEvent, Producer};
-use postrider_shared::store::inbox::{EmissionId, Emitted, Inbox, Refusal};
+use postrider_domain::event::{NewEvent, Producer};
+use postrider_domain::ids::ApplicationId;
+use postrider_runtime::failpoint;
+use postrider_runtime::health::Health;
+use postrider_store::inbox::{EmissionId, Emitted, Inbox, Refusal};
+use postrider_store::{DatabaseConfig, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use crate::accept::idempotency_key::check_idempotency_key;

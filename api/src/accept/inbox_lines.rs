@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use postrider_shared::ids::ApplicationId;
-use postrider_shared::share::FACTOR;
-use postrider_shared::store::inbox::{EmissionId, Found};
+use postrider_domain::ids::ApplicationId;
+use postrider_domain::share::FACTOR;
+use postrider_store::inbox::{EmissionId, Found};
 
 use crate::accept::load::{Load, MAX_BATCH_DELIVERIES, is_heavy};
 

@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
-use postrider_shared::ids::ApplicationId;
-use postrider_shared::store::inbox::{EmissionId, Found};
+use postrider_domain::ids::ApplicationId;
+use postrider_store::inbox::{EmissionId, Found};
 
 use super::{InboxLines, MIN_LINE, PAUSE};
 

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use moka::sync::Cache;
-use postrider_shared::ids::ApplicationId;
-use postrider_shared::store::Store;
-use postrider_shared::store::accept::{NewEvent, Producer};
-use postrider_shared::store::ingest::{self, Draw};
+use postrider_domain::event::{NewEvent, Producer};
+use postrider_domain::ids::ApplicationId;
+use postrider_store::Store;
+use postrider_store::ingest::{self, Draw};
 use tokio::sync::Mutex;
 
 use crate::web::problem::Problem;

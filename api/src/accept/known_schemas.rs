@@ -8,10 +8,9 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
 use moka::sync::Cache;
-use postrider_shared::ids::ApplicationId;
-use postrider_shared::store::Store;
-use postrider_shared::store::accept::{NewEvent, SchemaCheck};
-use postrider_shared::store::event_types;
+use postrider_domain::event::{NewEvent, SchemaCheck};
+use postrider_domain::ids::ApplicationId;
+use postrider_store::{Store, event_types};
 
 use crate::auth::party::Party;
 use crate::schema::Checked;

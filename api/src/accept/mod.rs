@@ -15,7 +15,7 @@ use std::collections::HashMap;
 
 use http::StatusCode;
 use poem_openapi::Object;
-use postrider_shared::store::accept::{Accepted, NewEvent, Producer};
+use postrider_domain::event::{Accepted, NewEvent, Producer};
 use serde::Serialize;
 use uuid::Uuid;
 

@@ -1,7 +1,7 @@
 //! An event as a producer has written it, checked.
 
-use postrider_shared::event_type::{EventType, RESERVED_PREFIX};
-use postrider_shared::store::accept::{NewEvent, Producer, SchemaCheck};
+use postrider_domain::event::{NewEvent, Producer, SchemaCheck};
+use postrider_domain::event_type::{EventType, RESERVED_PREFIX};
 
 use crate::web::data;
 use crate::web::problem::Problem;

@@ -6,8 +6,8 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::pin::pin;
 use std::sync::{Mutex, PoisonError};
 
-use postrider_shared::share::{Share, Shares};
-use postrider_shared::store::accept::{NewEvent, Producer};
+use postrider_domain::event::{NewEvent, Producer};
+use postrider_domain::share::{Share, Shares};
 use tokio::sync::{Notify, oneshot};
 
 use crate::accept::batch::{Outcome, Rejection};

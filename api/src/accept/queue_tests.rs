@@ -1,6 +1,6 @@
-use postrider_shared::event_type::EventType;
-use postrider_shared::ids::ApplicationId;
-use postrider_shared::store::accept::{Producer, SchemaCheck};
+use postrider_domain::event::{Producer, SchemaCheck};
+use postrider_domain::event_type::EventType;
+use postrider_domain::ids::ApplicationId;
 use uuid::Uuid;
 
 use super::*;

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use postrider_shared::store::Store;
-use postrider_shared::store::api_keys::{self, KeyHash};
+use postrider_store::Store;
+use postrider_store::api_keys::{self, KeyHash};
 use tokio_util::sync::CancellationToken;
 
 /// How old `last_used_at` may be.

@@ -16,10 +16,10 @@ use http::{StatusCode, header};
 use poem::{Request, RequestBody};
 use poem_openapi::registry::{MetaSecurityScheme, Registry};
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
-use postrider_shared::ids::ApplicationId;
-use postrider_shared::store::api_keys::{self, KeyHash, KeyOwner};
-use postrider_shared::store::applications::{self, Application, ApplicationRef};
-use postrider_shared::store::audit::Actor;
+use postrider_domain::ids::ApplicationId;
+use postrider_store::api_keys::{self, KeyHash, KeyOwner};
+use postrider_store::applications::{self, Application, ApplicationRef};
+use postrider_store::audit::Actor;
 use subtle::ConstantTimeEq as _;
 
 use crate::app::App;

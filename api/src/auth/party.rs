@@ -8,11 +8,11 @@ use std::borrow::Cow;
 
 use http::Uri;
 use moka::sync::Cache;
-use postrider_shared::ids::ApplicationId;
-use postrider_shared::store::accept::Producer;
-use postrider_shared::store::api_keys::{self, KeyHash};
-use postrider_shared::store::applications::{self, ApplicationRef};
-use postrider_shared::store::{Store, StoreError};
+use postrider_domain::event::Producer;
+use postrider_domain::ids::ApplicationId;
+use postrider_store::api_keys::{self, KeyHash};
+use postrider_store::applications::{self, ApplicationRef};
+use postrider_store::{Store, StoreError};
 use tokio::sync::Semaphore;
 
 use crate::auth::Credential;

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use postrider_shared::share::{Share, Shares};
+use postrider_domain::share::{Share, Shares};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::party::Party;

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use postrider_shared::share::Shares;
+use postrider_domain::share::Shares;
 use tokio::net::TcpStream;
 
 pub(crate) use self::connection::MAX_HEAD_BYTES;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use poem::Response;
-use postrider_shared::share::{Share, Shares};
+use postrider_domain::share::{Share, Shares};
 
 use super::connection::Connection;
 use crate::auth::party::Party;

@@ -1,5 +1,5 @@
 use poem::Response;
-use postrider_shared::ids::ApplicationId;
+use postrider_domain::ids::ApplicationId;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 use uuid::Uuid;

@@ -6,9 +6,9 @@ use chrono::Utc;
 use http::StatusCode;
 use poem::web::Data;
 use poem_openapi::{Object, OpenApi};
-use postrider_shared::ids::ApiKeyId;
-use postrider_shared::store::api_keys::{self, NewApiKey};
-use postrider_shared::store::applications::ApplicationRef;
+use postrider_domain::ids::ApiKeyId;
+use postrider_store::api_keys::{self, NewApiKey};
+use postrider_store::applications::ApplicationRef;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 

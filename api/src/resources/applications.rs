@@ -5,9 +5,9 @@ use std::sync::Arc;
 use poem::web::Data;
 use poem_openapi::types::MaybeUndefined;
 use poem_openapi::{Object, OpenApi};
-use postrider_shared::store::StoreError;
-use postrider_shared::store::api_keys::NewApiKey;
-use postrider_shared::store::applications::{self, ApplicationRef, NewApplication, Update};
+use postrider_store::StoreError;
+use postrider_store::api_keys::NewApiKey;
+use postrider_store::applications::{self, ApplicationRef, NewApplication, Update};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -275,7 +275,7 @@ impl Applications {
         cursor: InQuery<Cursor>,
     ) -> Result<Found<Page<Application>>, Refused<{ INVALID }>> {
         caller.require_admin()?;
-        let cursor = cursor.0.map(|cursor| postrider_shared::ids::ApplicationId(cursor.0));
+        let cursor = cursor.0.map(|cursor| postrider_domain::ids::ApplicationId(cursor.0));
         let page = applications::list(&app.store, cursor, limit(&page_limit)).await?;
         Ok(Found::new(Page::of(page)))
     }

@@ -6,9 +6,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use poem::web::Data;
 use poem_openapi::{Object, OpenApi};
-use postrider_shared::ids::DeliveryId;
-use postrider_shared::store::applications::ApplicationRef;
-use postrider_shared::store::attempts;
+use postrider_domain::ids::DeliveryId;
+use postrider_store::applications::ApplicationRef;
+use postrider_store::attempts;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use poem::web::Data;
 use poem_openapi::{Object, OpenApi};
-use postrider_shared::store::applications::ApplicationRef;
-use postrider_shared::store::audit::{self, Entry, EntryFilter};
+use postrider_store::applications::ApplicationRef;
+use postrider_store::audit::{self, Entry, EntryFilter};
 use serde::Serialize;
 use uuid::Uuid;
 

@@ -6,11 +6,11 @@ use chrono::{DateTime, Utc};
 use http::StatusCode;
 use poem::web::Data;
 use poem_openapi::{Object, OpenApi};
-use postrider_shared::delivery::DeliveryStatus;
-use postrider_shared::event_type::EventType;
-use postrider_shared::ids::{DeliveryId, EndpointId, EventId};
-use postrider_shared::store::applications::ApplicationRef;
-use postrider_shared::store::deliveries::{self, DeliveryFilter, Moved, Refusal};
+use postrider_domain::delivery::DeliveryStatus;
+use postrider_domain::event_type::EventType;
+use postrider_domain::ids::{DeliveryId, EndpointId, EventId};
+use postrider_store::applications::ApplicationRef;
+use postrider_store::deliveries::{self, DeliveryFilter, Moved, Refusal};
 use serde::Serialize;
 use uuid::Uuid;
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use poem::web::Data;
 use poem_openapi::{Object, OpenApi};
-use postrider_shared::ids::EmitRejectionId;
-use postrider_shared::store::applications::ApplicationRef;
-use postrider_shared::store::emit_rejections;
+use postrider_domain::ids::EmitRejectionId;
+use postrider_store::applications::ApplicationRef;
+use postrider_store::emit_rejections;
 use serde::Serialize;
 use uuid::Uuid;
 

@@ -1,11 +1,12 @@
 //! What an event type may be: the requests that add one and change one, and their checks.
 
+use std::sync::Arc;
+
 use poem_openapi::Object;
 use poem_openapi::types::MaybeUndefined;
-use postrider_shared::event_type::{EventType, RESERVED_PREFIX};
-use postrider_shared::store::event_types::{EventTypeEntry, EventTypeSettings, StoredSchema};
+use postrider_domain::event_type::{EventType, RESERVED_PREFIX};
+use postrider_store::event_types::{EventTypeEntry, EventTypeSettings, StoredSchema};
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 
 use crate::auth::party::Party;
 use crate::schema::{self, Checked, Schema, in_turn};

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use http::StatusCode;
 use poem::web::Data;
 use poem_openapi::{Object, OpenApi};
-use postrider_shared::event_type::EventType as Name;
-use postrider_shared::store::applications::ApplicationRef;
-use postrider_shared::store::event_types::{self, EventTypeEntry};
+use postrider_domain::event_type::EventType as Name;
+use postrider_store::applications::ApplicationRef;
+use postrider_store::event_types::{self, EventTypeEntry};
 use serde::Serialize;
 use uuid::Uuid;
 

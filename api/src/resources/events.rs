@@ -5,12 +5,12 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use poem::web::Data;
 use poem_openapi::{Object, OpenApi};
-use postrider_shared::event_type::EventType;
-use postrider_shared::ids::{DeliveryId, EventId};
-use postrider_shared::store::applications::ApplicationRef;
-use postrider_shared::store::deliveries::{self, DeliveryFilter};
-use postrider_shared::store::events::{self, EventFilter};
-use postrider_shared::store::expunge::expunge;
+use postrider_domain::event_type::EventType;
+use postrider_domain::ids::{DeliveryId, EventId};
+use postrider_store::applications::ApplicationRef;
+use postrider_store::deliveries::{self, DeliveryFilter};
+use postrider_store::events::{self, EventFilter};
+use postrider_store::expunge::expunge;
 use serde::Serialize;
 use uuid::Uuid;
 

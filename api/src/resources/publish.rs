@@ -9,8 +9,8 @@ use poem::{Request, RequestBody};
 use poem_openapi::registry::{MetaRequest, Registry};
 use poem_openapi::types::Type;
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions, Object};
-use postrider_shared::store::accept::{NewEvent, Producer};
-use postrider_shared::store::applications::ApplicationRef;
+use postrider_domain::event::{NewEvent, Producer};
+use postrider_store::applications::ApplicationRef;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 

@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use poem::web::Data;
 use poem_openapi::{Object, OpenApi};
-use postrider_shared::ids::{EndpointId, EventId};
-use postrider_shared::store::applications::ApplicationRef;
-use postrider_shared::store::replay_event::{Replayed, replay_event};
+use postrider_domain::ids::{EndpointId, EventId};
+use postrider_store::applications::ApplicationRef;
+use postrider_store::replay_event::{Replayed, replay_event};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 

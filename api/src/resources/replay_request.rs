@@ -1,10 +1,10 @@
 //! What may be replayed in bulk: the request, and its checks.
 
 use poem_openapi::Object;
-use postrider_shared::delivery::{DeliveryStatus, ReplayMode};
-use postrider_shared::event_type::EventType;
-use postrider_shared::ids::EndpointId;
-use postrider_shared::store::replays::Selection;
+use postrider_domain::delivery::{DeliveryStatus, ReplayMode};
+use postrider_domain::event_type::EventType;
+use postrider_domain::ids::EndpointId;
+use postrider_store::replays::Selection;
 use serde::{Deserialize, Serialize};
 
 use crate::web::check::Checks;

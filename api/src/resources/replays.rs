@@ -5,10 +5,10 @@ use std::sync::Arc;
 use http::StatusCode;
 use poem::web::Data;
 use poem_openapi::{Object, OpenApi};
-use postrider_shared::delivery::DeliveryStatus;
-use postrider_shared::ids::ReplayId;
-use postrider_shared::store::applications::ApplicationRef;
-use postrider_shared::store::replays::{self, Cancelled, MAX_OPEN};
+use postrider_domain::delivery::DeliveryStatus;
+use postrider_domain::ids::ReplayId;
+use postrider_store::applications::ApplicationRef;
+use postrider_store::replays::{self, Cancelled, MAX_OPEN};
 use serde::Serialize;
 use uuid::Uuid;
 

@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use postrider_shared::ids::ApplicationId;
-use postrider_shared::store::event_types::StoredSchema;
+use postrider_domain::ids::ApplicationId;
+use postrider_store::event_types::StoredSchema;
 
 use super::{Schema, in_turn};
 use crate::auth::party::Party;

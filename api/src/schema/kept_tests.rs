@@ -1,4 +1,4 @@
-use postrider_shared::ids::ApplicationId;
+use postrider_domain::ids::ApplicationId;
 use serde_json::json;
 use uuid::Uuid;
 

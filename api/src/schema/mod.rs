@@ -15,8 +15,8 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use jsonschema::{PatternCache, ValidationError, ValidationOptions, Validator};
-use postrider_shared::share::Shares;
-use postrider_shared::store::event_types::StoredSchema;
+use postrider_domain::share::Shares;
+use postrider_store::event_types::StoredSchema;
 use serde_json::Value;
 
 use crate::auth::party::Party;

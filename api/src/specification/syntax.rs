@@ -3,7 +3,7 @@
 //!
 //! The patterns are the common part of ECMAScript's, Rust's and RE2's: no look-around.
 
-use postrider_shared::delivery::ReplayMode;
+use postrider_domain::delivery::ReplayMode;
 use serde_json::{Value, json};
 
 use crate::auth::Scope;

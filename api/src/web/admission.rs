@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::{Method, header};
 use poem::{Endpoint, Request};
-use postrider_shared::share::{Share, Shares};
+use postrider_domain::share::{Share, Shares};
 
 use crate::app::App;
 use crate::auth::party::Party;
@@ -177,7 +177,7 @@ pub(crate) fn exhausted() -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use postrider_shared::ids::ApplicationId;
+    use postrider_domain::ids::ApplicationId;
     use uuid::Uuid;
 
     use super::*;

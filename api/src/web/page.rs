@@ -7,9 +7,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use poem_openapi::Object;
 use poem_openapi::registry::MetaSchema;
 use poem_openapi::types::{ParseFromJSON, ToJSON};
-use postrider_shared::ids::ApplicationId;
-use postrider_shared::store::event_types::Place;
-use postrider_shared::store::page;
+use postrider_domain::ids::ApplicationId;
+use postrider_store::event_types::Place;
+use postrider_store::page;
 use serde::Serialize;
 use uuid::Uuid;
 

@@ -4,12 +4,12 @@ use std::borrow::Cow;
 
 use chrono::{DateTime, Utc};
 use poem_openapi::registry::MetaSchema;
-use postrider_shared::delivery::DeliveryStatus;
-use postrider_shared::event_type::EventType;
-use postrider_shared::ids::{
+use postrider_domain::delivery::DeliveryStatus;
+use postrider_domain::event_type::EventType;
+use postrider_domain::ids::{
     ApiKeyId, ApplicationId, DeliveryId, EmitRejectionId, EndpointId, EventId, ReplayId,
 };
-use postrider_shared::store::applications::ApplicationRef;
+use postrider_store::applications::ApplicationRef;
 
 use crate::specification::syntax;
 use crate::web::data;

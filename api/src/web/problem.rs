@@ -3,7 +3,7 @@
 use http::{HeaderValue, StatusCode, header};
 use poem::{IntoResponse, Response};
 use poem_openapi::Object;
-use postrider_shared::store::StoreError;
+use postrider_store::StoreError;
 use serde::{Deserialize, Serialize};
 
 use crate::web::catalogue;

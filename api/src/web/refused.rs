@@ -6,7 +6,7 @@ use poem_openapi::ApiResponse;
 use poem_openapi::payload::Payload;
 use poem_openapi::registry::{MetaMediaType, MetaResponse, MetaResponses, MetaSchemaRef, Registry};
 use poem_openapi::types::Type;
-use postrider_shared::store::StoreError;
+use postrider_store::StoreError;
 
 use crate::web::problem::{CONTENT_TYPE, Problem, ProblemBody};
 

@@ -7,9 +7,8 @@ use http::header::{ACCEPT, HOST, HeaderValue, PROXY_AUTHORIZATION};
 use http::{Method, Request, Response, Uri};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use postrider_shared::address::AddressGuard;
-use postrider_shared::config::DelivererConfig;
-use postrider_shared::delivery::ErrorClass;
+use postrider_domain::address::AddressGuard;
+use postrider_domain::delivery::ErrorClass;
 use tokio::net::TcpStream;
 use url::{Position, Url};
 
@@ -21,6 +20,7 @@ use super::failure::Failure;
 use super::proxy::Proxy;
 use super::tls::Tls;
 use super::watched::Stream;
+use crate::DelivererConfig;
 use crate::resolver::Resolver;
 
 /// Part of an endpoint's timeout: a receiver that is not there holds a permit no longer than this.

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use postrider_shared::address::{AddressGuard, RefusedAddress};
-use postrider_shared::delivery::ErrorClass;
+use postrider_domain::address::{AddressGuard, RefusedAddress};
+use postrider_domain::delivery::ErrorClass;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 

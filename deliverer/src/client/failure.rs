@@ -4,8 +4,8 @@ use std::error::Error;
 use std::fmt::Display;
 use std::io;
 
-use postrider_shared::address::RefusedAddress;
-use postrider_shared::delivery::ErrorClass;
+use postrider_domain::address::RefusedAddress;
+use postrider_domain::delivery::ErrorClass;
 use rustix::io::Errno;
 use rustls::{AlertDescription, CertificateError};
 

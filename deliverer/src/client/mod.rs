@@ -21,10 +21,10 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use postrider_shared::config::DelivererConfig;
-use postrider_shared::delivery::ErrorClass;
+use postrider_domain::delivery::ErrorClass;
 use url::{Position, Url};
 
+use crate::DelivererConfig;
 use connect::Connector;
 use connection::Connection;
 pub(crate) use deadline::Deadline;

@@ -11,8 +11,8 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use percent_encoding::percent_decode_str;
-use postrider_shared::address::AddressGuard;
-use postrider_shared::delivery::ErrorClass;
+use postrider_domain::address::AddressGuard;
+use postrider_domain::delivery::ErrorClass;
 use url::Url;
 
 use super::connection;

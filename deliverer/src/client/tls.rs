@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use postrider_shared::delivery::ErrorClass;
-use postrider_shared::trust;
+use postrider_domain::delivery::ErrorClass;
+use postrider_runtime::tls_roots;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::TlsConnector;
 use url::Url;
@@ -17,7 +17,7 @@ pub(super) struct Tls(TlsConnector);
 
 impl Tls {
     pub(super) fn new(extra: &[CertificateDer<'static>]) -> Result<Self, String> {
-        let roots = trust::roots(extra);
+        let roots = tls_roots::roots(extra);
         if roots.is_empty() {
             return Err(
                 "there is no certificate to verify receivers by: install the system's CA certificates \
@@ -25,7 +25,7 @@ impl Tls {
                     .to_owned(),
             );
         }
-        let mut config = trust::client_config(roots);
+        let mut config = tls_roots::client_config(roots);
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self(TlsConnector::from(Arc::new(config))))
     }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, bail};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use postrider_shared::signing::Secret;
+use postrider_secrets::signing::Secret;
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};

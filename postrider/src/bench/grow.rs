@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
-use postrider_shared::config::{DatabaseConfig, Source};
-use postrider_shared::ids::{ApplicationId, EndpointId};
-use postrider_shared::store::Store;
-use postrider_shared::store::synthetic::{self, Kind, Stock};
+use postrider_domain::ids::{ApplicationId, EndpointId};
+use postrider_runtime::config::Source;
+use postrider_store::synthetic::{self, Kind, Stock};
+use postrider_store::{DatabaseConfig, Store};
 use tokio_util::sync::CancellationToken;
 
 use super::fixture::Fixture;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use postrider_shared::config::{DatabaseConfig, Source};
-use postrider_shared::store::migrate;
+use postrider_runtime::config::Source;
+use postrider_store::{DatabaseConfig, migrate};
 use rand::Rng as _;
 use tempfile::TempDir;
 use url::Url;

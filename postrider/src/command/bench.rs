@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::ArgMatches;
-use postrider_shared::config::Mistakes;
+use postrider_runtime::config::Mistakes;
 use url::Url;
 
 use super::{print, signals};

@@ -1,6 +1,6 @@
 //! File descriptors: every webhook under way needs some, and many systems allow a process few by default.
 
-use postrider_shared::config::DelivererConfig;
+use postrider_deliverer::DelivererConfig;
 
 /// What one exchange may need at its worst: its connection, one that waits to be used again, and two that are tried beside
 /// it, of which one may go to a name server.

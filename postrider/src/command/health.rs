@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::ArgMatches;
-use postrider_shared::config::{Service, Source, listen_address};
+use postrider_runtime::config::{Service, Source, listen_address};
 
 use super::print;
 

@@ -15,8 +15,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow};
 use clap::ArgMatches;
-use postrider_shared::config::{DatabaseConfig, Mistakes, Source};
-use postrider_shared::{failpoint, store, supervise, telemetry};
+use postrider_runtime::config::{Mistakes, Source};
+use postrider_runtime::{failpoint, supervise, telemetry};
+use postrider_store::{DatabaseConfig, migrate as schema};
 
 pub(crate) use health::reachable;
 
@@ -66,11 +67,11 @@ async fn dispatch(name: &str, matches: &ArgMatches, source: Source) -> anyhow::R
 
 async fn migrate(source: &Source) -> anyhow::Result<()> {
     let config = source.read(DatabaseConfig::read)?;
-    let applied = store::migrate::migrate(&config).await.context("the schema was not migrated")?;
+    let applied = schema::migrate(&config).await.context("the schema was not migrated")?;
     for migration in &applied {
         print(&format!("applied migration V{}__{}\n", migration.version, migration.name))?;
     }
-    print(&format!("the schema is at version {}\n", store::migrate::needed_version()))
+    print(&format!("the schema is at version {}\n", schema::needed_version()))
 }
 
 fn print(text: &str) -> anyhow::Result<()> {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use clap::ArgMatches;
 use poem::http::StatusCode;
-use postrider_shared::config::Mistakes;
-use postrider_shared::signing::Secret;
+use postrider_runtime::config::Mistakes;
+use postrider_secrets::signing::Secret;
 use tokio::sync::watch;
 
 use super::{print, serve, signals};

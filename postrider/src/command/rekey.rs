@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use postrider_shared::config::{RekeyConfig, Source};
-use postrider_shared::keyring::Keyring;
-use postrider_shared::store::{Store, StoreError, migrate, rekey};
+use postrider_runtime::config::{Reader, Source, settings};
+use postrider_secrets::keyring::{self, Keyring};
+use postrider_secrets::rekey;
+use postrider_store::{DatabaseConfig, Store, StoreError, migrate};
 
 use super::print;
 
@@ -17,6 +18,27 @@ const TRIES: u32 = 20;
 
 /// After such a step, nothing is tried for this long.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// What it starts from.
+struct RekeyConfig {
+    database: DatabaseConfig,
+    /// The first of these keys is to encrypt everything.
+    keyring: Keyring,
+}
+
+impl RekeyConfig {
+    /// Reads the settings. Without a master key there is nothing to do.
+    fn read(reader: &mut Reader<'_>) -> Self {
+        let keyring = keyring::read(reader);
+        if keyring.current_id().is_none() {
+            reader.mistake(
+                &settings::MASTER_KEY,
+                "must be set; `postrider rekey` encrypts everything with its first key",
+            );
+        }
+        Self { database: DatabaseConfig::read(reader), keyring }
+    }
+}
 
 /// Runs to the end. It may be interrupted at any time: the next run finds what is left.
 pub(super) async fn run(source: &Source) -> anyhow::Result<()> {

@@ -4,10 +4,13 @@ use std::net::SocketAddr;
 
 use anyhow::Context as _;
 use metrics_exporter_prometheus::PrometheusHandle;
-use postrider_shared::config::{ApiConfig, DelivererConfig, RelayConfig, Source};
-use postrider_shared::health::Health;
-use postrider_shared::supervise::Supervisor;
-use postrider_shared::telemetry;
+use postrider_api::ApiConfig;
+use postrider_deliverer::DelivererConfig;
+use postrider_relay::RelayConfig;
+use postrider_runtime::config::Source;
+use postrider_runtime::health::Health;
+use postrider_runtime::supervise::Supervisor;
+use postrider_runtime::telemetry;
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -71,4 +74,65 @@ async fn operations(
             tracing::error!(%error, "health and metrics are no longer served");
         }
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    fn source(pairs: &[(&str, &str)]) -> Source {
+        let values: HashMap<_, _> = pairs.iter().copied().collect();
+        Source::gather(|setting| values.get(setting.env).map(|&text| text.to_owned()), |_| None)
+    }
+
+    #[test]
+    fn every_mistake_is_reported_at_once() {
+        let source = source(&[
+            ("DATABASE_URL", "nonsense"),
+            ("POSTRIDER_API_LISTEN", "0.0.0.0:8000"),
+            ("POSTRIDER_ALLOW_NETWORKS", "10.0.0.0/8,everything"),
+            ("POSTRIDER_HTTPS_ONLY", "perhaps"),
+        ]);
+        let mistakes = source.read(ApiConfig::read).expect_err("four mistakes").0;
+        for name in
+            ["DATABASE_URL", "POSTRIDER_ADMIN_TOKEN", "POSTRIDER_ALLOW_NETWORKS", "POSTRIDER_HTTPS_ONLY"]
+        {
+            assert!(mistakes.iter().any(|mistake| mistake.starts_with(name)), "{name} in {mistakes:?}");
+        }
+        assert_eq!(mistakes.len(), 4, "{mistakes:?}");
+    }
+
+    #[test]
+    fn a_file_of_certificates_has_one_in_it() {
+        let refused = |path: &str| {
+            let source = source(&[
+                ("DATABASE_URL", "postgres://postrider@localhost/postrider"),
+                ("REDIS_URL", "redis://localhost"),
+                ("POSTRIDER_EXTRA_CA_FILE", path),
+            ]);
+            source.read(DelivererConfig::read).expect_err("a mistake").0
+        };
+        let this_file = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+        assert_eq!(
+            refused(this_file),
+            [format!(
+                "POSTRIDER_EXTRA_CA_FILE (--extra-ca-file): `{this_file}` contains no certificate, that is \
+                 no line `-----BEGIN CERTIFICATE-----`"
+            )]
+        );
+        assert!(refused("/nowhere.pem")[0].contains("cannot read `/nowhere.pem`"));
+    }
+
+    #[test]
+    fn defaults_suffice_but_for_the_servers() {
+        let source = source(&[
+            ("DATABASE_URL", "postgres://postrider@localhost/postrider"),
+            ("REDIS_URL", "redis://localhost"),
+        ]);
+        let config = source.read(DelivererConfig::read).expect("no mistakes");
+        assert_eq!(config.listen, "127.0.0.1:8002".parse().expect("an address"));
+        assert!(source.read(ApiConfig::read).is_ok());
+    }
 }

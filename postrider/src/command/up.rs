@@ -6,9 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::ArgMatches;
-use postrider_shared::config::{ApiConfig, DatabaseConfig, DelivererConfig, Mistakes, RelayConfig, Source};
-use postrider_shared::health::Health;
-use postrider_shared::{store, telemetry};
+use postrider_api::ApiConfig;
+use postrider_deliverer::DelivererConfig;
+use postrider_relay::RelayConfig;
+use postrider_runtime::config::{Mistakes, Source};
+use postrider_runtime::health::Health;
+use postrider_runtime::telemetry;
+use postrider_store::{DatabaseConfig, migrate};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -128,7 +132,7 @@ async fn serve_all(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let configs = read(source)?;
-    for migration in store::migrate::migrate(&configs.database).await? {
+    for migration in migrate::migrate(&configs.database).await? {
         tracing::info!(version = migration.version, name = migration.name, "migration applied");
     }
     let api = listener.local_addr().context("cannot read the address that the API listens on")?;

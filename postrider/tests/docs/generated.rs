@@ -9,8 +9,8 @@
 use std::fmt::Write as _;
 
 use postrider_api::ERROR_CODES;
-use postrider_shared::config::{SETTINGS, Service};
-use postrider_shared::retry::{DEFAULT_SCHEDULE, JITTER};
+use postrider_domain::retry::{DEFAULT_SCHEDULE, JITTER};
+use postrider_runtime::config::{SETTINGS, Service};
 
 use super::markdown::root;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postrider_shared::config::DatabaseConfig;
+use postrider_store::DatabaseConfig;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
@@ -234,7 +234,7 @@ async fn the_tables_are_found_whoever_connects_and_whatever_else_is_in_the_datab
     let url = bed.source.get("DATABASE_URL").expect("it was set").to_owned();
     bed.source.set("DATABASE_URL", as_role(&url, "postrider"));
     let config = bed.source.read(DatabaseConfig::read).expect("a configuration");
-    let applied = postrider_shared::store::migrate::migrate(&config).await.expect("nothing to do");
+    let applied = postrider_store::migrate::migrate(&config).await.expect("nothing to do");
     assert!(applied.is_empty(), "{applied:?}");
 
     let services = Services::start(&bed).await;

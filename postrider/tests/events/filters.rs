@@ -1,6 +1,6 @@
 //! Payload filters of endpoints.
 
-use postrider_shared::filter::Filter;
+use postrider_domain::filter::Filter;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};

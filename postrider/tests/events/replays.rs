@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use postrider_shared::config::DatabaseConfig;
-use postrider_shared::store::{Store, replay_steps};
+use postrider_store::{DatabaseConfig, Store, replay_steps};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 

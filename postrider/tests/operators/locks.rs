@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use postrider_shared::config::DatabaseConfig;
-use postrider_shared::store::{Store, outbox};
+use postrider_store::{DatabaseConfig, Store, outbox};
 use serde_json::json;
 
 use crate::support::producer::Producer;

@@ -4,10 +4,9 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use postrider_shared::config::QueueConfig;
-use postrider_shared::ids::{ApplicationId, DeliveryId, EndpointId};
-use postrider_shared::queue::{Allotment, Feedback, Group, Queue};
-use postrider_shared::store::outbox::Limits;
+use postrider_domain::endpoint::{Feedback, Limits};
+use postrider_domain::ids::{ApplicationId, DeliveryId, EndpointId};
+use postrider_queue::{Allotment, Group, Queue, QueueConfig};
 use redis::aio::MultiplexedConnection;
 use serde_json::json;
 use uuid::Uuid;

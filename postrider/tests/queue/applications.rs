@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use postrider_shared::ids::ApplicationId;
-use postrider_shared::queue::{Allotment, Reservation};
+use postrider_domain::ids::ApplicationId;
+use postrider_queue::{Allotment, Reservation};
 use uuid::Uuid;
 
 use crate::scene::*;

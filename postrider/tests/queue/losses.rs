@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use postrider_shared::ids::EndpointId;
-use postrider_shared::queue::{Feedback, Queue, RESERVATION};
-use postrider_shared::store::outbox::Limits;
+use postrider_domain::endpoint::{Feedback, Limits};
+use postrider_domain::ids::EndpointId;
+use postrider_queue::{Queue, RESERVATION};
 
 use crate::scene::*;
 use crate::support::{Bed, within};

@@ -2,10 +2,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use postrider_shared::config::QueueConfig;
-use postrider_shared::ids::{ApplicationId, DeliveryId, EndpointId};
-use postrider_shared::queue::{Allotment, Feedback, Group, Queue, QueueError, Reservation, Reserved};
-use postrider_shared::store::outbox::Limits;
+use postrider_domain::endpoint::{Feedback, Limits};
+use postrider_domain::ids::{ApplicationId, DeliveryId, EndpointId};
+use postrider_queue::{Allotment, Group, Queue, QueueConfig, QueueError, Reservation, Reserved};
 use uuid::Uuid;
 
 use crate::support::Bed;

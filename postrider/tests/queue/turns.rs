@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
-use postrider_shared::ids::{ApplicationId, DeliveryId, EndpointId};
-use postrider_shared::queue::{BreakerChange, Feedback, Group, Queue, QueueError, RESERVATION, Reservation};
-use postrider_shared::store::outbox::Limits;
+use postrider_domain::endpoint::{BreakerChange, Feedback, Limits};
+use postrider_domain::ids::{ApplicationId, DeliveryId, EndpointId};
+use postrider_queue::{Group, Queue, QueueError, RESERVATION, Reservation};
 use rand::rngs::StdRng;
 use rand::seq::IteratorRandom as _;
 use rand::{RngExt as _, SeedableRng as _};

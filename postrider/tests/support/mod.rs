@@ -14,7 +14,8 @@ pub mod wire;
 
 use std::time::{Duration, Instant};
 
-use postrider_shared::config::{DatabaseConfig, Source};
+use postrider_runtime::config::Source;
+use postrider_store::DatabaseConfig;
 use tokio_postgres::NoTls;
 use uuid::Uuid;
 
@@ -85,7 +86,7 @@ impl Bed {
     /// Brings the schema into the database.
     pub async fn migrate(&self) {
         let config = self.source.read(DatabaseConfig::read).expect("the configuration of a test");
-        postrider_shared::store::migrate::migrate(&config).await.expect("the schema");
+        postrider_store::migrate::migrate(&config).await.expect("the schema");
     }
 
     /// A connection to look at, or to meddle with, what the services have stored.

@@ -5,9 +5,12 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use postrider_shared::config::{ApiConfig, DelivererConfig, RelayConfig, SETTINGS, Source};
-use postrider_shared::health::Health;
-use postrider_shared::telemetry;
+use postrider_api::ApiConfig;
+use postrider_deliverer::DelivererConfig;
+use postrider_relay::RelayConfig;
+use postrider_runtime::config::{SETTINGS, Source};
+use postrider_runtime::health::Health;
+use postrider_runtime::telemetry;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;

@@ -175,7 +175,7 @@ fn signatures(traffic: &Traffic, webhooks: &[Received], report: &mut Report) {
         let timestamp = webhook.header("webhook-timestamp").parse::<i64>().unwrap_or_default();
         let signature = webhook.header("webhook-signature");
         !secrets[&kind].iter().any(|secret| {
-            let secret = postrider_shared::signing::Secret::parse(secret).expect("a secret");
+            let secret = postrider_secrets::signing::Secret::parse(secret).expect("a secret");
             secret.verifies(signature, webhook.id(), timestamp, &webhook.body)
         })
     };

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use http::HeaderName;
-use postrider_shared::address::AddressGuard;
-use postrider_shared::event_type::Pattern;
-use postrider_shared::filter::{Filter, Mistake};
+use postrider_domain::address::AddressGuard;
+use postrider_domain::event_type::Pattern;
+use postrider_domain::filter::{Filter, Mistake};
 use url::Url;
 
 use crate::web::check::Checks;

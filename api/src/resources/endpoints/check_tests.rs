@@ -2,7 +2,7 @@ use super::*;
 
 fn url_mistakes(text: &str) -> Vec<String> {
     let mut checks = Checks::default();
-    let settings = UrlRules { guard: postrider_shared::address::AddressGuard::default(), https_only: false };
+    let settings = UrlRules { guard: postrider_domain::address::AddressGuard::default(), https_only: false };
     check_url(&mut checks, text, &settings);
     checks
         .done()

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use poem_openapi::types::MaybeUndefined::{self, Null, Undefined, Value};
-use postrider_shared::signing::{Algorithm, SigningKey};
-use postrider_shared::store::endpoints::EndpointSettings;
-use postrider_shared::store::headers::MASK;
-use postrider_shared::store::stored_url::is_masked;
+use postrider_secrets::endpoints::EndpointSettings;
+use postrider_secrets::headers::MASK;
+use postrider_secrets::signing::{Algorithm, SigningKey};
+use postrider_secrets::stored_url::is_masked;
 
 use crate::resources::endpoints::check::{
     UrlRules, check_filter, check_headers, check_patterns, check_schedule, check_sensitive, check_statuses,

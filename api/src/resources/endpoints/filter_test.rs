@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use poem::web::Data;
 use poem_openapi::{Object, OpenApi};
-use postrider_shared::filter::Filter;
-use postrider_shared::ids::{ApplicationId, EndpointId, EventId};
-use postrider_shared::store::applications::ApplicationRef;
-use postrider_shared::store::filters::Tried;
-use postrider_shared::store::{endpoints, filters};
+use postrider_domain::filter::Filter;
+use postrider_domain::ids::{ApplicationId, EndpointId, EventId};
+use postrider_secrets::endpoints;
+use postrider_store::applications::ApplicationRef;
+use postrider_store::filters;
+use postrider_store::filters::Tried;
 use serde::{Deserialize, Serialize};
 
 use crate::app::{App, Tag};

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use chrono::Utc;
 use poem::web::Data;
 use poem_openapi::{Object, OpenApi};
-use postrider_shared::ids::EndpointId;
-use postrider_shared::store::applications::ApplicationRef;
-use postrider_shared::store::{endpoints, health};
+use postrider_domain::ids::EndpointId;
+use postrider_secrets::endpoints;
+use postrider_store::applications::ApplicationRef;
+use postrider_store::health;
 use serde::Serialize;
 
 use crate::app::{App, Tag};

@@ -15,9 +15,9 @@ use std::sync::Arc;
 use http::StatusCode;
 use poem::web::Data;
 use poem_openapi::{Object, OpenApi};
-use postrider_shared::ids::EndpointId;
-use postrider_shared::store::applications::ApplicationRef;
-use postrider_shared::store::{endpoint_changes, endpoints};
+use postrider_domain::ids::EndpointId;
+use postrider_secrets::{endpoint_changes, endpoints};
+use postrider_store::applications::ApplicationRef;
 use serde::Serialize;
 use uuid::Uuid;
 

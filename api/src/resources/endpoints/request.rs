@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use poem_openapi::Object;
 use poem_openapi::types::MaybeUndefined::{self, Null, Undefined, Value};
-use postrider_shared::signing::SigningKey;
-use postrider_shared::store::endpoint_changes::{OpenDeliveries, Update};
-use postrider_shared::store::endpoints::{Endpoint, EndpointSettings};
-use postrider_shared::store::headers::MASK;
+use postrider_secrets::endpoint_changes::{OpenDeliveries, Update};
+use postrider_secrets::endpoints::{Endpoint, EndpointSettings};
+use postrider_secrets::headers::MASK;
+use postrider_secrets::signing::SigningKey;
 use serde::{Deserialize, Serialize};
 use url::{Origin, Url};
 

@@ -1,8 +1,8 @@
 use chrono::Utc;
-use postrider_shared::address::AddressGuard;
-use postrider_shared::ids::{ApplicationId, EndpointId};
-use postrider_shared::signing::Algorithm;
-use postrider_shared::store::headers::MASK;
+use postrider_domain::address::AddressGuard;
+use postrider_domain::ids::{ApplicationId, EndpointId};
+use postrider_secrets::headers::MASK;
+use postrider_secrets::signing::Algorithm;
 use uuid::Uuid;
 
 use super::*;

@@ -6,10 +6,10 @@ use std::time::Duration;
 use http::StatusCode;
 use poem::web::Data;
 use poem_openapi::{Object, OpenApi};
-use postrider_shared::ids::EndpointId;
-use postrider_shared::signing::SigningKey;
-use postrider_shared::store::applications::ApplicationRef;
-use postrider_shared::store::secrets::{self, LiveKey, Rotated};
+use postrider_domain::ids::EndpointId;
+use postrider_secrets::secrets::{self, LiveKey, Rotated};
+use postrider_secrets::signing::SigningKey;
+use postrider_store::applications::ApplicationRef;
 use serde::{Deserialize, Serialize};
 
 use crate::app::{App, Tag};

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use http::StatusCode;
 use poem::web::Data;
 use poem_openapi::{Object, OpenApi};
-use postrider_shared::ids::EndpointId;
-use postrider_shared::store::applications::ApplicationRef;
-use postrider_shared::store::operational::{self, TestSent};
+use postrider_domain::ids::EndpointId;
+use postrider_store::applications::ApplicationRef;
+use postrider_store::operational::{self, TestSent};
 use serde::Serialize;
 use uuid::Uuid;
 

@@ -6,9 +6,10 @@ use chrono::{TimeDelta, Utc};
 use poem::web::Data;
 use poem_openapi::registry::MetaSchema;
 use poem_openapi::{Object, OpenApi};
-use postrider_shared::ids::EndpointId;
-use postrider_shared::store::applications::ApplicationRef;
-use postrider_shared::store::{endpoint_stats, endpoints};
+use postrider_domain::ids::EndpointId;
+use postrider_secrets::endpoints;
+use postrider_store::applications::ApplicationRef;
+use postrider_store::endpoint_stats;
 use serde::Serialize;
 use uuid::Uuid;
 

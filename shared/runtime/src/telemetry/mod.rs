@@ -1,0 +1,101 @@
+//! Logs and metrics.
+
+mod lines;
+
+use std::io::IsTerminal as _;
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+
+pub use lines::Lines;
+
+use crate::config::Source;
+use crate::supervise;
+
+/// Upper bounds of the histogram buckets for durations, in seconds.
+const SECONDS: [f64; 15] =
+    [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0, 300.0];
+
+/// Upper bounds of the histogram buckets for batch sizes.
+const SIZES: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+
+/// Starts logging to standard error, once for the process. Panics are logged too. A log that cannot be written harms
+/// nothing, and nobody waits for it.
+///
+/// # Errors
+/// With a sentence when the filter or the format cannot be read.
+pub fn start_logging(source: &Source) -> Result<(), String> {
+    let filter = source.get("POSTRIDER_LOG").unwrap_or("info");
+    // What libraries say below a warning is not about webhooks, and that a connection was lost, of which a pool may
+    // have many, the health of the service says once.
+    let filter = EnvFilter::try_new(format!("warn,deadpool=error,{}", widen(filter)))
+        .map_err(|error| format!("POSTRIDER_LOG (--log): {error}"))?;
+    let is_for_people = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(is_for_people)
+        .log_internal_errors(false)
+        .with_writer(Lines::stderr().clone());
+    let result = match source.get("POSTRIDER_LOG_FORMAT").unwrap_or("text") {
+        "text" => builder.try_init(),
+        "json" => builder.json().flatten_event(true).try_init(),
+        other => {
+            return Err(format!(
+                "POSTRIDER_LOG_FORMAT (--log-format): `{other}` is neither `text` nor `json`"
+            ));
+        }
+    };
+    // The default hook writes to standard error by itself, and waits for it.
+    std::panic::set_hook(Box::new(|panic| {
+        let location = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(location, "panic: {}", supervise::message(panic.payload()));
+    }));
+    result.map_err(|error| error.to_string())
+}
+
+/// Writes `text` behind all that was logged, and waits until all of it is written: for a second at most.
+pub fn last_words(text: String) {
+    Lines::stderr().line(text);
+    flush();
+}
+
+/// Waits until everything that was logged or shown is written, for a second each at most.
+pub fn flush() {
+    Lines::stdout().flush();
+    Lines::stderr().flush();
+}
+
+/// A bare level means the level of Postrider's own modules.
+fn widen(filter: &str) -> String {
+    let modules = [
+        "postrider",
+        "postrider_api",
+        "postrider_relay",
+        "postrider_deliverer",
+        "postrider_queue",
+        "postrider_runtime",
+        "postrider_secrets",
+        "postrider_store",
+    ];
+    let widen_one = |part: &str| {
+        if part.contains('=') {
+            part.to_owned()
+        } else {
+            modules.map(|module| format!("{module}={part}")).join(",")
+        }
+    };
+    filter.split(',').map(widen_one).collect::<Vec<_>>().join(",")
+}
+
+/// Starts collecting metrics, once for the process; the handle renders them in Prometheus's text format.
+///
+/// # Panics
+/// When it is called twice.
+#[must_use]
+pub fn start_metrics() -> PrometheusHandle {
+    let builder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
+        .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_size".to_owned()), &SIZES))
+        .expect("the buckets are not empty");
+    builder.install_recorder().expect("metrics are started once")
+}

@@ -1,0 +1,373 @@
+//! Claiming: a batch of ids from Redis becomes leased deliveries with all that is needed to send them.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
+
+use deadpool_postgres::GenericClient;
+use postgres_types::Json;
+use postrider_domain::delivery::ErrorClass;
+use postrider_domain::ids::{DelivererNumber, DeliveryId, EndpointId, EventId, LeaseId};
+use postrider_store::page::id_bounds;
+use postrider_store::{Store, StoreError, deliveries, is_not_parked};
+use tokio_postgres::Row;
+
+use crate::headers::StoredValue;
+use crate::keyring::Stored;
+use crate::secrets::StoredKey;
+use crate::signing::Algorithm;
+use crate::stored_url::StoredUrl;
+
+/// A lease lasts as long as the slowest endpoint of its batch may take, and this.
+pub const LEASE_MARGIN: Duration = Duration::from_secs(15);
+
+/// A delivery under a lease, and everything that is needed to send it.
+#[derive(Debug, Clone)]
+pub struct Claimed {
+    /// Which.
+    pub delivery_id: DeliveryId,
+    /// The token that guards what is recorded.
+    pub lease_id: LeaseId,
+    /// The number of this attempt, from 1. It is counted now, whatever becomes of it.
+    pub attempt_number: i16,
+    /// Attempts that the delivery has.
+    pub max_attempts: i16,
+    /// Its endpoint.
+    pub endpoint_id: EndpointId,
+    /// Its event: the `webhook-id`.
+    pub event_id: EventId,
+    /// The event, or why there is nothing to send.
+    pub event: Result<EventContent, Unrendered>,
+    /// The endpoint.
+    pub endpoint: EndpointSettings,
+}
+
+/// What is sent of an event.
+#[derive(Debug, Clone)]
+pub struct EventContent {
+    /// Its type.
+    pub event_type: String,
+    /// When it was accepted: RFC 3339, UTC, microseconds.
+    pub timestamp: String,
+    /// The stored JSON as PostgreSQL renders it: the same text at every attempt.
+    pub data: String,
+}
+
+/// Why a delivery is claimed without its event: the attempt fails.
+#[derive(Debug, Clone)]
+pub struct Unrendered {
+    /// [`ErrorClass::Unrenderable`] if no attempt can succeed, [`ErrorClass::Internal`] if a later one may.
+    pub class: ErrorClass,
+    /// For people.
+    pub reason: String,
+}
+
+impl Unrendered {
+    /// Reads the error of a claim of one delivery alone. `None` if the event has nothing to do with it.
+    #[must_use]
+    pub fn because_of(error: &StoreError) -> Option<Self> {
+        let class = if error.is_data_error() {
+            ErrorClass::Unrenderable
+        } else if error.is_timeout() {
+            ErrorClass::Internal
+        } else {
+            return None;
+        };
+        Some(Self { class, reason: format!("the event cannot be rendered: {error}") })
+    }
+
+    fn gone() -> Self {
+        Self { class: ErrorClass::Unrenderable, reason: "the event is no longer stored".to_owned() }
+    }
+}
+
+/// How an endpoint wants to be sent to.
+#[derive(Debug, Clone)]
+pub struct EndpointSettings {
+    /// Where.
+    pub url: StoredUrl,
+    /// Headers of its own, by name.
+    pub headers: BTreeMap<String, StoredValue>,
+    /// Names of headers whose values are not to be kept.
+    pub sensitive_headers: Vec<String>,
+    /// For the whole exchange.
+    pub timeout: Duration,
+    /// Seconds before each retry; `None`: the schedule of the installation.
+    pub retry_schedule: Option<Vec<i32>>,
+    /// Statuses that are never retried.
+    pub permanent_statuses: Vec<i16>,
+    /// Every live signing key, newest first.
+    pub keys: Vec<StoredKey>,
+}
+
+/// What a claim saw. Every id is in exactly one of the three, or in none: its row is locked.
+#[derive(Debug, Default)]
+pub struct Claim {
+    /// Leased: to be sent, or given back.
+    pub claimed: Vec<Claimed>,
+    /// Ids of endpoints that keep the order: [`claim_next`] tells which delivery is next.
+    pub ordered: Vec<DeliveryId>,
+    /// Nothing to do: closed, not due yet, leased by another, parked because its endpoint is disabled,
+    /// cancelled because its endpoint is gone or its replay was cancelled, or gone itself. The id can leave
+    /// Redis.
+    pub settled: Vec<DeliveryId>,
+}
+
+impl Claim {
+    /// Adds what another claim saw, of other ids.
+    pub fn add(&mut self, other: Self) {
+        self.claimed.extend(other.claimed);
+        self.ordered.extend(other.ordered);
+        self.settled.extend(other.settled);
+    }
+}
+
+/// Rows are locked in the order of their ids, and judged as they are then: an id may be stale. One that
+/// another transaction has locked is passed over, so that it holds up no other. The bounds of the ids leave
+/// all partitions but theirs aside.
+const CLAIM: &str = concat!(
+    "-- deliveries.claim
+with seen as materialized (
+    select d.id, d.event_id, d.endpoint_id, d.application_id, d.attempt_count, d.max_attempts,
+           d.next_retry_at, d.lease_id, d.completed_at, d.position, d.replay_id
+    from deliveries d
+    where d.id = any ($1) and d.id between $4 and $5
+    order by d.id
+    for no key update skip locked
+),
+judged as materialized (
+    select s.id, s.event_id, s.endpoint_id, s.application_id, s.attempt_count, s.max_attempts, s.position,
+           e.timeout_seconds,
+           case
+               -- Where order is kept, an id says no more than: look at this endpoint.
+               when e.ordered and s.position is not null and e.deleted_at is null and not $6
+                    then case when e.is_active then 'ordered' else 'disabled' end
+               when s.completed_at is not null then 'closed'
+               when s.lease_id is not null then 'leased'
+               when e.id is null or e.deleted_at is not null then 'orphaned'
+               when r.id is not null then 'withdrawn'
+               when not e.is_active then 'disabled'
+               when s.next_retry_at > now() then 'not_due'
+               else 'claimed'
+           end as verdict
+    from seen s
+    left join lateral (
+        select e.id, e.ordered, e.deleted_at, e.is_active, e.timeout_seconds
+        from endpoints e
+        where e.id = s.endpoint_id
+        limit 1
+    ) e on true
+    left join lateral (
+        select r.id from replays r where r.id = s.replay_id and r.status = 'cancelled' limit 1
+    ) r on true
+),
+lease as (
+    insert into leases (id, deliverer, expires_at, delivery_ids)
+    select $8::bigint, $2::bigint, now() + make_interval(secs => max(timeout_seconds) + $3::double precision), array_agg(id)
+    from judged
+    where verdict = 'claimed'
+    having count(*) > 0
+    returning id
+),
+leased as (
+    update deliveries d
+    set status = 'in_progress', lease_id = l.id, attempt_count = d.attempt_count + 1
+    from judged j, lease l
+    where d.id = j.id and d.id between $4 and $5 and j.verdict = 'claimed'
+),
+cancelled as (
+    update deliveries d
+    set status = 'cancelled', completed_at = now(), next_retry_at = null,
+        last_error = case j.verdict
+            when 'orphaned' then 'the endpoint was deleted'
+            else 'the replay that has made or reopened it was cancelled'
+        end
+    from judged j
+    where d.id = j.id and d.id between $4 and $5 and j.verdict in ('orphaned', 'withdrawn')
+),
+passed as (
+    insert into outbox (delivery_id, endpoint_id, application_id)
+    select id, endpoint_id, application_id from judged where verdict = 'withdrawn' and position is not null
+),
+parked as (
+    insert into outbox (delivery_id, endpoint_id, application_id, parked)
+    select j.id, j.endpoint_id, j.application_id, true
+    from judged j
+    where j.verdict = 'disabled'
+      and ",
+    is_not_parked!("j.application_id", "j.endpoint_id", "j.id"),
+    "
+),
+-- Once for each endpoint, however many of its deliveries are claimed.
+key as materialized (
+    select e.id as endpoint_id, s.algorithms, s.secrets, s.master_key_ids
+    from (select distinct endpoint_id as id from judged where verdict = 'claimed') e
+    cross join lateral (
+        select array_agg(s.algorithm order by s.id desc) as algorithms,
+               array_agg(s.secret order by s.id desc) as secrets,
+               array_agg(s.master_key_id order by s.id desc) as master_key_ids
+        from endpoint_secrets s
+        where s.endpoint_id = e.id and (s.expires_at is null or s.expires_at > now())
+    ) s
+)
+select j.id, l.id, (j.attempt_count + 1)::smallint, j.max_attempts, j.endpoint_id, j.event_id,
+       v.event_type, rfc3339(v.created_at), v.payload::text,
+       e.url, e.headers, e.sensitive_headers, e.timeout_seconds, e.retry_schedule, e.permanent_statuses,
+       k.algorithms, k.secrets, k.master_key_ids, j.verdict = 'ordered', e.url_query
+from judged j
+left join lease l on j.verdict = 'claimed'
+left join lateral (
+    select e.id, e.url, e.url_query, e.headers, e.sensitive_headers, e.timeout_seconds, e.retry_schedule,
+           e.permanent_statuses
+    from endpoints e
+    where j.verdict = 'claimed' and e.id = j.endpoint_id
+    limit 1
+) e on true
+left join events v on j.verdict = 'claimed' and v.id = j.event_id and v.expunged_at is null
+                  and j.id is distinct from $7
+left join key k on k.endpoint_id = e.id
+order by j.id"
+);
+
+/// Takes a lease on those of the deliveries that are open and due, and tells what it saw of every one.
+/// `unrendered` is one of them that is claimed without its event.
+///
+/// # Errors
+/// When nothing was claimed. [`StoreError::is_data_error`] and [`StoreError::is_timeout`] mean that one of the
+/// deliveries cannot be rendered. Unless it is [an outage](StoreError::is_outage), the others may be claimed without
+/// the one that is to blame.
+pub async fn claim(
+    store: &Store,
+    deliverer: DelivererNumber,
+    deliveries: &[DeliveryId],
+    unrendered: Option<(DeliveryId, &Unrendered)>,
+) -> Result<Claim, StoreError> {
+    let client = store.relaxed().await?;
+    let statement = client.prepare_cached(CLAIM).await?;
+    let (first, last) = id_bounds(deliveries);
+    let margin = LEASE_MARGIN.as_secs_f64();
+    let (lease, without) = (LeaseId::draw(), unrendered.map(|(id, _)| id));
+    let rows = client
+        .query(&statement, &[&deliveries, &deliverer, &margin, &first, &last, &false, &without, &lease])
+        .await?;
+    let mut claim = Claim::default();
+    for row in &rows {
+        match row.get::<_, Option<LeaseId>>(1) {
+            Some(lease_id) => claim.claimed.push(claimed(row, lease_id, unrendered)),
+            None if row.get(18) => claim.ordered.push(row.get(0)),
+            None => claim.settled.push(row.get(0)),
+        }
+    }
+    let found: HashSet<DeliveryId> = rows.iter().map(|row| row.get(0)).collect();
+    let passed: Vec<_> = deliveries.iter().copied().filter(|id| !found.contains(id)).collect();
+    let locked = deliveries::existing(&client, &passed).await?;
+    // What is not in the table at all has been purged.
+    claim.settled.extend(passed.iter().filter(|id| !locked.contains(id)));
+    Ok(claim)
+}
+
+const LOCK_ENDPOINT: &str = "-- endpoints.lock
+select id from endpoints where id = $1 for no key update";
+
+/// A statement of its own: its snapshot must be younger than the lock, or it would miss what the last
+/// holder has done.
+const NEXT: &str = "-- deliveries.next
+select id
+from deliveries
+where endpoint_id = $1 and position is not null and completed_at is null
+order by position
+limit 1";
+
+/// What [`claim_next`] found.
+#[derive(Debug)]
+pub enum Next {
+    /// The delivery whose turn it is, leased.
+    Claimed(Box<Claimed>),
+    /// Nothing to do now: none is open, or the first one is under way or not due, which brings its own id.
+    Nothing,
+    /// The row of the delivery whose turn it is is locked. Nothing is claimed.
+    Locked,
+    /// The delivery whose turn it is cannot be claimed with its event. Nothing is claimed.
+    Unrendered(DeliveryId, Unrendered),
+}
+
+/// Takes a lease on the delivery whose turn it is at an endpoint that keeps the order of acceptance: the
+/// first open one, unless it is under way or not due. Whoever comes at the same time waits for the lock on
+/// the endpoint, and sees that one under way. `unrendered` is a delivery that is claimed without its event.
+///
+/// # Errors
+/// When nothing was claimed; [`StoreError::is_contention`]: the endpoint is locked.
+pub async fn claim_next(
+    store: &Store,
+    deliverer: DelivererNumber,
+    endpoint: EndpointId,
+    unrendered: Option<(DeliveryId, &Unrendered)>,
+) -> Result<Next, StoreError> {
+    let mut client = store.relaxed().await?;
+    let transaction = client.transaction().await?;
+    let lock = transaction.prepare_cached(LOCK_ENDPOINT).await?;
+    let next = transaction.prepare_cached(NEXT).await?;
+    let claim = transaction.prepare_cached(CLAIM).await?;
+    transaction.execute(&lock, &[&endpoint]).await?;
+    let Some(row) = transaction.query_opt(&next, &[&endpoint]).await? else { return Ok(Next::Nothing) };
+    let head: DeliveryId = row.get(0);
+    let margin = LEASE_MARGIN.as_secs_f64();
+    let ids = [head];
+    let (lease, without) = (LeaseId::draw(), unrendered.map(|(id, _)| id));
+    let found = transaction
+        .query(&claim, &[&ids.as_slice(), &deliverer, &margin, &head, &head, &true, &without, &lease])
+        .await;
+    let rows = match found.map_err(StoreError::from) {
+        Ok(rows) => rows,
+        Err(error) => match Unrendered::because_of(&error) {
+            Some(why) if without != Some(head) => return Ok(Next::Unrendered(head, why)),
+            _ => return Err(error),
+        },
+    };
+    let Some(row) = rows.first() else { return Ok(Next::Locked) };
+    let leased = row.get::<_, Option<LeaseId>>(1).map(|lease_id| claimed(row, lease_id, unrendered));
+    transaction.commit().await?;
+    Ok(leased.map_or(Next::Nothing, |claimed| Next::Claimed(Box::new(claimed))))
+}
+
+fn claimed(row: &Row, lease_id: LeaseId, unrendered: Option<(DeliveryId, &Unrendered)>) -> Claimed {
+    let delivery_id = row.get(0);
+    let event_type: Option<String> = row.get(6);
+    let why_none = || match unrendered {
+        Some((id, why)) if id == delivery_id => why.clone(),
+        _ => Unrendered::gone(),
+    };
+    Claimed {
+        delivery_id,
+        lease_id,
+        attempt_number: row.get(2),
+        max_attempts: row.get(3),
+        endpoint_id: row.get(4),
+        event_id: row.get(5),
+        event: event_type
+            .map(|event_type| EventContent { event_type, timestamp: row.get(7), data: row.get(8) })
+            .ok_or_else(why_none),
+        endpoint: EndpointSettings {
+            url: StoredUrl::of(row, 9, 19),
+            headers: row.get::<_, Json<_>>(10).0,
+            sensitive_headers: row.get(11),
+            timeout: Duration::from_secs(u64::from(row.get::<_, i16>(12).unsigned_abs())),
+            retry_schedule: row.get(13),
+            permanent_statuses: row.get(14),
+            keys: keys(row, 15),
+        },
+    }
+}
+
+fn keys(row: &Row, column: usize) -> Vec<StoredKey> {
+    let algorithms: Option<Vec<Algorithm>> = row.get(column);
+    let secrets: Option<Vec<Vec<u8>>> = row.get(column + 1);
+    let master_key_ids: Option<Vec<Option<String>>> = row.get(column + 2);
+    let columns = algorithms.into_iter().flatten().zip(secrets.into_iter().flatten());
+    columns
+        .zip(master_key_ids.into_iter().flatten())
+        .map(|((algorithm, bytes), master_key_id)| StoredKey {
+            algorithm,
+            stored: Stored { master_key_id, bytes },
+        })
+        .collect()
+}

@@ -1,0 +1,329 @@
+//! Endpoints change: updated, disabled and enabled, deleted. Whatever it is, the relay is told by an outbox
+//! row, and the audit log and operational events tell of it, all in one transaction.
+
+use deadpool_postgres::Transaction;
+use postgres_types::Json;
+use postrider_domain::ids::{ApplicationId, EndpointId};
+use postrider_store::audit::{self, Actor, Change};
+use postrider_store::operational::{self, ENDPOINT_DISABLED, ENDPOINT_ENABLED, OperationalEvent};
+use postrider_store::{Store, StoreError, applications, cleanups};
+use serde_json::json;
+use tokio_postgres::Row;
+
+use crate::endpoints::{
+    Endpoint, EndpointQuota, EndpointSettings, endpoint_columns, excessive_steps, parse, stored_url,
+};
+use crate::headers::{self, MASK};
+use crate::keyring::Keyring;
+use crate::stored_url::StoredUrl;
+
+/// What happens to the open deliveries of an endpoint that is disabled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OpenDeliveries {
+    /// They wait until it is enabled.
+    #[default]
+    Keep,
+    /// They are cancelled.
+    Cancel,
+}
+
+/// What an endpoint is to be from now on.
+#[derive(Debug, Clone)]
+pub struct Update {
+    /// Its settings, all of them.
+    pub settings: EndpointSettings,
+    /// Whether new events match it.
+    pub is_active: bool,
+    /// Why it is not active.
+    pub disabled_reason: Option<String>,
+    /// What happens to its open deliveries where it is not active.
+    pub open_deliveries: OpenDeliveries,
+}
+
+const LOCK: &str = concat!(
+    "-- endpoints.lock_to_change
+select ",
+    endpoint_columns!(),
+    "
+from endpoints
+where application_id = $1 and id = $2 and deleted_at is null
+for no key update"
+);
+
+const UPDATE: &str = concat!(
+    "-- endpoints.update
+update endpoints
+set url = $2, description = $3, metadata = $4::text::jsonb, event_types = $5, headers = $6,
+    sensitive_headers = $7, rate_limit = $8, concurrency_limit = $9, max_attempts = $10,
+    retry_schedule = $11, permanent_statuses = $12, timeout_seconds = $13,
+    ordered = $14, is_active = $15, disabled_reason = $16, filter = $17::text::jsonb,
+    filter_path = $18::text::jsonpath, url_query = $19, filter_steps = $20, pattern_steps = $21,
+    updated_at = now()
+where id = $1
+returning ",
+    endpoint_columns!()
+);
+
+/// "This endpoint changed": its limits are brought to Redis, and what is parked is looked at again.
+const TELL_RELAY: &str = "-- outbox.tell_endpoint
+with told as (
+    insert into outbox (endpoint_id, application_id)
+    select id, application_id from endpoints where id = $1
+    returning id
+)
+select count(pg_notify('postrider_outbox', '')) from told";
+
+/// An endpoint that is enabled begins with a clean record.
+const FORGIVE: &str = "-- endpoint_health.forgive
+update endpoint_health
+set failing_since = null, cleared_at = now(), updated_at = now()
+where endpoint_id = $1";
+
+/// What became of an endpoint that was to be changed.
+#[derive(Debug, Clone)]
+pub enum Updated {
+    /// It is what it was to be.
+    Endpoint(Box<Endpoint>),
+    /// With its new filter the application's would take so many steps, more than they may. Nothing was changed.
+    MatchingTooCostly(i64),
+    /// There is none.
+    Unknown,
+}
+
+/// Changes an endpoint to what `change` makes of it, unless its filter is then more costly than it was, and those of
+/// its application than they may be.
+///
+/// # Errors
+/// What `change` refuses, or when PostgreSQL does not answer; nothing was changed then.
+pub async fn update<E: From<StoreError>>(
+    store: &Store,
+    keyring: &Keyring,
+    actor: &Actor,
+    application: ApplicationId,
+    endpoint: EndpointId,
+    quota: EndpointQuota,
+    change: impl FnOnce(&Endpoint) -> Result<Update, E>,
+) -> Result<Updated, E> {
+    let mut client = store.durable().await?;
+    let transaction = client.transaction().await.map_err(StoreError::from)?;
+    // So that the steps of matching are summed up right.
+    if applications::take_turn(&transaction, application).await?.is_none() {
+        return Ok(Updated::Unknown);
+    }
+    let Some(row) = lock(&transaction, application, endpoint).await? else {
+        return Ok(Updated::Unknown);
+    };
+    let before = parse(&row);
+    let update = change(&before)?;
+    if update.settings.matching_steps() > before.settings.matching_steps()
+        && let Some(steps) =
+            excessive_steps(&transaction, application, endpoint, &update.settings, quota).await?
+    {
+        return Ok(Updated::MatchingTooCostly(steps));
+    }
+    let after = write(&transaction, keyring, endpoint, &update, &row).await?;
+    if update.open_deliveries == OpenDeliveries::Cancel {
+        let reason = "the endpoint was disabled, and what was open cancelled";
+        cleanups::cancel_open(&transaction, endpoint, reason).await?;
+    }
+    if before.settings.ordered && !after.settings.ordered {
+        cleanups::queue_what_waited(&transaction, endpoint).await?;
+    }
+    follow(&transaction, actor, &before, &after).await?;
+    let mut shown = after.clone();
+    tell_new_values(&mut shown, &update.settings);
+    let change = Change::of("endpoint.update", endpoint.0, Some(&before), Some(&shown));
+    audit::note(&transaction, application, actor, change).await?;
+    transaction.commit().await.map_err(StoreError::from)?;
+    Ok(Updated::Endpoint(Box::new(after)))
+}
+
+async fn lock(
+    transaction: &Transaction<'_>,
+    application: ApplicationId,
+    endpoint: EndpointId,
+) -> Result<Option<Row>, StoreError> {
+    let statement = transaction.prepare_cached(LOCK).await?;
+    Ok(transaction.query_opt(&statement, &[&application, &endpoint]).await?)
+}
+
+async fn write(
+    transaction: &Transaction<'_>,
+    keyring: &Keyring,
+    endpoint: EndpointId,
+    Update { settings, is_active, disabled_reason, .. }: &Update,
+    before: &Row,
+) -> Result<Endpoint, StoreError> {
+    let Json(stored) = before.get("headers");
+    let url = StoredUrl::seal(keyring, endpoint, &settings.url, Some(stored_url(before)));
+    let statement = transaction.prepare_cached(UPDATE).await?;
+    let row = transaction
+        .query_one(
+            &statement,
+            &[
+                &endpoint,
+                &url.shown(),
+                &settings.description,
+                &settings.metadata,
+                &settings.event_types,
+                &Json(headers::seal(keyring, endpoint, settings, stored)),
+                &settings.sensitive_headers,
+                &settings.rate_limit,
+                &settings.concurrency_limit,
+                &settings.max_attempts,
+                &settings.retry_schedule,
+                &settings.permanent_statuses,
+                &settings.timeout_seconds,
+                &settings.ordered,
+                is_active,
+                disabled_reason,
+                &settings.filter.as_ref().map(|filter| &filter.json),
+                &settings.filter.as_ref().map(|filter| &filter.path),
+                &url.query(),
+                &settings.filter_steps(),
+                &settings.pattern_steps(),
+            ],
+        )
+        .await?;
+    Ok(parse(&row))
+}
+
+/// The audit log shows that a secret value was replaced, though neither by what nor of what.
+fn tell_new_values(shown: &mut Endpoint, written: &EndpointSettings) {
+    if shown.settings.url != written.url {
+        shown.settings.url.push_str(" (new)");
+    }
+    for name in &written.sensitive_headers {
+        if written.headers.get(name).is_some_and(|value| value != MASK) {
+            shown.settings.headers.insert(name.clone(), format!("{MASK} (new)"));
+        }
+    }
+}
+
+/// What follows from any change: the relay looks at the endpoint, and whoever subscribes hears of it when
+/// it was disabled or enabled.
+async fn follow(
+    transaction: &Transaction<'_>,
+    actor: &Actor,
+    before: &Endpoint,
+    after: &Endpoint,
+) -> Result<(), StoreError> {
+    let tell = transaction.prepare_cached(TELL_RELAY).await?;
+    transaction.query_one(&tell, &[&after.id]).await?;
+    if before.is_active == after.is_active {
+        return Ok(());
+    }
+    if after.is_active {
+        let forgive = transaction.prepare_cached(FORGIVE).await?;
+        transaction.execute(&forgive, &[&after.id]).await?;
+    }
+    let event = OperationalEvent {
+        application_id: after.application_id,
+        event_type: if after.is_active { ENDPOINT_ENABLED } else { ENDPOINT_DISABLED },
+        data: json!({
+            "endpoint_id": after.id,
+            "url": after.settings.url,
+            "description": after.settings.description,
+            "reason": after.disabled_reason,
+            "by": if *actor == Actor::Postrider { "postrider" } else { "hand" },
+        }),
+    };
+    operational::emit(transaction, &[event]).await?;
+    Ok(())
+}
+
+const DELETE: &str = "-- endpoints.delete
+update endpoints set deleted_at = now(), updated_at = now() where id = $1";
+
+/// Deletes an endpoint: no event matches it any more, and its open deliveries are cancelled, by the next
+/// claim or by the relay. False: there is none.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn delete(
+    store: &Store,
+    actor: &Actor,
+    application: ApplicationId,
+    endpoint: EndpointId,
+) -> Result<bool, StoreError> {
+    let mut client = store.durable().await?;
+    let transaction = client.transaction().await?;
+    let Some(row) = lock(&transaction, application, endpoint).await? else {
+        return Ok(false);
+    };
+    let delete = transaction.prepare_cached(DELETE).await?;
+    transaction.execute(&delete, &[&endpoint]).await?;
+    cleanups::remove_endpoint(&transaction, endpoint).await?;
+    let change = Change::of("endpoint.delete", endpoint.0, Some(&parse(&row)), None);
+    audit::note(&transaction, application, actor, change).await?;
+    transaction.commit().await?;
+    Ok(true)
+}
+
+const LOCK_TO_DISABLE: &str = concat!(
+    "-- endpoints.lock_to_disable
+select ",
+    endpoint_columns!(),
+    "
+from endpoints e
+where id = $1 and deleted_at is null and is_active
+  and ($3::text is null or url = $3 and url_query is not distinct from $4::jsonb)
+  and ($2::double precision is null or exists (
+      select from endpoint_health h
+      where h.endpoint_id = e.id and h.failing_since <= now() - make_interval(secs => $2)
+  ))
+for no key update"
+);
+
+const DISABLE: &str = concat!(
+    "-- endpoints.disable
+update endpoints
+set is_active = false, disabled_reason = $2, updated_at = now()
+where id = $1
+returning ",
+    endpoint_columns!()
+);
+
+/// Why an endpoint is disabled.
+#[derive(Debug, Clone)]
+pub enum Cause {
+    /// What was answered at this URL.
+    Answer(StoredUrl),
+    /// Nothing but failures for so long.
+    Failing(std::time::Duration),
+}
+
+/// Disables an endpoint because of what its receiver does. Its open deliveries wait. False: it is not active (any
+/// more), it has succeeded meanwhile, or its URL is another by now.
+///
+/// Apart from the record of attempts, for endpoint rows are read by everyone and must not be locked along
+/// with deliveries.
+///
+/// # Errors
+/// When PostgreSQL does not answer; the receiver's next answer has the same effect.
+pub async fn disable(
+    store: &Store,
+    endpoint: EndpointId,
+    reason: &str,
+    cause: &Cause,
+) -> Result<bool, StoreError> {
+    let mut client = store.durable().await?;
+    let transaction = client.transaction().await?;
+    let lock = transaction.prepare_cached(LOCK_TO_DISABLE).await?;
+    let (seconds, url) = match cause {
+        Cause::Answer(url) => (None, Some(url)),
+        Cause::Failing(duration) => (Some(duration.as_secs_f64()), None),
+    };
+    let (shown, query) = (url.map(StoredUrl::shown), url.and_then(StoredUrl::query));
+    let Some(row) = transaction.query_opt(&lock, &[&endpoint, &seconds, &shown, &query]).await? else {
+        return Ok(false);
+    };
+    let before = parse(&row);
+    let disable = transaction.prepare_cached(DISABLE).await?;
+    let after = parse(&transaction.query_one(&disable, &[&endpoint, &reason]).await?);
+    follow(&transaction, &Actor::Postrider, &before, &after).await?;
+    let change = Change::of("endpoint.update", endpoint.0, Some(&before), Some(&after));
+    audit::note(&transaction, after.application_id, &Actor::Postrider, change).await?;
+    transaction.commit().await?;
+    Ok(true)
+}

@@ -1,0 +1,336 @@
+//! Endpoints: where an application's webhooks go.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use deadpool_postgres::{GenericClient, Transaction};
+use postgres_types::Json;
+use postrider_domain::event_type;
+use postrider_domain::filter::Filter;
+use postrider_domain::ids::{ApplicationId, EndpointId};
+use postrider_store::audit::{self, Actor, Change};
+use postrider_store::page::{self, Page};
+use postrider_store::{Store, StoreError, applications};
+use serde::Serialize;
+use tokio_postgres::Row;
+
+use crate::headers::{self, StoredValue};
+use crate::keyring::Keyring;
+use crate::secrets;
+use crate::signing::SigningKey;
+use crate::stored_url::StoredUrl;
+
+/// The settings of an endpoint that its application chooses.
+#[derive(Debug, Clone, Serialize)]
+pub struct EndpointSettings {
+    /// Where it is, absolute. The values of its query are [`MASK`](headers::MASK) when it is read; when it is
+    /// written as it was read, that keeps them.
+    pub url: String,
+    /// For people.
+    pub description: String,
+    /// A JSON object of the application's, as text.
+    #[serde(serialize_with = "audit::raw")]
+    pub metadata: String,
+    /// Patterns of event types.
+    pub event_types: Vec<String>,
+    /// Sent with every webhook. A sensitive one has [`MASK`](headers::MASK) for its value when it is read;
+    /// when it is written, that keeps the value it has.
+    pub headers: BTreeMap<String, String>,
+    /// Which of them are write-only, by name.
+    pub sensitive_headers: Vec<String>,
+    /// Requests per second; `None`: no limit.
+    pub rate_limit: Option<i32>,
+    /// Exchanges under way at once.
+    pub concurrency_limit: i32,
+    /// Attempts of each delivery.
+    pub max_attempts: i16,
+    /// Seconds before each retry; `None`: the schedule of the installation.
+    pub retry_schedule: Option<Vec<i32>>,
+    /// Statuses that are never retried.
+    pub permanent_statuses: Vec<i16>,
+    /// For a whole exchange.
+    pub timeout_seconds: i16,
+    /// Which payloads it gets; `None`: all.
+    #[serde(serialize_with = "filter_json")]
+    pub filter: Option<Filter>,
+    /// Keeps the order of acceptance.
+    pub ordered: bool,
+}
+
+/// An endpoint. It serialises to what the audit log keeps of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Endpoint {
+    /// Its id.
+    #[serde(skip)]
+    pub id: EndpointId,
+    /// Whose it is.
+    #[serde(skip)]
+    pub application_id: ApplicationId,
+    /// What its application chose.
+    #[serde(flatten)]
+    pub settings: EndpointSettings,
+    /// False: new events do not match it, and what is open waits.
+    pub is_active: bool,
+    /// Why it is not active.
+    pub disabled_reason: Option<String>,
+    /// When it was made.
+    #[serde(skip)]
+    pub created_at: DateTime<Utc>,
+    /// When it was last changed.
+    #[serde(skip)]
+    pub updated_at: DateTime<Utc>,
+}
+
+/// What the endpoints of one application may be together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndpointQuota {
+    /// So many.
+    pub endpoints: u32,
+    /// Steps that it takes to match one event with all of them, at most.
+    pub matching_steps: u32,
+}
+
+impl EndpointSettings {
+    /// Steps that its filter takes for one event, at most.
+    #[must_use]
+    pub fn filter_steps(&self) -> i32 {
+        self.filter.as_ref().map_or(0, |filter| filter.steps)
+    }
+
+    /// Steps that it takes to compare its event types with the type of one event.
+    #[must_use]
+    pub fn pattern_steps(&self) -> i32 {
+        event_type::pattern_steps(&self.event_types)
+    }
+
+    /// Steps that it takes to match one event, at most.
+    #[must_use]
+    pub fn matching_steps(&self) -> i32 {
+        self.filter_steps().saturating_add(self.pattern_steps())
+    }
+}
+
+/// What became of an endpoint that was to be made.
+#[derive(Debug, Clone)]
+pub enum Created {
+    /// It is there.
+    Endpoint(Box<Endpoint>),
+    /// The application has as many as it may have.
+    TooMany,
+    /// With its filter the application's would take so many steps, more than they may.
+    MatchingTooCostly(i64),
+    /// The application is not there (any more).
+    UnknownApplication,
+}
+
+fn filter_json<S: serde::Serializer>(filter: &Option<Filter>, serializer: S) -> Result<S::Ok, S::Error> {
+    match filter {
+        Some(filter) => audit::raw(&filter.json, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
+macro_rules! endpoint_columns {
+    () => {
+        "id, application_id, url, description, metadata::text, event_types, headers, sensitive_headers, \
+         rate_limit, concurrency_limit, max_attempts, retry_schedule, permanent_statuses, timeout_seconds, \
+         filter::text, filter_path::text, ordered, is_active, disabled_reason, created_at, updated_at, url_query, \
+         filter_steps"
+    };
+}
+pub(super) use endpoint_columns;
+
+const COUNT: &str = "-- endpoints.count
+select count(*) from endpoints where application_id = $1 and deleted_at is null";
+
+const MATCHING_STEPS: &str = "-- endpoints.matching_steps
+select coalesce(sum(filter_steps + pattern_steps), 0)::bigint
+from endpoints
+where application_id = $1 and id <> $2 and deleted_at is null";
+
+/// Steps that it would take to match one event with the endpoints of an application, with this one as it is to be, if
+/// that is more than they may take. The caller has [taken its turn](applications::take_turn).
+pub(super) async fn excessive_steps(
+    transaction: &Transaction<'_>,
+    application: ApplicationId,
+    endpoint: EndpointId,
+    settings: &EndpointSettings,
+    quota: EndpointQuota,
+) -> Result<Option<i64>, StoreError> {
+    let sum = transaction.prepare_cached(MATCHING_STEPS).await?;
+    let others: i64 = transaction.query_one(&sum, &[&application, &endpoint]).await?.get(0);
+    let steps = others + i64::from(settings.matching_steps());
+    Ok((steps > i64::from(quota.matching_steps)).then_some(steps))
+}
+
+const CREATE: &str = concat!(
+    "-- endpoints.create
+insert into endpoints (
+    id, application_id, url, description, metadata, event_types, headers, sensitive_headers, rate_limit,
+    concurrency_limit, max_attempts, retry_schedule, permanent_statuses, timeout_seconds, ordered, is_active,
+    filter, filter_path, url_query, filter_steps, pattern_steps
+)
+values ($1, $2, $3, $4, $5::text::jsonb, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
+        $17::text::jsonb, $18::text::jsonpath, $19, $20, $21)
+returning ",
+    endpoint_columns!()
+);
+
+/// Makes an endpoint with its signing key, unless its application has as many as it may have, or endpoints that are
+/// as costly to match as they may be.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+#[expect(clippy::too_many_arguments, reason = "who, where, and what an endpoint is made of")]
+pub async fn create(
+    store: &Store,
+    keyring: &Keyring,
+    actor: &Actor,
+    application: ApplicationId,
+    settings: &EndpointSettings,
+    is_active: bool,
+    key: &SigningKey,
+    quota: EndpointQuota,
+) -> Result<Created, StoreError> {
+    let mut client = store.durable().await?;
+    let transaction = client.transaction().await?;
+    // The new endpoint needs its id beforehand, for its secrets are bound to it.
+    let Some(id) = applications::take_turn(&transaction, application).await?.map(EndpointId) else {
+        return Ok(Created::UnknownApplication);
+    };
+    let count = transaction.prepare_cached(COUNT).await?;
+    let existing: i64 = transaction.query_one(&count, &[&application]).await?.get(0);
+    if existing >= i64::from(quota.endpoints) {
+        return Ok(Created::TooMany);
+    }
+    if let Some(steps) = excessive_steps(&transaction, application, id, settings, quota).await? {
+        return Ok(Created::MatchingTooCostly(steps));
+    }
+    let insert = transaction.prepare_cached(CREATE).await?;
+    let url = StoredUrl::seal(keyring, id, &settings.url, None);
+    let row = transaction
+        .query_one(
+            &insert,
+            &[
+                &id,
+                &application,
+                &url.shown(),
+                &settings.description,
+                &settings.metadata,
+                &settings.event_types,
+                &Json(headers::seal(keyring, id, settings, BTreeMap::new())),
+                &settings.sensitive_headers,
+                &settings.rate_limit,
+                &settings.concurrency_limit,
+                &settings.max_attempts,
+                &settings.retry_schedule,
+                &settings.permanent_statuses,
+                &settings.timeout_seconds,
+                &settings.ordered,
+                &is_active,
+                &settings.filter.as_ref().map(|filter| &filter.json),
+                &settings.filter.as_ref().map(|filter| &filter.path),
+                &url.query(),
+                &settings.filter_steps(),
+                &settings.pattern_steps(),
+            ],
+        )
+        .await?;
+    let endpoint = parse(&row);
+    secrets::insert(&transaction, keyring, id, key).await?;
+    let change = Change::of("endpoint.create", id.0, None, Some(&endpoint));
+    audit::note(&transaction, application, actor, change).await?;
+    transaction.commit().await?;
+    Ok(Created::Endpoint(Box::new(endpoint)))
+}
+
+const FIND: &str = concat!(
+    "-- endpoints.get
+select ",
+    endpoint_columns!(),
+    "
+from endpoints
+where application_id = $1 and id = $2 and deleted_at is null"
+);
+
+/// One endpoint of an application.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn get(
+    store: &Store,
+    application: ApplicationId,
+    endpoint: EndpointId,
+) -> Result<Option<Endpoint>, StoreError> {
+    let client = store.durable().await?;
+    let statement = client.prepare_cached(FIND).await?;
+    let row = client.query_opt(&statement, &[&application, &endpoint]).await?;
+    Ok(row.as_ref().map(parse))
+}
+
+const LIST: &str = concat!(
+    "-- endpoints.list
+select ",
+    endpoint_columns!(),
+    "
+from endpoints
+where application_id = $1 and id < $2 and deleted_at is null
+order by id desc
+limit $3"
+);
+
+/// The endpoints of an application, newest first, `limit` at most.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn list(
+    store: &Store,
+    application: ApplicationId,
+    cursor: Option<EndpointId>,
+    limit: u32,
+) -> Result<Page<Endpoint>, StoreError> {
+    let client = store.durable().await?;
+    let statement = client.prepare_cached(LIST).await?;
+    let below = cursor.map_or(uuid::Uuid::max(), |id| id.0);
+    let rows =
+        page::read(&client, &statement, &[&application, &below, &(i64::from(limit) + 1)], limit).await?;
+    Ok(Page::of(&rows, parse, |endpoint| endpoint.id.0))
+}
+
+/// The URL in a row of [`endpoint_columns`].
+pub(super) fn stored_url(row: &Row) -> StoredUrl {
+    StoredUrl::of(row, 2, 21)
+}
+
+pub(super) fn parse(row: &Row) -> Endpoint {
+    let sensitive_headers: Vec<String> = row.get(7);
+    let Json(stored) = row.get::<_, Json<BTreeMap<String, StoredValue>>>(6);
+    Endpoint {
+        id: row.get(0),
+        application_id: row.get(1),
+        settings: EndpointSettings {
+            url: row.get(2),
+            description: row.get(3),
+            metadata: row.get(4),
+            event_types: row.get(5),
+            headers: headers::mask(stored, &sensitive_headers),
+            sensitive_headers,
+            rate_limit: row.get(8),
+            concurrency_limit: row.get(9),
+            max_attempts: row.get(10),
+            retry_schedule: row.get(11),
+            permanent_statuses: row.get(12),
+            timeout_seconds: row.get(13),
+            filter: row.get::<_, Option<_>>(14).map(|json| Filter {
+                json,
+                path: row.get(15),
+                steps: row.get(22),
+            }),
+            ordered: row.get(16),
+        },
+        is_active: row.get(17),
+        disabled_reason: row.get(18),
+        created_at: row.get(19),
+        updated_at: row.get(20),
+    }
+}

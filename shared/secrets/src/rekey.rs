@@ -1,0 +1,188 @@
+//! Master keys: which are in use, and everything encrypted anew after a change.
+//!
+//! A step is a short transaction, so that it may be interrupted, run again and run twice, beside services
+//! that have the old and the new key.
+
+use std::collections::BTreeMap;
+
+use postgres_types::Json;
+use postrider_domain::ids::EndpointId;
+use postrider_store::{Store, StoreError};
+use uuid::Uuid;
+
+use crate::headers::StoredValue;
+use crate::keyring::{Keyring, KeyringError, SIGNING, Stored};
+use crate::secrets::StoredKey;
+use crate::stored_url::QUERY;
+
+/// Of secrets there is an index by master key; endpoints with secret values are few.
+const MASTER_KEYS: &str = "-- endpoint_secrets.master_keys
+with recursive walk as (
+    select min(master_key_id) as id from endpoint_secrets
+    union all
+    select (select min(s.master_key_id) from endpoint_secrets s where s.master_key_id > w.id)
+    from walk w
+    where w.id is not null
+)
+select id from walk where id is not null
+union
+select v.value ->> 'key'
+from endpoints e
+cross join lateral (
+    select h.value from jsonb_each(e.headers) h
+    union all
+    select e.url_query
+) v
+where (e.sensitive_headers <> '{}' or e.url_query is not null) and jsonb_typeof(v.value) = 'object'
+limit 1000";
+
+/// Refuses a keyring without a key that secrets are encrypted under: whoever serves without it would fail
+/// webhook by webhook.
+///
+/// # Errors
+/// With a sentence that names the key, or when PostgreSQL does not answer.
+pub async fn check_keyring(store: &Store, keyring: &Keyring) -> Result<(), StoreError> {
+    let client = store.durable().await?;
+    let statement = client.prepare_cached(MASTER_KEYS).await?;
+    for row in client.query(&statement, &[]).await? {
+        let id: &str = row.get(0);
+        if !keyring.has(id) {
+            return Err(StoreError::Schema(format!(
+                "secrets are encrypted with the master key `{id}`, which is not in POSTRIDER_MASTER_KEY: \
+                 add it after the other keys, and run `postrider rekey` if you want to remove it"
+            )));
+        }
+    }
+    Ok(())
+}
+
+const STALE: &str = "-- endpoint_secrets.stale
+select id, endpoint_id, algorithm, secret, master_key_id
+from endpoint_secrets
+where id = any (
+    array(select id from endpoint_secrets where master_key_id is null limit $2)
+    || array(select id from endpoint_secrets where master_key_id < $1 limit $2)
+    || array(select id from endpoint_secrets where master_key_id > $1 limit $2)
+)
+order by id
+limit $2
+for update";
+
+const RESEAL: &str = "-- endpoint_secrets.reseal
+update endpoint_secrets s
+set secret = r.secret, master_key_id = $3
+from unnest($1::uuid[], $2::bytea[]) as r (id, secret)
+where s.id = r.id";
+
+/// Encrypts up to `limit` signing keys under the current master key that are not yet, and answers how many;
+/// 0: all are.
+///
+/// # Errors
+/// When PostgreSQL does not answer, there is no master key, or a key cannot be decrypted.
+pub async fn keys_step(store: &Store, keyring: &Keyring, limit: i64) -> Result<usize, StoreError> {
+    let current = current(keyring)?;
+    let mut client = store.durable().await?;
+    let transaction = client.transaction().await?;
+    let stale = transaction.prepare_cached(STALE).await?;
+    let rows = transaction.query(&stale, &[&current, &limit]).await?;
+    let mut ids: Vec<Uuid> = Vec::with_capacity(rows.len());
+    let mut resealed = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let endpoint: EndpointId = row.get(1);
+        let stored = Stored { bytes: row.get(3), master_key_id: row.get(4) };
+        let key = StoredKey { algorithm: row.get(2), stored }
+            .open(keyring, endpoint)
+            .map_err(|error| StoreError::Schema(format!("endpoint {endpoint}: {error}")))?;
+        ids.push(row.get(0));
+        resealed.push(keyring.seal(endpoint, SIGNING, key.as_bytes()).bytes);
+    }
+    let reseal = transaction.prepare_cached(RESEAL).await?;
+    transaction.execute(&reseal, &[&ids, &resealed, &current]).await?;
+    transaction.commit().await?;
+    Ok(rows.len())
+}
+
+fn current(keyring: &Keyring) -> Result<&str, StoreError> {
+    keyring
+        .current_id()
+        .ok_or_else(|| StoreError::Schema("there is no master key to encrypt with".to_owned()))
+}
+
+const SECRET_VALUES: &str = "-- endpoints.with_secret_values
+select id, headers, sensitive_headers, url_query
+from endpoints
+where (sensitive_headers <> '{}' or url_query is not null) and id > $1
+order by id
+limit $2
+for no key update";
+
+const RESEAL_VALUES: &str = "-- endpoints.reseal_values
+update endpoints e
+set headers = r.headers, url_query = r.url_query
+from unnest($1::uuid[], $2::jsonb[], $3::jsonb[]) as r (id, headers, url_query)
+where e.id = r.id";
+
+/// What a step has done with the headers and URLs of some endpoints.
+#[derive(Debug, Clone, Copy)]
+pub struct EndpointsStep {
+    /// Endpoints of which something was encrypted anew.
+    pub resealed: usize,
+    /// Where the next step goes on; `None`: this was the last.
+    pub next: Option<EndpointId>,
+}
+
+/// Encrypts the sensitive headers and the queries of the next endpoints after `after` under the current master key,
+/// `limit` endpoints at most.
+///
+/// # Errors
+/// When PostgreSQL does not answer, there is no master key, or a value cannot be decrypted.
+pub async fn endpoints_step(
+    store: &Store,
+    keyring: &Keyring,
+    after: Option<EndpointId>,
+    limit: i64,
+) -> Result<EndpointsStep, StoreError> {
+    let current = current(keyring)?;
+    let mut client = store.durable().await?;
+    let transaction = client.transaction().await?;
+    let list = transaction.prepare_cached(SECRET_VALUES).await?;
+    let rows = transaction.query(&list, &[&after.map_or(Uuid::nil(), |id| id.0), &limit]).await?;
+    let (mut ids, mut all_headers, mut queries) = (Vec::new(), Vec::new(), Vec::new());
+    for row in &rows {
+        let endpoint: EndpointId = row.get(0);
+        let Json(mut headers) = row.get::<_, Json<BTreeMap<String, StoredValue>>>(1);
+        let sensitive: Vec<String> = row.get(2);
+        let is_stale =
+            |value: &StoredValue| !matches!(value, StoredValue::Sealed { key, .. } if key == current);
+        let mut query: Option<Json<StoredValue>> = row.get(3);
+        let headers_to_seal = headers.iter_mut().filter(|(name, _)| sensitive.contains(name));
+        let values = headers_to_seal.map(|(name, value)| (name.as_str(), value));
+        let mut has_changed = false;
+        for (name, value) in values.chain(query.as_mut().map(|Json(query)| (QUERY, query))) {
+            if is_stale(value) {
+                *value = reseal(keyring, endpoint, name, value.clone())
+                    .map_err(|error| StoreError::Schema(format!("endpoint {endpoint}: `{name}` {error}")))?;
+                has_changed = true;
+            }
+        }
+        if has_changed {
+            ids.push(endpoint);
+            all_headers.push(Json(headers));
+            queries.push(query);
+        }
+    }
+    let reseal = transaction.prepare_cached(RESEAL_VALUES).await?;
+    transaction.execute(&reseal, &[&ids, &all_headers, &queries]).await?;
+    transaction.commit().await?;
+    Ok(EndpointsStep { resealed: ids.len(), next: rows.last().map(|row| row.get(0)) })
+}
+
+fn reseal(
+    keyring: &Keyring,
+    endpoint: EndpointId,
+    name: &str,
+    value: StoredValue,
+) -> Result<StoredValue, KeyringError> {
+    let value = value.open(keyring, endpoint, name)?;
+    Ok(StoredValue::seal(keyring, endpoint, name, value))
+}

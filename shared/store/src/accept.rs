@@ -1,0 +1,300 @@
+//! Accepting events: many at once, in one statement that is its own transaction.
+
+use postrider_domain::event::{Accepted, NewEvent, Producer, SchemaCheck};
+use postrider_domain::event_type::EventType;
+use postrider_domain::ids::ApplicationId;
+
+use crate::matching::matching_cost;
+use crate::outbox::{has_parked, most_in_line};
+use crate::{Store, StoreError};
+
+/// The SQL that stores a batch. Equal keys are collapsed to the first of them, and keys are inserted in
+/// their order, so that two batches never wait for each other in a circle. Endpoints are matched here,
+/// so that one that was created a moment ago counts. One notification for all.
+///
+/// Events of Postrider's own, which no producer can post, are stored whatever the application is set to.
+///
+/// What is known of an event travels with it from step to step, and `(… in (…)) is true` asks a hash table: a join
+/// of steps, which PostgreSQL believes to have one row each, would compare every event with every other.
+const ACCEPT: &str = concat!(
+    "-- events.accept
+with input as materialized (
+    select i.ordinal, i.idempotency_key, i.event_type, i.patterns::text[] as patterns,
+           i.data::jsonb as payload, a.id as application_id,
+           case
+               when i.key_hash is not null and (k.id is null or k.expires_at <= now()) then 'unknown_key'
+               when a.id is null or a.deleted_at is not null then 'unknown_application'
+               when k.id is not null and not 'publish' = any(k.scopes) then 'forbidden'
+               when not a.is_active and not starts_with(i.event_type, 'postrider.') then 'inactive_application'
+               when a.ingest_rate_limit is not null and not i.is_admitted then 'not_admitted'
+               when t.name is null and a.strict_event_types and not starts_with(i.event_type, 'postrider.') then 'unknown_event_type'
+               when t.schema_hash is distinct from i.schema_hash then 'schema_changed'
+               when i.is_violated then 'schema_violation'
+           end as refusal
+    from unnest($1::bytea[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::boolean[],
+                $9::boolean[])
+         with ordinality
+         as i (key_hash, application_id, idempotency_key, event_type, patterns, data, schema_hash, is_violated,
+               is_admitted, ordinal)
+    -- Looked up one by one, and not joined: a plan that was made while there was little would read all of it.
+    left join lateral (
+        select k.id, k.application_id, k.expires_at, k.scopes
+        from api_keys k
+        where k.key_hash = i.key_hash
+        limit 1
+    ) k on true
+    left join lateral (
+        select a.id, a.deleted_at, a.is_active, a.ingest_rate_limit, a.strict_event_types
+        from applications a
+        where a.id = coalesce(k.application_id, i.application_id)
+        limit 1
+    ) a on true
+    left join lateral (
+        select t.name, t.schema_hash
+        from event_types t
+        where t.application_id = a.id and t.name = i.event_type and not t.is_archived
+        limit 1
+    ) t on true
+),
+judged as materialized (
+    select ordinal, application_id, idempotency_key, event_type, patterns, payload,
+           case
+               -- In order, what comes behind one that is to be checked again waits for it.
+               when $10 and refusal is null and exists (
+                   select from input b
+                   where b.application_id = i.application_id and b.ordinal < i.ordinal
+                     and b.refusal = 'schema_changed'
+               ) then 'schema_changed'
+               else refusal
+           end as refusal,
+           sha256(convert_to(event_type || ' ' || payload::text, 'UTF8')) as event_hash
+    from input i
+),
+candidate as materialized (
+    select *,
+           case
+               when refusal is null and 1 = row_number() over (
+                   partition by application_id, idempotency_key
+                   order by refusal is not null, ordinal
+               )
+               then uuid_v7()
+           end as event_id
+    from judged
+),
+fanned as materialized (
+    select c.*, f.cost, f.endpoint_ids, f.max_attempts, f.ordered,
+           coalesce(cardinality(f.endpoint_ids), 0) as deliveries
+    from candidate c
+    cross join lateral (
+        select ",
+    matching_cost!("s", "s.is_subscribed"),
+    "::integer as cost,
+               array_agg(s.id) filter (where s.is_matched) as endpoint_ids,
+               array_agg(s.max_attempts) filter (where s.is_matched) as max_attempts,
+               array_agg(s.ordered) filter (where s.is_matched) as ordered
+        from (
+            select t.*,
+                   case
+                       when t.is_subscribed then t.filter_path is null or c.payload @@ t.filter_path
+                   end as is_matched
+            from (
+                select e.id, e.max_attempts, e.ordered, e.filter_path, e.filter_steps, e.pattern_steps,
+                       e.event_types && c.patterns as is_subscribed
+                from endpoints e
+                where c.event_id is not null and e.application_id = c.application_id
+                  and e.deleted_at is null and e.is_active
+                -- Boundaries: what matches is asked once.
+                offset 0
+            ) t
+            offset 0
+        ) s
+    ) f
+),
+keyed as (
+    insert into idempotency_keys (application_id, idempotency_key, event_id, event_hash, deliveries_queued)
+    select application_id, idempotency_key, event_id, event_hash, deliveries
+    from fanned
+    where event_id is not null
+    order by application_id, idempotency_key
+    on conflict do nothing
+    returning event_id
+),
+stored as (
+    insert into events (id, application_id, event_type, payload, idempotency_key)
+    select event_id, application_id, event_type, payload, idempotency_key
+    from fanned
+    where (event_id in (select event_id from keyed)) is true
+),
+delivered as (
+    insert into deliveries (id, application_id, event_id, endpoint_id, event_type, max_attempts, position)
+    select uuid_v7(), application_id, event_id, endpoint_id, event_type, max_attempts,
+           case when ordered then nextval('delivery_positions') end
+    from (
+        select f.application_id, f.event_id, d.endpoint_id, f.event_type, d.max_attempts, d.ordered
+        from fanned f
+        cross join lateral unnest(f.endpoint_ids, f.max_attempts, f.ordered)
+            as d (endpoint_id, max_attempts, ordered)
+        where (f.event_id in (select event_id from keyed)) is true
+        order by f.ordinal
+    ) d
+    returning id, endpoint_id, application_id, event_id
+),
+-- Where something waits for room, what comes joins it at once: the relay, which takes from all endpoints in one
+-- line, has nothing to do with it, and nobody stands behind a backlog that is not his own.
+backlogged as materialized (
+    select endpoint_id
+    from (select distinct application_id, unnest(endpoint_ids) as endpoint_id from fanned) s
+    where ",
+    has_parked!("s.application_id", "s.endpoint_id", "false"),
+    "
+),
+-- The same where there are very many of one event.
+large as materialized (
+    select event_id from fanned where deliveries > ",
+    most_in_line!(),
+    " and (event_id in (select event_id from keyed)) is true
+),
+queued as (
+    insert into outbox (delivery_id, endpoint_id, application_id, parked)
+    select id, endpoint_id, application_id,
+           (endpoint_id in (select endpoint_id from backlogged)) is true or (event_id in (select event_id from large)) is true
+    from delivered
+    returning parked
+),
+notified as (
+    (select pg_notify('postrider_outbox', '') from queued where not parked limit 1)
+    union all
+    (select pg_notify('postrider_outbox', 'parked') from large limit 1)
+)
+select ordinal, refusal, application_id, event_hash,
+       case when (event_id in (select event_id from keyed)) is true then event_id end,
+       deliveries, cost, (select count(*) from notified) as notifications
+from fanned"
+);
+
+/// What was stored earlier under a key. A statement of its own: the snapshot of the other one may be
+/// older than the commit that won the key.
+const FIND_BY_KEY: &str = "-- idempotency_keys.find
+select i.ordinal, k.event_id, k.event_hash, k.deliveries_queued
+from unnest($1::uuid[], $2::text[]) with ordinality as i (application_id, idempotency_key, ordinal)
+join idempotency_keys k
+  on k.application_id = i.application_id and k.idempotency_key = i.idempotency_key";
+
+/// Stores events and everything that follows from them, or tells why not, one answer for each in the same
+/// order. All that is answered `Stored` is on disk. `in_order`: none is stored before an earlier one of its
+/// application that is `SchemaChanged`.
+///
+/// # Errors
+/// When nothing was stored. [`StoreError::is_data_error`] and [`StoreError::is_contention`] mean that one
+/// of the events is to blame, and that the others may be stored without it.
+pub async fn accept(store: &Store, events: &[NewEvent], in_order: bool) -> Result<Vec<Accepted>, StoreError> {
+    let client = store.accepting().await?;
+    let insert = client.prepare_cached(ACCEPT).await?;
+    let mut key_hashes: Vec<Option<&[u8]>> = Vec::with_capacity(events.len());
+    let mut applications: Vec<Option<ApplicationId>> = Vec::with_capacity(events.len());
+    for event in events {
+        let (hash, application) = match &event.producer {
+            Producer::Key(hash) => (Some(hash.as_slice()), None),
+            Producer::Admin(application) => (None, Some(*application)),
+        };
+        key_hashes.push(hash);
+        applications.push(application);
+    }
+    let keys: Vec<&str> = events.iter().map(|event| event.idempotency_key.as_str()).collect();
+    let types: Vec<&str> = events.iter().map(|event| event.event_type.as_str()).collect();
+    let patterns: Vec<String> = events.iter().map(|event| pattern_array(&event.event_type)).collect();
+    let data: Vec<&str> = events.iter().map(|event| &*event.data).collect();
+    let hashes: Vec<Option<&[u8]>> = events.iter().map(|event| event.schema.hash()).collect();
+    let violated: Vec<bool> =
+        events.iter().map(|event| matches!(event.schema, SchemaCheck::Violates(_))).collect();
+    let admitted: Vec<bool> = events.iter().map(|event| event.is_admitted).collect();
+    let rows = client
+        .query(
+            &insert,
+            &[
+                &key_hashes,
+                &applications,
+                &keys,
+                &types,
+                &patterns,
+                &data,
+                &hashes,
+                &violated,
+                &admitted,
+                &in_order,
+            ],
+        )
+        .await?;
+
+    let mut answers: Vec<Option<Accepted>> = vec![None; events.len()];
+    let mut losers = Vec::new();
+    for row in rows {
+        let index = index_of(&row, 0);
+        if let Some(refusal) = row.get::<_, Option<&str>>(1) {
+            answers[index] = Some(refused(refusal, &row));
+            // What was accepted once is so for ever, whatever the catalogue says by now.
+            if matches!(refusal, "unknown_event_type" | "schema_violation") {
+                losers.push(Loser { index, application_id: row.get(2), event_hash: row.get(3) });
+            }
+        } else if let Some(event_id) = row.get(4) {
+            let deliveries_queued = row.get(5);
+            let cost = row.get(6);
+            answers[index] = Some(Accepted::Stored { event_id, deliveries_queued, duplicate: false, cost });
+        } else {
+            losers.push(Loser { index, application_id: row.get(2), event_hash: row.get(3) });
+        }
+    }
+    if !losers.is_empty() {
+        let find = client.prepare_cached(FIND_BY_KEY).await?;
+        let applications: Vec<ApplicationId> = losers.iter().map(|loser| loser.application_id).collect();
+        let loser_keys: Vec<&str> = losers.iter().map(|loser| keys[loser.index]).collect();
+        for row in client.query(&find, &[&applications, &loser_keys]).await? {
+            let loser = &losers[index_of(&row, 0)];
+            let is_same = row.get::<_, &[u8]>(2) == loser.event_hash;
+            answers[loser.index] = Some(if is_same {
+                Accepted::Stored {
+                    event_id: row.get(1),
+                    deliveries_queued: row.get(3),
+                    duplicate: true,
+                    cost: 0,
+                }
+            } else {
+                Accepted::KeyReused
+            });
+        }
+    }
+    // A key that was neither free nor found went with its event in between: the caller tries again.
+    answers.into_iter().collect::<Option<Vec<_>>>().ok_or_else(|| {
+        StoreError::Schema("an idempotency key expired while it was looked at; try again".to_owned())
+    })
+}
+
+/// An event that was not inserted: its key may have been taken by the same event before.
+struct Loser {
+    index: usize,
+    application_id: ApplicationId,
+    event_hash: Vec<u8>,
+}
+
+fn index_of(row: &tokio_postgres::Row, column: usize) -> usize {
+    usize::try_from(row.get::<_, i64>(column) - 1).expect("ordinality counts from 1")
+}
+
+/// An array literal of all patterns that match; their alphabet needs no quoting.
+pub(super) fn pattern_array(event_type: &EventType) -> String {
+    let patterns: Vec<_> = event_type.matching_patterns().collect();
+    format!("{{{}}}", patterns.join(","))
+}
+
+fn refused(reason: &str, row: &tokio_postgres::Row) -> Accepted {
+    match reason {
+        "unknown_event_type" => Accepted::UnknownEventType,
+        "schema_changed" => Accepted::SchemaChanged(row.get(2)),
+        "not_admitted" => Accepted::NotAdmitted(row.get(2)),
+        "schema_violation" => Accepted::SchemaViolation,
+        "unknown_key" => Accepted::UnknownKey,
+        "forbidden" => Accepted::Forbidden,
+        "inactive_application" => Accepted::InactiveApplication,
+        _ => Accepted::UnknownApplication,
+    }
+}

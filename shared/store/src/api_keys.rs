@@ -1,0 +1,263 @@
+//! API keys: what an application proves itself with. Only their hashes are stored.
+
+use chrono::{DateTime, Utc};
+use deadpool_postgres::Transaction;
+use postrider_domain::ids::{ApiKeyId, ApplicationId};
+use serde::Serialize;
+use tokio_postgres::Row;
+
+use crate::audit::{self, Actor, Change};
+use crate::page::{self, Page};
+use crate::{Store, StoreError, applications};
+
+/// The SHA-256 of a key.
+pub type KeyHash = [u8; 32];
+
+/// A key, as it can be shown. It serialises to what the audit log keeps of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct ApiKey {
+    /// Its id.
+    #[serde(skip)]
+    pub id: ApiKeyId,
+    /// Its name, for people.
+    pub name: String,
+    /// Its first characters.
+    pub prefix: String,
+    /// What it may do.
+    pub scopes: Vec<String>,
+    /// When it ends.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// When it was last used, to within half a minute.
+    #[serde(skip)]
+    pub last_used_at: Option<DateTime<Utc>>,
+    /// When it was made.
+    #[serde(skip)]
+    pub created_at: DateTime<Utc>,
+}
+
+/// A key that is to be made.
+#[derive(Debug, Clone)]
+pub struct NewApiKey {
+    /// Its name, for people.
+    pub name: String,
+    /// Its first characters.
+    pub prefix: String,
+    /// Its hash.
+    pub hash: KeyHash,
+    /// What it may do: some of `publish`, `read`, `manage`.
+    pub scopes: Vec<String>,
+    /// When it ends.
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// Whom a key stands for.
+#[derive(Debug, Clone)]
+pub struct KeyOwner {
+    /// The key's id.
+    pub api_key_id: ApiKeyId,
+    /// The key's first characters.
+    pub prefix: String,
+    /// Its application.
+    pub application_id: ApplicationId,
+    /// What the key may do.
+    pub scopes: Vec<String>,
+}
+
+const FIND_OWNER: &str = "-- api_keys.find_owner
+select k.id, k.prefix, k.application_id, k.scopes
+from api_keys k
+where k.key_hash = $1 and (k.expires_at is null or k.expires_at > now())
+  -- Not by a join, for which PostgreSQL may read all applications that are not deleted.
+  and (select a.deleted_at is null from applications a where a.id = k.application_id)";
+
+/// Finds whom a key stands for; `None` where it is unknown, expired or revoked.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn find_owner(store: &Store, hash: &KeyHash) -> Result<Option<KeyOwner>, StoreError> {
+    let client = store.durable().await?;
+    let statement = client.prepare_cached(FIND_OWNER).await?;
+    let row = client.query_opt(&statement, &[&hash.as_slice()]).await?;
+    Ok(row.map(|row| KeyOwner {
+        api_key_id: row.get(0),
+        prefix: row.get(1),
+        application_id: row.get(2),
+        scopes: row.get(3),
+    }))
+}
+
+/// Keys that an application may have, expired ones included.
+pub const MAX_KEYS: i64 = 100;
+
+/// What became of a key that was to be made.
+#[derive(Debug, Clone)]
+pub enum Created {
+    /// It is there.
+    Key(Box<ApiKey>),
+    /// The application has [`MAX_KEYS`].
+    TooMany,
+    /// The application is not there (any more).
+    UnknownApplication,
+}
+
+const COUNT: &str = "-- api_keys.count
+select count(*) from api_keys where application_id = $1";
+
+const CREATE: &str = "-- api_keys.create
+insert into api_keys (application_id, name, prefix, key_hash, scopes, expires_at)
+values ($1, $2, $3, $4, $5, $6)
+returning id, name, prefix, scopes, expires_at, last_used_at, created_at";
+
+/// Makes a key of an application, unless it has as many as it may have.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn create(
+    store: &Store,
+    actor: &Actor,
+    application: ApplicationId,
+    key: &NewApiKey,
+) -> Result<Created, StoreError> {
+    let mut client = store.durable().await?;
+    let transaction = client.transaction().await?;
+    if applications::take_turn(&transaction, application).await?.is_none() {
+        return Ok(Created::UnknownApplication);
+    }
+    let count = transaction.prepare_cached(COUNT).await?;
+    let existing: i64 = transaction.query_one(&count, &[&application]).await?.get(0);
+    if existing >= MAX_KEYS {
+        return Ok(Created::TooMany);
+    }
+    let created = insert(&transaction, actor, application, key).await?;
+    transaction.commit().await?;
+    Ok(Created::Key(Box::new(created)))
+}
+
+pub(super) async fn insert(
+    transaction: &Transaction<'_>,
+    actor: &Actor,
+    application: ApplicationId,
+    key: &NewApiKey,
+) -> Result<ApiKey, StoreError> {
+    let statement = transaction.prepare_cached(CREATE).await?;
+    let row = transaction
+        .query_one(
+            &statement,
+            &[&application, &key.name, &key.prefix, &key.hash.as_slice(), &key.scopes, &key.expires_at],
+        )
+        .await?;
+    let created = parse(&row);
+    let change = Change::of("api_key.create", created.id.0, None, Some(&created));
+    audit::note(transaction, application, actor, change).await?;
+    Ok(created)
+}
+
+const GET: &str = "-- api_keys.get
+select id, name, prefix, scopes, expires_at, last_used_at, created_at
+from api_keys
+where application_id = $1 and id = $2";
+
+/// One key of an application.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn get(
+    store: &Store,
+    application: ApplicationId,
+    key: ApiKeyId,
+) -> Result<Option<ApiKey>, StoreError> {
+    let client = store.durable().await?;
+    let statement = client.prepare_cached(GET).await?;
+    Ok(client.query_opt(&statement, &[&application, &key]).await?.as_ref().map(parse))
+}
+
+const LIST: &str = "-- api_keys.list
+select id, name, prefix, scopes, expires_at, last_used_at, created_at
+from api_keys
+where application_id = $1 and id < $2
+order by id desc
+limit $3";
+
+/// The keys of an application, newest first, `limit` at most.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn list(
+    store: &Store,
+    application: ApplicationId,
+    cursor: Option<ApiKeyId>,
+    limit: u32,
+) -> Result<Page<ApiKey>, StoreError> {
+    let client = store.durable().await?;
+    let statement = client.prepare_cached(LIST).await?;
+    let below = cursor.map_or(uuid::Uuid::max(), |id| id.0);
+    let rows =
+        page::read(&client, &statement, &[&application, &below, &(i64::from(limit) + 1)], limit).await?;
+    Ok(Page::of(&rows, parse, |key| key.id.0))
+}
+
+const DELETE: &str = "-- api_keys.delete
+delete from api_keys
+where application_id = $1 and id = $2
+returning id, name, prefix, scopes, expires_at, last_used_at, created_at";
+
+/// Revokes a key at once. False: there was none.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn delete(
+    store: &Store,
+    actor: &Actor,
+    application: ApplicationId,
+    key: ApiKeyId,
+) -> Result<bool, StoreError> {
+    let mut client = store.durable().await?;
+    let transaction = client.transaction().await?;
+    let statement = transaction.prepare_cached(DELETE).await?;
+    let Some(row) = transaction.query_opt(&statement, &[&application, &key]).await? else {
+        return Ok(false);
+    };
+    let change = Change::of("api_key.delete", key.0, Some(&parse(&row)), None);
+    audit::note(&transaction, application, actor, change).await?;
+    transaction.commit().await?;
+    Ok(true)
+}
+
+const RECORD_USE: &str = "-- api_keys.record_use
+with used as materialized (
+    select key_hash, used_at from unnest($1::bytea[], $2::timestamptz[]) as u (key_hash, used_at)
+),
+locked as materialized (
+    select k.id, u.used_at
+    from api_keys k
+    join used u on u.key_hash = k.key_hash
+    where k.last_used_at is null or k.last_used_at < u.used_at
+    order by k.id
+    for no key update of k
+)
+update api_keys k set last_used_at = l.used_at from locked l where k.id = l.id";
+
+/// Notes when keys were last used. A crash of PostgreSQL may lose it, which harms nobody.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn record_use(store: &Store, uses: &[(KeyHash, DateTime<Utc>)]) -> Result<(), StoreError> {
+    let hashes: Vec<&[u8]> = uses.iter().map(|(hash, _)| hash.as_slice()).collect();
+    let times: Vec<DateTime<Utc>> = uses.iter().map(|&(_, at)| at).collect();
+    let client = store.durable().await?;
+    let statement = client.prepare_cached(RECORD_USE).await?;
+    client.execute(&statement, &[&hashes, &times]).await?;
+    Ok(())
+}
+
+fn parse(row: &Row) -> ApiKey {
+    ApiKey {
+        id: row.get(0),
+        name: row.get(1),
+        prefix: row.get(2),
+        scopes: row.get(3),
+        expires_at: row.get(4),
+        last_used_at: row.get(5),
+        created_at: row.get(6),
+    }
+}

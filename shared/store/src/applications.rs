@@ -1,0 +1,300 @@
+//! Applications: the tenants.
+
+use chrono::{DateTime, Utc};
+use deadpool_postgres::Transaction;
+use postrider_domain::ids::ApplicationId;
+use serde::Serialize;
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use crate::api_keys::{self, ApiKey, NewApiKey};
+use crate::audit::{self, Actor, Change};
+use crate::page::{self, Page};
+use crate::{Store, StoreError, cleanups, ingest};
+
+/// A tenant. It serialises to what the audit log keeps of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Application {
+    /// Its id.
+    #[serde(skip)]
+    pub id: ApplicationId,
+    /// The producer's own name for it.
+    pub uid: Option<String>,
+    /// Its name, for people.
+    pub name: String,
+    /// A JSON object of the producer's.
+    #[serde(serialize_with = "audit::raw")]
+    pub metadata: String,
+    /// False: it may not publish.
+    pub is_active: bool,
+    /// Events per second that it may publish; `None`: no limit.
+    pub ingest_rate_limit: Option<i32>,
+    /// Events of types that are not in its catalogue are refused.
+    pub strict_event_types: bool,
+    /// When it was made.
+    #[serde(skip)]
+    pub created_at: DateTime<Utc>,
+    /// When it was last changed.
+    #[serde(skip)]
+    pub updated_at: DateTime<Utc>,
+}
+
+/// An application that is to be made.
+#[derive(Debug, Clone)]
+pub struct NewApplication {
+    /// The producer's own name for it, unique over the installation.
+    pub uid: Option<String>,
+    /// Its name, for people.
+    pub name: String,
+    /// A JSON object, as text.
+    pub metadata: String,
+    /// Events per second that it may publish; `None`: no limit.
+    pub ingest_rate_limit: Option<i32>,
+    /// Events of types that are not in its catalogue are refused.
+    pub strict_event_types: bool,
+}
+
+/// What an application is to be from now on.
+#[derive(Debug, Clone)]
+pub struct Update {
+    /// The producer's own name for it.
+    pub uid: Option<String>,
+    /// Its name, for people.
+    pub name: String,
+    /// A JSON object, as text.
+    pub metadata: String,
+    /// False: it may not publish.
+    pub is_active: bool,
+    /// Events per second that it may publish; `None`: no limit.
+    pub ingest_rate_limit: Option<i32>,
+    /// Events of types that are not in its catalogue are refused.
+    pub strict_event_types: bool,
+}
+
+/// What names an application in a path or a query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ApplicationRef {
+    /// Its id.
+    Id(ApplicationId),
+    /// Its uid.
+    Uid(String),
+}
+
+macro_rules! columns {
+    () => {
+        "id, uid, name, metadata::text, is_active, ingest_rate_limit, strict_event_types, created_at, updated_at"
+    };
+}
+
+const CREATE: &str = concat!(
+    "-- applications.create
+insert into applications (uid, name, metadata, ingest_rate_limit, strict_event_types)
+values ($1, $2, $3::text::jsonb, $4, $5)
+returning ",
+    columns!()
+);
+
+/// Makes an application and its first API key, both or neither.
+///
+/// # Errors
+/// [`StoreError::is_unique_violation`] when the uid is taken.
+pub async fn create(
+    store: &Store,
+    actor: &Actor,
+    application: &NewApplication,
+    key: &NewApiKey,
+) -> Result<(Application, ApiKey), StoreError> {
+    let mut client = store.durable().await?;
+    let transaction = client.transaction().await?;
+    let statement = transaction.prepare_cached(CREATE).await?;
+    let row = transaction
+        .query_one(
+            &statement,
+            &[
+                &application.uid,
+                &application.name,
+                &application.metadata,
+                &application.ingest_rate_limit,
+                &application.strict_event_types,
+            ],
+        )
+        .await?;
+    let created = parse(&row);
+    if created.ingest_rate_limit.is_some() {
+        ingest::open(&transaction, created.id).await?;
+    }
+    let change = Change::of("application.create", created.id.0, None, Some(&created));
+    audit::note(&transaction, created.id, actor, change).await?;
+    let key = api_keys::insert(&transaction, actor, created.id, key).await?;
+    transaction.commit().await?;
+    Ok((created, key))
+}
+
+const FIND: &str = concat!(
+    "-- applications.find
+select ",
+    columns!(),
+    "
+from applications
+where (id = $1 or uid = $2) and deleted_at is null"
+);
+
+/// Finds an application by its id or uid.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn find(store: &Store, reference: &ApplicationRef) -> Result<Option<Application>, StoreError> {
+    let (id, uid) = match reference {
+        ApplicationRef::Id(id) => (Some(*id), None),
+        ApplicationRef::Uid(uid) => (None, Some(uid)),
+    };
+    let client = store.durable().await?;
+    let statement = client.prepare_cached(FIND).await?;
+    let row = client.query_opt(&statement, &[&id, &uid]).await?;
+    Ok(row.as_ref().map(parse))
+}
+
+const LIST: &str = concat!(
+    "-- applications.list
+select ",
+    columns!(),
+    "
+from applications
+where id < $1 and deleted_at is null
+order by id desc
+limit $2"
+);
+
+/// Applications, newest first, `limit` at most.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn list(
+    store: &Store,
+    cursor: Option<ApplicationId>,
+    limit: u32,
+) -> Result<Page<Application>, StoreError> {
+    let client = store.durable().await?;
+    let statement = client.prepare_cached(LIST).await?;
+    let below = cursor.map_or(Uuid::max(), |id| id.0);
+    let rows = page::read(&client, &statement, &[&below, &(i64::from(limit) + 1)], limit).await?;
+    Ok(Page::of(&rows, parse, |application| application.id.0))
+}
+
+const TAKE_TURN: &str = "-- applications.take_turn
+select uuid_v7() from applications where id = $1 and deleted_at is null for no key update";
+
+/// Makes those who add to an application what it may have a bounded number of take turns, so that they count
+/// right: by a statement of their own after this one. Answers an id for what is added, or `None` where there is no
+/// such application.
+pub async fn take_turn(
+    transaction: &Transaction<'_>,
+    application: ApplicationId,
+) -> Result<Option<Uuid>, StoreError> {
+    let lock = transaction.prepare_cached(TAKE_TURN).await?;
+    Ok(transaction.query_opt(&lock, &[&application]).await?.map(|row| row.get(0)))
+}
+
+const LOCK: &str = concat!(
+    "-- applications.lock_to_change
+select ",
+    columns!(),
+    "
+from applications
+where id = $1 and deleted_at is null
+for no key update"
+);
+
+const UPDATE: &str = concat!(
+    "-- applications.update
+update applications
+set uid = $2, name = $3, metadata = $4::text::jsonb, is_active = $5, ingest_rate_limit = $6,
+    strict_event_types = $7, updated_at = now()
+where id = $1
+returning ",
+    columns!()
+);
+
+/// Changes an application to what `change` makes of it; `None`: there is none.
+///
+/// # Errors
+/// What `change` refuses, [`StoreError::is_unique_violation`] when the uid is taken, or when PostgreSQL does
+/// not answer; nothing was changed then.
+pub async fn update<E: From<StoreError>>(
+    store: &Store,
+    actor: &Actor,
+    application: ApplicationId,
+    change: impl FnOnce(&Application) -> Result<Update, E>,
+) -> Result<Option<Application>, E> {
+    let mut client = store.durable().await?;
+    let transaction = client.transaction().await.map_err(StoreError::from)?;
+    let lock = transaction.prepare_cached(LOCK).await.map_err(StoreError::from)?;
+    let Some(row) = transaction.query_opt(&lock, &[&application]).await.map_err(StoreError::from)? else {
+        return Ok(None);
+    };
+    let before = parse(&row);
+    let Update { uid, name, metadata, is_active, ingest_rate_limit, strict_event_types } = change(&before)?;
+    let write = async {
+        let update = transaction.prepare_cached(UPDATE).await?;
+        let row = transaction
+            .query_one(
+                &update,
+                &[&application, &uid, &name, &metadata, &is_active, &ingest_rate_limit, &strict_event_types],
+            )
+            .await?;
+        let after = parse(&row);
+        if after.ingest_rate_limit.is_some() {
+            ingest::open(&transaction, application).await?;
+        }
+        let change = Change::of("application.update", application.0, Some(&before), Some(&after));
+        audit::note(&transaction, application, actor, change).await?;
+        Ok::<_, StoreError>(after)
+    };
+    let after = write.await?;
+    transaction.commit().await.map_err(StoreError::from)?;
+    Ok(Some(after))
+}
+
+const DELETE: &str = "-- applications.delete
+with endpoint as (
+    select id from endpoints where application_id = $1 and deleted_at is null order by id for no key update
+),
+marked as (
+    update endpoints e set deleted_at = now() from endpoint where e.id = endpoint.id
+)
+update applications set deleted_at = now(), updated_at = now() where id = $1";
+
+/// Deletes an application: its keys stop and no endpoint of it matches any more, at once; what is its own is
+/// removed by the relay. False: there is none.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn delete(store: &Store, actor: &Actor, application: ApplicationId) -> Result<bool, StoreError> {
+    let mut client = store.durable().await?;
+    let transaction = client.transaction().await?;
+    let lock = transaction.prepare_cached(LOCK).await?;
+    let Some(row) = transaction.query_opt(&lock, &[&application]).await? else {
+        return Ok(false);
+    };
+    let delete = transaction.prepare_cached(DELETE).await?;
+    transaction.execute(&delete, &[&application]).await?;
+    cleanups::remove_application(&transaction, application).await?;
+    let change = Change::of("application.delete", application.0, Some(&parse(&row)), None);
+    audit::note(&transaction, application, actor, change).await?;
+    transaction.commit().await?;
+    Ok(true)
+}
+
+fn parse(row: &Row) -> Application {
+    Application {
+        id: row.get(0),
+        uid: row.get(1),
+        name: row.get(2),
+        metadata: row.get(3),
+        is_active: row.get(4),
+        ingest_rate_limit: row.get(5),
+        strict_event_types: row.get(6),
+        created_at: row.get(7),
+        updated_at: row.get(8),
+    }
+}

@@ -1,0 +1,374 @@
+//! What follows from a deletion or a cancellation, in bounded steps: each is a short transaction, and the
+//! next one goes on where it ended, in whatever relay.
+
+use deadpool_postgres::Transaction;
+use postrider_domain::ids::{ApplicationId, EndpointId};
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use crate::{Store, StoreError};
+
+/// Rows that one step looks at.
+const STEP: i64 = 2_000;
+
+const BEGIN: &str = "-- cleanups.begin
+insert into cleanups (kind, owner_id, reason, until_id)
+values ($1, $2, $3, case when $4 then uuid_v7() else 'ffffffff-ffff-ffff-ffff-ffffffffffff' end)";
+
+/// Has the open deliveries of an endpoint cancelled: those that are there now.
+pub async fn cancel_open(
+    transaction: &Transaction<'_>,
+    endpoint: EndpointId,
+    reason: &str,
+) -> Result<(), StoreError> {
+    begin(transaction, "cancel", endpoint.0, reason, true).await
+}
+
+/// Has the open deliveries queued of an endpoint that keeps the order no longer.
+pub async fn queue_what_waited(
+    transaction: &Transaction<'_>,
+    endpoint: EndpointId,
+) -> Result<(), StoreError> {
+    begin(transaction, "queue", endpoint.0, "", false).await
+}
+
+/// Has the open deliveries of a deleted endpoint cancelled, and the endpoint removed.
+pub async fn remove_endpoint(transaction: &Transaction<'_>, endpoint: EndpointId) -> Result<(), StoreError> {
+    begin(transaction, "endpoint", endpoint.0, "the endpoint was deleted", false).await
+}
+
+/// Has everything removed that is a deleted application's.
+pub async fn remove_application(
+    transaction: &Transaction<'_>,
+    application: ApplicationId,
+) -> Result<(), StoreError> {
+    begin(transaction, "application", application.0, "", false).await
+}
+
+async fn begin(
+    transaction: &Transaction<'_>,
+    kind: &str,
+    owner: Uuid,
+    reason: &str,
+    only_what_is_there: bool,
+) -> Result<(), StoreError> {
+    let statement = transaction.prepare_cached(BEGIN).await?;
+    transaction.execute(&statement, &[&kind, &owner, &reason, &only_what_is_there]).await?;
+    Ok(())
+}
+
+/// One phase of a cleanup.
+enum Phase {
+    /// A statement that deals with the next rows of `$1` after the cursor `$2`, `$3` at most, and answers the
+    /// cursor to go on from; null: the phase is over.
+    Do(&'static str),
+    /// The same, with the reason `$4` and the greatest id `$5`.
+    Cancel(&'static str),
+    /// Removes the next deliveries with their attempts.
+    Deliveries,
+    /// A statement that deals with `$1` in one go.
+    Once(&'static str),
+    /// Waits until everything has ended that may have begun before the deletion: no statement lasts longer
+    /// than half a minute. What it has added is found by the phases after this.
+    Wait,
+}
+
+use Phase::{Cancel, Deliveries, Do, Once, Wait};
+
+// Rows are compared as a whole with what is an application's, so that its own index is walked whatever the planner
+// knows of it.
+
+fn phases(kind: &str) -> &'static [Phase] {
+    match kind {
+        "cancel" => &[Cancel(CANCEL)],
+        "queue" => &[Do(QUEUE)],
+        "endpoint" => &[Cancel(CANCEL), Wait, Cancel(CANCEL), Once(ENDPOINT)],
+        _ => &[
+            Deliveries,
+            Do(EVENTS),
+            Do(IDEMPOTENCY_KEYS),
+            Do(OUTBOX),
+            Wait,
+            Deliveries,
+            Do(EVENTS),
+            Do(IDEMPOTENCY_KEYS),
+            Do(OUTBOX),
+            Do(ENDPOINTS),
+            Do(API_KEYS),
+            Do(EVENT_TYPES),
+            Do(REPLAYS),
+            Do(EMIT_REJECTIONS),
+            Once(APPLICATION),
+        ],
+    }
+}
+
+/// Walks what is open, whoever it belongs to, for that is what there is an index of. What a lease holds is
+/// cancelled too: without it, what is under way is still recorded as an attempt, and moves nothing.
+const CANCEL: &str = "-- deliveries.cancel_open
+with page as materialized (
+    select id, endpoint_id
+    from deliveries
+    where completed_at is null and id > coalesce($2::text::uuid, '00000000-0000-0000-0000-000000000000')
+      and id <= $5::uuid
+    order by id
+    limit $3
+),
+locked as materialized (
+    select id
+    from deliveries
+    where id = any (array(select id from page where endpoint_id = $1)) and completed_at is null
+    order by id
+    for no key update
+),
+moved as (
+    update deliveries d
+    set status = 'cancelled', next_retry_at = null, lease_id = null, completed_at = now(), last_error = $4
+    from locked l
+    where d.id = l.id
+    returning d.id, d.endpoint_id, d.application_id, d.position
+),
+-- Where order is kept, it is the turn of what is left.
+woken as (
+    insert into outbox (delivery_id, endpoint_id, application_id)
+    select id, endpoint_id, application_id from moved where position is not null limit 1
+    returning id
+),
+unparked as (
+    delete from outbox
+    where parked and application_id = (select application_id from endpoints where id = $1) and endpoint_id = $1
+      and delivery_id = any (array(select id from locked))
+)
+select id::text, (select count(pg_notify('postrider_outbox', '')) from woken)
+from page order by id desc limit 1";
+
+/// What waited its turn brought no id along but the first's.
+const QUEUE: &str = "-- outbox.queue_what_waited
+with page as materialized (
+    select id, endpoint_id, application_id, lease_id, next_retry_at, position
+    from deliveries
+    where endpoint_id = $1 and position is not null and completed_at is null
+      and position > coalesce($2::text::bigint, 0)
+    order by position
+    limit $3
+),
+queued as (
+    insert into outbox (delivery_id, endpoint_id, application_id, due_at)
+    select id, endpoint_id, application_id, next_retry_at from page where lease_id is null
+    returning id
+)
+select position::text, (select count(pg_notify('postrider_outbox', '')) from (select from queued limit 1) n)
+from page order by position desc limit 1";
+
+const ENDPOINT: &str = "-- endpoints.remove
+delete from endpoints where id = $1 and deleted_at is not null";
+
+const DELIVERIES: &str = "-- deliveries.lock_to_remove
+select id
+from deliveries
+where (application_id, id) > ($1, coalesce($2::text::uuid, '00000000-0000-0000-0000-000000000000'))
+  and application_id <= $1
+order by application_id, id
+limit $3
+for update";
+
+/// A statement of its own: it sees the attempts that were recorded while the rows were waited for.
+const REMOVE_DELIVERIES: &str = "-- deliveries.remove
+with attempts as (
+    delete from delivery_attempts where delivery_id = any ($1)
+)
+delete from deliveries where id = any ($1)";
+
+const EVENTS: &str = "-- events.remove
+with page as materialized (
+    select id
+    from events
+    where (application_id, id) > ($1, coalesce($2::text::uuid, '00000000-0000-0000-0000-000000000000'))
+      and application_id <= $1
+    order by application_id, id
+    limit $3
+),
+removed as (
+    delete from events where id = any (array(select id from page))
+)
+select id::text from page order by id desc limit 1";
+
+const IDEMPOTENCY_KEYS: &str = "-- idempotency_keys.remove
+with page as materialized (
+    select idempotency_key
+    from idempotency_keys
+    where application_id = $1 and idempotency_key > coalesce($2::text, '')
+    order by idempotency_key
+    limit $3
+),
+removed as (
+    delete from idempotency_keys
+    where application_id = $1 and idempotency_key = any (array(select idempotency_key from page))
+)
+select idempotency_key from page order by idempotency_key desc limit 1";
+
+/// Rows that a relay has taken are gone with its take; the claim finds nothing to do for them.
+const OUTBOX: &str = "-- outbox.remove
+with page as materialized (
+    select id, application_id
+    from outbox
+    where id > coalesce($2::text::bigint, 0)
+    order by id
+    limit $3
+),
+locked as materialized (
+    select o.id
+    from outbox o
+    where o.id = any (array(select id from page where application_id = $1))
+    order by o.id
+    for update skip locked
+),
+removed as (
+    delete from outbox where id = any (array(select id from locked))
+)
+select id::text from page order by id desc limit 1";
+
+/// The tables of which an application has few rows, told apart by a key of some type.
+macro_rules! remove {
+    ($table:literal, $key:literal, $type:literal, $least:literal) => {
+        concat!(
+            "-- ",
+            $table,
+            ".remove_some
+with page as materialized (
+    select ",
+            $key,
+            " as key
+    from ",
+            $table,
+            "
+    where (application_id, ",
+            $key,
+            ") > ($1, coalesce($2::text, '",
+            $least,
+            "')::",
+            $type,
+            ") and application_id <= $1
+    order by application_id, ",
+            $key,
+            "
+    limit $3
+),
+removed as (
+    delete from ",
+            $table,
+            " where application_id = $1 and ",
+            $key,
+            " = any (array(select key from page))
+)
+select key::text from page order by key desc limit 1"
+        )
+    };
+}
+
+const ENDPOINTS: &str = remove!("endpoints", "id", "uuid", "00000000-0000-0000-0000-000000000000");
+const API_KEYS: &str = remove!("api_keys", "id", "uuid", "00000000-0000-0000-0000-000000000000");
+const EVENT_TYPES: &str = remove!("event_types", "name", "text", "");
+const REPLAYS: &str = remove!("replays", "id", "uuid", "00000000-0000-0000-0000-000000000000");
+const EMIT_REJECTIONS: &str =
+    remove!("emit_rejections", "id", "uuid", "00000000-0000-0000-0000-000000000000");
+
+const APPLICATION: &str = "-- applications.remove
+delete from applications where id = $1 and deleted_at is not null";
+
+const TAKE: &str = "-- cleanups.take
+select id, kind, owner_id, reason, until_id, phase, cursor,
+       created_at + interval '60 seconds' > now() as must_wait
+from cleanups
+where not_before <= now()
+order by not_before, id
+limit 1
+for update skip locked";
+
+const ADVANCE: &str = "-- cleanups.advance
+update cleanups set phase = $2, cursor = $3, not_before = now() where id = $1";
+
+const POSTPONE: &str = "-- cleanups.postpone
+update cleanups set not_before = created_at + interval '60 seconds' where id = $1";
+
+const END: &str = "-- cleanups.end
+delete from cleanups where id = $1";
+
+const SET_ASIDE: &str = "-- cleanups.set_aside
+update cleanups set not_before = now() + interval '5 seconds' where id = $1";
+
+/// Takes the next step of a cleanup. False: there is nothing to do now.
+///
+/// # Errors
+/// When PostgreSQL does not answer, or a row is held for too long; the step is taken again, after those of others.
+pub async fn step(store: &Store) -> Result<bool, StoreError> {
+    let mut client = store.relaxed().await?;
+    let transaction = client.transaction().await?;
+    let take = transaction.prepare_cached(TAKE).await?;
+    let Some(row) = transaction.query_opt(&take, &[]).await? else {
+        return Ok(false);
+    };
+    if let Err(error) = advance(&transaction, &row).await {
+        transaction.rollback().await?;
+        let set_aside = client.prepare_cached(SET_ASIDE).await?;
+        client.execute(&set_aside, &[&row.get::<_, i64>("id")]).await?;
+        return Err(error);
+    }
+    transaction.commit().await?;
+    Ok(true)
+}
+
+async fn advance(transaction: &Transaction<'_>, row: &Row) -> Result<(), StoreError> {
+    let id: i64 = row.get("id");
+    let phase: i16 = row.get("phase");
+    match phases(row.get("kind")).get(usize::try_from(phase).unwrap_or(usize::MAX)) {
+        None => {
+            let end = transaction.prepare_cached(END).await?;
+            transaction.execute(&end, &[&id]).await?;
+        }
+        Some(Wait) if row.get("must_wait") => {
+            let postpone = transaction.prepare_cached(POSTPONE).await?;
+            transaction.execute(&postpone, &[&id]).await?;
+        }
+        Some(current) => {
+            let cursor = deal(transaction, current, row).await?;
+            let phase = if cursor.is_some() { phase } else { phase + 1 };
+            let advance = transaction.prepare_cached(ADVANCE).await?;
+            transaction.execute(&advance, &[&id, &phase, &cursor]).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Does the phase's next rows, and answers where to go on.
+async fn deal(transaction: &Transaction<'_>, phase: &Phase, row: &Row) -> Result<Option<String>, StoreError> {
+    let owner: Uuid = row.get("owner_id");
+    let cursor: Option<&str> = row.get("cursor");
+    let answer = match phase {
+        Wait => None,
+        Once(sql) => {
+            let statement = transaction.prepare_cached(sql).await?;
+            transaction.execute(&statement, &[&owner]).await?;
+            None
+        }
+        Do(sql) => {
+            let statement = transaction.prepare_cached(sql).await?;
+            transaction.query_opt(&statement, &[&owner, &cursor, &STEP]).await?
+        }
+        Deliveries => {
+            let lock = transaction.prepare_cached(DELIVERIES).await?;
+            let rows = transaction.query(&lock, &[&owner, &cursor, &STEP]).await?;
+            let ids: Vec<Uuid> = rows.iter().map(|row| row.get(0)).collect();
+            let Some(last) = ids.last() else { return Ok(None) };
+            let remove = transaction.prepare_cached(REMOVE_DELIVERIES).await?;
+            transaction.execute(&remove, &[&ids]).await?;
+            return Ok(Some(last.to_string()));
+        }
+        Cancel(sql) => {
+            let statement = transaction.prepare_cached(sql).await?;
+            let (reason, until): (&str, Uuid) = (row.get("reason"), row.get("until_id"));
+            transaction.query_opt(&statement, &[&owner, &cursor, &STEP, &reason, &until]).await?
+        }
+    };
+    Ok(answer.and_then(|row| row.get(0)))
+}

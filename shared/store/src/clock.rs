@@ -1,0 +1,25 @@
+//! The clock of PostgreSQL, which schedules, leases and ids follow.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio_postgres::Client;
+
+use crate::StoreError;
+
+const READ: &str = "-- clock.read
+select extract(epoch from clock_timestamp())::float8";
+
+/// By how many seconds this machine's clock is ahead of PostgreSQL's; right to half of the time that the answer
+/// takes.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn ahead_seconds(client: &Client) -> Result<f64, StoreError> {
+    let before = now();
+    let theirs: f64 = client.query_one(READ, &[]).await?.get(0);
+    Ok((before + now()) / 2.0 - theirs)
+}
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}

@@ -1,0 +1,417 @@
+//! Deliveries, read, and moved by hand: retried and cancelled.
+
+use std::collections::HashSet;
+
+use chrono::{DateTime, Utc};
+use deadpool_postgres::GenericClient;
+use postrider_domain::delivery::DeliveryStatus;
+use postrider_domain::ids::{ApplicationId, DeliveryId, EndpointId, EventId};
+use serde::Serialize;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
+use crate::audit::{self, Actor, Change};
+use crate::page::{self, IdRange, MAX_SCANNED, Page, id_bounds};
+use crate::{Store, StoreError};
+
+/// One event on its way to one endpoint.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// Its id.
+    pub id: DeliveryId,
+    /// The event.
+    pub event_id: EventId,
+    /// Where it goes.
+    pub endpoint_id: EndpointId,
+    /// The event's type.
+    pub event_type: String,
+    /// Where it stands.
+    pub status: DeliveryStatus,
+    /// Attempts that were begun.
+    pub attempt_count: i16,
+    /// Attempts it may have.
+    pub max_attempts: i16,
+    /// When the next attempt is due; `None` where none is, or one is under way.
+    pub next_retry_at: Option<DateTime<Utc>>,
+    /// Why the last attempt failed.
+    pub last_error: Option<String>,
+    /// What the receiver last answered.
+    pub last_response_status: Option<i16>,
+    /// What keeps it from being sent, beside its time: `disabled` (its endpoint is), `order` (another has to
+    /// end first), `probe` (its endpoint only fails), `rate_limit` (its endpoint gets as much as it may).
+    pub waiting_for: Option<String>,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When it was closed.
+    pub completed_at: Option<DateTime<Utc>>,
+}
+
+/// Which deliveries a list holds. `None` and an absent list mean all.
+#[derive(Debug, Clone, Default)]
+pub struct DeliveryFilter {
+    /// Whose; `None`: everyone's.
+    pub application_id: Option<ApplicationId>,
+    /// Of this event.
+    pub event_id: Option<EventId>,
+    /// In any of these states.
+    pub statuses: Option<Vec<DeliveryStatus>>,
+    /// To any of these endpoints.
+    pub endpoint_ids: Option<Vec<EndpointId>>,
+    /// Of any of these types.
+    pub event_types: Option<Vec<String>>,
+    /// Last answered with any of these.
+    pub last_response_statuses: Option<Vec<i16>>,
+    /// At or after.
+    pub created_after: Option<DateTime<Utc>>,
+    /// Before.
+    pub created_before: Option<DateTime<Utc>>,
+}
+
+/// What became of a delivery that was to be moved by hand.
+#[derive(Debug, Clone)]
+pub enum Moved {
+    /// It was moved; this is how it stands now.
+    Delivery(Box<Delivery>),
+    /// It cannot be moved so.
+    Refused(Refusal),
+    /// There is no such delivery.
+    Unknown,
+}
+
+/// Why a delivery cannot be moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It is under way.
+    InProgress,
+    /// It is closed, in this state.
+    Closed(DeliveryStatus),
+    /// Its endpoint was deleted.
+    EndpointDeleted,
+    /// The payload of its event was removed on request.
+    EventExpunged,
+    /// Its event is older than the retention.
+    EventExpired,
+}
+
+macro_rules! columns {
+    () => {
+        "d.id, d.event_id, d.endpoint_id, d.event_type, d.status, d.attempt_count, d.max_attempts,
+       case when d.completed_at is null and d.status <> 'in_progress' then d.next_retry_at end,
+       d.last_error, d.last_response_status,
+       case
+           when d.completed_at is not null or d.status = 'in_progress' then null
+           when not e.is_active then 'disabled'
+           when d.position is not null and exists (
+               select from deliveries b
+               where b.endpoint_id = d.endpoint_id and b.position < d.position and b.completed_at is null
+           ) then 'order'
+           when h.state = 'open' and d.next_retry_at <= now() then 'probe'
+           -- Seen of the endpoint, every five seconds: what has just become due need not be held back by it.
+           when d.next_retry_at <= now() - interval '1 second' and h.throttled_at > now() - interval '12 seconds'
+                and e.rate_limit is not null
+           then 'rate_limit'
+       end,
+       d.created_at, d.completed_at"
+    };
+}
+
+const GET: &str = concat!(
+    "-- deliveries.get
+select ",
+    columns!(),
+    "
+from deliveries d
+left join endpoints e on e.id = d.endpoint_id
+left join endpoint_health h on h.endpoint_id = d.endpoint_id
+where d.id = $1 and ($2::uuid is null or d.application_id = $2)"
+);
+
+/// One delivery; `application` restricts it to that tenant's.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn get(
+    store: &Store,
+    application: Option<ApplicationId>,
+    delivery: DeliveryId,
+) -> Result<Option<Delivery>, StoreError> {
+    let client = store.durable().await?;
+    let statement = client.prepare_cached(GET).await?;
+    let row = client.query_opt(&statement, &[&delivery, &application]).await?;
+    Ok(row.map(|row| parse(&row, 0)))
+}
+
+/// Looks at a bounded number of rows, newest first, and keeps what the filter matches. `$scope` picks the
+/// index that is walked.
+macro_rules! list {
+    ($name:literal, $scope:literal) => {
+        concat!(
+            "-- deliveries.",
+            $name,
+            "
+with scanned as materialized (
+    select id, event_id, endpoint_id, event_type, status, attempt_count, max_attempts, next_retry_at, position,
+           last_error, last_response_status, created_at, completed_at
+    from deliveries
+    where ",
+            $scope,
+            " and id > $3 and id < $4
+    order by id desc
+    limit $12
+),
+matched as materialized (
+    select *
+    from scanned
+    where ($5::text[] is null or status = any ($5))
+      and ($6::uuid[] is null or endpoint_id = any ($6))
+      and ($7::text[] is null or event_type = any ($7))
+      and ($8::smallint[] is null or last_response_status = any ($8))
+      and ($9::timestamptz is null or created_at >= $9)
+      and ($10::timestamptz is null or created_at < $10)
+    order by id desc
+    limit $11
+)
+select s.last_id, s.is_bounded, ",
+            columns!(),
+            "
+from (
+    select (select id from scanned order by id limit 1) as last_id,
+           (select count(*) = $12 from scanned) as is_bounded
+) s
+left join matched d on true
+left join endpoints e on e.id = d.endpoint_id
+left join endpoint_health h on h.endpoint_id = d.endpoint_id
+order by d.id desc"
+        )
+    };
+}
+
+const LIST: &str = list!("list", "application_id = $1 and $2::uuid is null");
+const LIST_ALL: &str = list!("list_all", "$1::uuid is null and $2::uuid is null");
+const LIST_DEAD: &str =
+    list!("list_dead", "application_id = $1 and dead_at is not null and $2::uuid is null");
+const LIST_OF_EVENT: &str =
+    list!("list_of_event", "event_id = $2 and ($1::uuid is null or application_id = $1)");
+
+/// A page of deliveries, newest first. It ends early after [`MAX_SCANNED`] rows looked at.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn list(
+    store: &Store,
+    filter: &DeliveryFilter,
+    cursor: Option<DeliveryId>,
+    limit: u32,
+) -> Result<Page<Delivery>, StoreError> {
+    let mut range = IdRange::new(cursor.map(|id| id.0), filter.created_after, filter.created_before);
+    if let Some(event) = filter.event_id {
+        range = range.not_before(event.0);
+    }
+    let only_dead = filter.statuses.as_deref() == Some(&[DeliveryStatus::DeadLetter]);
+    let client = store.durable().await?;
+    let sql = match (filter.event_id, filter.application_id) {
+        (Some(_), _) => LIST_OF_EVENT,
+        (None, Some(_)) if only_dead => LIST_DEAD,
+        (None, Some(_)) => LIST,
+        (None, None) => LIST_ALL,
+    };
+    let statement = client.prepare_cached(sql).await?;
+    let parameters: &[&(dyn ToSql + Sync)] = &[
+        &filter.application_id,
+        &filter.event_id,
+        &range.above,
+        &range.below,
+        &filter.statuses,
+        &filter.endpoint_ids,
+        &filter.event_types,
+        &filter.last_response_statuses,
+        &filter.created_after,
+        &filter.created_before,
+        &(i64::from(limit) + 1),
+        &MAX_SCANNED,
+    ];
+    let rows = page::read(&client, &statement, parameters, limit).await?;
+    Ok(Page::of_scan(&rows, |row| parse(row, 2), |delivery| delivery.id.0))
+}
+
+/// SQL: what is set of a delivery `d` that is opened again. One that is open is due now; one that was closed gets one
+/// attempt more.
+macro_rules! opened_again {
+    () => {
+        "next_retry_at = now(),
+        status = case when d.completed_at is null then d.status else 'pending' end,
+        max_attempts = case when d.completed_at is null then d.max_attempts else d.attempt_count + 1 end,
+        completed_at = null,
+        dead_at = null"
+    };
+}
+pub(super) use opened_again;
+
+const RETRY: &str = concat!(
+    "-- deliveries.retry
+with seen as materialized (
+    select id, status, endpoint_id, event_id
+    from deliveries
+    where id = $1 and application_id = $2
+    for no key update
+),
+judged as materialized (
+    select s.id, s.status,
+           case
+               when s.status = 'in_progress' then 'in_progress'
+               when e.id is null or e.deleted_at is not null then 'endpoint_deleted'
+               when v.id is null then 'event_expired'
+               when v.expunged_at is not null then 'event_expunged'
+           end as refusal
+    from seen s
+    left join endpoints e on e.id = s.endpoint_id
+    left join events v on v.id = s.event_id
+),
+moved as (
+    update deliveries d
+    set ",
+    opened_again!(),
+    ",
+        -- A replay that is cancelled does not withdraw it any more.
+        replay_id = null
+    from judged j
+    where d.id = j.id and j.refusal is null
+    returning d.id, d.endpoint_id, d.application_id
+),
+queued as (
+    insert into outbox (delivery_id, endpoint_id, application_id)
+    select id, endpoint_id, application_id from moved
+    returning id
+)
+select j.status, j.refusal, (select count(pg_notify('postrider_outbox', '')) from (select from queued limit 1) n)
+from judged j"
+);
+
+/// Makes a delivery due now, by hand: an open one as it is, a closed one with one attempt more. One that is
+/// under way is refused, and one that can no longer be sent.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn retry(
+    store: &Store,
+    actor: &Actor,
+    application: ApplicationId,
+    delivery: DeliveryId,
+) -> Result<Moved, StoreError> {
+    move_by_hand(store, RETRY, ("delivery.retry", actor), application, delivery).await
+}
+
+/// Without its lease, what is under way is still recorded as an attempt, and moves nothing.
+const CANCEL: &str = "-- deliveries.cancel
+with seen as materialized (
+    select id, status, completed_at
+    from deliveries
+    where id = $1 and application_id = $2
+    for no key update
+),
+moved as (
+    update deliveries d
+    set status = 'cancelled', next_retry_at = null, lease_id = null, completed_at = now()
+    from seen s
+    where d.id = s.id and s.completed_at is null
+    returning d.id, d.endpoint_id, d.application_id, d.position
+),
+queued as (
+    insert into outbox (delivery_id, endpoint_id, application_id)
+    select id, endpoint_id, application_id from moved where position is not null
+    returning id
+)
+select s.status, case when s.completed_at is not null then 'closed' end,
+       (select count(pg_notify('postrider_outbox', '')) from (select from queued limit 1) n)
+from seen s";
+
+/// Withdraws an open delivery; one that is closed is refused.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn cancel(
+    store: &Store,
+    actor: &Actor,
+    application: ApplicationId,
+    delivery: DeliveryId,
+) -> Result<Moved, StoreError> {
+    move_by_hand(store, CANCEL, ("delivery.cancel", actor), application, delivery).await
+}
+
+/// What the audit log keeps of a delivery.
+#[derive(Serialize)]
+struct Standing {
+    status: DeliveryStatus,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_retry_at: Option<DateTime<Utc>>,
+}
+
+async fn move_by_hand(
+    store: &Store,
+    sql: &str,
+    (action, actor): (&'static str, &Actor),
+    application: ApplicationId,
+    delivery: DeliveryId,
+) -> Result<Moved, StoreError> {
+    let mut client = store.durable().await?;
+    let transaction = client.transaction().await?;
+    let statement = transaction.prepare_cached(sql).await?;
+    let Some(row) = transaction.query_opt(&statement, &[&delivery, &application]).await? else {
+        return Ok(Moved::Unknown);
+    };
+    if let Some(refusal) = row.get(1) {
+        return Ok(Moved::Refused(match refusal {
+            "in_progress" => Refusal::InProgress,
+            "endpoint_deleted" => Refusal::EndpointDeleted,
+            "event_expunged" => Refusal::EventExpunged,
+            "event_expired" => Refusal::EventExpired,
+            _ => Refusal::Closed(row.get(0)),
+        }));
+    }
+    let get = transaction.prepare_cached(GET).await?;
+    let moved = parse(&transaction.query_one(&get, &[&delivery, &Some(application)]).await?, 0);
+    let before = Standing { status: row.get(0), next_retry_at: None };
+    let after = Standing { status: moved.status, next_retry_at: moved.next_retry_at };
+    let change = Change::of(action, delivery, Some(&before), Some(&after));
+    audit::note(&transaction, application, actor, change).await?;
+    transaction.commit().await?;
+    Ok(Moved::Delivery(Box::new(moved)))
+}
+
+fn parse(row: &Row, first: usize) -> Delivery {
+    Delivery {
+        id: row.get(first),
+        event_id: row.get(first + 1),
+        endpoint_id: row.get(first + 2),
+        event_type: row.get(first + 3),
+        status: row.get(first + 4),
+        attempt_count: row.get(first + 5),
+        max_attempts: row.get(first + 6),
+        next_retry_at: row.get(first + 7),
+        last_error: row.get(first + 8),
+        last_response_status: row.get(first + 9),
+        waiting_for: row.get(first + 10),
+        created_at: row.get(first + 11),
+        completed_at: row.get(first + 12),
+    }
+}
+
+const EXISTING: &str = "-- deliveries.existing
+select id from deliveries where id = any ($1) and id between $2 and $3";
+
+/// Those of the deliveries that a statement has passed over which are there all the same: their rows are locked.
+///
+/// # Errors
+/// When PostgreSQL cannot be reached.
+pub async fn existing(
+    client: &impl GenericClient,
+    passed: &[DeliveryId],
+) -> Result<HashSet<DeliveryId>, StoreError> {
+    if passed.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let (first, last) = id_bounds(passed);
+    let statement = client.prepare_cached(EXISTING).await?;
+    let rows = client.query(&statement, &[&passed, &first, &last]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}

@@ -1,0 +1,309 @@
+//! The catalogue of event types.
+
+use chrono::{DateTime, Utc};
+use postrider_domain::ids::ApplicationId;
+use serde::Serialize;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use crate::audit::{self, Actor, Change};
+use crate::page::{self, Page};
+use crate::{Store, StoreError, applications};
+
+/// What an application says of one of its event types. It serialises to what the audit log keeps of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct EventTypeEntry {
+    /// Whose it is.
+    #[serde(skip)]
+    pub application_id: ApplicationId,
+    /// The type.
+    pub name: String,
+    /// For people.
+    pub description: String,
+    /// What `data` may look like, as JSON text.
+    #[serde(serialize_with = "audit::raw_or_null")]
+    pub example: Option<String>,
+    /// What `data` must satisfy, as JSON text.
+    #[serde(serialize_with = "audit::raw_or_null")]
+    pub json_schema: Option<String>,
+    /// It counts as not in the catalogue: its schema is not asked for, and strict applications refuse it.
+    pub is_archived: bool,
+    /// When it was made.
+    #[serde(skip)]
+    pub created_at: DateTime<Utc>,
+    /// When it was last changed.
+    #[serde(skip)]
+    pub updated_at: DateTime<Utc>,
+}
+
+/// What can be set of an event type.
+#[derive(Debug, Clone)]
+pub struct EventTypeSettings {
+    /// For people.
+    pub description: String,
+    /// What `data` may look like, as JSON text.
+    pub example: Option<String>,
+    /// What `data` must satisfy, as JSON text.
+    pub json_schema: Option<String>,
+    /// It counts as not in the catalogue.
+    pub is_archived: bool,
+}
+
+/// The place of an event type in a list: its application, then its name.
+pub type Place = (ApplicationId, String);
+
+/// Event types that an application may have, archived ones included.
+pub const MAX_TYPES: i64 = 1_000;
+
+/// The result of [`create`].
+#[derive(Debug, Clone)]
+pub enum Created {
+    /// The event type was added.
+    EventType(Box<EventTypeEntry>),
+    /// The application has [`MAX_TYPES`].
+    TooMany,
+    /// The application was deleted.
+    UnknownApplication,
+}
+
+macro_rules! columns {
+    () => {
+        "application_id, name, description, example::text, json_schema::text, is_archived, created_at, updated_at"
+    };
+}
+
+const COUNT: &str = "-- event_types.count
+select count(*) from event_types where application_id = $1";
+
+const CREATE: &str = concat!(
+    "-- event_types.create
+insert into event_types (application_id, name, description, example, json_schema, schema_hash, is_archived)
+select $1, $2, $3, $4::text::jsonb, s.json, sha256(convert_to(s.json::text, 'UTF8')), $6
+from (select $5::text::jsonb) s (json)
+returning ",
+    columns!()
+);
+
+/// Adds an event type, unless its application has as many as it may have.
+///
+/// # Errors
+/// [`StoreError::is_unique_violation`] where the catalogue has it already; when PostgreSQL does not answer.
+pub async fn create(
+    store: &Store,
+    actor: &Actor,
+    application: ApplicationId,
+    name: &str,
+    settings: &EventTypeSettings,
+) -> Result<Created, StoreError> {
+    let mut client = store.durable().await?;
+    let transaction = client.transaction().await?;
+    if applications::take_turn(&transaction, application).await?.is_none() {
+        return Ok(Created::UnknownApplication);
+    }
+    let count = transaction.prepare_cached(COUNT).await?;
+    let existing: i64 = transaction.query_one(&count, &[&application]).await?.get(0);
+    if existing >= MAX_TYPES {
+        return Ok(Created::TooMany);
+    }
+    let statement = transaction.prepare_cached(CREATE).await?;
+    let EventTypeSettings { description, example, json_schema, is_archived } = settings;
+    let row = transaction
+        .query_one(&statement, &[&application, &name, description, example, json_schema, is_archived])
+        .await?;
+    let created = parse(&row);
+    let change = Change::of("event_type.create", name, None, Some(&created));
+    audit::note(&transaction, application, actor, change).await?;
+    transaction.commit().await?;
+    Ok(Created::EventType(Box::new(created)))
+}
+
+const GET: &str = concat!(
+    "-- event_types.get
+select ",
+    columns!(),
+    "
+from event_types
+where application_id = $1 and name = $2"
+);
+
+/// One event type.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn get(
+    store: &Store,
+    application: ApplicationId,
+    name: &str,
+) -> Result<Option<EventTypeEntry>, StoreError> {
+    let client = store.durable().await?;
+    let statement = client.prepare_cached(GET).await?;
+    Ok(client.query_opt(&statement, &[&application, &name]).await?.as_ref().map(parse))
+}
+
+/// `$scope` picks where the index is entered.
+macro_rules! list {
+    ($name:literal, $scope:literal) => {
+        concat!(
+            "-- event_types.",
+            $name,
+            "
+select ",
+            columns!(),
+            "
+from event_types
+where ",
+            $scope,
+            " and (application_id, name) > ($2::uuid, $3) and ($4 or not is_archived)
+order by application_id, name
+limit $5"
+        )
+    };
+}
+
+const LIST: &str = list!("list", "application_id = $1");
+const LIST_ALL: &str = list!("list_all", "$1::uuid is null");
+
+/// Event types after the place `after`, in the order of their applications and names, `limit` at most.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn list(
+    store: &Store,
+    application: Option<ApplicationId>,
+    after: Option<&Place>,
+    with_archived: bool,
+    limit: u32,
+) -> Result<Page<EventTypeEntry, Place>, StoreError> {
+    let client = store.durable().await?;
+    let sql = if application.is_some() { LIST } else { LIST_ALL };
+    let statement = client.prepare_cached(sql).await?;
+    let (after_application, after_name) =
+        after.map_or((Uuid::nil(), ""), |(application, name)| (application.0, name));
+    let parameters: &[&(dyn ToSql + Sync)] =
+        &[&application, &after_application, &after_name, &with_archived, &(i64::from(limit) + 1)];
+    let rows = page::read(&client, &statement, parameters, limit).await?;
+    Ok(Page::of(&rows, parse, |entry| (entry.application_id, entry.name.clone())))
+}
+
+const UPDATE: &str = concat!(
+    "-- event_types.update
+update event_types
+set description = $3, example = $4::text::jsonb, json_schema = s.json,
+    schema_hash = sha256(convert_to(s.json::text, 'UTF8')), is_archived = $6, updated_at = now()
+from (select $5::text::jsonb) s (json)
+where application_id = $1 and name = $2 and updated_at = $7
+returning ",
+    columns!()
+);
+
+/// Changes an event type that is still as it was at `seen`; `None`: it is not.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn update(
+    store: &Store,
+    actor: &Actor,
+    seen: &EventTypeEntry,
+    settings: &EventTypeSettings,
+) -> Result<Option<EventTypeEntry>, StoreError> {
+    let mut client = store.durable().await?;
+    let transaction = client.transaction().await?;
+    let statement = transaction.prepare_cached(UPDATE).await?;
+    let EventTypeSettings { description, example, json_schema, is_archived } = settings;
+    let row = transaction
+        .query_opt(
+            &statement,
+            &[
+                &seen.application_id,
+                &seen.name,
+                description,
+                example,
+                json_schema,
+                is_archived,
+                &seen.updated_at,
+            ],
+        )
+        .await?;
+    let Some(row) = row else { return Ok(None) };
+    let changed = parse(&row);
+    let change = Change::of("event_type.update", &seen.name, Some(seen), Some(&changed));
+    audit::note(&transaction, seen.application_id, actor, change).await?;
+    transaction.commit().await?;
+    Ok(Some(changed))
+}
+
+const DELETE: &str = concat!(
+    "-- event_types.delete
+delete from event_types where application_id = $1 and name = $2
+returning ",
+    columns!()
+);
+
+/// Removes an event type from the catalogue; false: it was not there.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn delete(
+    store: &Store,
+    actor: &Actor,
+    application: ApplicationId,
+    name: &str,
+) -> Result<bool, StoreError> {
+    let mut client = store.durable().await?;
+    let transaction = client.transaction().await?;
+    let statement = transaction.prepare_cached(DELETE).await?;
+    let Some(row) = transaction.query_opt(&statement, &[&application, &name]).await? else {
+        return Ok(false);
+    };
+    let change = Change::of("event_type.delete", name, Some(&parse(&row)), None);
+    audit::note(&transaction, application, actor, change).await?;
+    transaction.commit().await?;
+    Ok(true)
+}
+
+/// A JSON Schema, and the hash by which it is known.
+#[derive(Debug, Clone)]
+pub struct StoredSchema {
+    /// SHA-256 of the text.
+    pub hash: [u8; 32],
+    /// The schema, as JSON text.
+    pub json: String,
+}
+
+const GET_SCHEMA: &str = "-- event_types.get_schema
+select schema_hash, json_schema::text
+from event_types
+where application_id = $1 and name = $2 and not is_archived and json_schema is not null";
+
+/// The schema that events of a type must satisfy now.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn get_schema(
+    store: &Store,
+    application: ApplicationId,
+    name: &str,
+) -> Result<Option<StoredSchema>, StoreError> {
+    let client = store.durable().await?;
+    let statement = client.prepare_cached(GET_SCHEMA).await?;
+    let Some(row) = client.query_opt(&statement, &[&application, &name]).await? else { return Ok(None) };
+    let hash = row
+        .get::<_, &[u8]>(0)
+        .try_into()
+        .map_err(|_| StoreError::Schema(format!("the schema of {name} has a hash that is none")))?;
+    Ok(Some(StoredSchema { hash, json: row.get(1) }))
+}
+
+fn parse(row: &Row) -> EventTypeEntry {
+    EventTypeEntry {
+        application_id: row.get(0),
+        name: row.get(1),
+        description: row.get(2),
+        example: row.get(3),
+        json_schema: row.get(4),
+        is_archived: row.get(5),
+        created_at: row.get(6),
+        updated_at: row.get(7),
+    }
+}

@@ -1,0 +1,146 @@
+//! The payload of an event is removed on request, and what its receivers have answered with it.
+
+use postrider_domain::ids::{ApplicationId, DeliveryId, EventId, LeaseId};
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::audit::{self, Actor, Change};
+use crate::page::IdRange;
+use crate::{Store, StoreError};
+
+/// What the deliveries say that are cancelled by it. A late record is recognised by it, and keeps no body.
+pub(super) const REASON: &str = "the payload of the event was removed on request";
+
+/// Deliveries of one step.
+const STEP: i64 = 500;
+
+/// From here on nothing can be sent any more: every claim looks at the mark.
+const MARK: &str = "-- events.expunge
+with seen as materialized (
+    select id, expunged_at
+    from events
+    where id = $1 and application_id = $2
+    for no key update
+),
+marked as (
+    update events v
+    set payload = '{}', expunged_at = now()
+    from seen s
+    where v.id = s.id and s.expunged_at is null
+)
+select expunged_at is null from seen";
+
+const CANCEL: &str = "-- deliveries.expunge
+with page as materialized (
+    select id
+    from deliveries
+    where event_id = $1 and id > $2
+    order by id
+    limit $3
+),
+locked as materialized (
+    select d.id, d.endpoint_id, d.position, d.completed_at
+    from deliveries d
+    where d.id = any (array(select id from page)) and d.id > $2
+    order by d.id
+    for no key update
+),
+cancelled as (
+    update deliveries d
+    set status = 'cancelled', next_retry_at = null, lease_id = null, completed_at = now(), last_error = $4
+    from locked l
+    where d.id = l.id and d.id > $2 and l.completed_at is null
+    returning d.id, d.endpoint_id, d.application_id, d.position
+),
+passed as (
+    insert into outbox (delivery_id, endpoint_id, application_id)
+    select id, endpoint_id, application_id from cancelled where position is not null
+)
+select id from locked order by id";
+
+/// Nothing was sent: the attempt was not one.
+const CANCEL_CLAIMED: &str = "-- deliveries.cancel_expunged
+with locked as materialized (
+    select d.id
+    from deliveries d
+    join events v on v.id = d.event_id and v.expunged_at is not null
+    where d.id = $1 and d.lease_id = $2
+    for no key update of d
+),
+cancelled as (
+    update deliveries d
+    set status = 'cancelled', attempt_count = d.attempt_count - 1, next_retry_at = null, lease_id = null,
+        completed_at = now(), last_error = $3
+    from locked l
+    where d.id = l.id
+    returning d.id, d.endpoint_id, d.application_id, d.position
+),
+passed as (
+    insert into outbox (delivery_id, endpoint_id, application_id)
+    select id, endpoint_id, application_id from cancelled where position is not null
+    returning id
+)
+select (select count(*) from cancelled),
+       (select count(pg_notify('postrider_outbox', '')) from (select from passed limit 1) n)";
+
+/// Cancels a delivery that was claimed although the payload of its event was removed: whoever removed it was
+/// interrupted before it came to this delivery. False: there is another reason why there is nothing to send.
+///
+/// # Errors
+/// When PostgreSQL does not answer, or the row is locked; the delivery is then swept.
+pub async fn cancel_claimed(store: &Store, delivery: DeliveryId, lease: LeaseId) -> Result<bool, StoreError> {
+    let client = store.durable().await?;
+    let statement = client.prepare_cached(CANCEL_CLAIMED).await?;
+    let row = client.query_one(&statement, &[&delivery, &lease, &REASON]).await?;
+    Ok(row.get::<_, i64>(0) > 0)
+}
+
+const CLEAN: &str = "-- delivery_attempts.expunge
+update delivery_attempts
+set response_body = null, response_body_truncated = false
+where delivery_id = any ($1) and delivery_id between $2 and $3 and response_body is not null";
+
+/// What the audit log keeps of it.
+#[derive(Serialize)]
+struct Presence {
+    has_data: bool,
+}
+
+/// Removes the payload of an event and the bodies that its attempts were answered with, and cancels what of it
+/// is open. False: there is no such event. Doing it again ends what was interrupted.
+///
+/// # Errors
+/// When PostgreSQL does not answer, or a delivery is locked for long: it may be done in part, and is to be done
+/// again.
+pub async fn expunge(
+    store: &Store,
+    actor: &Actor,
+    application: ApplicationId,
+    event: EventId,
+) -> Result<bool, StoreError> {
+    let mut client = store.durable().await?;
+    let transaction = client.transaction().await?;
+    let mark = transaction.prepare_cached(MARK).await?;
+    let Some(row) = transaction.query_opt(&mark, &[&event, &application]).await? else {
+        return Ok(false);
+    };
+    if row.get(0) {
+        let (before, after) = (Presence { has_data: true }, Presence { has_data: false });
+        let change = Change::of("event.expunge", event, Some(&before), Some(&after));
+        audit::note(&transaction, application, actor, change).await?;
+    }
+    transaction.commit().await?;
+    let mut after = IdRange::new(None, None, None).not_before(event.0).above;
+    loop {
+        let transaction = client.transaction().await?;
+        let cancel = transaction.prepare_cached(CANCEL).await?;
+        let clean = transaction.prepare_cached(CLEAN).await?;
+        let rows = transaction.query(&cancel, &[&event, &after, &STEP, &REASON]).await?;
+        let deliveries: Vec<Uuid> = rows.iter().map(|row| row.get(0)).collect();
+        let (Some(first), Some(last)) = (deliveries.first(), deliveries.last()) else { return Ok(true) };
+        // A statement of its own: what was recorded while the rows were waited for is seen by it.
+        transaction.execute(&clean, &[&deliveries, first, last]).await?;
+        transaction.commit().await?;
+        after = *last;
+    }
+}

@@ -1,0 +1,76 @@
+//! The limit of what an application may publish: one budget for all APIs, of which each draws a little in
+//! advance.
+
+use std::time::Duration;
+
+use deadpool_postgres::Transaction;
+use postrider_domain::ids::ApplicationId;
+
+use crate::{Store, StoreError};
+
+/// What was drawn from the budget of an application.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Draw {
+    /// So many events may be published: at most as many as a tenth of a second allows.
+    Granted(u32),
+    /// None; there will be one after this time.
+    Denied(Duration),
+    /// There is no limit (any more).
+    Unlimited,
+}
+
+/// The bucket of a rate limit by its theoretical arrival time (GCRA): it holds what a second allows.
+const DRAW: &str = "-- ingest_budgets.draw
+with budget as materialized (
+    select b.application_id, a.ingest_rate_limit as rate, greatest(b.drawn_until, clock_timestamp()) as base
+    from ingest_budgets b
+    join applications a on a.id = b.application_id
+    where b.application_id = $1 and a.ingest_rate_limit is not null
+    for no key update of b
+),
+judged as materialized (
+    select application_id, rate, base,
+           least(
+               greatest(rate / 10, 1),
+               floor(extract(epoch from clock_timestamp() + interval '1 second' - base) * rate)
+           )::integer as count
+    from budget
+),
+drawn as (
+    update ingest_budgets b
+    set drawn_until = j.base + j.count * interval '1 second' / j.rate
+    from judged j
+    where b.application_id = j.application_id and j.count > 0
+)
+select count,
+       extract(epoch from base + interval '1 second' / rate - interval '1 second' - clock_timestamp())::float8
+from judged";
+
+/// Draws from the budget of an application.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn draw(store: &Store, application: ApplicationId) -> Result<Draw, StoreError> {
+    let client = store.relaxed().await?;
+    let statement = client.prepare_cached(DRAW).await?;
+    let Some(row) = client.query_opt(&statement, &[&application]).await? else {
+        return Ok(Draw::Unlimited);
+    };
+    Ok(match u32::try_from(row.get::<_, i32>(0)) {
+        Ok(count) if count > 0 => Draw::Granted(count),
+        _ => Draw::Denied(Duration::try_from_secs_f64(row.get(1)).unwrap_or_default()),
+    })
+}
+
+const OPEN: &str = "-- ingest_budgets.open
+insert into ingest_budgets (application_id) values ($1) on conflict do nothing";
+
+/// Gives an application a budget to draw from.
+pub(super) async fn open(
+    transaction: &Transaction<'_>,
+    application: ApplicationId,
+) -> Result<(), StoreError> {
+    let statement = transaction.prepare_cached(OPEN).await?;
+    transaction.execute(&statement, &[&application]).await?;
+    Ok(())
+}

@@ -1,0 +1,52 @@
+//! All SQL. One module for each table or verb; every statement begins with a comment that names it, and
+//! that name is what `pg_stat_statements` and the logs show.
+
+pub mod accept;
+pub mod api_keys;
+pub mod applications;
+pub mod attempts;
+pub mod audit;
+pub mod backlog;
+pub mod cleanups;
+pub mod clock;
+mod config;
+mod connect;
+mod database_url;
+pub mod deliveries;
+pub mod emit_rejections;
+pub mod endpoint_stats;
+mod error;
+pub mod event_types;
+pub mod events;
+pub mod expire;
+pub mod expunge;
+pub mod filters;
+pub mod halves;
+pub mod health;
+pub mod inbox;
+pub mod ingest;
+pub mod leases;
+pub mod lock_watch;
+pub mod matching;
+pub mod migrate;
+pub mod operational;
+pub mod outbox;
+pub mod page;
+pub mod partitions;
+pub mod reconcile;
+pub mod record;
+pub mod replay_event;
+mod replay_missing;
+mod replay_redrive;
+pub mod replay_steps;
+pub mod replays;
+mod session_settings;
+mod sessions;
+mod snapshot;
+pub mod start;
+pub mod statistics;
+pub mod synthetic;
+
+pub use config::DatabaseConfig;
+pub use connect::{Dedicated, Store, connect_dedicated};
+pub use error::StoreError;

@@ -1,0 +1,103 @@
+//! Notices when somebody locks a whole table for long. Statements that meet such a lock fail after a moment and are
+//! tried again, which looks like rest: so the health says what they wait for.
+
+use std::collections::HashMap;
+use std::fmt::{self, Display};
+use std::time::{Duration, Instant};
+
+use postrider_runtime::health::Health;
+use tokio_postgres::Row;
+
+use crate::{Store, StoreError};
+
+const EVERY: Duration = Duration::from_secs(1);
+
+/// A lock that does not last longer is not worth a word.
+const TOLERATED: Duration = Duration::from_secs(5);
+
+/// The tables that a service cannot do without.
+#[derive(Debug, Clone, Copy)]
+pub struct Tables {
+    /// Those that it writes to.
+    pub written: &'static [&'static str],
+    /// Those that it reads.
+    pub read: &'static [&'static str],
+}
+
+/// Locks that keep out who writes to some tables, or who reads others. One that is itself waited for keeps out everybody
+/// behind it. Of partitions those count that are not over.
+const STRONG: &str = "-- locks.strong
+select l.virtualtransaction, c.relname::text, l.mode, l.granted, l.pid
+from pg_locks l
+join pg_class c on c.oid = l.relation
+cross join lateral (select regexp_replace(c.relname, '_until_[0-9]{8}$', '') as name) t
+where l.locktype = 'relation'
+  and l.database = (select oid from pg_database where datname = current_database())
+  and c.relnamespace = (select relnamespace from pg_class where oid = 'events'::regclass)
+  and (t.name = any ($1) and l.mode in ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+       or t.name = any ($2) and l.mode = 'AccessExclusiveLock')
+  and (c.relname = t.name or right(c.relname, 8) >= to_char(now(), 'YYYYMMDD'))
+order by not l.granted, c.relname <> t.name, c.relname
+limit 100";
+
+/// One of these locks.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct TableLock {
+    transaction: String,
+    table: String,
+    mode: String,
+    is_granted: bool,
+    /// `None`: that of a prepared transaction.
+    session: Option<i32>,
+}
+
+impl From<&Row> for TableLock {
+    fn from(row: &Row) -> Self {
+        Self {
+            transaction: row.get(0),
+            table: row.get(1),
+            mode: row.get(2),
+            is_granted: row.get(3),
+            session: row.get(4),
+        }
+    }
+}
+
+impl Display for TableLock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { table, mode, .. } = self;
+        match self.session {
+            Some(session) => write!(f, "the session {session}")?,
+            None => write!(f, "a prepared transaction")?,
+        }
+        match self.is_granted {
+            true => write!(f, " locks the table {table} ({mode})"),
+            false => write!(f, " waits to lock the table {table} ({mode}), and all others wait behind it"),
+        }
+    }
+}
+
+/// Watches for ever: `part` of the health is down while one of the tables has been locked for some seconds.
+pub async fn run(store: Store, health: Health, part: &'static str, tables: Tables) {
+    let mut seen: HashMap<TableLock, Instant> = HashMap::new();
+    loop {
+        // Without an answer nothing is known, and another part of the health is down.
+        if let Ok(locks) = strong(&store, tables).await {
+            let now = Instant::now();
+            let since = |lock: &TableLock| seen.get(lock).copied().unwrap_or(now);
+            let lasting = locks.iter().find(|lock| now.duration_since(since(lock)) >= TOLERATED);
+            match lasting {
+                Some(lock) => health.down(part, lock),
+                None => health.up(part),
+            }
+            seen = locks.iter().map(|lock| (lock.clone(), since(lock))).collect();
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+async fn strong(store: &Store, Tables { written, read }: Tables) -> Result<Vec<TableLock>, StoreError> {
+    let client = store.relaxed().await?;
+    let statement = client.prepare_cached(STRONG).await?;
+    Ok(client.query(&statement, &[&written, &read]).await?.iter().map(TableLock::from).collect())
+}

@@ -1,0 +1,196 @@
+//! Operational events: what Postrider itself has to tell an application. They travel as any other event
+//! does, to the endpoints that subscribe to `postrider.…`, which `*` does not match.
+
+use deadpool_postgres::Transaction;
+use postrider_domain::event_type::{EventType, RESERVED_PREFIX};
+use postrider_domain::ids::{ApplicationId, DeliveryId, EndpointId, EventId};
+use serde_json::{Value, json};
+
+use crate::page::id_bounds;
+use crate::{Store, StoreError};
+
+/// An endpoint was disabled, by hand or by Postrider.
+pub const ENDPOINT_DISABLED: &str = "postrider.endpoint.disabled";
+/// An endpoint was enabled again.
+pub const ENDPOINT_ENABLED: &str = "postrider.endpoint.enabled";
+/// An endpoint only fails: it is probed, and what is due waits.
+pub const BREAKER_OPENED: &str = "postrider.endpoint.breaker_opened";
+/// An endpoint has succeeded again.
+pub const BREAKER_CLOSED: &str = "postrider.endpoint.breaker_closed";
+/// A delivery is a dead letter.
+pub const DEAD_LETTER: &str = "postrider.delivery.dead_letter";
+/// A bulk replay was completed or cancelled, or has failed.
+pub const REPLAY_FINISHED: &str = "postrider.replay.finished";
+/// What a test sends.
+pub const TEST: &str = "postrider.test";
+
+/// Something to tell.
+#[derive(Debug, Clone)]
+pub struct OperationalEvent {
+    /// Whom.
+    pub application_id: ApplicationId,
+    /// A type under [`RESERVED_PREFIX`].
+    pub event_type: &'static str,
+    /// A JSON object.
+    pub data: Value,
+}
+
+/// One row for each event that an endpoint subscribes to. The API accepts it as if a producer had emitted it, so that its
+/// deliveries are made in small transactions, in turn with those of other applications: a transaction in which a hundred
+/// deliveries become dead letters does not make a hundred thousand more.
+///
+/// The key is random, so that no producer can use it first.
+const EMIT: &str = "-- inbox.emit_operational
+with input as materialized (
+    select i.application_id, i.event_type, i.patterns, i.data
+    from unnest($1::uuid[], $2::text[], $3::text[], $4::text[]) as i (application_id, event_type, patterns, data)
+),
+wanted as materialized (
+    select w.application_id, w.event_type
+    from (select distinct application_id, event_type, patterns from input) w
+    where exists (
+        select
+        from endpoints e
+        where e.application_id = w.application_id and e.deleted_at is null and e.is_active
+          and e.event_types && w.patterns::text[]
+    )
+),
+put as (
+    insert into inbox (application, event_type, data, data_bytes, idempotency_key, is_operational)
+    select i.application_id, i.event_type, i.data::jsonb, octet_length(i.data),
+           i.event_type || ':' || gen_random_uuid(), true
+    from input i join wanted using (application_id, event_type)
+    returning id
+)
+select count(pg_notify('postrider_inbox', '')) from (select from put limit 1) n";
+
+/// Stores operational events, which the API accepts once the transaction has committed. Called in the transaction of
+/// what they tell of, so that both happen or neither.
+///
+/// # Errors
+/// When PostgreSQL cannot be reached.
+pub async fn emit(transaction: &Transaction<'_>, events: &[OperationalEvent]) -> Result<(), StoreError> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    let applications: Vec<_> = events.iter().map(|event| event.application_id).collect();
+    let types: Vec<_> = events.iter().map(|event| event.event_type).collect();
+    let patterns: Vec<_> = types.iter().map(|event_type| patterns(event_type)).collect();
+    let data: Vec<_> = events.iter().map(|event| event.data.to_string()).collect();
+    let statement = transaction.prepare_cached(EMIT).await?;
+    transaction.query_one(&statement, &[&applications, &types, &patterns, &data]).await?;
+    Ok(())
+}
+
+/// An array literal of the patterns that match a type; their alphabet needs no quoting.
+fn patterns(event_type: &str) -> String {
+    let event_type = EventType::parse(event_type).expect("operational types are written here");
+    let patterns: Vec<_> = event_type.matching_patterns().collect();
+    format!("{{{}}}", patterns.join(","))
+}
+
+/// Those that are no operational events themselves: what comes of these is told by nothing further, or a
+/// receiver that fails would keep itself busy.
+const DEAD: &str = "-- deliveries.dead
+select application_id, id, event_id, event_type, endpoint_id, attempt_count, last_response_status, last_error
+from deliveries
+where id = any ($1) and id between $2 and $3 and status = 'dead_letter'
+  and not starts_with(event_type, $4)";
+
+/// Tells of deliveries that have become dead letters in this transaction.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub(super) async fn emit_dead_letters(
+    transaction: &Transaction<'_>,
+    deliveries: &[DeliveryId],
+) -> Result<(), StoreError> {
+    if deliveries.is_empty() {
+        return Ok(());
+    }
+    let (first, last) = id_bounds(deliveries);
+    let statement = transaction.prepare_cached(DEAD).await?;
+    let rows = transaction.query(&statement, &[&deliveries, &first, &last, &RESERVED_PREFIX]).await?;
+    let events: Vec<_> = rows
+        .iter()
+        .map(|row| OperationalEvent {
+            application_id: row.get(0),
+            event_type: DEAD_LETTER,
+            data: json!({
+                "delivery_id": row.get::<_, DeliveryId>(1),
+                "event_id": row.get::<_, EventId>(2),
+                "event_type": row.get::<_, &str>(3),
+                "endpoint_id": row.get::<_, EndpointId>(4),
+                "attempt_count": row.get::<_, i16>(5),
+                "last_response_status": row.get::<_, Option<i16>>(6),
+                "last_error": row.get::<_, Option<&str>>(7),
+            }),
+        })
+        .collect();
+    emit(transaction, &events).await
+}
+
+/// What became of a test.
+#[derive(Debug, Clone, Copy)]
+pub enum TestSent {
+    /// It is queued.
+    Sent {
+        /// The event.
+        event_id: EventId,
+        /// Its only delivery.
+        delivery_id: DeliveryId,
+    },
+    /// The endpoint is not active.
+    Inactive,
+    /// There is no such endpoint.
+    Unknown,
+}
+
+/// One delivery with one attempt, whatever the endpoint subscribes to. No idempotency key is taken.
+const SEND_TEST: &str = "-- endpoints.send_test
+with endpoint as materialized (
+    select id, application_id, is_active, ordered, uuid_v7() as event_id
+    from endpoints
+    where application_id = $1 and id = $2 and deleted_at is null
+),
+stored as (
+    insert into events (id, application_id, event_type, payload, idempotency_key)
+    select event_id, application_id, $3, $4::text::jsonb, $3 || ':' || event_id
+    from endpoint
+    where is_active
+),
+delivered as (
+    insert into deliveries (id, application_id, event_id, endpoint_id, event_type, max_attempts, position)
+    select uuid_v7(), application_id, event_id, id, $3, 1, case when ordered then nextval('delivery_positions') end
+    from endpoint
+    where is_active
+    returning id, event_id, endpoint_id, application_id
+),
+queued as (
+    insert into outbox (delivery_id, endpoint_id, application_id)
+    select id, endpoint_id, application_id from delivered
+    returning id
+)
+select e.event_id, d.id, (select count(pg_notify('postrider_outbox', '')) from (select from queued limit 1) n)
+from endpoint e left join delivered d using (event_id)";
+
+/// Sends a test event to one endpoint, unless it is not active.
+///
+/// # Errors
+/// When PostgreSQL cannot be reached.
+pub async fn send_test(
+    store: &Store,
+    application: ApplicationId,
+    endpoint: EndpointId,
+) -> Result<TestSent, StoreError> {
+    let client = store.durable().await?;
+    let statement = client.prepare_cached(SEND_TEST).await?;
+    let data = json!({ "endpoint_id": endpoint, "message": "This is a test of your endpoint." }).to_string();
+    let Some(row) = client.query_opt(&statement, &[&application, &endpoint, &TEST, &data]).await? else {
+        return Ok(TestSent::Unknown);
+    };
+    Ok(match row.get(1) {
+        Some(delivery_id) => TestSent::Sent { event_id: row.get(0), delivery_id },
+        None => TestSent::Inactive,
+    })
+}

@@ -1,0 +1,349 @@
+//! The schedule: taking what is due, parking what there is no room for, and looking for the next.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use deadpool_postgres::{Object, Transaction};
+use postrider_domain::endpoint::Limits;
+use postrider_domain::ids::{ApplicationId, DeliveryId, EndpointId};
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
+use crate::StoreError;
+
+/// The channel on which writers of outbox rows notify.
+pub const CHANNEL: &str = "postrider_outbox";
+
+/// SQL: more deliveries of one event than these are parked from the start, so that nobody stands behind them in the line
+/// of the relay.
+macro_rules! most_in_line {
+    () => {
+        "200"
+    };
+}
+pub(super) use most_in_line;
+
+/// What a notification says where rows were parked that might fit: whoever brings back what is parked is to look.
+pub const PARKED: &str = "parked";
+
+/// Held shared by every take, and exclusively while the epoch is changed.
+pub(super) const EPOCH_LOCK: i64 = 0x706f_7374_0002;
+
+/// A row that was taken.
+#[derive(Debug, Clone)]
+pub struct DueRow {
+    /// The delivery to look at; none: the endpoint has changed.
+    pub delivery_id: Option<DeliveryId>,
+    /// Its endpoint.
+    pub endpoint_id: EndpointId,
+    /// Its application.
+    pub application_id: ApplicationId,
+    /// The endpoint's limits.
+    pub limits: Limits,
+    /// False where the endpoint is disabled: its rows are parked.
+    pub is_open: bool,
+    /// True where older rows of the endpoint are parked: newer ones queue up behind them.
+    pub has_parked: bool,
+    /// True where a bulk replay has put it there.
+    pub is_bulk: bool,
+}
+
+/// A row that has to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parked {
+    /// The delivery.
+    pub delivery_id: DeliveryId,
+    /// Its endpoint.
+    pub endpoint_id: EndpointId,
+    /// Its application.
+    pub application_id: ApplicationId,
+    /// True where a bulk replay has put it there.
+    pub is_bulk: bool,
+}
+
+/// How many parked rows of an endpoint may go.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    /// The application.
+    pub application_id: ApplicationId,
+    /// The endpoint.
+    pub endpoint_id: EndpointId,
+    /// Ordinary ones.
+    pub ordinary: i64,
+    /// Those of bulk replays.
+    pub bulk: i64,
+}
+
+/// Rows that were removed from the outbox by a transaction that is still open: dropped, they are back.
+pub struct Take<'a> {
+    transaction: Transaction<'a>,
+    /// Which memory of Redis they are meant for.
+    pub epoch: i64,
+    /// What is due, in order.
+    pub rows: Vec<DueRow>,
+    /// When the last of them fell due, as PostgreSQL says; `None` where it does not matter.
+    pub due_until: Option<DateTime<Utc>>,
+    /// For how long one of them had been due at most.
+    pub late_by: Duration,
+}
+
+const LOCK: &str = "-- queue_epoch.share
+select pg_advisory_xact_lock_shared($1)";
+
+const READ_EPOCH: &str = "-- queue_epoch.read
+select epoch from queue_epoch where shard = 0";
+
+/// SQL: whether anything of an endpoint is parked, by bulk replays or beside them. Not by `exists`, which
+/// PostgreSQL may answer by hashing all that is parked; and in order, so that it goes by the index, instead of
+/// looking through the table for the first of very many.
+macro_rules! has_parked {
+    ($application:literal, $endpoint:literal, $bulk:literal) => {
+        concat!(
+            "(select true from outbox o where o.parked and o.application_id = ",
+            $application,
+            " and o.endpoint_id = ",
+            $endpoint,
+            " and o.bulk = ",
+            $bulk,
+            " order by o.delivery_id limit 1) is not null"
+        )
+    };
+}
+pub(super) use has_parked;
+
+/// SQL: whether a delivery is not parked; not by `exists` either.
+#[macro_export]
+macro_rules! is_not_parked {
+    ($application:literal, $endpoint:literal, $delivery:literal) => {
+        concat!(
+            "(select true from outbox o where o.parked and o.application_id = ",
+            $application,
+            " and o.endpoint_id = ",
+            $endpoint,
+            " and o.bulk = any ('{f,t}') and o.delivery_id = ",
+            $delivery,
+            " limit 1) is null"
+        )
+    };
+}
+
+/// SQL: the endpoints of what was taken and their limits, each looked up once, however many rows it has.
+macro_rules! endpoints_of_taken {
+    () => {
+        "endpoint as materialized (
+    select t.endpoint_id, t.application_id, case when e.ordered then 1 else e.concurrency_limit end as concurrency_limit,
+           e.rate_limit, h.state = 'open' as is_breaker_open,
+           -- A deleted endpoint passes: the claim cancels what belongs to it.
+           e.id is null or e.deleted_at is not null or e.is_active as is_open
+    from (select distinct endpoint_id, application_id from taken) t
+    left join lateral (
+        select e.id, e.ordered, e.concurrency_limit, e.rate_limit, e.deleted_at, e.is_active
+        from endpoints e
+        where e.id = t.endpoint_id
+        limit 1
+    ) e on true
+    left join lateral (
+        select h.state from endpoint_health h where h.endpoint_id = t.endpoint_id limit 1
+    ) h on true
+)"
+    };
+}
+
+const TAKE: &str = concat!(
+    "-- outbox.take
+with taken as (
+    delete from outbox
+    where id = any (array(
+        select id from outbox
+        where not parked and due_at <= now() and due_at >= coalesce($2::timestamptz, '-infinity')
+        order by due_at
+        limit $1
+        for update skip locked
+    ))
+    returning id, delivery_id, endpoint_id, application_id, due_at
+),
+",
+    endpoints_of_taken!(),
+    ",
+backlog as materialized (
+    select e.endpoint_id, ",
+    has_parked!("e.application_id", "e.endpoint_id", "false"),
+    " as has_parked
+    from endpoint e
+)
+select t.delivery_id, t.endpoint_id, t.application_id, e.concurrency_limit, e.rate_limit, e.is_breaker_open,
+       e.is_open, b.has_parked, false as bulk, t.due_at,
+       extract(epoch from clock_timestamp() - t.due_at)::float8 as late_by
+from taken t join endpoint e using (endpoint_id) join backlog b using (endpoint_id)
+order by t.id"
+);
+
+const UNPARK: &str = concat!(
+    "-- outbox.unpark
+with taken as (
+    delete from outbox
+    where id = any (array(
+        select p.id
+        from unnest($4::uuid[], $1::uuid[], $2::bigint[]) as w (application_id, endpoint_id, room)
+        cross join lateral (
+            select o.id from outbox o
+            where o.parked and o.application_id = w.application_id and o.endpoint_id = w.endpoint_id and not o.bulk
+            order by o.delivery_id
+            limit w.room
+            for update skip locked
+        ) p
+    ) || array(
+        select p.id
+        from unnest($4::uuid[], $1::uuid[], $3::bigint[]) as w (application_id, endpoint_id, room)
+        cross join lateral (
+            select o.id from outbox o
+            where o.parked and o.application_id = w.application_id and o.endpoint_id = w.endpoint_id and o.bulk
+            order by o.delivery_id
+            limit w.room
+            for update skip locked
+        ) p
+    ))
+    returning id, delivery_id, endpoint_id, application_id, bulk
+),
+",
+    endpoints_of_taken!(),
+    "
+select t.delivery_id, t.endpoint_id, t.application_id, e.concurrency_limit, e.rate_limit, e.is_breaker_open,
+       e.is_open, false as has_parked, t.bulk
+from taken t join endpoint e using (endpoint_id)
+order by t.bulk, t.delivery_id"
+);
+
+const PARK: &str = "-- outbox.park
+insert into outbox (delivery_id, endpoint_id, application_id, parked, bulk)
+select delivery_id, endpoint_id, application_id, true, bulk
+from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::boolean[]) as r (delivery_id, endpoint_id, application_id, bulk)";
+
+/// Takes up to `limit` rows that are due, oldest first, and none that fell due before `since`. `client` is one of
+/// [`Store::relaxed`](super::Store::relaxed).
+///
+/// # Errors
+/// When PostgreSQL does not answer, or the epoch is being changed.
+pub async fn take(
+    client: &mut Object,
+    limit: i64,
+    since: Option<DateTime<Utc>>,
+) -> Result<Take<'_>, StoreError> {
+    let (transaction, epoch, rows) = take_by(client, TAKE, &[&limit, &since]).await?;
+    let due_until = rows.iter().map(|row| row.get("due_at")).max();
+    let late_by = rows.iter().map(|row| row.get("late_by")).fold(0.0, f64::max);
+    let late_by = Duration::try_from_secs_f64(late_by).unwrap_or_default();
+    Ok(Take { transaction, epoch, rows: rows.iter().map(due_row).collect(), due_until, late_by })
+}
+
+/// Takes parked rows: as many of each endpoint as its room says, those of bulk replays last.
+///
+/// # Errors
+/// When PostgreSQL does not answer, or the epoch is being changed.
+pub async fn unpark<'a>(client: &'a mut Object, rooms: &[Room]) -> Result<Take<'a>, StoreError> {
+    let endpoints: Vec<_> = rooms.iter().map(|room| room.endpoint_id).collect();
+    let applications: Vec<_> = rooms.iter().map(|room| room.application_id).collect();
+    let ordinary: Vec<_> = rooms.iter().map(|room| room.ordinary).collect();
+    let bulk: Vec<_> = rooms.iter().map(|room| room.bulk).collect();
+    let (transaction, epoch, rows) =
+        take_by(client, UNPARK, &[&endpoints, &ordinary, &bulk, &applications]).await?;
+    Ok(Take {
+        transaction,
+        epoch,
+        rows: rows.iter().map(due_row).collect(),
+        due_until: None,
+        late_by: Duration::ZERO,
+    })
+}
+
+async fn take_by<'a>(
+    client: &'a mut Object,
+    statement: &str,
+    parameters: &[&(dyn ToSql + Sync)],
+) -> Result<(Transaction<'a>, i64, Vec<Row>), StoreError> {
+    let transaction = client.transaction().await?;
+    let lock = transaction.prepare_cached(LOCK).await?;
+    let read = transaction.prepare_cached(READ_EPOCH).await?;
+    let statement = transaction.prepare_cached(statement).await?;
+    // Sent together, done one after the other: the epoch is read and the rows are taken under the lock.
+    let (locked, epoch, rows) = tokio::join!(
+        transaction.execute(&lock, &[&EPOCH_LOCK]),
+        transaction.query_one(&read, &[]),
+        transaction.query(&statement, parameters),
+    );
+    // In this order: whatever follows a statement that failed says only that the transaction is aborted.
+    locked?;
+    let (epoch, rows) = (epoch?, rows?);
+    Ok((transaction, epoch.get(0), rows))
+}
+
+impl Take<'_> {
+    /// Ends the take: what was pushed is gone from the outbox, and the `parked` rest is back in it,
+    /// waiting for room.
+    ///
+    /// # Errors
+    /// When PostgreSQL does not confirm: the rows may then be back, and their ids be pushed twice.
+    pub async fn commit(self, parked: &[Parked]) -> Result<(), StoreError> {
+        if !parked.is_empty() {
+            let deliveries: Vec<_> = parked.iter().map(|row| row.delivery_id).collect();
+            let endpoints: Vec<_> = parked.iter().map(|row| row.endpoint_id).collect();
+            let applications: Vec<_> = parked.iter().map(|row| row.application_id).collect();
+            let bulk: Vec<_> = parked.iter().map(|row| row.is_bulk).collect();
+            let park = self.transaction.prepare_cached(PARK).await?;
+            self.transaction.execute(&park, &[&deliveries, &endpoints, &applications, &bulk]).await?;
+        }
+        Ok(self.transaction.commit().await?)
+    }
+}
+
+fn due_row(row: &Row) -> DueRow {
+    DueRow {
+        delivery_id: row.get(0),
+        endpoint_id: row.get(1),
+        application_id: row.get(2),
+        limits: limits(row, 3),
+        is_open: row.get(6),
+        has_parked: row.get(7),
+        is_bulk: row.get(8),
+    }
+}
+
+/// Reads the limits of an endpoint; one that is gone has the narrowest, for its deliveries are cancelled.
+fn limits(row: &Row, column: usize) -> Limits {
+    match row.get(column) {
+        Some(concurrency) => Limits {
+            concurrency,
+            rate: row.get(column + 1),
+            is_breaker_open: row.get::<_, Option<bool>>(column + 2).unwrap_or(false),
+        },
+        None => Limits { concurrency: 1, rate: None, is_breaker_open: false },
+    }
+}
+
+const NEXT_DUE: &str = "-- outbox.next_due
+select (extract(epoch from due_at - now()) * 1000)::bigint
+from outbox
+where not parked and due_at > now()
+order by due_at
+limit 1";
+
+/// How long until the earliest row that is not due yet. What is due already and was not taken belongs to
+/// another relay.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn next_due(client: &Object) -> Result<Option<Duration>, StoreError> {
+    let statement = client.prepare_cached(NEXT_DUE).await?;
+    let row = client.query_opt(&statement, &[]).await?;
+    Ok(row.map(|row| Duration::from_millis(row.get::<_, i64>(0).max(1).unsigned_abs())))
+}
+
+/// Opens a connection that listens for new outbox rows.
+///
+/// # Errors
+/// When PostgreSQL cannot be reached.
+pub async fn listen(config: &crate::config::DatabaseConfig) -> Result<super::Dedicated, StoreError> {
+    let connection = super::connect_dedicated(config).await?;
+    connection.client.batch_execute(&format!("listen {CHANNEL}")).await?;
+    Ok(connection)
+}

@@ -1,0 +1,293 @@
+//! The time partitions of events, deliveries and attempts: made ahead, and dropped when they are too old.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio_postgres::Client;
+
+use crate::StoreError;
+
+/// Partitions are made until this far ahead.
+pub const AHEAD: Duration = Duration::from_secs(7 * 86_400);
+
+/// Keeps two relays from changing partitions at once.
+const PARTITION_LOCK: i64 = 0x706f_7374_0003;
+
+/// Rows that one step deletes.
+const STEP: i64 = 5_000;
+
+/// What one partition spans: a quarter of the retention, so that there are about six of each table, which
+/// every statement has to plan for, and nothing is kept for longer than five quarters.
+#[must_use]
+pub fn width_days(retention_days: u32) -> u32 {
+    (retention_days / 4).max(1)
+}
+
+/// True where this session may change partitions; it may until it ends.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn try_lock(client: &Client) -> Result<bool, StoreError> {
+    Ok(client.query_one("select pg_try_advisory_lock($1)", &[&PARTITION_LOCK]).await?.get(0))
+}
+
+const HOLES: &str = "-- partitions.holes
+with known as (
+    select parent, starts_at, ends_at, lag(ends_at) over (partition by parent order by ends_at) as previous_ends_at
+    from partitions
+    where not is_detaching
+),
+hole as (
+    select parent, previous_ends_at as starts_at, starts_at as ends_at
+    from known
+    where starts_at > coalesce(previous_ends_at, '-infinity') and starts_at > now()
+    union all
+    select t.parent, max(k.ends_at), null
+    from (values ('events'), ('deliveries'), ('delivery_attempts')) t (parent)
+    left join known k on k.parent = t.parent
+    group by t.parent
+)
+select parent, starts_at, ends_at, extract(epoch from greatest(starts_at, now()) - now())::float8
+from hole
+order by greatest(starts_at, now()), parent";
+
+/// A time, now or in the future, for which a table has no partition.
+#[derive(Debug)]
+pub struct Hole {
+    /// The table.
+    pub parent: String,
+    /// `None`: it has none for any earlier time.
+    pub starts_at: Option<DateTime<Utc>>,
+    /// `None`: it has none for any later time.
+    pub ends_at: Option<DateTime<Utc>>,
+    /// How long until rows are refused; zero: they are refused now.
+    pub in_time: Duration,
+}
+
+/// The holes of all three tables, the most urgent first. There is one at the end of each table.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn holes(client: &Client) -> Result<Vec<Hole>, StoreError> {
+    let rows = client.query(HOLES, &[]).await?;
+    let hole = |row: &tokio_postgres::Row| Hole {
+        parent: row.get(0),
+        starts_at: row.get(1),
+        ends_at: row.get(2),
+        in_time: Duration::try_from_secs_f64(row.get(3)).unwrap_or_default(),
+    };
+    Ok(rows.iter().map(hole).collect())
+}
+
+const FILL: &str = "-- partitions.fill
+select add_partition(
+    $1,
+    $2::timestamptz,
+    coalesce($3, date_trunc('day', greatest($2, now()), 'UTC') + make_interval(days => $4))
+)";
+
+/// Adds a partition for the time of a hole. At the end of a table it spans `width_days`.
+///
+/// # Errors
+/// When PostgreSQL does not answer, or the table is locked.
+pub async fn fill(client: &Client, hole: &Hole, width_days: u32) -> Result<(), StoreError> {
+    let Hole { parent, starts_at, ends_at, .. } = hole;
+    client.execute(FILL, &[parent, starts_at, ends_at, &width_days.cast_signed()]).await?;
+    Ok(())
+}
+
+/// A partition whose time is over.
+#[derive(Debug, Clone)]
+pub struct Expired {
+    /// The table that it is a part of.
+    pub parent: String,
+    /// Its own name.
+    pub name: String,
+    /// What was made before this, it may hold.
+    pub ends_at: DateTime<Utc>,
+    /// True where an earlier detachment was interrupted.
+    pub is_detaching: bool,
+}
+
+/// SQL: the time before which everything is too old.
+macro_rules! oldest {
+    ($days:literal) => {
+        concat!("now() - make_interval(days => ", $days, ")")
+    };
+}
+
+const EXPIRED: &str = concat!(
+    "-- partitions.expired
+select parent, quote_ident(name), ends_at, is_detaching
+from partitions
+where ends_at < ",
+    oldest!("$1"),
+    "
+order by ends_at, parent <> 'deliveries', parent"
+);
+
+/// The partitions of what was made more than `retention_days` ago, oldest first, and of one time those of deliveries
+/// first.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn expired(client: &Client, retention_days: u32) -> Result<Vec<Expired>, StoreError> {
+    let rows = client.query(EXPIRED, &[&retention_days.cast_signed()]).await?;
+    let expired = |row: &tokio_postgres::Row| Expired {
+        parent: row.get(0),
+        name: row.get(1),
+        ends_at: row.get(2),
+        is_detaching: row.get(3),
+    };
+    Ok(rows.iter().map(expired).collect())
+}
+
+/// Detaches a partition without locking writers out, and drops it. What was interrupted is done by the
+/// next call, or, once it is detached, found by [`detached`].
+///
+/// # Errors
+/// When PostgreSQL does not answer, or a statement that reads the partition does not end in time.
+pub async fn drop(
+    client: &Client,
+    Expired { parent, name, is_detaching, .. }: &Expired,
+) -> Result<(), StoreError> {
+    let how = if *is_detaching { "finalize" } else { "concurrently" };
+    client.batch_execute(&format!("alter table {parent} detach partition {name} {how}")).await?;
+    drop_detached(client, name).await
+}
+
+/// A table that was a partition, by its name, or that is just being detached.
+#[derive(Debug)]
+pub struct Detached {
+    /// The table that it was a part of.
+    pub parent: String,
+    /// Its own name.
+    pub name: String,
+    /// What was made before this, it may hold.
+    pub ends_at: DateTime<Utc>,
+    /// True where all of it is older than the retention.
+    pub is_expired: bool,
+    /// True where it is a partition still.
+    pub is_detaching: bool,
+}
+
+impl Detached {
+    /// True where it was the partition for the time of this hole, or a part of it.
+    #[must_use]
+    pub fn leaves(&self, hole: &Hole) -> bool {
+        self.parent == hole.parent
+            && hole.starts_at.is_none_or(|start| start < self.ends_at)
+            && hole.ends_at.is_none_or(|end| self.ends_at <= end)
+    }
+}
+
+/// The date in the name is the day before which the partition ends, in UTC. A date that there is not, as of a February
+/// 30, is taken for a later one.
+const DETACHED: &str = concat!(
+    "-- partitions.detached
+select parent, quote_ident(name), ends_at, ends_at < ",
+    oldest!("$1"),
+    ", is_detaching
+from (
+    select substring(c.relname from '^(.*)_until_') as parent, c.relname::text as name,
+           make_timestamptz(left(d.date, 4)::integer, 1, 1, 0, 0, 0, 'UTC')
+           + make_interval(months => substring(d.date from 5 for 2)::integer - 1,
+                           days => right(d.date, 2)::integer - 1) as ends_at,
+           false as is_detaching
+    from pg_class c
+    cross join lateral (select right(c.relname, 8)) d (date)
+    where c.relname ~ '^(events|deliveries|delivery_attempts)_until_[1-9][0-9]{3}(0[1-9]|1[0-2])[0-3][0-9]$'
+      and c.relkind = 'r'
+      and c.relnamespace = (select relnamespace from pg_class where oid = 'events'::regclass)
+      and not exists (select from pg_inherits i where i.inhrelid = c.oid)
+    union all
+    select parent, name, ends_at, true from partitions where is_detaching
+) t
+order by ends_at, parent"
+);
+
+/// Tables that were partitions and are none any more, or soon will be none, oldest first.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn detached(client: &Client, retention_days: u32) -> Result<Vec<Detached>, StoreError> {
+    let rows = client.query(DETACHED, &[&retention_days.cast_signed()]).await?;
+    let detached = |row: &tokio_postgres::Row| Detached {
+        parent: row.get(0),
+        name: row.get(1),
+        ends_at: row.get(2),
+        is_expired: row.get(3),
+        is_detaching: row.get(4),
+    };
+    Ok(rows.iter().map(detached).collect())
+}
+
+/// Drops a partition that was detached.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn drop_detached(client: &Client, name: &str) -> Result<(), StoreError> {
+    client.batch_execute(&format!("drop table if exists {name}")).await?;
+    tracing::info!(partition = name, "a partition older than the retention was dropped");
+    Ok(())
+}
+
+/// SQL: what was made before this has been dropped. Never less than the retention ago: a partition that is merely
+/// detached comes back.
+macro_rules! dropped_before {
+    ($parent:literal, $days:literal) => {
+        concat!(
+            "(select first_id(least(min(starts_at), ",
+            oldest!($days),
+            ")) from partitions where parent = '",
+            $parent,
+            "'\n                        having count(*) = count(starts_at))"
+        )
+    };
+}
+
+const FORGET_KEYS: &str = concat!(
+    "-- idempotency_keys.forget
+delete from idempotency_keys
+where ctid = any (array(
+    select k.ctid
+    from idempotency_keys k
+    where k.event_id < ",
+    dropped_before!("events", "$2"),
+    "
+    limit $1
+    for update of k skip locked
+))"
+);
+
+/// Deletes some of the idempotency keys whose events have been dropped, and answers how many; 0: all are
+/// gone.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn forget_keys(client: &Client, retention_days: u32) -> Result<u64, StoreError> {
+    Ok(client.execute(FORGET_KEYS, &[&STEP, &retention_days.cast_signed()]).await?)
+}
+
+const FORGET_PARKED: &str = concat!(
+    "-- outbox.forget
+delete from outbox
+where id = any (array(
+    select o.id
+    from outbox o
+    where o.parked
+      and o.delivery_id < ",
+    dropped_before!("deliveries", "$2"),
+    "
+    limit $1
+    for update of o skip locked
+))"
+);
+
+/// Deletes some of the parked rows whose deliveries have been dropped, and answers how many.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn forget_parked(client: &Client, retention_days: u32) -> Result<u64, StoreError> {
+    Ok(client.execute(FORGET_PARKED, &[&STEP, &retention_days.cast_signed()]).await?)
+}

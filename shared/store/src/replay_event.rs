@@ -1,0 +1,140 @@
+//! New deliveries of an old event.
+
+use postrider_domain::event_type::EventType;
+use postrider_domain::ids::{ApplicationId, DeliveryId, EndpointId, EventId};
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::accept::pattern_array;
+use crate::audit::{self, Actor, Change};
+use crate::matching::unknown_endpoints;
+use crate::outbox::{has_parked, most_in_line};
+use crate::{Store, StoreError};
+
+/// What became of an event that was to be sent again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Replayed {
+    /// These deliveries were made.
+    Deliveries(Vec<DeliveryId>),
+    /// These endpoints are not the application's, or were deleted; nothing was made.
+    UnknownEndpoints(Vec<EndpointId>),
+    /// The payload was removed on request.
+    Expunged,
+    /// There is no such event.
+    UnknownEvent,
+}
+
+const FIND_EVENT: &str = "-- events.find_type
+select event_type, expunged_at is not null from events where id = $1 and application_id = $2";
+
+/// Endpoints are matched as they are now. Where some were named: for a single event (`$7` is null) these get
+/// it whatever they subscribe to, and where one of them is disabled its delivery waits; a bulk replay goes to
+/// those of them that match, behind all other traffic.
+pub(super) const REPLAY: &str = concat!(
+    "-- events.replay
+with event as materialized (
+    select id, application_id, event_type, payload
+    from events
+    where id = any ($1) and id between $2 and $3 and application_id = $4 and expunged_at is null
+),
+matched as materialized (
+    select v.id as event_id, v.application_id, v.event_type, e.id as endpoint_id, e.max_attempts, e.ordered
+    from event v
+    join unnest($1, $5::text[]) as i (id, patterns) on i.id = v.id
+    join endpoints e on e.application_id = v.application_id and e.deleted_at is null
+    where ($6::uuid[] is null or e.id = any ($6))
+      and ($6 is not null and $7::uuid is null
+           or e.is_active and e.event_types && i.patterns::text[]
+              and (e.filter_path is null or v.payload @@ e.filter_path))
+),
+delivered as (
+    insert into deliveries (id, application_id, event_id, endpoint_id, event_type, max_attempts, position,
+                            replay_id)
+    select uuid_v7(), application_id, event_id, endpoint_id, event_type, max_attempts,
+           case when ordered then nextval('delivery_positions') end, $7
+    from (select * from matched where not $8 order by event_id) m
+    returning id, endpoint_id, application_id
+),
+-- As when an event is accepted: what comes queues up behind what is parked.
+backlogged as materialized (
+    select endpoint_id
+    from (select distinct application_id, endpoint_id from matched where $7 is null) s
+    where ",
+    has_parked!("s.application_id", "s.endpoint_id", "false"),
+    "
+),
+queued as (
+    insert into outbox (delivery_id, endpoint_id, application_id, parked, bulk)
+    select id, endpoint_id, application_id,
+           $7 is not null or (endpoint_id in (select endpoint_id from backlogged)) is true
+               or (select count(*) from matched) > ",
+    most_in_line!(),
+    ",
+           $7 is not null
+    from delivered
+    returning parked
+)
+select (select count(*) from matched), array(select id from delivered where $7 is null order by id),
+       (select count(pg_notify('postrider_outbox', case when parked then 'parked' else '' end))
+        from (select distinct parked from queued where not parked or $7 is null) n)"
+);
+
+/// Makes new deliveries of an event: to `endpoints`, or to all that match it now.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn replay_event(
+    store: &Store,
+    actor: &Actor,
+    application: ApplicationId,
+    event: EventId,
+    endpoints: Option<&[EndpointId]>,
+) -> Result<Replayed, StoreError> {
+    let mut client = store.durable().await?;
+    let transaction = client.transaction().await?;
+    let find = transaction.prepare_cached(FIND_EVENT).await?;
+    let Some(found) = transaction.query_opt(&find, &[&event, &application]).await? else {
+        return Ok(Replayed::UnknownEvent);
+    };
+    if found.get(1) {
+        return Ok(Replayed::Expunged);
+    }
+    if let Some(endpoints) = endpoints {
+        let unknown = unknown_endpoints(&transaction, application, endpoints).await?;
+        if !unknown.is_empty() {
+            return Ok(Replayed::UnknownEndpoints(unknown));
+        }
+    }
+    let event_type = EventType::parse(found.get(0))
+        .map_err(|error| StoreError::Schema(format!("the stored type of event {event} {error}")))?;
+    let replay = transaction.prepare_cached(REPLAY).await?;
+    let (events, patterns) = ([event], [pattern_array(&event_type)]);
+    let row = transaction
+        .query_one(
+            &replay,
+            &[
+                &events.as_slice(),
+                &event,
+                &event,
+                &application,
+                &patterns.as_slice(),
+                &endpoints,
+                &None::<Uuid>,
+                &false,
+            ],
+        )
+        .await?;
+    let deliveries: Vec<DeliveryId> = row.get(1);
+    let asked = Asked { endpoint_ids: endpoints, deliveries_queued: deliveries.len() };
+    let change = Change::of("event.replay", event, None, Some(&asked));
+    audit::note(&transaction, application, actor, change).await?;
+    transaction.commit().await?;
+    Ok(Replayed::Deliveries(deliveries))
+}
+
+/// What the audit log keeps of it.
+#[derive(Serialize)]
+struct Asked<'a> {
+    endpoint_ids: Option<&'a [EndpointId]>,
+    deliveries_queued: usize,
+}

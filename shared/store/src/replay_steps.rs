@@ -1,0 +1,335 @@
+//! The steps of bulk replays: bounded, and each in a transaction of its own together with how far it has
+//! come, so that a replay goes on after a crash where it was.
+
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use deadpool_postgres::Transaction;
+use postgres_types::ToSql;
+use postrider_domain::delivery::{DeliveryStatus, ReplayMode};
+use postrider_domain::event_type::EventType;
+use postrider_domain::ids::{ApplicationId, EndpointId, EventId, ReplayId};
+use postrider_runtime::failpoint;
+use uuid::Uuid;
+
+use crate::accept::pattern_array;
+use crate::matching::matching_cost;
+use crate::operational::TEST;
+use crate::page::IdRange;
+use crate::replay_event::REPLAY;
+use crate::replay_missing::MISSING;
+use crate::replay_redrive::redrive;
+use crate::{Store, StoreError, replays};
+
+/// Deliveries that a step is meant to make.
+const TARGET: i64 = 1_000;
+/// Rows that a step looks at, at most.
+const MAX_SIZE: i64 = 5_000;
+/// Pairs of an event and an endpoint that a step looks at, at most, except those of a single event. One with a filter
+/// counts by what that costs.
+const MAX_PAIRS: i64 = 5_000;
+/// A step that took longer is followed by a smaller one.
+const MAX_DURATION: Duration = Duration::from_millis(200);
+
+/// What a step did.
+#[derive(Debug, Clone, Copy)]
+pub struct Step {
+    /// Of which replay.
+    pub replay_id: ReplayId,
+    /// Rows that were looked at.
+    pub scanned: i64,
+    /// Deliveries that were made or opened, or in a dry run would have been.
+    pub matched: i64,
+    /// It was the last one.
+    pub is_last: bool,
+}
+
+/// Applications with open replays take turns, however many each has, and so do the replays of each. One that another
+/// relay works on is left to it. Those of an application that send what is missing run one after the other: side by
+/// side, two of them would find the same to be missing and send it twice.
+const NEXT: &str = "-- replays.next
+select r.id, r.application_id, r.mode, r.endpoint_ids, r.event_types, r.statuses, r.created_after, r.created_before,
+       r.dry_run, r.first_id is null, r.cursor_id, r.end_id, r.step_size
+from replays r
+join (
+    select application_id, max(stepped_at) as stepped_at
+    from replays
+    where completed_at is null
+    group by application_id
+) a on a.application_id = r.application_id
+where r.completed_at is null
+  and not (r.mode = 'missing' and not r.dry_run and exists (
+      select from replays o
+      where o.application_id = r.application_id and o.id < r.id and o.completed_at is null
+        and o.mode = 'missing' and not o.dry_run
+  ))
+order by a.stepped_at nulls first, r.stepped_at nulls first, r.id
+limit 1
+for no key update of r skip locked";
+
+/// Pages are read in the order of an index, whatever the planner knows: else each step might sort all that is left.
+/// What sorts all the same seems so costly then that it would be compiled.
+const IN_ORDER: &str = "set local enable_sort = off; set local jit = off";
+
+/// A replay as a step needs it.
+pub(super) struct Task {
+    pub(super) id: ReplayId,
+    pub(super) application_id: ApplicationId,
+    pub(super) mode: ReplayMode,
+    pub(super) endpoint_ids: Option<Vec<EndpointId>>,
+    pub(super) event_types: Option<Vec<String>>,
+    pub(super) statuses: Option<Vec<DeliveryStatus>>,
+    pub(super) created_after: Option<DateTime<Utc>>,
+    pub(super) created_before: DateTime<Utc>,
+    pub(super) dry_run: bool,
+    pub(super) is_new: bool,
+    pub(super) cursor: Uuid,
+    pub(super) end: Uuid,
+    pub(super) size: i64,
+}
+
+/// What was found from the cursor on.
+#[derive(Default)]
+pub(super) struct Found {
+    pub(super) scanned: i64,
+    pub(super) matched: i64,
+    pub(super) first: Option<Uuid>,
+    pub(super) last: Option<Uuid>,
+}
+
+/// Takes the next step of the replay whose turn it is; `None`: there is nothing to do.
+///
+/// # Errors
+/// When the step was not taken; it is taken again, with fewer rows and after the steps of others. One that cannot
+/// succeed fails its replay instead.
+pub async fn step(store: &Store) -> Result<Option<Step>, StoreError> {
+    let began = Instant::now();
+    let mut client = store.relaxed().await?;
+    let transaction = client.transaction().await?;
+    let next = transaction.prepare_cached(NEXT).await?;
+    let Some(row) = transaction.query_opt(&next, &[]).await? else { return Ok(None) };
+    let mut task = Task {
+        id: row.get(0),
+        application_id: row.get(1),
+        mode: row.get(2),
+        endpoint_ids: row.get(3),
+        event_types: row.get(4),
+        statuses: row.get(5),
+        created_after: row.get(6),
+        created_before: row.get(7),
+        dry_run: row.get(8),
+        is_new: row.get(9),
+        cursor: row.get(10),
+        end: row.get(11),
+        size: i64::from(row.get::<_, i32>(12)),
+    };
+    let found = match find(&transaction, &mut task).await {
+        Ok(found) => found,
+        Err(error) => {
+            drop(transaction);
+            drop(client);
+            if !error.is_data_error() {
+                postpone(store, task.id, &error).await?;
+                return Err(error);
+            }
+            fail(store, task.id, &error).await?;
+            return Ok(Some(Step { replay_id: task.id, scanned: 0, matched: 0, is_last: true }));
+        }
+    };
+    let is_last = found.scanned < task.size;
+    let next_size = next_size(task.size, found.matched, began.elapsed());
+    let advance = transaction.prepare_cached(ADVANCE).await?;
+    transaction
+        .execute(
+            &advance,
+            &[
+                &task.id,
+                &found.last,
+                &found.first,
+                &task.end,
+                &found.scanned,
+                &found.matched,
+                &next_size,
+                &is_last,
+            ],
+        )
+        .await?;
+    if is_last {
+        replays::tell_end(&transaction, task.id).await?;
+    }
+    failpoint::die_at("relay.in_replay_step");
+    transaction.commit().await?;
+    Ok(Some(Step { replay_id: task.id, scanned: found.scanned, matched: found.matched, is_last }))
+}
+
+async fn find(transaction: &Transaction<'_>, task: &mut Task) -> Result<Found, StoreError> {
+    transaction.batch_execute(IN_ORDER).await?;
+    if task.is_new {
+        task.end = find_end(transaction, task).await?;
+    }
+    match task.mode {
+        ReplayMode::Replay | ReplayMode::Missing => replay(transaction, task).await,
+        ReplayMode::Redrive => redrive(transaction, task).await,
+    }
+}
+
+const POSTPONE: &str = "-- replays.postpone
+update replays
+set step_size = greatest(step_size / 2, 1), stepped_at = clock_timestamp(), last_error = $2
+where id = $1 and completed_at is null";
+
+/// A step that takes too long does so again, and would hold up all others. Until it succeeds, the replay says why it
+/// does not advance.
+async fn postpone(store: &Store, replay: ReplayId, error: &StoreError) -> Result<(), StoreError> {
+    let client = store.relaxed().await?;
+    let statement = client.prepare_cached(POSTPONE).await?;
+    client.execute(&statement, &[&replay, &error.to_string()]).await?;
+    Ok(())
+}
+
+/// As many rows as make about [`TARGET`] deliveries, by what the last ones made.
+fn next_size(size: i64, matched: i64, took: Duration) -> i32 {
+    let next = if matched == 0 { size * 2 } else { size * TARGET / matched };
+    let most = if took > MAX_DURATION { size / 2 } else { size * 2 };
+    i32::try_from(next.min(most).clamp(1, MAX_SIZE)).unwrap_or(1)
+}
+
+const ADVANCE: &str = "-- replays.advance
+update replays
+set status = case when $8 then 'completed' else 'running' end,
+    cursor_id = coalesce($2, cursor_id), first_id = coalesce(first_id, $3), end_id = $4,
+    scanned_count = scanned_count + $5, matched_count = matched_count + $6, step_size = $7,
+    stepped_at = clock_timestamp(), last_error = null, started_at = coalesce(started_at, now()),
+    completed_at = case when $8 then clock_timestamp() end
+where id = $1";
+
+const LAST_EVENT: &str = "-- replays.last_event
+select id from events where application_id = $1 and id > $2 and id < $3 order by id desc limit 1";
+
+const LAST_DELIVERY: &str = "-- replays.last_delivery
+select id from deliveries where application_id = $1 and id > $2 and id < $3 order by id desc limit 1";
+
+/// Just behind the last row that there is, so that progress is told by what lies in between.
+async fn find_end(transaction: &Transaction<'_>, task: &Task) -> Result<Uuid, StoreError> {
+    let sql = match task.mode {
+        ReplayMode::Replay | ReplayMode::Missing => LAST_EVENT,
+        ReplayMode::Redrive => LAST_DELIVERY,
+    };
+    let find = transaction.prepare_cached(sql).await?;
+    let last = transaction.query_opt(&find, &[&task.application_id, &task.cursor, &task.end]).await?;
+    Ok(last.map_or(task.end, |row| Uuid::from_u128(row.get::<_, Uuid>(0).as_u128().saturating_add(1))))
+}
+
+const READ_EVENTS: &str = "-- replays.read_events
+select id, event_type,
+       expunged_at is null and ($5::text[] is null or event_type = any ($5))
+       and ($6::timestamptz is null or created_at >= $6) and created_at < $7
+from events
+where application_id = $1 and id > $2 and id < $3
+order by id
+limit $4";
+
+const MATCHING_COST: &str = concat!(
+    "-- replays.matching_cost
+select ",
+    matching_cost!("e", "true"),
+    "::bigint
+from endpoints e
+where application_id = $1 and deleted_at is null and is_active and ($2::uuid[] is null or id = any ($2))"
+);
+
+/// Sends the next events again, to all that match them or only where they never arrived. Every endpoint is asked for
+/// every event, whatever comes of it: more endpoints mean fewer events.
+async fn replay(transaction: &Transaction<'_>, task: &mut Task) -> Result<Found, StoreError> {
+    let cost = transaction.prepare_cached(MATCHING_COST).await?;
+    let cost = transaction.query_one(&cost, &[&task.application_id, &task.endpoint_ids]).await?;
+    task.size = task.size.min(MAX_PAIRS / cost.get::<_, i64>(0).max(1)).max(1);
+    let read = transaction.prepare_cached(READ_EVENTS).await?;
+    let rows = transaction
+        .query(
+            &read,
+            &[
+                &task.application_id,
+                &task.cursor,
+                &task.end,
+                &task.size,
+                &task.event_types,
+                &task.created_after,
+                &task.created_before,
+            ],
+        )
+        .await?;
+    let mut found = Found {
+        scanned: rows.len() as i64,
+        first: rows.first().map(|row| row.get(0)),
+        last: rows.last().map(|row| row.get(0)),
+        ..Found::default()
+    };
+    let (mut events, mut patterns) = (Vec::new(), Vec::new());
+    for row in rows.iter().filter(|row| row.get(2)) {
+        // What is stored is one, or was by the rules of an older version: then nobody subscribes to it.
+        let Ok(event_type) = EventType::parse(row.get(1)) else { continue };
+        // A test is for one endpoint, and is nobody else's to miss.
+        if task.mode == ReplayMode::Missing && event_type.as_str() == TEST {
+            continue;
+        }
+        events.push(row.get::<_, EventId>(0));
+        patterns.push(pattern_array(&event_type));
+    }
+    if let (Some(&first), Some(&last)) = (events.first(), events.last()) {
+        let above = IdRange::new(None, None, None).not_before(first.0).above;
+        let replay_id = Some(task.id);
+        let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![
+            &events,
+            &first,
+            &last,
+            &task.application_id,
+            &patterns,
+            &task.endpoint_ids,
+            &replay_id,
+            &task.dry_run,
+        ];
+        let sql = if task.mode == ReplayMode::Missing {
+            parameters.push(&above);
+            MISSING
+        } else {
+            REPLAY
+        };
+        let replay = transaction.prepare_cached(sql).await?;
+        found.matched = transaction.query_one(&replay, &parameters).await?.get(0);
+    }
+    Ok(found)
+}
+
+const FAIL: &str = "-- replays.fail
+update replays
+set status = 'failed', last_error = $2, completed_at = now()
+where id = $1 and completed_at is null";
+
+async fn fail(store: &Store, replay: ReplayId, error: &StoreError) -> Result<(), StoreError> {
+    let mut client = store.durable().await?;
+    let transaction = client.transaction().await?;
+    let statement = transaction.prepare_cached(FAIL).await?;
+    if transaction.execute(&statement, &[&replay, &error.to_string()]).await? == 0 {
+        return Ok(());
+    }
+    replays::tell_end(&transaction, replay).await?;
+    Ok(transaction.commit().await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_sized_by_what_the_last_one_made() {
+        let (quick, slow) = (Duration::from_millis(10), Duration::from_secs(1));
+        assert_eq!(next_size(50, 0, quick), 100);
+        assert_eq!(next_size(50, 50, quick), 100);
+        assert_eq!(next_size(50, 50_000, quick), 1);
+        assert_eq!(next_size(50, 2_000, quick), 25);
+        assert_eq!(next_size(50, 50, slow), 25);
+        assert_eq!(next_size(1, 1, slow), 1);
+        assert_eq!(next_size(5_000, 0, quick), 5_000);
+    }
+}

@@ -1,0 +1,365 @@
+//! Bulk replays of events and redrives of deliveries: asked for, watched and cancelled. The steps are taken by
+//! the relay ([`replay_steps`](super::replay_steps)).
+
+use chrono::{DateTime, Utc};
+use deadpool_postgres::Transaction;
+use postrider_domain::delivery::{DeliveryStatus, ReplayMode, ReplayStatus};
+use postrider_domain::ids::{ApplicationId, EndpointId, ReplayId};
+use serde::Serialize;
+use serde_json::json;
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use crate::audit::{self, Actor, Change};
+use crate::matching::unknown_endpoints;
+use crate::operational::{self, OperationalEvent, REPLAY_FINISHED};
+use crate::page::{self, Page};
+use crate::{Store, StoreError, applications};
+
+/// Replays of one application that may be open at once.
+pub const MAX_OPEN: i64 = 10;
+
+/// What is to be replayed: all of it must hold; `None`: any.
+#[derive(Debug, Clone, Serialize)]
+pub struct Selection {
+    /// Makes new deliveries, opens old ones, or does either where something is missing.
+    pub mode: ReplayMode,
+    /// To these endpoints.
+    pub endpoint_ids: Option<Vec<EndpointId>>,
+    /// Of these types.
+    pub event_types: Option<Vec<String>>,
+    /// Deliveries in these states; only for a redrive.
+    pub statuses: Option<Vec<DeliveryStatus>>,
+    /// Events, or for a redrive deliveries, made at this time or later.
+    pub created_after: Option<DateTime<Utc>>,
+    /// Made before this time; `None`: before now.
+    pub created_before: Option<DateTime<Utc>>,
+}
+
+/// A bulk replay.
+#[derive(Debug, Clone)]
+pub struct Replay {
+    /// Its id.
+    pub id: ReplayId,
+    /// Whose events and deliveries.
+    pub application_id: ApplicationId,
+    /// Which of them.
+    pub selection: Selection,
+    /// It counts, and changes nothing.
+    pub dry_run: bool,
+    /// Where it stands.
+    pub status: ReplayStatus,
+    /// Events or deliveries that were looked at.
+    pub scanned_count: i64,
+    /// Deliveries that were made or opened, or in a dry run would have been.
+    pub matched_count: i64,
+    /// How far it has come through its range of time, from 0 to 1.
+    pub progress: f64,
+    /// Deliveries made or opened a second; `None`: it has not begun.
+    pub rate_per_second: Option<f64>,
+    /// Why it has failed.
+    pub last_error: Option<String>,
+    /// When it was asked for.
+    pub created_at: DateTime<Utc>,
+    /// When it began.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it was closed.
+    pub completed_at: Option<DateTime<Utc>>,
+}
+
+/// What became of a replay that was asked for.
+#[derive(Debug, Clone)]
+pub enum Created {
+    /// It is open.
+    Replay(Box<Replay>),
+    /// These endpoints are not the application's, or were deleted.
+    UnknownEndpoints(Vec<EndpointId>),
+    /// There is no such application any more.
+    UnknownApplication,
+    /// The application has [`MAX_OPEN`] of them already.
+    TooMany,
+}
+
+/// What became of a replay that was to be cancelled.
+#[derive(Debug, Clone)]
+pub enum Cancelled {
+    /// It is cancelled; this is how it stands.
+    Replay(Box<Replay>),
+    /// There is nothing left to cancel.
+    Closed(ReplayStatus),
+    /// There is no such replay.
+    Unknown,
+}
+
+macro_rules! columns {
+    () => {
+        "id, application_id, mode, endpoint_ids, event_types, statuses, created_after, created_before, dry_run, \
+         status, scanned_count, matched_count, first_id, cursor_id, end_id, \
+         (matched_count / greatest(extract(epoch from coalesce(completed_at, now()) - started_at), 1))::float8, \
+         last_error, created_at, started_at, completed_at"
+    };
+}
+
+/// Ids lie within a minute of the time that is told of what they name.
+const CREATE: &str = concat!(
+    "-- replays.create
+insert into replays (
+    application_id, mode, endpoint_ids, event_types, statuses, created_after, created_before, dry_run,
+    cursor_id, end_id
+)
+select $1, $2, $3, $4, $5, $6, b.before, $8,
+       first_id(greatest($6::timestamptz - interval '1 minute', to_timestamp(0))),
+       first_id(greatest(b.before, to_timestamp(0)) + interval '1 minute')
+from (select least($7::timestamptz, now()) as before) b
+where (select count(*) from replays where application_id = $1 and completed_at is null) < $9
+returning ",
+    columns!()
+);
+
+/// Asks for a replay.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn create(
+    store: &Store,
+    actor: &Actor,
+    application: ApplicationId,
+    selection: &Selection,
+    dry_run: bool,
+) -> Result<Created, StoreError> {
+    let mut client = store.durable().await?;
+    let transaction = client.transaction().await?;
+    if applications::take_turn(&transaction, application).await?.is_none() {
+        return Ok(Created::UnknownApplication);
+    }
+    if let Some(named) = &selection.endpoint_ids {
+        let unknown = unknown_endpoints(&transaction, application, named).await?;
+        if !unknown.is_empty() {
+            return Ok(Created::UnknownEndpoints(unknown));
+        }
+    }
+    let statement = transaction.prepare_cached(CREATE).await?;
+    let Selection { mode, endpoint_ids, event_types, statuses, created_after, created_before } = selection;
+    let row = transaction
+        .query_opt(
+            &statement,
+            &[
+                &application,
+                mode,
+                endpoint_ids,
+                event_types,
+                statuses,
+                created_after,
+                created_before,
+                &dry_run,
+                &MAX_OPEN,
+            ],
+        )
+        .await?;
+    let Some(replay) = row.as_ref().map(parse) else { return Ok(Created::TooMany) };
+    let asked = Asked { selection: &replay.selection, dry_run };
+    let change = Change::of("replay.create", replay.id, None, Some(&asked));
+    audit::note(&transaction, application, actor, change).await?;
+    transaction.commit().await?;
+    Ok(Created::Replay(Box::new(replay)))
+}
+
+/// What the audit log keeps of a new replay.
+#[derive(Serialize)]
+struct Asked<'a> {
+    #[serde(flatten)]
+    selection: &'a Selection,
+    dry_run: bool,
+}
+
+/// What it keeps of one that was cancelled.
+#[derive(Serialize)]
+struct Standing {
+    status: ReplayStatus,
+}
+
+const GET: &str = concat!(
+    "-- replays.get
+select ",
+    columns!(),
+    "
+from replays
+where id = $1 and ($2::uuid is null or application_id = $2)"
+);
+
+/// One replay; `application` restricts it to that tenant's.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn get(
+    store: &Store,
+    application: Option<ApplicationId>,
+    replay: ReplayId,
+) -> Result<Option<Replay>, StoreError> {
+    let client = store.durable().await?;
+    let statement = client.prepare_cached(GET).await?;
+    Ok(client.query_opt(&statement, &[&replay, &application]).await?.as_ref().map(parse))
+}
+
+/// Of an application, rows are compared as a whole, so that its own index is walked.
+macro_rules! list {
+    ($name:literal, $scope:literal, $order:literal) => {
+        concat!(
+            "-- replays.",
+            $name,
+            "
+select ",
+            columns!(),
+            "
+from replays
+where ",
+            $scope,
+            " order by ",
+            $order,
+            " limit $3"
+        )
+    };
+}
+
+const LIST: &str =
+    list!("list", "(application_id, id) < ($1, $2) and application_id >= $1", "application_id desc, id desc");
+const LIST_ALL: &str = list!("list_all", "$1::uuid is null and id < $2", "id desc");
+
+/// Replays, newest first, `limit` at most.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub async fn list(
+    store: &Store,
+    application: Option<ApplicationId>,
+    cursor: Option<ReplayId>,
+    limit: u32,
+) -> Result<Page<Replay>, StoreError> {
+    let client = store.durable().await?;
+    let sql = if application.is_some() { LIST } else { LIST_ALL };
+    let statement = client.prepare_cached(sql).await?;
+    let below = cursor.map_or(Uuid::max(), |id| id.0);
+    let rows =
+        page::read(&client, &statement, &[&application, &below, &(i64::from(limit) + 1)], limit).await?;
+    Ok(Page::of(&rows, parse, |replay| replay.id.0))
+}
+
+/// What it has queued and nobody has begun to send is withdrawn as its turn comes: the claim sees to that.
+const CANCEL: &str = "-- replays.cancel
+with seen as materialized (
+    select id, status, status in ('pending', 'running') or status = 'completed' and not dry_run as can_be
+    from replays
+    where id = $1 and application_id = $2
+    for no key update
+),
+moved as (
+    update replays r
+    set status = 'cancelled', completed_at = coalesce(r.completed_at, now())
+    from seen s
+    where r.id = s.id and s.can_be
+)
+select status, can_be from seen";
+
+/// Cancels a replay that is open, or has queued all and may not have sent it.
+///
+/// # Errors
+/// When PostgreSQL does not answer; [`StoreError::is_contention`] while a step of it takes long.
+pub async fn cancel(
+    store: &Store,
+    actor: &Actor,
+    application: ApplicationId,
+    replay: ReplayId,
+) -> Result<Cancelled, StoreError> {
+    let mut client = store.durable().await?;
+    let transaction = client.transaction().await?;
+    let statement = transaction.prepare_cached(CANCEL).await?;
+    let Some(row) = transaction.query_opt(&statement, &[&replay, &application]).await? else {
+        return Ok(Cancelled::Unknown);
+    };
+    let before = Standing { status: row.get(0) };
+    if !row.get::<_, bool>(1) {
+        return Ok(Cancelled::Closed(before.status));
+    }
+    let cancelled = tell_end(&transaction, replay).await?;
+    let after = Standing { status: cancelled.status };
+    let change = Change::of("replay.cancel", replay, Some(&before), Some(&after));
+    audit::note(&transaction, application, actor, change).await?;
+    transaction.commit().await?;
+    Ok(Cancelled::Replay(Box::new(cancelled)))
+}
+
+/// Tells the application that a replay was closed in this transaction.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub(super) async fn tell_end(transaction: &Transaction<'_>, replay: ReplayId) -> Result<Replay, StoreError> {
+    let get = transaction.prepare_cached(GET).await?;
+    let replay = parse(&transaction.query_one(&get, &[&replay, &None::<ApplicationId>]).await?);
+    let event = OperationalEvent {
+        application_id: replay.application_id,
+        event_type: REPLAY_FINISHED,
+        data: json!({
+            "replay_id": replay.id,
+            "mode": replay.selection.mode,
+            "dry_run": replay.dry_run,
+            "status": replay.status,
+            "scanned_count": replay.scanned_count,
+            "matched_count": replay.matched_count,
+            "last_error": replay.last_error,
+        }),
+    };
+    operational::emit(transaction, &[event]).await?;
+    Ok(replay)
+}
+
+fn parse(row: &Row) -> Replay {
+    let status = row.get(9);
+    Replay {
+        id: row.get(0),
+        application_id: row.get(1),
+        selection: Selection {
+            mode: row.get(2),
+            endpoint_ids: row.get(3),
+            event_types: row.get(4),
+            statuses: row.get(5),
+            created_after: row.get(6),
+            created_before: row.get(7),
+        },
+        dry_run: row.get(8),
+        status,
+        scanned_count: row.get(10),
+        matched_count: row.get(11),
+        progress: progress(status, row.get(12), row.get(13), row.get(14)),
+        rate_per_second: row.get(15),
+        last_error: row.get(16),
+        created_at: row.get(17),
+        started_at: row.get(18),
+        completed_at: row.get(19),
+    }
+}
+
+/// By the times in the ids: how much is in each part of the range nobody has counted.
+fn progress(status: ReplayStatus, first: Option<Uuid>, cursor: Uuid, end: Uuid) -> f64 {
+    let time = |id: Uuid| (id.as_u128() >> 80) as f64;
+    match first {
+        _ if status == ReplayStatus::Completed => 1.0,
+        Some(first) if end > first => {
+            ((time(cursor) - time(first)) / (time(end) - time(first)).max(1.0)).clamp(0.0, 1.0)
+        }
+        _ => 0.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_how_far_the_time_has_come() {
+        let at = |time: u128| Uuid::from_u128(time << 80);
+        let running = |cursor| progress(ReplayStatus::Running, Some(at(100)), at(cursor), at(200));
+        assert_eq!([running(100), running(150), running(0), running(300)], [0.0, 0.5, 0.0, 1.0]);
+        assert_eq!(progress(ReplayStatus::Pending, None, at(0), at(200)), 0.0);
+        assert_eq!(progress(ReplayStatus::Completed, None, at(0), at(200)), 1.0);
+    }
+}
