@@ -9,8 +9,8 @@ mod app;
 mod auth;
 mod config;
 mod connections;
-mod door;
-mod operations;
+mod probes;
+mod readiness;
 mod resources;
 mod schema;
 mod server;
@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::ApiConfig;
 
-pub use server::serve_operations;
+pub use server::serve_probes;
 pub use web::catalogue::{ERROR_CODES, ErrorCode};
 
 use crate::accept::batch::Batcher;
@@ -44,7 +44,7 @@ use crate::accept::known_schemas::KnownSchemas;
 use crate::app::App;
 use crate::auth::key_use::KeyUse;
 use crate::auth::party::Parties;
-use crate::door::Door;
+use crate::readiness::SchemaReady;
 use crate::resources::endpoints::check::UrlRules;
 use crate::web::query::QueryParameters;
 
@@ -91,7 +91,7 @@ pub async fn run(
 ) -> Result<(), ApiError> {
     let store = Store::for_requests(&config.database)?;
     let max_connections = server::max_connections();
-    let door = Door::new();
+    let schema_ready = SchemaReady::new();
     let supervisor = Supervisor::new(&shutdown);
     let stop = supervisor.stop();
     let (batcher, writers) =
@@ -126,17 +126,17 @@ pub async fn run(
     let _locks =
         supervisor.spawn("api locks", lock_watch::run(store.clone(), health.clone(), "api_locks", TABLES));
     let emptying = {
-        let (app, door, background) = (app.clone(), door.clone(), background.clone());
+        let (app, schema_ready, background) = (app.clone(), schema_ready.clone(), background.clone());
         supervisor.spawn("api inbox", async move {
-            if background.run_until_cancelled(door.opened()).await.is_some() {
+            if background.run_until_cancelled(schema_ready.reached()).await.is_some() {
                 accept::inbox::run(app, config.database, background).await;
             }
         })
     };
-    let opening = open(&app, &health, &door, stop);
-    let operations = operations::routes(health.clone(), metrics, Some((store, door.clone())));
+    let opening = open(&app, &health, &schema_ready, stop);
+    let probes = probes::routes(health.clone(), metrics, Some((store, schema_ready.clone())));
     let serving = async {
-        let routes = routes(app.clone(), operations, door.clone());
+        let routes = routes(app.clone(), probes, schema_ready.clone());
         let served = server::serve(listener, routes, max_connections, stop.clone()).await;
         stop.cancel();
         served
@@ -153,11 +153,16 @@ pub async fn run(
     Ok(supervisor.outcome()?)
 }
 
-/// Opens the door once PostgreSQL was found to fit. Where it does not, `stop` is cancelled.
-async fn open(app: &App, health: &Health, door: &Door, stop: &CancellationToken) -> Result<(), StoreError> {
+/// Waits until PostgreSQL was found to fit, and notes it. Where it does not, `stop` is cancelled.
+async fn open(
+    app: &App,
+    health: &Health,
+    schema_ready: &SchemaReady,
+    stop: &CancellationToken,
+) -> Result<(), StoreError> {
     let keyring = || rekey::check_keyring(&app.store, &app.keyring);
     match start::until_it_fits(&app.store, keyring, health, POSTGRESQL, stop).await {
-        Ok(true) => door.open(),
+        Ok(true) => schema_ready.set(),
         Ok(false) => {}
         Err(error) => {
             stop.cancel();
@@ -173,22 +178,26 @@ pub fn specification() -> String {
     specification::text()
 }
 
-fn routes(app: Arc<App>, operations: Route, door: Door) -> impl Endpoint<Output = Response> + 'static {
+fn routes(
+    app: Arc<App>,
+    probes: Route,
+    schema_ready: SchemaReady,
+) -> impl Endpoint<Output = Response> + 'static {
     let document = specification::document();
-    let methods = web::edge::Methods::of(&document);
+    let methods = web::middleware::Methods::of(&document);
     let resources =
         specification::service().into_endpoint().around(web::admission::admit).before(move |request| {
-            let door = door.clone();
+            let schema_ready = schema_ready.clone();
             async move {
-                door.pass().await?;
+                schema_ready.let_in().await?;
                 Ok(request)
             }
         });
-    let routes = specification::docs::add(operations, specification::text())
+    let routes = specification::docs::add(probes, specification::text())
         .nest_no_strip("/v1", resources)
         .data(QueryParameters::of(&document))
         .data(app);
-    web::edge::wrap(routes, methods)
+    web::middleware::wrap(routes, methods)
 }
 
 async fn keep_up(metrics: PrometheusHandle, stop: CancellationToken) {

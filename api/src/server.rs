@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::connections::{Connections, MAX_HEAD_BYTES, Refusals, Watched};
-use crate::operations::operations_routes;
+use crate::probes::probe_routes;
 
 /// How long requests under way may go on after a signal to stop.
 const STOP_GRACE: Duration = Duration::from_secs(10);
@@ -41,14 +41,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// When the listener cannot be used.
-pub async fn serve_operations(
+pub async fn serve_probes(
     listener: TcpListener,
     health: Health,
     metrics: PrometheusHandle,
     stop: CancellationToken,
 ) -> io::Result<()> {
     let max_connections = MAX_OPERATIONS_CONNECTIONS.min(spare_descriptors());
-    serve(listener, operations_routes(health, metrics), max_connections, stop).await
+    serve(listener, probe_routes(health, metrics), max_connections, stop).await
 }
 
 /// Serves until `stop`, then lets what is under way finish, for ten seconds at most. No more than `max_connections` are

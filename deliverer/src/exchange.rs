@@ -12,7 +12,7 @@ use postrider_domain::endpoint::Feedback;
 use postrider_domain::retry::{RetrySchedule, parse_retry_after};
 use postrider_queue::Reservation;
 use postrider_runtime::failpoint;
-use postrider_secrets::claim::{Claimed, EndpointSettings, LEASE_MARGIN, Unrendered};
+use postrider_secrets::claim::{Claimed, LEASE_MARGIN, SendSettings, Unrendered};
 use postrider_store::{StoreError, expunge, record};
 
 use crate::classify::{Ending, Judgement, Policy, feedback};
@@ -151,7 +151,7 @@ async fn send(client: &Client, outgoing: Outgoing, timeout: Duration) -> Result<
 }
 
 fn judge(deliverer: &Deliverer, claimed: &Claimed, ending: Ending) -> Judgement {
-    let EndpointSettings { retry_schedule, permanent_statuses, .. } = &claimed.endpoint;
+    let SendSettings { retry_schedule, permanent_statuses, .. } = &claimed.endpoint;
     let own_schedule = retry_schedule.as_ref().map(|seconds| {
         let delay = |seconds: &i32| Duration::from_secs(u64::from(seconds.unsigned_abs()));
         RetrySchedule::new(seconds.iter().map(delay).collect())

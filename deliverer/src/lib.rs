@@ -1,6 +1,7 @@
 //! The deliverer: reserves ids, claims their deliveries, signs, sends, and records every attempt. It never
 //! decides who receives what, and holds neither a transaction nor a pooled connection while it sends.
 
+mod claim_loop;
 mod classify;
 mod client;
 mod clock;
@@ -11,7 +12,6 @@ mod exchange;
 mod faults;
 mod heartbeat;
 mod in_flight;
-mod intake;
 mod leases;
 mod notes;
 mod recorder;
@@ -149,7 +149,7 @@ pub async fn run(
         ),
     ];
     let recording = supervisor.spawn("deliverer recorder", recorder::run(deliverer.clone(), results));
-    let taking_in = supervisor.spawn("deliverer intake", intake::run(deliverer.clone(), stop.clone()));
+    let taking_in = supervisor.spawn("deliverer claims", claim_loop::run(deliverer.clone(), stop.clone()));
     stop.cancelled().await;
     finish(&deliverer, taking_in, recording).await;
     supervise::end(helpers).await;

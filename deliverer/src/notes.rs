@@ -129,7 +129,7 @@ fn passes(error: &StoreError, endpoint_id: EndpointId) -> bool {
 
 async fn disable(deliverer: &Deliverer, endpoint_id: EndpointId, url: &StoredUrl) -> Result<(), StoreError> {
     let reason = "the receiver answered 410 Gone";
-    let cause = Cause::Answer(url.clone());
+    let cause = Cause::Gone(url.clone());
     if endpoint_changes::disable(&deliverer.store, endpoint_id, reason, &cause).await? {
         tracing::warn!(%endpoint_id, reason, "endpoint disabled");
     }

@@ -127,7 +127,7 @@ impl ApiClient {
 }
 
 /// An answer with what was asked, so that a surprise can be told.
-struct Answer {
+struct Reply {
     asked: String,
     status: StatusCode,
     body: String,
@@ -138,17 +138,17 @@ pub(crate) async fn parsed<T: DeserializeOwned>(request: reqwest::RequestBuilder
     answer(request).await?.parse()
 }
 
-async fn answer(request: reqwest::RequestBuilder) -> anyhow::Result<Answer> {
+async fn answer(request: reqwest::RequestBuilder) -> anyhow::Result<Reply> {
     let (http, request) = request.build_split();
     let request = request?;
     let asked = format!("{} {}", request.method(), request.url());
     let response = http.execute(request).await.with_context(|| format!("{asked}: no response"))?;
     let status = response.status();
     let body = response.text().await.with_context(|| format!("{asked}: the response was incomplete"))?;
-    Ok(Answer { asked, status, body })
+    Ok(Reply { asked, status, body })
 }
 
-impl Answer {
+impl Reply {
     fn check(&self) -> anyhow::Result<()> {
         if self.status.is_success() {
             return Ok(());

@@ -18,7 +18,7 @@ pub(crate) async fn run(relay: &Relay) {
     loop {
         let began = Instant::now();
         let result = cleanups::step(&relay.store).await.map_err(Into::into);
-        let pause = match relay.settle(result).await {
+        let pause = match relay.note_result(result).await {
             Some(true) => {
                 metrics::counter!("postrider_cleanup_steps_total").increment(1);
                 began.elapsed().max(LEAST_REST)

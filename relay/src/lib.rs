@@ -2,17 +2,17 @@
 //! and reconciles; takes bulk replays on, and removes what was deleted. The only producer to Redis. It never
 //! sees a URL, a secret or a payload, and any number of relays run side by side.
 
-mod audit;
 mod cleanup;
 mod config;
+mod epoch;
 mod listener;
 mod low_water;
-mod memory;
 mod partitions;
 mod pump;
 mod refill;
 mod replay;
 mod statistics;
+mod stranded;
 mod sweep;
 
 use std::sync::Arc;
@@ -116,10 +116,10 @@ fn start_loops(supervisor: &Supervisor, relay: &Arc<Relay>) -> Vec<AbortOnDropHa
         "relay listener": listener::run,
         "relay pump": pump::run,
         "relay refill": refill::run,
-        "relay memory": memory::run,
+        "relay epoch": epoch::run,
         "relay replay": replay::run,
         "relay sweep": sweep::run,
-        "relay audit": audit::run,
+        "relay stranded": stranded::run,
         "relay cleanup": cleanup::run,
         "relay statistics": statistics::run,
         "relay partitions": partitions::run,
@@ -128,7 +128,7 @@ fn start_loops(supervisor: &Supervisor, relay: &Arc<Relay>) -> Vec<AbortOnDropHa
 
 impl Relay {
     /// Notes how a step ended, and waits a little after a failure.
-    async fn settle<T>(&self, result: Result<T, RelayError>) -> Option<T> {
+    async fn note_result<T>(&self, result: Result<T, RelayError>) -> Option<T> {
         match result {
             Ok(value) => {
                 self.health.up("relay_postgresql");

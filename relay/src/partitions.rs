@@ -22,7 +22,7 @@ pub(crate) async fn run(relay: &Relay) {
     relay.health.expect("relay_partitions");
     loop {
         let result = maintain(relay).await;
-        let is_well = relay.settle(result).await.is_some() && !relay.health.is_down("relay_partitions");
+        let is_well = relay.note_result(result).await.is_some() && !relay.health.is_down("relay_partitions");
         tokio::time::sleep(if is_well { EVERY } else { AGAIN }).await;
     }
 }

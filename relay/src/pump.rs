@@ -16,7 +16,7 @@ const BATCH: usize = 256;
 
 /// After a take of this many rows, but no whole batch, others gather for a moment: many small takes, pushes and
 /// claims cost more than few. Where little is going on, nothing waits.
-const BUSY: usize = 8;
+const MANY_ROWS: usize = 8;
 const GATHER: Duration = Duration::from_millis(2);
 
 /// What is due next is waited for at least this long, so that retries of close times go together.
@@ -45,7 +45,7 @@ pub(crate) async fn run(relay: &Relay) {
         };
         let result = step.await;
         is_pushing = result.is_ok();
-        if let Some(wait) = relay.settle(result).await
+        if let Some(wait) = relay.note_result(result).await
             && !wait.is_zero()
         {
             relay.listener.wait(wait).await;
@@ -82,7 +82,7 @@ async fn pump(
         let pause = (began.elapsed() * LOOK_AHEAD_SHARE).min(LOOK_AHEAD_EVERY);
         *look_ahead_at = Instant::now() + pause;
     }
-    if count >= BUSY {
+    if count >= MANY_ROWS {
         // There is more, or soon will be.
         if count < BATCH {
             tokio::time::sleep(GATHER).await;

@@ -12,8 +12,8 @@ use postrider_store::outbox::{self, Room};
 use crate::{Relay, RelayError, pump};
 
 /// How often it begins with the first application, while something is parked and while nothing is.
-const BUSY: Duration = Duration::from_millis(100);
-const IDLE: Duration = Duration::from_millis(500);
+const PAUSE_WHILE_PARKED: Duration = Duration::from_millis(100);
+const PAUSE_WHILE_EMPTY: Duration = Duration::from_millis(500);
 
 /// Between two steps it rests as long as the first of them took, at least this long.
 const LEAST_REST: Duration = Duration::from_millis(5);
@@ -57,10 +57,10 @@ pub(crate) async fn run(relay: &Relay) {
     loop {
         let began = Instant::now();
         let result = step(relay, &mut walk).await;
-        match relay.settle(result).await {
+        match relay.note_result(result).await {
             Some(Step::More) => tokio::time::sleep(began.elapsed().max(LEAST_REST)).await,
-            Some(Step::Last) => tokio::time::sleep(BUSY).await,
-            Some(Step::Nothing) | None => relay.listener.wait_for_parked(IDLE).await,
+            Some(Step::Last) => tokio::time::sleep(PAUSE_WHILE_PARKED).await,
+            Some(Step::Nothing) | None => relay.listener.wait_for_parked(PAUSE_WHILE_EMPTY).await,
         }
     }
 }

@@ -21,7 +21,7 @@ pub(crate) async fn run(relay: &Relay) {
         let began = Instant::now();
         let result = replay_steps::step(&relay.store).await.map_err(Into::into);
         failpoint::die_at("relay.after_replay_step");
-        let rest = match relay.settle(result).await.flatten() {
+        let rest = match relay.note_result(result).await.flatten() {
             Some(step) => {
                 metrics::counter!("postrider_replay_deliveries_total").increment(step.matched.unsigned_abs());
                 if step.is_last {

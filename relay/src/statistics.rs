@@ -18,13 +18,13 @@ const THROTTLED: isize = 1_000;
 pub(crate) async fn run(relay: &Relay) {
     let measuring = async {
         loop {
-            relay.settle(measure(relay).await).await;
+            relay.note_result(measure(relay).await).await;
             tokio::time::sleep(MEASURE_EVERY).await;
         }
     };
     let surveying = async {
         loop {
-            relay.settle(survey(relay).await).await;
+            relay.note_result(survey(relay).await).await;
             tokio::time::sleep(SURVEY_EVERY).await;
         }
     };

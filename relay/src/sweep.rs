@@ -22,7 +22,7 @@ pub(crate) async fn run(relay: &Relay) {
             continue;
         }
         let result = sweep(relay, &schedule, &mut failed_at).await;
-        relay.settle(result).await;
+        relay.note_result(result).await;
     }
 }
 

@@ -19,7 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::POSTGRESQL;
 use crate::accept::load::{Load, MAX_BATCH_DELIVERIES, rest_with};
-use crate::accept::queue::{AcceptQueue, Answer, Batch, Occupancy};
+use crate::accept::queue::{AcceptQueue, Batch, Occupancy, OutcomeSender};
 use crate::auth::party::Party;
 
 /// How long a batch waits for the statement before it to end, and gathers. One after the other they are fewer and
@@ -166,7 +166,7 @@ async fn write_until_closed(shared: Arc<Shared>) {
             let shared = shared.clone();
             async move {
                 let items = events.into_iter().map(|waiting| (waiting.event, waiting.answer)).unzip();
-                store_all(&shared, vec![items], false, |event, answer: Answer, outcome| {
+                store_all(&shared, vec![items], false, |event, answer: OutcomeSender, outcome| {
                     answer.send(event, outcome);
                 })
                 .await;

@@ -19,7 +19,7 @@ use crate::accept::idempotency_key::check_idempotency_key;
 use crate::accept::inbox_lines::InboxLines;
 use crate::accept::load::{is_heavy, rest_after};
 use crate::accept::posted::Posted;
-use crate::accept::{Answer, Way, accept_all};
+use crate::accept::{Mode, PublishResult, accept_all};
 use crate::app::App;
 use crate::web::problem::Problem;
 
@@ -137,7 +137,7 @@ async fn promote(app: &App, emitted: Vec<Emitted>) -> Promoted {
         }
     }
     let answers =
-        if events.is_empty() { Ok(Vec::new()) } else { accept_all(app, events, Way::InOrder).await };
+        if events.is_empty() { Ok(Vec::new()) } else { accept_all(app, events, Mode::InOrder).await };
     let Ok(answers) = answers else {
         promoted.postponed.extend(marks.into_iter().map(|mark| mark.id));
         return promoted;
@@ -169,7 +169,7 @@ fn compose(emitted: Emitted) -> Result<NewEvent, Problem> {
     Ok(NewEvent { is_admitted: true, ..event.by(Producer::Admin(application), idempotency_key) })
 }
 
-fn count(answer: &Answer) {
+fn count(answer: &PublishResult) {
     let outcome = match answer {
         Ok(event) if event.duplicate => "duplicate",
         Ok(_) => "accepted",

@@ -42,10 +42,10 @@ pub(crate) struct PublishedEvent {
 }
 
 /// What became of one event.
-pub(crate) type Answer = Result<PublishedEvent, Problem>;
+pub(crate) type PublishResult = Result<PublishedEvent, Problem>;
 
 /// An event that has no answer yet, and what its schema says of it.
-struct Open {
+struct Unfinished {
     index: usize,
     event: NewEvent,
     violations: Vec<FieldError>,
@@ -53,7 +53,7 @@ struct Open {
 
 /// How events come to be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum Mode {
     /// With what others post, in turn: all are of one producer.
     Queued,
     /// By themselves, in their order.
@@ -64,24 +64,30 @@ pub(crate) enum Way {
 ///
 /// # Errors
 /// With why it was not stored.
-pub(crate) async fn accept(app: &App, event: NewEvent) -> Answer {
-    accept_all(app, vec![event], Way::Queued).await?.pop().unwrap_or_else(|| Err(Problem::internal()))
+pub(crate) async fn accept(app: &App, event: NewEvent) -> PublishResult {
+    accept_all(app, vec![event], Mode::Queued).await?.pop().unwrap_or_else(|| Err(Problem::internal()))
 }
 
 /// Stores events, each by itself: one answer for each, in the same order.
 ///
 /// # Errors
 /// When none was taken in.
-pub(crate) async fn accept_all(app: &App, events: Vec<NewEvent>, way: Way) -> Result<Vec<Answer>, Problem> {
-    let mut answers: Vec<Option<Answer>> = events.iter().map(|_| None).collect();
-    let mut open: Vec<Open> =
-        (0..).zip(events).map(|(index, event)| Open { index, event, violations: Vec::new() }).collect();
+pub(crate) async fn accept_all(
+    app: &App,
+    events: Vec<NewEvent>,
+    mode: Mode,
+) -> Result<Vec<PublishResult>, Problem> {
+    let mut answers: Vec<Option<PublishResult>> = events.iter().map(|_| None).collect();
+    let mut open: Vec<Unfinished> =
+        (0..).zip(events).map(|(index, event)| Unfinished { index, event, violations: Vec::new() }).collect();
     for round in 0..ROUNDS {
-        let checked = check(app, std::mem::take(&mut open), way, &mut answers).await;
-        let (events, marks): (Vec<_>, Vec<_>) =
-            checked.into_iter().map(|Open { index, event, violations }| (event, (index, violations))).unzip();
+        let checked = check(app, std::mem::take(&mut open), mode, &mut answers).await;
+        let (events, marks): (Vec<_>, Vec<_>) = checked
+            .into_iter()
+            .map(|Unfinished { index, event, violations }| (event, (index, violations)))
+            .unzip();
         let indices: Vec<usize> = marks.iter().map(|(index, _)| *index).collect();
-        let submitted = match submit(app, events, way).await {
+        let submitted = match submit(app, events, mode).await {
             Ok(submitted) => submitted,
             Err(rejection) if round == 0 => return Err(rejected(rejection)),
             Err(rejection) => {
@@ -99,7 +105,7 @@ pub(crate) async fn accept_all(app: &App, events: Vec<NewEvent>, way: Way) -> Re
             };
             if let Ok(Accepted::NotAdmitted(application)) = outcome {
                 app.ingest_limits.learn(event.producer.clone(), application);
-                open.push(Open { index, event, violations: Vec::new() });
+                open.push(Unfinished { index, event, violations: Vec::new() });
             } else if let Ok(Accepted::SchemaChanged(application)) = outcome {
                 let schema = (application, event.event_type.clone());
                 if !learned.contains(&schema) {
@@ -107,14 +113,14 @@ pub(crate) async fn accept_all(app: &App, events: Vec<NewEvent>, way: Way) -> Re
                     match app.schemas.learn(&event, application).await {
                         Ok(()) => {}
                         // What comes behind it waits too.
-                        Err(problem) if way == Way::InOrder => return Err(problem),
+                        Err(problem) if mode == Mode::InOrder => return Err(problem),
                         Err(problem) => {
                             answers[index] = Some(Err(problem));
                             continue;
                         }
                     }
                 }
-                open.push(Open { index, event, violations: Vec::new() });
+                open.push(Unfinished { index, event, violations: Vec::new() });
             } else {
                 if outcome == Ok(Accepted::UnknownKey) {
                     app.ingest_limits.forget(&event.producer);
@@ -132,21 +138,26 @@ pub(crate) async fn accept_all(app: &App, events: Vec<NewEvent>, way: Way) -> Re
 async fn submit(
     app: &App,
     events: Vec<NewEvent>,
-    way: Way,
+    mode: Mode,
 ) -> Result<Vec<Option<(NewEvent, Outcome)>>, Rejection> {
-    match way {
-        Way::Queued => {
+    match mode {
+        Mode::Queued => {
             let Some(first) = events.first() else { return Ok(Vec::new()) };
             let party = app.parties.of_producer(&first.producer);
             Ok(app.batcher.submit_all(party, events)?.await)
         }
-        Way::InOrder => Ok(app.batcher.store_in_order(events).await),
+        Mode::InOrder => Ok(app.batcher.store_in_order(events).await),
     }
 }
 
 /// Asks the budget of the application for what is open, and checks it; what is refused is answered. In order,
 /// what comes behind one of the same producer that cannot be checked now waits too.
-async fn check(app: &App, open: Vec<Open>, way: Way, answers: &mut [Option<Answer>]) -> Vec<Open> {
+async fn check(
+    app: &App,
+    open: Vec<Unfinished>,
+    mode: Mode,
+    answers: &mut [Option<PublishResult>],
+) -> Vec<Unfinished> {
     let mut checked = Vec::with_capacity(open.len());
     let mut held: HashMap<Producer, Problem> = HashMap::new();
     let is_alone = open.len() == 1;
@@ -164,9 +175,9 @@ async fn check(app: &App, open: Vec<Open>, way: Way, answers: &mut [Option<Answe
             Err(problem) => Err(problem),
         };
         match violations {
-            Ok(violations) => checked.push(Open { violations, ..item }),
+            Ok(violations) => checked.push(Unfinished { violations, ..item }),
             Err(problem) => {
-                if way == Way::InOrder && problem.status.is_server_error() {
+                if mode == Mode::InOrder && problem.status.is_server_error() {
                     held.insert(item.event.producer, problem.clone());
                 }
                 answers[item.index] = Some(Err(problem));
@@ -180,7 +191,7 @@ async fn check(app: &App, open: Vec<Open>, way: Way, answers: &mut [Option<Answe
     checked
 }
 
-fn answer(producer: &Producer, outcome: Outcome, violations: Vec<FieldError>) -> Answer {
+fn answer(producer: &Producer, outcome: Outcome, violations: Vec<FieldError>) -> PublishResult {
     match outcome.map_err(rejected)? {
         Accepted::Stored { event_id, deliveries_queued, duplicate, cost: _ } => {
             let label = if duplicate { "true" } else { "false" };

@@ -3,8 +3,8 @@
 use postrider_domain::event::{NewEvent, Producer, SchemaCheck};
 use postrider_domain::event_type::{EventType, RESERVED_PREFIX};
 
-use crate::web::data;
 use crate::web::problem::Problem;
+use crate::web::storable_json;
 
 /// What of an event is stored.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl Posted {
         if !data.starts_with('{') {
             return Err(Problem::invalid_field("data", "must be a JSON object"));
         }
-        data::check(data)
+        storable_json::check(data)
             .map_err(|defect| Problem::refused_field(defect.code(), "data", defect.to_string()))?;
         Ok(Self { event_type, data: data.into() })
     }

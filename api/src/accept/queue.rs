@@ -33,12 +33,12 @@ pub(crate) struct Waiting {
     /// What is to be stored.
     pub(crate) event: NewEvent,
     /// Where its answer goes.
-    pub(crate) answer: Answer,
+    pub(crate) answer: OutcomeSender,
 }
 
 /// Who waits for an answer.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct OutcomeSender {
     sender: oneshot::Sender<(NewEvent, Outcome)>,
     _room: Room,
 }
@@ -50,7 +50,7 @@ struct Room {
     _place: Share<Party>,
 }
 
-impl Answer {
+impl OutcomeSender {
     /// Answers what became of an event, and gives its room back.
     pub(crate) fn send(self, event: NewEvent, outcome: Outcome) {
         // A producer that has gone is not told.
@@ -134,7 +134,7 @@ impl AcceptQueue {
         let receivers = events.into_iter().map(|event| {
             let (sender, receiver) = oneshot::channel();
             let room = Room { _bytes: bytes.split(size(&event)), _place: places.split(1) };
-            lines.add(Waiting { party, event, answer: Answer { sender, _room: room } });
+            lines.add(Waiting { party, event, answer: OutcomeSender { sender, _room: room } });
             receiver
         });
         let receivers = receivers.collect();

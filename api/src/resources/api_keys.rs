@@ -15,15 +15,15 @@ use uuid::Uuid;
 use crate::app::{App, Tag};
 use crate::auth::key::FreshKey;
 use crate::auth::{Caller, Scope};
-use crate::web::answer::{Created, Done, Found};
 use crate::web::body::JsonBody;
 use crate::web::check::Checks;
+use crate::web::json_types::Timestamp;
 use crate::web::page::{Cursor, Page, limit};
 use crate::web::parameter::{InQuery, Path};
 use crate::web::parameter_values::Limit;
 use crate::web::problem::Problem;
 use crate::web::refused::{BODY, CONFLICT, INVALID, NOT_FOUND, Refused};
-use crate::web::value::Timestamp;
+use crate::web::success::{Created, Done, Found};
 
 /// An API key without the key itself, which is never shown again.
 #[derive(Debug, Object, Serialize)]

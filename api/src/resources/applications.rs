@@ -14,15 +14,15 @@ use uuid::Uuid;
 use crate::app::{App, Tag};
 use crate::auth::key::FreshKey;
 use crate::auth::{self, Caller, Scope};
-use crate::web::answer::{Created, Done, Found};
 use crate::web::body::JsonBody;
 use crate::web::check::{Checks, set};
+use crate::web::json_types::{JsonObject, Timestamp};
 use crate::web::page::{Cursor, Page, limit};
 use crate::web::parameter::{InQuery, Path};
 use crate::web::parameter_values::{Limit, check_uid};
 use crate::web::problem::Problem;
 use crate::web::refused::{BODY, CONFLICT, INVALID, NOT_FOUND, Refused};
-use crate::web::value::{JsonObject, Timestamp};
+use crate::web::success::{Created, Done, Found};
 
 /// A tenant, with its own API keys, endpoints, events and deliveries.
 #[derive(Debug, Object, Serialize)]

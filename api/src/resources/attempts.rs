@@ -14,13 +14,13 @@ use uuid::Uuid;
 
 use crate::app::{App, Tag};
 use crate::auth::{Caller, Scope};
-use crate::web::answer::Found;
+use crate::web::json_types::Timestamp;
 use crate::web::page::{Cursor, Page, limit};
 use crate::web::parameter::{InQuery, Path};
 use crate::web::parameter_values::Limit;
 use crate::web::problem::Problem;
 use crate::web::refused::{INVALID, NOT_FOUND, Refused};
-use crate::web::value::Timestamp;
+use crate::web::success::Found;
 
 /// One attempt to deliver a webhook: an HTTP exchange, or one that was started and whose outcome is unknown.
 #[derive(Debug, Object, Serialize)]

@@ -12,12 +12,12 @@ use uuid::Uuid;
 
 use crate::app::{App, Tag};
 use crate::auth::{Caller, Scope};
-use crate::web::answer::Found;
+use crate::web::json_types::{JsonObject, Timestamp};
 use crate::web::page::{Cursor, Page, limit};
 use crate::web::parameter::InQuery;
 use crate::web::parameter_values::{Limit, ResourceId};
 use crate::web::refused::{INVALID, NOT_FOUND, Refused};
-use crate::web::value::{JsonObject, Timestamp};
+use crate::web::success::Found;
 
 /// An entry of the audit log. It is written in the same transaction as the change, and kept after the resource is
 /// deleted.

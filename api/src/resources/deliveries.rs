@@ -17,13 +17,13 @@ use uuid::Uuid;
 use crate::app::{App, Tag};
 use crate::auth::{Caller, Scope};
 use crate::resources::events::names;
-use crate::web::answer::{Accepted, Found};
+use crate::web::json_types::Timestamp;
 use crate::web::page::{Cursor, Page, limit};
 use crate::web::parameter::{AnyOf, InQuery, Path};
 use crate::web::parameter_values::{HttpStatus, Limit};
 use crate::web::problem::Problem;
 use crate::web::refused::{CONFLICT, INVALID, NOT_FOUND, Refused};
-use crate::web::value::Timestamp;
+use crate::web::success::{Accepted, Found};
 
 /// The delivery of one event to one endpoint.
 #[derive(Debug, Object, Serialize)]

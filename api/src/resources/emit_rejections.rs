@@ -12,13 +12,13 @@ use uuid::Uuid;
 
 use crate::app::{App, Tag};
 use crate::auth::{Caller, Scope};
-use crate::web::answer::Found;
+use crate::web::json_types::Timestamp;
 use crate::web::page::{Cursor, Page, limit};
 use crate::web::parameter::{InQuery, Path};
 use crate::web::parameter_values::Limit;
 use crate::web::problem::{FieldError, Problem};
 use crate::web::refused::{INVALID, NOT_FOUND, Refused};
-use crate::web::value::Timestamp;
+use crate::web::success::Found;
 
 /// An event that was emitted in a transaction with `postrider.emit` and could not be accepted.
 #[derive(Debug, Object, Serialize)]

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::auth::party::Party;
 use crate::schema::{self, Checked, Schema, in_turn};
 use crate::web::check::{Checks, set};
+use crate::web::json_types::JsonObject;
 use crate::web::problem::Problem;
-use crate::web::value::JsonObject;
 
 const MAX_DESCRIPTION_LENGTH: usize = 1_000;
 const MAX_EXAMPLE_BYTES: usize = 65_536;

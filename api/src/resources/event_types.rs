@@ -15,14 +15,14 @@ use crate::app::{App, Tag};
 use crate::auth::party::Party;
 use crate::auth::{Caller, Scope};
 use crate::resources::event_type_request::{CreateEventTypeRequest, UpdateEventTypeRequest};
-use crate::web::answer::{Created, Done, Found};
 use crate::web::body::JsonBody;
+use crate::web::json_types::{JsonObject, Timestamp};
 use crate::web::page::{Page, PlaceCursor, limit};
 use crate::web::parameter::{InQuery, Path};
 use crate::web::parameter_values::Limit;
 use crate::web::problem::Problem;
 use crate::web::refused::{BODY, CONFLICT, INVALID, NOT_FOUND, Refused};
-use crate::web::value::{JsonObject, Timestamp};
+use crate::web::success::{Created, Done, Found};
 
 /// How often a change is tried anew because another one came in between.
 const TRIES: usize = 5;

@@ -21,13 +21,13 @@ use crate::auth::{Caller, Credential, Scope};
 use crate::resources::deliveries::Delivery;
 use crate::resources::publish::{PostedEvent, publish};
 use crate::resources::publish_batch::{PostedBatch, PublishedEventBatch, publish_batch};
-use crate::web::answer::{Accepted, Found};
+use crate::web::json_types::{JsonObject, Timestamp};
 use crate::web::page::{Cursor, Page, limit};
 use crate::web::parameter::{AnyOf, InQuery, Path};
 use crate::web::parameter_values::{Containment, Limit};
 use crate::web::problem::Problem;
 use crate::web::refused::{BODY, CONFLICT, INVALID, LIMITED, NOT_FOUND, Refused};
-use crate::web::value::{JsonObject, Timestamp};
+use crate::web::success::{Accepted, Found};
 
 /// An event that was published.
 #[derive(Debug, Object, Serialize)]

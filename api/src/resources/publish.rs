@@ -20,8 +20,8 @@ use crate::accept::{PublishedEvent, accept};
 use crate::app::App;
 use crate::auth::{self, Credential, Scope};
 use crate::web::body;
+use crate::web::json_types::JsonObject;
 use crate::web::problem::Problem;
-use crate::web::value::JsonObject;
 
 /// The event to publish.
 #[derive(Debug, Object, Serialize, Deserialize)]

@@ -17,13 +17,13 @@ use uuid::Uuid;
 
 use crate::accept::idempotency_key::check_idempotency_key;
 use crate::accept::posted::Posted;
-use crate::accept::{Answer, Way, accept_all};
+use crate::accept::{Mode, PublishResult, accept_all};
 use crate::app::App;
 use crate::auth::{Credential, Scope};
 use crate::web::body;
-use crate::web::data;
+use crate::web::json_types::JsonObject;
 use crate::web::problem::{Problem, ProblemBody};
-use crate::web::value::JsonObject;
+use crate::web::storable_json;
 
 /// Events in one request.
 const MAX_EVENTS: usize = 1_000;
@@ -139,7 +139,7 @@ pub(crate) async fn publish_batch(
         let by = |item: Item| item.event.by(producer.clone(), item.idempotency_key);
         refusals.push(item.map(|item| events.push(by(item))).err());
     }
-    let mut answers = accept_all(app, events, Way::Queued).await?.into_iter();
+    let mut answers = accept_all(app, events, Mode::Queued).await?.into_iter();
     let results = refusals.into_iter().filter_map(|refusal| match refusal {
         Some(problem) => Some(Err(problem)),
         None => answers.next(),
@@ -148,7 +148,7 @@ pub(crate) async fn publish_batch(
 }
 
 /// Where nothing was accepted and another try may help, the whole of it is answered so.
-fn summarise(results: Vec<Answer>) -> Result<PublishedEventBatch, Problem> {
+fn summarise(results: Vec<PublishResult>) -> Result<PublishedEventBatch, Problem> {
     if results.iter().all(Result::is_err)
         && let Some(problem) = results.iter().filter_map(|result| result.as_ref().err()).find(|problem| {
             matches!(problem.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS)
@@ -160,7 +160,7 @@ fn summarise(results: Vec<Answer>) -> Result<PublishedEventBatch, Problem> {
     Ok(PublishedEventBatch { results })
 }
 
-fn result_of(index: i32, result: Answer) -> BatchResult {
+fn result_of(index: i32, result: PublishResult) -> BatchResult {
     let (published, error) = match result {
         Ok(published) => (Some(published), None),
         Err(problem) => (None, Some(problem.body())),
@@ -204,7 +204,7 @@ fn parse_item(json: &str) -> Result<Item, Problem> {
     if !json.starts_with('{') {
         return Err(Problem::invalid_field("event", "must be a JSON object"));
     }
-    data::check_depth(json)
+    storable_json::check_depth(json)
         .map_err(|defect| Problem::refused_field(defect.code(), "data", defect.to_string()))?;
     let body: Body<'_> = body::parse_raw(json)?;
     let idempotency_key = check_idempotency_key("idempotency_key", body.idempotency_key.as_bytes())?;

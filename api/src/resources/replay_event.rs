@@ -17,13 +17,13 @@ use crate::app::{App, Tag};
 use crate::auth::{Caller, Scope};
 use crate::resources::deliveries::expunged;
 use crate::web::admission::Turn;
-use crate::web::answer::Accepted;
 use crate::web::body::JsonBody;
 use crate::web::check::Checks;
+use crate::web::json_types::Id;
 use crate::web::parameter::{InQuery, Path};
 use crate::web::problem::Problem;
 use crate::web::refused::{BODY, CONFLICT, NOT_FOUND, Refused};
-use crate::web::value::Id;
+use crate::web::success::Accepted;
 
 const MAX_ENDPOINTS: usize = 1_000;
 

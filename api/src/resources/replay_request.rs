@@ -8,8 +8,8 @@ use postrider_store::replays::Selection;
 use serde::{Deserialize, Serialize};
 
 use crate::web::check::Checks;
+use crate::web::json_types::{Id, Timestamp};
 use crate::web::problem::Problem;
-use crate::web::value::{Id, Timestamp};
 
 const MAX_ITEMS: usize = 100;
 /// What can be opened again in bulk.

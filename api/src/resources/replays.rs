@@ -16,14 +16,14 @@ use crate::app::{App, Tag};
 use crate::auth::{Caller, Scope};
 use crate::resources::replay_event::unknown_endpoints;
 use crate::resources::replay_request::CreateReplayRequest;
-use crate::web::answer::{Accepted, Created, Found};
 use crate::web::body::JsonBody;
+use crate::web::json_types::Timestamp;
 use crate::web::page::{Cursor, Page, limit};
 use crate::web::parameter::{InQuery, Path};
 use crate::web::parameter_values::Limit;
 use crate::web::problem::Problem;
 use crate::web::refused::{BODY, CONFLICT, INVALID, NOT_FOUND, Refused};
-use crate::web::value::Timestamp;
+use crate::web::success::{Accepted, Created, Found};
 
 /// A bulk replay: many events are sent again, or many deliveries are reopened.
 #[derive(Debug, Object, Serialize)]

@@ -20,8 +20,8 @@ use postrider_store::event_types::StoredSchema;
 use serde_json::Value;
 
 use crate::auth::party::Party;
-use crate::web::data;
 use crate::web::problem::{FieldError, Problem};
+use crate::web::storable_json;
 use cost::{Budget, Task};
 use parts::Parts;
 
@@ -68,7 +68,7 @@ impl Schema {
     /// # Errors
     /// With what is wrong with it: a path in the schema, and a sentence.
     pub(crate) fn compile(stored: &StoredSchema) -> Result<Self, FieldError> {
-        let json = data::approximate(&stored.json);
+        let json = storable_json::approximate(&stored.json);
         let parts = Parts::of(&json)?;
         let patterns = PatternCache::new();
         let validator = options(&patterns).build(&json).map_err(|error| FieldError {
@@ -89,7 +89,7 @@ impl Schema {
     /// 422 where that would take too long, 503 where others wait for the same.
     pub(crate) async fn check(self: &Arc<Self>, party: &Party, data: &str) -> Result<Checked, Problem> {
         if data.len() <= MAX_BYTES_HERE
-            && self.is_satisfied_by(&data::approximate(data), MAX_STEPS_HERE) == Some(true)
+            && self.is_satisfied_by(&storable_json::approximate(data), MAX_STEPS_HERE) == Some(true)
         {
             return Ok(Checked::Satisfied);
         }
@@ -104,7 +104,7 @@ impl Schema {
     }
 
     fn check_apart(&self, data: &str) -> Option<Checked> {
-        let value = data::approximate(data);
+        let value = storable_json::approximate(data);
         Some(if self.is_satisfied_by(&value, MAX_STEPS)? {
             Checked::Satisfied
         } else {

@@ -183,7 +183,7 @@ async fn a_costly_check_takes_its_turn_and_too_costly_a_one_is_refused() {
     let list = |count: usize| format!(r#"{{"list":[{}1]}}"#, "1,".repeat(count));
     let check = async |count| wide.check(&Party::Admin, &list(count)).await;
     assert!(matches!(check(10).await, Ok(Checked::Satisfied)));
-    assert_eq!(wide.is_satisfied_by(&data::approximate(&list(2_000)), MAX_STEPS_HERE), None);
+    assert_eq!(wide.is_satisfied_by(&storable_json::approximate(&list(2_000)), MAX_STEPS_HERE), None);
     assert!(matches!(check(2_000).await, Ok(Checked::Satisfied)));
     assert_eq!(check(20_000).await.err().expect("a refusal").code, "schema_too_costly");
 }
@@ -196,7 +196,11 @@ async fn an_event_for_which_a_pattern_costs_too_much_is_refused() {
     let data = |length: usize| json!({"x": "a".repeat(length)}).to_string();
     let check = async |length| schema.check(&Party::Admin, &data(length)).await;
     assert!(matches!(check(100).await, Ok(Checked::Satisfied)));
-    assert_eq!(schema.is_satisfied_by(&data::approximate(&data(100)), MAX_STEPS_HERE), None, "not inline");
+    assert_eq!(
+        schema.is_satisfied_by(&storable_json::approximate(&data(100)), MAX_STEPS_HERE),
+        None,
+        "not inline"
+    );
     assert_eq!(check(48_000).await.err().expect("a refusal").code, "schema_too_costly");
 }
 

@@ -1,9 +1,9 @@
 use super::*;
 use crate::resources::api_keys::CreateApiKeyRequest;
 use crate::resources::applications::{CreateApplicationRequest, UpdateApplicationRequest};
-use crate::resources::endpoints::filter_test::{TestEndpointFilterRequest, TestFilterRequest};
 use crate::resources::endpoints::request::{CreateEndpointRequest, UpdateEndpointRequest};
 use crate::resources::endpoints::secrets::RotateSecretRequest;
+use crate::resources::endpoints::try_filter::{TestEndpointFilterRequest, TestFilterRequest};
 use crate::resources::event_type_request::{CreateEventTypeRequest, UpdateEventTypeRequest};
 use crate::resources::publish::PublishEventRequest;
 use crate::resources::publish_batch::PublishEventBatchRequest;

@@ -13,8 +13,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::web::admission::Turn;
-use crate::web::data;
 use crate::web::problem::Problem;
+use crate::web::storable_json;
 
 /// The largest body of a request, but for a batch of events.
 pub(crate) const MAX_BYTES: usize = 262_144;
@@ -172,7 +172,8 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     // Syntax first, over the whole of it: a broken body is a 400, whatever its first half means.
     serde_json::from_str::<serde::de::IgnoredAny>(json).map_err(|error| malformed(&error))?;
     check_object(json)?;
-    data::check(json).map_err(|defect| Problem::refused_field(defect.code(), "body", defect.to_string()))?;
+    storable_json::check(json)
+        .map_err(|defect| Problem::refused_field(defect.code(), "body", defect.to_string()))?;
     parsed.map_err(|error| {
         let path = error.path().to_string();
         mistake(&path, error.inner())
@@ -185,7 +186,7 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
 /// 400 where it is not UTF-8, 422 where it is nested too deep.
 pub(crate) fn text(bytes: &[u8]) -> Result<&str, Problem> {
     let json = utf8(bytes)?;
-    data::check_depth(json)
+    storable_json::check_depth(json)
         .map_err(|defect| Problem::refused_field(defect.code(), "body", defect.to_string()))?;
     Ok(json)
 }
@@ -282,7 +283,7 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
-    use crate::web::value::JsonObject;
+    use crate::web::json_types::JsonObject;
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]

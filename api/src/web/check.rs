@@ -2,8 +2,8 @@
 
 use poem_openapi::types::MaybeUndefined::{self, Null, Undefined, Value};
 
+use crate::web::json_types::JsonObject;
 use crate::web::problem::{FieldError, Problem};
-use crate::web::value::JsonObject;
 
 /// Bytes of `metadata`, at most.
 pub(crate) const MAX_METADATA_BYTES: usize = 16_384;

@@ -1,16 +1,16 @@
 //! What all operations have in common: bodies, parameters, pages, answers and refusals.
 
 pub(crate) mod admission;
-pub(crate) mod answer;
 pub(crate) mod body;
 pub(crate) mod catalogue;
 pub(crate) mod check;
-pub(crate) mod data;
-pub(crate) mod edge;
+pub(crate) mod json_types;
+pub(crate) mod middleware;
 pub(crate) mod page;
 pub(crate) mod parameter;
 pub(crate) mod parameter_values;
 pub(crate) mod problem;
 pub(crate) mod query;
 pub(crate) mod refused;
-pub(crate) mod value;
+pub(crate) mod storable_json;
+pub(crate) mod success;

@@ -12,9 +12,9 @@ use postrider_domain::ids::{
 use postrider_store::applications::ApplicationRef;
 
 use crate::specification::syntax;
-use crate::web::data;
+use crate::web::json_types;
 use crate::web::parameter::Parameter;
-use crate::web::value;
+use crate::web::storable_json;
 
 macro_rules! id_parameters {
     ($($id:ident, $code:literal, $what:literal;)+) => { $(
@@ -27,7 +27,7 @@ macro_rules! id_parameters {
             }
 
             fn parse(text: &str) -> Result<Self, String> {
-                value::id(text).map(Self).ok_or_else(|| "must be a UUID".to_owned())
+                json_types::id(text).map(Self).ok_or_else(|| "must be a UUID".to_owned())
             }
         }
     )+ };
@@ -59,7 +59,7 @@ impl Parameter for ResourceId {
 
     fn parse(text: &str) -> Result<Self, String> {
         let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        if let Some(id) = value::id(text) {
+        if let Some(id) = json_types::id(text) {
             Ok(Self(id.to_string()))
         } else if (1..=255).contains(&text.len()) && text.bytes().all(is_allowed) {
             Ok(Self(text.to_owned()))
@@ -83,7 +83,7 @@ impl Parameter for ApplicationRef {
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        if let Some(id) = value::id(text) {
+        if let Some(id) = json_types::id(text) {
             return Ok(Self::Id(ApplicationId(id)));
         }
         check_characters(text).map(|()| Self::Uid(text.to_owned()))
@@ -148,7 +148,7 @@ impl Parameter for DateTime<Utc> {
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        value::time(&with_plain_offset(text)).ok_or_else(|| {
+        json_types::time(&with_plain_offset(text)).ok_or_else(|| {
             "must be an RFC 3339 time up to the year 9999, such as `2026-01-31T12:00:00Z` or \
              `2026-01-31T13:00:00+01:00`"
                 .to_owned()
@@ -246,13 +246,13 @@ impl Parameter for Containment {
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        data::check_depth(text).map_err(|defect| defect.to_string())?;
+        storable_json::check_depth(text).map_err(|defect| defect.to_string())?;
         let raw: &serde_json::value::RawValue = serde_json::from_str(text)
             .map_err(|_| "must be valid JSON, such as `{\"currency\":\"EUR\"}`".to_owned())?;
         if !raw.get().starts_with('{') {
             return Err("must be a JSON object, such as `{\"currency\":\"EUR\"}`".to_owned());
         }
-        data::check(text).map_err(|defect| defect.to_string())?;
+        storable_json::check(text).map_err(|defect| defect.to_string())?;
         Ok(Self(text.to_owned()))
     }
 }
@@ -286,7 +286,7 @@ mod tests {
 
     #[test]
     fn a_time_may_have_any_offset_that_clients_write() {
-        let noon = value::time("2026-01-31T12:00:00.5Z").expect("a time");
+        let noon = json_types::time("2026-01-31T12:00:00.5Z").expect("a time");
         for text in [
             "2026-01-31T12:00:00.5Z",
             "2026-01-31T12:00:00.5+00:00",

@@ -49,11 +49,11 @@ pub(crate) struct Sent {
     /// The request was sent on a connection that had been used before and broke before a byte of an answer
     /// came, and then once more on a fresh one.
     pub(crate) resent: bool,
-    pub(crate) answer: Result<Answer, Failure>,
+    pub(crate) answer: Result<Responded, Failure>,
 }
 
 /// An answer, of which the head has arrived.
-pub(crate) struct Answer {
+pub(crate) struct Responded {
     response: Response<Incoming>,
     connection: Connection,
     origin: Box<str>,
@@ -101,7 +101,7 @@ impl Client {
         request: Request<Full<Bytes>>,
         origin: &str,
         deadline: Deadline,
-    ) -> Result<Answer, Broken> {
+    ) -> Result<Responded, Broken> {
         let response = match deadline.cap(connection.send(request)).await {
             Some(Ok(response)) => response,
             Some(Err(error)) => return Err(Broken::at(&connection, Failure::of_http(&error))),
@@ -113,7 +113,7 @@ impl Client {
         if let Some(failure) = self.connector.refusal(origin, &response) {
             return Err(Broken { failure, was_silent: false, was_sent: true });
         }
-        Ok(Answer { response, connection, origin: origin.into(), pool: self.pool.clone() })
+        Ok(Responded { response, connection, origin: origin.into(), pool: self.pool.clone() })
     }
 }
 
@@ -134,7 +134,7 @@ impl Broken {
     }
 }
 
-impl Answer {
+impl Responded {
     pub(crate) fn status(&self) -> StatusCode {
         self.response.status()
     }

@@ -36,7 +36,7 @@ pub(super) enum Post {
 }
 
 /// What came back.
-pub(super) struct Answer {
+pub(super) struct RawResponse {
     pub(super) status: StatusCode,
     pub(super) retry_after: Option<Duration>,
     pub(super) body: Bytes,
@@ -100,7 +100,7 @@ impl Connection {
     ///
     /// # Errors
     /// When no answer came. Whether the event was taken in is then unknown.
-    pub(super) async fn post(&mut self, post: &Post) -> anyhow::Result<Answer> {
+    pub(super) async fn post(&mut self, post: &Post) -> anyhow::Result<RawResponse> {
         let exchange = tokio::time::timeout(TIMEOUT, self.exchange(post)).await;
         let answer = exchange.unwrap_or_else(|_| bail!("no response within {} s", TIMEOUT.as_secs()));
         if answer.is_err() {
@@ -109,7 +109,7 @@ impl Connection {
         answer
     }
 
-    async fn exchange(&mut self, post: &Post) -> anyhow::Result<Answer> {
+    async fn exchange(&mut self, post: &Post) -> anyhow::Result<RawResponse> {
         let mut sender = match self.sender.take() {
             Some(sender) if !sender.is_closed() => sender,
             _ => self.connect().await?,
@@ -120,7 +120,7 @@ impl Connection {
         let body = body.collect().await?.to_bytes();
         self.sender = Some(sender);
         let retry_after = head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-        Ok(Answer { status: head.status, retry_after: retry_after.map(Duration::from_secs), body })
+        Ok(RawResponse { status: head.status, retry_after: retry_after.map(Duration::from_secs), body })
     }
 
     async fn connect(&self) -> anyhow::Result<SendRequest<Full<Bytes>>> {

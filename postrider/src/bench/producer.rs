@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::{HeaderValue, StatusCode};
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Answer, Connection, Post, Target};
+use super::connection::{Connection, Post, RawResponse, Target};
 use super::ledger::{Ledger, Nanos};
 use super::payload::Template;
 
@@ -56,7 +56,7 @@ impl Troubles {
         self.posted_again.load(Relaxed)
     }
 
-    fn refuse(&self, answer: &Answer, events: u64) {
+    fn refuse(&self, answer: &RawResponse, events: u64) {
         let body = String::from_utf8_lossy(&answer.body[..answer.body.len().min(SHOWN_BYTES)]).into_owned();
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         *refused.entry(format!("{}: {body}", answer.status)).or_default() += events;
@@ -102,7 +102,7 @@ impl Producer {
     }
 
     /// Posts until there is an answer that repeating would not change; `None` when that is given up.
-    async fn persist(&self, connection: &mut Connection, post: &Post) -> Option<Answer> {
+    async fn persist(&self, connection: &mut Connection, post: &Post) -> Option<RawResponse> {
         loop {
             let answer = self.give_up.run_until_cancelled(connection.post(post)).await?;
             let pause = match answer {

@@ -32,7 +32,7 @@ const DRIP: Duration = Duration::from_secs(1);
 /// After the listener fails, such as for want of files.
 const PAUSE: Duration = Duration::from_millis(100);
 
-type Answer = Response<Either<Empty<Bytes>, Drip>>;
+type HttpResponse = Response<Either<Empty<Bytes>, Drip>>;
 
 /// Receives until it is dropped.
 pub(super) struct Receiver {
@@ -121,7 +121,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-async fn receive(shared: &Shared, request: Request<Incoming>) -> Result<Answer, Infallible> {
+async fn receive(shared: &Shared, request: Request<Incoming>) -> Result<HttpResponse, Infallible> {
     let (head, body) = request.into_parts();
     let Ok(body) = body.collect().await else { return Ok(answer(StatusCode::BAD_REQUEST)) };
     let at = shared.ledger.now();
@@ -165,13 +165,13 @@ impl Shared {
         count.fetch_add(1, Relaxed);
     }
 
-    fn stray(&self) -> Answer {
+    fn stray(&self) -> HttpResponse {
         self.seen.strays.fetch_add(1, Relaxed);
         answer(StatusCode::NOT_FOUND)
     }
 }
 
-fn answer(status: StatusCode) -> Answer {
+fn answer(status: StatusCode) -> HttpResponse {
     let mut answer = Response::new(Either::Left(Empty::new()));
     *answer.status_mut() = status;
     answer

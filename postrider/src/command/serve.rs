@@ -66,8 +66,7 @@ async fn operations(
 ) -> anyhow::Result<AbortOnDropHandle<()>> {
     let metrics: PrometheusHandle = telemetry::start_metrics();
     let listener = bind(address, what, flag).await?;
-    let serving =
-        postrider_api::serve_operations(listener, health.clone(), metrics, supervisor.stop().clone());
+    let serving = postrider_api::serve_probes(listener, health.clone(), metrics, supervisor.stop().clone());
     tracing::info!(%address, "health and metrics are served");
     Ok(supervisor.spawn("health and metrics", async move {
         if let Err(error) = serving.await {

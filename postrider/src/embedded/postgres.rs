@@ -65,7 +65,7 @@ pub(super) struct Postgres {
 }
 
 /// What a server says when it is asked whether it is this cluster's.
-enum Answer {
+enum Ping {
     Yes,
     /// It listens, but it is starting, stopping or busy.
     NotYet,
@@ -201,14 +201,14 @@ async fn find_running(cluster: &Path, log: &Log) -> Result<Option<(Pid, PathBuf)
     let start = Instant::now();
     while is_alive(pid) {
         match ask(&sockets, cluster).await {
-            Answer::Yes => return Ok(Some((pid, sockets))),
+            Ping::Yes => return Ok(Some((pid, sockets))),
             // The number is another process's by now: PostgreSQL will judge for itself.
-            Answer::Dead if start.elapsed() > SOCKET_DEADLINE => break,
-            Answer::NotYet if start.elapsed() > START_DEADLINE => {
+            Ping::Dead if start.elapsed() > SOCKET_DEADLINE => break,
+            Ping::NotYet if start.elapsed() > START_DEADLINE => {
                 let (seconds, log) = (START_DEADLINE.as_secs(), log.last_lines());
                 return Err(EmbeddedError::NotReady { server: SERVER, seconds, log });
             }
-            Answer::Dead | Answer::NotYet => tokio::time::sleep(POLL).await,
+            Ping::Dead | Ping::NotYet => tokio::time::sleep(POLL).await,
         }
     }
     Ok(None)
@@ -291,7 +291,7 @@ async fn wait_ready(
         if process.has_ended() {
             return Ok(false);
         }
-        if matches!(ask(sockets, cluster).await, Answer::Yes) {
+        if matches!(ask(sockets, cluster).await, Ping::Yes) {
             return Ok(true);
         }
         if Instant::now() >= deadline {
@@ -303,16 +303,16 @@ async fn wait_ready(
 }
 
 /// Asks whoever listens at the socket whether it serves this cluster.
-async fn ask(sockets: &Path, cluster: &Path) -> Answer {
+async fn ask(sockets: &Path, cluster: &Path) -> Ping {
     let question = async {
         let row = connect(sockets).await?.query_one("show data_directory", &[]).await?;
         row.try_get::<_, String>(0)
     };
     match tokio::time::timeout(PROBE_DEADLINE, question).await {
-        Ok(Ok(directory)) if is_same(Path::new(&directory), cluster) => Answer::Yes,
-        Ok(Ok(_)) => Answer::Dead,
-        Ok(Err(error)) if is_dead(&error) => Answer::Dead,
-        Ok(Err(_)) | Err(_) => Answer::NotYet,
+        Ok(Ok(directory)) if is_same(Path::new(&directory), cluster) => Ping::Yes,
+        Ok(Ok(_)) => Ping::Dead,
+        Ok(Err(error)) if is_dead(&error) => Ping::Dead,
+        Ok(Err(_)) | Err(_) => Ping::NotYet,
     }
 }
 

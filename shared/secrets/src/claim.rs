@@ -38,7 +38,7 @@ pub struct Claimed {
     /// The event, or why there is nothing to send.
     pub event: Result<EventContent, Unrendered>,
     /// The endpoint.
-    pub endpoint: EndpointSettings,
+    pub endpoint: SendSettings,
 }
 
 /// What is sent of an event.
@@ -82,7 +82,7 @@ impl Unrendered {
 
 /// How an endpoint wants to be sent to.
 #[derive(Debug, Clone)]
-pub struct EndpointSettings {
+pub struct SendSettings {
     /// Where.
     pub url: StoredUrl,
     /// Headers of its own, by name.
@@ -346,7 +346,7 @@ fn claimed(row: &Row, lease_id: LeaseId, unrendered: Option<(DeliveryId, &Unrend
         event: event_type
             .map(|event_type| EventContent { event_type, timestamp: row.get(7), data: row.get(8) })
             .ok_or_else(why_none),
-        endpoint: EndpointSettings {
+        endpoint: SendSettings {
             url: StoredUrl::of(row, 9, 19),
             headers: row.get::<_, Json<_>>(10).0,
             sensitive_headers: row.get(11),

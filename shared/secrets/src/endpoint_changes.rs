@@ -288,7 +288,7 @@ returning ",
 #[derive(Debug, Clone)]
 pub enum Cause {
     /// What was answered at this URL.
-    Answer(StoredUrl),
+    Gone(StoredUrl),
     /// Nothing but failures for so long.
     Failing(std::time::Duration),
 }
@@ -311,7 +311,7 @@ pub async fn disable(
     let transaction = client.transaction().await?;
     let lock = transaction.prepare_cached(LOCK_TO_DISABLE).await?;
     let (seconds, url) = match cause {
-        Cause::Answer(url) => (None, Some(url)),
+        Cause::Gone(url) => (None, Some(url)),
         Cause::Failing(duration) => (Some(duration.as_secs_f64()), None),
     };
     let (shown, query) = (url.map(StoredUrl::shown), url.and_then(StoredUrl::query));

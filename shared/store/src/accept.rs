@@ -227,31 +227,31 @@ pub async fn accept(store: &Store, events: &[NewEvent], in_order: bool) -> Resul
         .await?;
 
     let mut answers: Vec<Option<Accepted>> = vec![None; events.len()];
-    let mut losers = Vec::new();
+    let mut unstored = Vec::new();
     for row in rows {
         let index = index_of(&row, 0);
         if let Some(refusal) = row.get::<_, Option<&str>>(1) {
             answers[index] = Some(refused(refusal, &row));
             // What was accepted once is so for ever, whatever the catalogue says by now.
             if matches!(refusal, "unknown_event_type" | "schema_violation") {
-                losers.push(Loser { index, application_id: row.get(2), event_hash: row.get(3) });
+                unstored.push(Unstored { index, application_id: row.get(2), event_hash: row.get(3) });
             }
         } else if let Some(event_id) = row.get(4) {
             let deliveries_queued = row.get(5);
             let cost = row.get(6);
             answers[index] = Some(Accepted::Stored { event_id, deliveries_queued, duplicate: false, cost });
         } else {
-            losers.push(Loser { index, application_id: row.get(2), event_hash: row.get(3) });
+            unstored.push(Unstored { index, application_id: row.get(2), event_hash: row.get(3) });
         }
     }
-    if !losers.is_empty() {
+    if !unstored.is_empty() {
         let find = client.prepare_cached(FIND_BY_KEY).await?;
-        let applications: Vec<ApplicationId> = losers.iter().map(|loser| loser.application_id).collect();
-        let loser_keys: Vec<&str> = losers.iter().map(|loser| keys[loser.index]).collect();
-        for row in client.query(&find, &[&applications, &loser_keys]).await? {
-            let loser = &losers[index_of(&row, 0)];
-            let is_same = row.get::<_, &[u8]>(2) == loser.event_hash;
-            answers[loser.index] = Some(if is_same {
+        let applications: Vec<ApplicationId> = unstored.iter().map(|one| one.application_id).collect();
+        let unstored_keys: Vec<&str> = unstored.iter().map(|one| keys[one.index]).collect();
+        for row in client.query(&find, &[&applications, &unstored_keys]).await? {
+            let one = &unstored[index_of(&row, 0)];
+            let is_same = row.get::<_, &[u8]>(2) == one.event_hash;
+            answers[one.index] = Some(if is_same {
                 Accepted::Stored {
                     event_id: row.get(1),
                     deliveries_queued: row.get(3),
@@ -270,7 +270,7 @@ pub async fn accept(store: &Store, events: &[NewEvent], in_order: bool) -> Resul
 }
 
 /// An event that was not inserted: its key may have been taken by the same event before.
-struct Loser {
+struct Unstored {
     index: usize,
     application_id: ApplicationId,
     event_hash: Vec<u8>,

@@ -9,7 +9,7 @@ use postrider_domain::filter::{Filter, Mistake};
 use url::Url;
 
 use crate::web::check::Checks;
-use crate::web::value::JsonObject;
+use crate::web::json_types::JsonObject;
 
 const MAX_URL_LENGTH: usize = 2_048;
 const MAX_PATTERNS: usize = 100;

@@ -13,7 +13,7 @@ use crate::resources::endpoints::check::{
     check_url, checked_small,
 };
 use crate::web::check::{Checks, set};
-use crate::web::value::JsonObject;
+use crate::web::json_types::JsonObject;
 
 const MAX_DESCRIPTION_LENGTH: usize = 1_000;
 

@@ -13,11 +13,11 @@ use serde::Serialize;
 
 use crate::app::{App, Tag};
 use crate::auth::{Caller, Scope};
-use crate::web::answer::Found;
+use crate::web::json_types::Timestamp;
 use crate::web::parameter::Path;
 use crate::web::problem::Problem;
 use crate::web::refused::{NOT_FOUND, Refused};
-use crate::web::value::Timestamp;
+use crate::web::success::Found;
 
 /// The state of the circuit breaker of an endpoint.
 #[derive(Debug, Object, Serialize)]

@@ -2,12 +2,12 @@
 
 pub(crate) mod check;
 pub(crate) mod fields;
-pub(crate) mod filter_test;
 pub(crate) mod health;
 pub(crate) mod request;
 pub(crate) mod secrets;
-pub(crate) mod send_test;
 pub(crate) mod stats;
+pub(crate) mod test_webhook;
+pub(crate) mod try_filter;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,14 +24,14 @@ use uuid::Uuid;
 use crate::app::{App, Tag};
 use crate::auth::{Caller, Scope};
 use crate::resources::endpoints::request::{CreateEndpointRequest, UpdateEndpointRequest};
-use crate::web::answer::{Created, Done, Found};
 use crate::web::body::JsonBody;
+use crate::web::json_types::{JsonObject, Timestamp};
 use crate::web::page::{Cursor, Page, limit};
 use crate::web::parameter::{InQuery, Path};
 use crate::web::parameter_values::Limit;
 use crate::web::problem::Problem;
 use crate::web::refused::{BODY, CONFLICT, INVALID, NOT_FOUND, Refused};
-use crate::web::value::{JsonObject, Timestamp};
+use crate::web::success::{Created, Done, Found};
 
 /// A URL that webhooks are sent to, with its settings.
 #[derive(Debug, Object, Serialize)]

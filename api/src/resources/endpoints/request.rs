@@ -14,8 +14,8 @@ use url::{Origin, Url};
 use crate::resources::endpoints::check::UrlRules;
 use crate::resources::endpoints::fields::{Fields, defaults, signing_key};
 use crate::web::check::Checks;
+use crate::web::json_types::JsonObject;
 use crate::web::problem::Problem;
-use crate::web::value::JsonObject;
 
 const MAX_REASON_LENGTH: usize = 500;
 

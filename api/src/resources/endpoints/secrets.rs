@@ -16,13 +16,13 @@ use crate::app::{App, Tag};
 use crate::auth::{Caller, Scope};
 use crate::resources::endpoints::fields::signing_key;
 use crate::resources::endpoints::unknown;
-use crate::web::answer::{Accepted, Found};
 use crate::web::body::OptionalJsonBody;
 use crate::web::check::Checks;
+use crate::web::json_types::Timestamp;
 use crate::web::parameter::Path;
 use crate::web::problem::Problem;
 use crate::web::refused::{BODY, CONFLICT, NOT_FOUND, Refused};
-use crate::web::value::Timestamp;
+use crate::web::success::{Accepted, Found};
 
 const DEFAULT_OVERLAP_SECONDS: i32 = 86_400;
 const MAX_OVERLAP_SECONDS: i64 = 30 * 86_400;

@@ -16,10 +16,10 @@ use uuid::Uuid;
 use crate::app::{App, Tag};
 use crate::auth::{Caller, Scope};
 use crate::resources::endpoints::unknown;
-use crate::web::answer::Found;
+use crate::web::json_types::Timestamp;
 use crate::web::parameter::{InQuery, Parameter, Path};
 use crate::web::refused::{INVALID, NOT_FOUND, Refused};
-use crate::web::value::Timestamp;
+use crate::web::success::Found;
 
 /// Statistics of the recent deliveries of an endpoint.
 #[derive(Debug, Object, Serialize)]

@@ -19,7 +19,7 @@ pub(crate) async fn run(relay: &Relay) {
     let mut is_first = true;
     loop {
         let result = check(relay, is_first).await;
-        if relay.settle(result).await.is_some() {
+        if relay.note_result(result).await.is_some() {
             is_first = false;
             has_warned = has_warned || warn_of_eviction(relay).await;
         }

@@ -30,7 +30,7 @@ pub(crate) async fn run(relay: &Relay) {
         tokio::time::sleep(rest).await;
         let began = Instant::now();
         let result = audit(relay, &mut after).await;
-        relay.settle(result).await;
+        relay.note_result(result).await;
         rest = (began.elapsed() * REST).clamp(EVERY, LONGEST_REST);
     }
 }

@@ -16,13 +16,13 @@ use crate::app::{App, Tag};
 use crate::auth::{Caller, Scope};
 use crate::resources::deliveries::expunged;
 use crate::resources::endpoints::check::check_filter;
-use crate::web::answer::Found;
 use crate::web::body::JsonBody;
 use crate::web::check::Checks;
+use crate::web::json_types::{Id, JsonObject};
 use crate::web::parameter::Path;
 use crate::web::problem::Problem;
 use crate::web::refused::{BODY, CONFLICT, NOT_FOUND, Refused};
-use crate::web::value::{Id, JsonObject};
+use crate::web::success::Found;
 
 /// A filter, and the data to test it with.
 #[derive(Debug, Object, Serialize, Deserialize)]

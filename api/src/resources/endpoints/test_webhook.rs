@@ -14,10 +14,10 @@ use uuid::Uuid;
 use crate::app::{App, Tag};
 use crate::auth::{Caller, Scope};
 use crate::resources::endpoints::unknown;
-use crate::web::answer::Accepted;
 use crate::web::parameter::Path;
 use crate::web::problem::Problem;
 use crate::web::refused::{CONFLICT, NOT_FOUND, Refused};
+use crate::web::success::Accepted;
 
 /// A test event that was queued.
 #[derive(Debug, Object, Serialize)]

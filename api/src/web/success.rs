@@ -11,19 +11,19 @@ const CONTENT_TYPE: &str = "application/json";
 
 /// A JSON body with its status.
 #[derive(Debug)]
-pub(crate) struct Answer<const STATUS: u16, T> {
+pub(crate) struct Success<const STATUS: u16, T> {
     body: T,
     location: Option<String>,
 }
 
 /// 200.
-pub(crate) type Found<T> = Answer<200, T>;
+pub(crate) type Found<T> = Success<200, T>;
 /// 201, with the `Location` of what was made.
-pub(crate) type Created<T> = Answer<201, T>;
+pub(crate) type Created<T> = Success<201, T>;
 /// 202.
-pub(crate) type Accepted<T> = Answer<202, T>;
+pub(crate) type Accepted<T> = Success<202, T>;
 
-impl<const STATUS: u16, T> Answer<STATUS, T> {
+impl<const STATUS: u16, T> Success<STATUS, T> {
     /// An answer without a `Location`.
     pub(crate) fn new(body: impl Into<T>) -> Self {
         Self { body: body.into(), location: None }
@@ -45,7 +45,7 @@ fn description(status: u16) -> &'static str {
     }
 }
 
-impl<const STATUS: u16, T: Type + Serialize> IntoResponse for Answer<STATUS, T> {
+impl<const STATUS: u16, T: Type + Serialize> IntoResponse for Success<STATUS, T> {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(STATUS).expect("a status that operations are written with");
         let body = serde_json::to_vec(&self.body).expect("what is answered is plain data");
@@ -57,7 +57,7 @@ impl<const STATUS: u16, T: Type + Serialize> IntoResponse for Answer<STATUS, T> 
     }
 }
 
-impl<const STATUS: u16, T: Type + Serialize> ApiResponse for Answer<STATUS, T> {
+impl<const STATUS: u16, T: Type + Serialize> ApiResponse for Success<STATUS, T> {
     fn meta() -> MetaResponses {
         MetaResponses {
             responses: vec![MetaResponse {

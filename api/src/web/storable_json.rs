@@ -277,5 +277,5 @@ impl<'a> Iterator for Tokens<'a> {
 }
 
 #[cfg(test)]
-#[path = "data_tests.rs"]
+#[path = "storable_json_tests.rs"]
 mod tests;

@@ -11,8 +11,8 @@ use postrider_store::Store;
 use serde::Serialize;
 
 use crate::POSTGRESQL;
-use crate::door::Door;
-use crate::web::edge;
+use crate::readiness::SchemaReady;
+use crate::web::middleware;
 
 /// What `/health/ready` says.
 #[derive(Serialize)]
@@ -30,23 +30,27 @@ struct Part {
 /// The routes that every service has. `/health/live` answers 200 as long as the process serves at all;
 /// `/health/ready` 200 when every part of `health` is up, else 503; both in JSON that names the parts.
 /// `/metrics` is in Prometheus's text format.
-pub(crate) fn operations_routes(
+pub(crate) fn probe_routes(
     health: Health,
     metrics: PrometheusHandle,
 ) -> impl Endpoint<Output = Response> + 'static {
-    edge::wrap(routes(health, metrics, None), edge::Methods::default())
+    middleware::wrap(routes(health, metrics, None), middleware::Methods::default())
 }
 
-/// The same; once the door is open, PostgreSQL is asked for a sign of life whenever readiness is.
-pub(crate) fn routes(health: Health, metrics: PrometheusHandle, store: Option<(Store, Door)>) -> Route {
+/// The same; once the schema was found to fit, PostgreSQL is asked for a sign of life whenever readiness is.
+pub(crate) fn routes(
+    health: Health,
+    metrics: PrometheusHandle,
+    store: Option<(Store, SchemaReady)>,
+) -> Route {
     let live = make(|_| async {
         Ok::<_, poem::Error>(json(StatusCode::OK, &serde_json::json!({ "status": "live" })))
     });
     let ready = make(move |_| {
         let (health, store) = (health.clone(), store.clone());
         async move {
-            if let Some((store, door)) = store
-                && door.is_open()
+            if let Some((store, schema_ready)) = store
+                && schema_ready.is_set()
             {
                 match store.ping().await {
                     Ok(()) => health.up(POSTGRESQL),
