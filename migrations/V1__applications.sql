@@ -1,8 +1,8 @@
--- Tenants, their credentials, and the record of which schema this is.
+-- Tenants, their credentials, and the version of the schema.
 
--- The oldest service generation that may still run on this schema. A migration that breaks running
--- services raises it to its own version; every other migration leaves it alone, so that old and new
--- services run side by side during a rolling update.
+-- The oldest program version that can use this schema, given as the schema version it was built with. A migration that
+-- breaks running services sets it to its own version. Other migrations leave it unchanged, so that old and new services
+-- can run together during a rolling update.
 create table schema_compatibility (
     only_row boolean primary key default true check (only_row),
     oldest_compatible_version integer not null
@@ -10,8 +10,8 @@ create table schema_compatibility (
 
 insert into schema_compatibility (oldest_compatible_version) values (1);
 
--- Time-ordered ids (RFC 9562, version 7) from the clock of PostgreSQL: new rows land at the right edge
--- of every index on an id, and no skewed host can put a row into the past or the future.
+-- Time-ordered ids (RFC 9562, version 7) by PostgreSQL's clock. New rows land at the right edge of every index on an
+-- id, and a host with a wrong clock cannot put a row into the past or the future.
 create function uuid_v7() returns uuid
 language sql volatile parallel safe
 as $$
@@ -31,7 +31,7 @@ as $$
     )::uuid
 $$;
 
--- The one way in which a time is written for people and receivers: RFC 3339, UTC, microseconds.
+-- The only format for times that users and receivers see: RFC 3339, UTC, microseconds.
 create function rfc3339(at timestamptz) returns text
 language sql stable parallel safe strict
 as $$
@@ -40,26 +40,27 @@ $$;
 
 create table applications (
     id uuid primary key default uuid_v7(),
-    -- The producer's own name for it, accepted where an id is.
+    -- The producer's own identifier, accepted wherever the id is.
     uid text collate "C",
     name text not null,
     metadata jsonb not null default '{}',
     is_active boolean not null default true,
-    -- Events per second that it may publish; null: no limit.
+    -- Events per second that it may publish. Null: no limit.
     ingest_rate_limit integer check (ingest_rate_limit > 0),
-    -- True: an event of a type that is not in `event_types` is refused.
+    -- Refuse events whose type is not in `event_types`.
     strict_event_types boolean not null default false,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
-    -- Deletion marks the row and takes effect at once; what belongs to it is purged in bounded steps.
+    -- A deletion sets this and takes effect at once. The application's data is then removed in bounded steps.
     deleted_at timestamptz
 );
 
--- A uid is unique over the installation, and free again once its application is deleted.
+-- A uid is unique in the installation, and can be used again once its application is deleted.
 create unique index applications_by_uid on applications (uid) where deleted_at is null;
 
--- Whose publishing is limited: until when events are drawn already, by whichever API. Drawn in advance for a
--- tenth of a second, so that these rows are written to a few times a second and never with an event.
+-- Applications with an `ingest_rate_limit`, and up to what time API processes have drawn from their budgets. A process
+-- draws a tenth of a second in advance, so a row is updated only a few times per second, and never by the statement
+-- that stores events.
 create table ingest_budgets (
     application_id uuid primary key references applications (id) on delete cascade,
     drawn_until timestamptz not null default now()
@@ -69,9 +70,9 @@ create table api_keys (
     id uuid primary key default uuid_v7(),
     application_id uuid not null references applications (id) on delete cascade,
     name text not null,
-    -- The first characters of the key, for people to recognise it by.
+    -- The first characters of the key, so that people can recognise it.
     prefix text not null,
-    -- SHA-256 of the whole key. Keys are 256 bits of randomness, so that a fast hash is the right one.
+    -- SHA-256 of the whole key. A fast hash is safe here, because a key is 256 random bits.
     key_hash bytea not null,
     scopes text[] not null default '{publish,read,manage}'
         check (cardinality(scopes) > 0 and scopes <@ '{publish,read,manage}'),
@@ -80,7 +81,7 @@ create table api_keys (
     created_at timestamptz not null default now()
 );
 
--- Every authenticated request, and every accepted event, looks its key up by hash.
+-- Every authenticated request and every accepted event looks up its key by hash.
 create unique index api_keys_by_hash on api_keys (key_hash);
--- The keys of one application, in order of creation.
+-- An application's keys, in order of creation.
 create index api_keys_by_application on api_keys (application_id, id);

@@ -1,42 +1,42 @@
--- Events, their deliveries and the attempts of these: the tables that grow.
+-- Events, deliveries and attempts: the tables that grow.
 --
--- None has a foreign key: three of them cost 44 % of the accept statement, their KEY SHARE locks hide
--- rows from a claim, and a cascade would hold locks for minutes. Ids are time-ordered, so each table is
--- cut into ranges of time by its primary key alone: what is too old is dropped with its partition, and
--- not deleted row by row. There is no default partition, which would forbid to detach one without
--- locking writers out; the relay makes partitions a week ahead.
+-- They have no foreign keys: three of them made the accept statement 44 % slower, their KEY SHARE locks hide rows from
+-- a claim, and a cascade would hold locks for minutes. Ids are time-ordered, so each table is partitioned by time
+-- through its primary key, and old rows are dropped with their partition instead of being deleted one by one. There is
+-- no default partition, because with one a partition cannot be detached concurrently. The relay creates partitions a
+-- week ahead.
 
 create table events (
     id uuid primary key,
     application_id uuid not null,
     event_type text not null,
-    -- JSONB: searchable, and rendered the same way at every attempt.
+    -- JSONB can be searched, and is rendered to the same bytes at every attempt.
     payload jsonb not null,
     idempotency_key text not null,
     created_at timestamptz not null default now(),
-    -- Set when the payload was removed on request; the event can then no longer be sent.
+    -- Set when the payload was removed on request. The event can then not be sent again.
     expunged_at timestamptz
 ) partition by range (id);
 
--- Events of an application, newest first.
+-- An application's events, newest first.
 create index events_by_application on events (application_id, id);
 
--- Uniqueness of idempotency keys lives apart from the events, because it cannot be enforced across
--- partitions by time. A row lives as long as its event.
+-- Idempotency keys have a table of their own, because uniqueness cannot be enforced across partitions by time. A row
+-- is kept as long as its event.
 create table idempotency_keys (
     application_id uuid not null,
     idempotency_key text collate "C" not null,
     event_id uuid not null,
-    -- SHA-256 over the type and the stored JSON: tells "the same again" from "another event".
+    -- SHA-256 over the type and the stored JSON: distinguishes a repeated event from a different one with the same key.
     event_hash bytea not null,
-    -- The first answer, given again to the same key.
+    -- Part of the first response, which the same key gets again.
     deliveries_queued integer not null,
-    -- Enforces the key, and finds its event.
+    -- Makes keys unique, and finds the event of a key.
     primary key (application_id, idempotency_key)
 );
 
--- Keys whose events have been dropped lie together, for rows are added in the order of their events: a
--- few kilobytes find them.
+-- Finds the keys of dropped events. BRIN is enough and takes a few kilobytes, because rows are inserted in the order of
+-- their events, so that old keys are next to each other.
 create index idempotency_keys_by_event on idempotency_keys using brin (event_id);
 
 create table deliveries (
@@ -50,59 +50,60 @@ create table deliveries (
     attempt_count smallint not null default 0,
     max_attempts smallint not null,
     last_response_status smallint,
-    -- Not due before this time, by PostgreSQL's clock. Null: closed.
+    -- Due from this time on, by PostgreSQL's clock. Null: closed.
     next_retry_at timestamptz default now(),
-    -- The lease under which it is being sent; null: nobody sends it.
+    -- The lease under which it is being sent. Null: it is not being sent.
     lease_id bigint,
-    -- Order of acceptance, on endpoints that kept it then.
+    -- Order of acceptance, if the endpoint was ordered at that time.
     position bigint,
     -- The bulk replay that made it.
     replay_id uuid,
     created_at timestamptz not null default now(),
-    -- Set once it is closed: succeeded, dead letter or cancelled.
+    -- Set when it is closed: succeeded, dead letter or cancelled.
     completed_at timestamptz,
     dead_at timestamptz,
     last_error text
-    -- Partitions leave room on each page, and no index mentions what a claim changes (status,
-    -- attempt_count, next_retry_at, lease_id): claims and retries are HOT updates.
+    -- Claims and retries are HOT updates: partitions leave room on each page, and no index contains the columns that
+    -- they change (status, attempt_count, next_retry_at, lease_id).
 ) partition by range (id);
 
--- The deliveries of one event.
+-- An event's deliveries.
 create index deliveries_by_event on deliveries (event_id);
--- Deliveries of an application, newest first; other filters look at a bounded number of these.
+-- An application's deliveries, newest first. Lists with other filters look at a bounded number of these.
 create index deliveries_by_application on deliveries (application_id, id);
--- What is still to be done, after Redis has lost its memory. `completed_at` changes once in a life.
+-- Open deliveries, for the time after Redis has lost its memory, and for the audit. `completed_at` usually changes only
+-- once, unlike `status`.
 create index deliveries_open on deliveries (id) where completed_at is null;
--- What waits its turn on endpoints that keep the order.
+-- Open deliveries of ordered endpoints, in order.
 create index deliveries_in_order on deliveries (endpoint_id, position)
     where position is not null and completed_at is null;
--- Dead letters of an application, newest first: listed, and redriven.
+-- An application's dead letters, newest first: to list and to redrive them.
 create index deliveries_dead on deliveries (application_id, id) where dead_at is not null;
 
--- One row for each HTTP exchange. The request body is not kept: it is derived from the event.
+-- One row for each HTTP exchange. The request body is not stored, because it can be rendered from the event.
 create table delivery_attempts (
     delivery_id uuid not null,
     attempt_number smallint not null,
-    -- `unknown`: the deliverer vanished before it could tell.
+    -- `unknown`: the deliverer disappeared before it could record the outcome.
     outcome text not null check (outcome in ('succeeded', 'failed', 'unknown')),
     error_class text,
     error_message text,
     request_headers jsonb,
     response_status smallint,
-    -- An array of {"name", "value"}: names may repeat.
+    -- An array of {"name", "value"}, because names can repeat.
     response_headers jsonb,
-    -- The first 16 KiB, whatever bytes they are.
+    -- The first 16 KiB, which may be any bytes.
     response_body bytea,
     response_body_truncated boolean not null default false,
-    -- The request was sent twice: the connection had been used before, and broke before an answer began.
+    -- The request was sent twice, because a reused connection broke before the response began.
     resent boolean not null default false,
     duration_ms integer,
     created_at timestamptz not null default now(),
-    -- Recording twice is harmless.
+    -- Makes recording twice harmless.
     primary key (delivery_id, attempt_number)
 ) partition by range (delivery_id);
 
--- The smallest id that can be drawn at or after a time.
+-- The smallest id that can be generated at or after a time.
 create function first_id(at timestamptz) returns uuid
 language sql immutable parallel safe strict
 as $$
@@ -116,8 +117,8 @@ as $$
     select to_timestamp(('x' || left(replace(id::text, '-', ''), 12))::bit(48)::bigint / 1000.0)
 $$;
 
--- What the tables that grow are cut into: each partition holds what was made from `starts_at` (null: ever
--- before) until `ends_at`.
+-- The partitions of the tables that grow. Each holds the rows created from `starts_at` (null: no lower bound) to
+-- `ends_at`.
 create view partitions as
 select p.relname::text as parent, c.relname::text as name, i.inhdetachpending as is_detaching,
        id_time(substring(b.bounds from 'FROM \(''([0-9a-f-]{36})''\)')::uuid) as starts_at,
@@ -129,16 +130,16 @@ cross join lateral (select pg_get_expr(c.relpartbound, c.oid)) b (bounds)
 where p.oid in ('events'::regclass, 'deliveries'::regclass, 'delivery_attempts'::regclass)
   and c.relkind = 'r';
 
--- Adds a partition to one of these tables, for what is made from `starts` (null: ever before) until `until`. Made apart
--- and then attached, which locks no writer out.
+-- Adds a partition to one of these tables, from `starts` (null: no lower bound) to `until`. The partition is created on
+-- its own and then attached, so that it does not block writers.
 create function add_partition(target text, starts timestamptz, until timestamptz) returns void
 language plpgsql
 as $$
 declare
     name text := target || '_until_' || to_char(until at time zone 'UTC', 'YYYYMMDD');
 begin
-    -- No statistics before it has grown: by those of a few rows all indexes are alike, and sessions keep such a
-    -- plan while millions of rows come. Without statistics PostgreSQL takes a table for larger than that.
+    -- No statistics while it is small: with those of a few rows all indexes have the same estimated cost, and sessions
+    -- keep such a plan when millions of rows follow. Without statistics PostgreSQL assumes that the table is larger.
     execute format(
         'create table %I (like %I including all) with (
             fillfactor = %s, autovacuum_analyze_threshold = 20000, autovacuum_vacuum_threshold = 20000,
@@ -153,7 +154,7 @@ begin
 end
 $$;
 
--- Adds to each of these tables a partition that lasts until a time, from where its newest one ends.
+-- Adds a partition to each of these tables, from the end of its newest one to `until`.
 create function add_partitions(until timestamptz) returns void
 language plpgsql
 as $$
@@ -163,35 +164,35 @@ begin
 end
 $$;
 
--- Enough to start with.
+-- The relay creates the later ones.
 select add_partitions(date_trunc('day', now(), 'UTC') + interval '8 days');
 
--- A bulk replay of events, or redrive of deliveries, in steps.
+-- Bulk replays of events and redrives of deliveries, which the relay runs in steps.
 create table replays (
     id uuid primary key default uuid_v7(),
     application_id uuid not null references applications (id) on delete cascade,
     mode text not null check (mode in ('replay', 'redrive', 'missing')),
-    -- What it is about: all of these must hold; null: any.
+    -- Selects events or deliveries: all of these must match. Null matches everything.
     endpoint_ids uuid[],
     event_types text[],
     statuses text[],
     created_after timestamptz,
     created_before timestamptz not null,
-    -- Counts, and changes nothing.
+    -- Only count, change nothing.
     dry_run boolean not null default false,
     status text not null default 'pending'
         check (status in ('pending', 'running', 'completed', 'cancelled', 'failed')),
-    -- Rows that were looked at, and deliveries that came of it.
+    -- Rows read so far, and deliveries that they led to (or would, in a dry run).
     scanned_count bigint not null default 0,
     matched_count bigint not null default 0,
-    -- The first id that was found, the last one that was dealt with, and where it ends: how far it has come,
-    -- and where to go on after a crash.
+    -- The first id that was found, the last one that was handled, and the end. They show the progress, and where to
+    -- continue after a crash.
     first_id uuid,
     cursor_id uuid not null,
     end_id uuid not null,
-    -- Rows of the next step.
+    -- Number of rows in the next step.
     step_size integer not null default 50,
-    -- Open ones take turns.
+    -- Time of the last step: open replays take turns by it.
     stepped_at timestamptz,
     last_error text,
     created_at timestamptz not null default now(),
@@ -199,7 +200,7 @@ create table replays (
     completed_at timestamptz
 );
 
--- Replays of an application, newest first.
+-- An application's replays, newest first.
 create index replays_by_application on replays (application_id, id);
--- What the relay still has to work on.
+-- Replays that the relay still has to work on.
 create index replays_open on replays (id) where completed_at is null;

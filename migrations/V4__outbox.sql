@@ -1,20 +1,20 @@
--- The schedule, the leases, and the link to Redis.
+-- The schedule, leases, and the epoch of the queue in Redis.
 
--- "Look at this at `due_at`." Written in the same transaction as the state change that calls for it:
--- a first attempt, a retry, a manual retry, a swept lease. Without a delivery: "this endpoint changed".
+-- "Look at this at `due_at`." Written in the transaction of the state change that needs it: a first attempt, a retry, a
+-- manual retry, a swept lease. A row without a delivery means that the endpoint changed.
 create table outbox (
-    -- Rows are removed by this id and nothing else: a retry that was written after the take stays.
+    -- Rows are deleted by this id only, so that a take never deletes a retry that was written after it.
     id bigint generated always as identity primary key,
     delivery_id uuid,
     endpoint_id uuid not null,
-    -- Whose it is: applications are served in turn.
+    -- Applications are served in turn.
     application_id uuid not null,
     due_at timestamptz not null default now(),
-    -- Waits for room in Redis or for its endpoint to be enabled, and not for a time.
+    -- Waits for room in Redis, or until its endpoint is enabled, and not for `due_at`.
     parked boolean not null default false,
-    -- Put there by a bulk replay: what is parked beside it goes first.
+    -- Written by a bulk replay. Other parked rows of the endpoint go first.
     bulk boolean not null default false
-    -- A queue lives from being vacuumed at once: dead rows at the left edge slow every take.
+    -- A queue table must be vacuumed often, because dead rows at the left edge of the index slow down every take.
 ) with (
     autovacuum_vacuum_scale_factor = 0,
     autovacuum_vacuum_threshold = 2000,
@@ -25,17 +25,18 @@ create table outbox (
     autovacuum_analyze_threshold = 100000
 );
 
--- What is due, oldest first.
+-- Due rows, oldest first.
 create index outbox_due on outbox (due_at) where not parked;
--- What is parked, by application and endpoint in the order in which it goes; finds whether a delivery is parked already.
+-- Parked rows of each application and endpoint, in the order in which they go to Redis. Also shows whether a delivery
+-- is parked already.
 create index outbox_parked on outbox (application_id, endpoint_id, bulk, delivery_id) where parked;
 
--- One row for each batch that a deliverer has claimed. A delivery in progress names its lease; a lease
--- whose deliverer is gone, or which has expired, is swept. Both numbers are random: a sequence can be taken
--- back by a crash, and deliverers remember them longer than that.
+-- One row for each batch that a deliverer has claimed. A delivery in progress names its lease. The relay sweeps leases
+-- that have expired or whose deliverer is gone. Both numbers are random, because claims commit asynchronously: a crash
+-- could reset a sequence while deliverers still remember its numbers.
 create table leases (
     id bigint primary key,
-    -- The advisory lock that the deliverer holds for as long as it lives.
+    -- Number of the advisory lock that the deliverer holds while it runs.
     deliverer bigint not null,
     claimed_at timestamptz not null default now(),
     expires_at timestamptz not null,
@@ -46,15 +47,15 @@ create table leases (
     autovacuum_vacuum_cost_delay = 0
 );
 
--- Deliverers that have leases and whose lock was found free, and since when. One that comes back removes its
--- row; one that does not is gone, and its leases are swept.
+-- Deliverers with leases whose lock was found free, and since when. A deliverer that reconnects deletes its row. If it
+-- does not, it is gone, and its leases are swept.
 create table lost_deliverers (
     number bigint primary key,
     since timestamptz not null default now()
 );
 
--- Which memory of Redis is the current one. Where Redis disagrees it has lost ids, and everything open is
--- put into the outbox again, from `reconcile_cursor` on; null: nothing to do.
+-- The epoch that Redis should have. If Redis has another one, it has lost ids, and all open deliveries go into the
+-- outbox again. `reconcile_cursor` shows how far this has come. Null: nothing to do.
 create table queue_epoch (
     shard smallint primary key,
     epoch bigint not null default 0,
@@ -64,5 +65,5 @@ create table queue_epoch (
 
 insert into queue_epoch (shard) values (0);
 
--- The order of acceptance on ordered endpoints.
+-- `deliveries.position`: the order of acceptance on ordered endpoints.
 create sequence delivery_positions cache 1;

@@ -1,27 +1,27 @@
--- Events emitted in a producer's own transaction, where its tables live in the same PostgreSQL: its rows and
--- the event commit or roll back together.
+-- Events that a producer emits in its own transaction, if its tables are in the same database: its rows and the event
+-- commit or roll back together.
 --
--- Emitting writes one row and nothing else. Fanning out here would block on idempotency keys, match endpoints
--- by an old snapshot, and age the outbox as long as the producer's transaction lasts. The api takes the row
--- once it is committed, and accepts it as if it had been posted.
+-- Emitting only writes one row. Fan-out in the producer's transaction would block on idempotency keys, match endpoints
+-- with an old snapshot, and make outbox rows visible long after they fell due. After the commit the API takes the row
+-- and accepts the event as if it had been posted.
 
--- What was emitted and not accepted yet.
+-- Emitted events that are not accepted yet.
 create table inbox (
-    -- Of the transaction that emits, as 64 bits. With `id` it is the order in which events are accepted, and it tells which
-    -- rows were committed since the last look, wherever their ids lie.
+    -- The 64-bit id of the transaction that emits. Together with `id` it is the order in which events are accepted. It
+    -- also finds the rows that were committed since the last look, whatever their ids are.
     transaction_id bigint not null default pg_current_xact_id()::text::bigint,
-    -- The order of emission within a transaction.
+    -- Order of emission within a transaction.
     id bigint generated always as identity,
     -- The application's id or uid, as the producer wrote it.
     application text not null,
     event_type text not null,
     data jsonb not null,
-    -- What `data` takes as text.
+    -- Length of `data` as text.
     data_bytes integer not null,
     idempotency_key text not null,
-    -- Written by Postrider itself, of a type that producers cannot use.
+    -- An operational event, written by Postrider, whose type producers cannot use.
     is_operational boolean not null default false,
-    -- When, and not when the transaction began: a uid means the application that has it then.
+    -- The time of the call, not the start of the transaction: a uid means the application that has it at that time.
     emitted_at timestamptz not null default clock_timestamp(),
     primary key (transaction_id, id)
 ) with (
@@ -32,16 +32,16 @@ create table inbox (
     autovacuum_analyze_threshold = 10000
 );
 
--- What was emitted and cannot be accepted: kept as long as events are, for people to see.
+-- Emitted events that cannot be accepted. Users can list them as long as events are kept.
 create table emit_rejections (
     id uuid primary key default uuid_v7(),
-    -- Null: what the producer wrote names no application.
+    -- Null: `application` names no application.
     application_id uuid references applications (id) on delete cascade,
     application text not null,
     event_type text not null,
     data jsonb not null,
     idempotency_key text not null,
-    -- As the problem body would have told it.
+    -- As in the problem body that a POST would have got.
     code text not null,
     detail text not null,
     errors jsonb not null,
@@ -49,13 +49,14 @@ create table emit_rejections (
     created_at timestamptz not null default now()
 );
 
--- Rejections of an application, newest first.
+-- An application's rejections, newest first.
 create index emit_rejections_by_application on emit_rejections (application_id, id);
 
--- Emits an event without waking the api, which looks by itself within a second. What could harm the api is
--- refused here and now; everything else is judged after the commit. Answers the number of the emission.
+-- Emits an event without waking the API, which looks by itself within a second. Only what could harm the API is refused
+-- here; everything else is checked after the commit. Returns the number of the emission.
 --
--- It runs with the rights of the tables' owner: names are looked up where these are, whatever the caller has made.
+-- It runs with the rights of the tables' owner, so the search path is fixed: a caller's own tables and functions are
+-- never used instead.
 create function postrider.emit_quietly(application text, event_type text, data jsonb, idempotency_key text)
 returns bigint
 language plpgsql security definer set search_path = postrider, pg_temp
@@ -83,8 +84,8 @@ begin
 end
 $$;
 
--- The same, and the api is woken at the commit. Transactions that notify commit one after the other: where
--- many commit at once, emit quietly.
+-- The same, but wakes the API at the commit. Transactions that notify commit one after the other, so use
+-- `emit_quietly` if many of them commit concurrently.
 create function postrider.emit(application text, event_type text, data jsonb, idempotency_key text)
 returns bigint
 language plpgsql security definer set search_path = postrider, pg_temp
@@ -98,12 +99,12 @@ $$;
 revoke all on function postrider.emit(text, text, jsonb, text) from public;
 revoke all on function postrider.emit_quietly(text, text, jsonb, text) from public;
 
--- Whoever is in this role may emit, and nothing else.
+-- Members of this role may emit, and nothing else.
 do $$
 begin
     create role postrider_emitter nologin;
 exception
-    -- Roles are shared by the databases of a server: another installation has it already, or makes it now.
+    -- Databases of a server share roles: another installation may have created this one, or be creating it now.
     when duplicate_object or unique_violation then null;
     when insufficient_privilege then
         raise notice 'The role postrider_emitter was not created, for lack of the right to. Grant usage on schema postrider and execute on its functions to those who are to emit.';
