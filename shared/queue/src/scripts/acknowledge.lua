@@ -1,13 +1,13 @@
--- Ends reservations: there is nothing left to do for these ids. What their exchanges told of the endpoints
--- adapts how many each may have at once, and opens or closes its breaker.
--- ARGV: for each: endpoint, delivery id and token (24 bytes), what it told (`-` nothing, `+` it succeeded,
--- `!` it failed, `<` it was too slow or too busy), how many milliseconds it took.
--- Returns the breakers that were opened or closed: endpoint, `open` or `closed`, milliseconds until the
--- next probe, milliseconds since it last succeeded, …
+-- Ends reservations of ids for which nothing is left to do. The results of their exchanges adapt each endpoint's
+-- concurrency, and open or close its breaker.
+-- ARGV: for each reservation: endpoint, delivery id and token (24 bytes), result (`-` none, `+` success, `!` failure,
+-- `<` the receiver was too slow or too busy), duration in milliseconds.
+-- Returns the breakers that opened or closed: endpoint, `open` or `closed`, milliseconds until the next probe,
+-- milliseconds since the endpoint began to fail, …
 
--- A breaker opens after as many failures in a row that together lasted as long.
+-- A breaker opens after this many consecutive failures, over at least this time.
 local MIN_FAILURES, MIN_FAILING_MS = 3, 10000
--- When it is probed first, and at the longest.
+-- The first delay before a probe, and the longest.
 local MIN_BACKOFF_MS, MAX_BACKOFF_MS = 5000, 60000
 
 local told = {}
@@ -60,7 +60,7 @@ local function adapt(endpoint, sum)
     local failing_since = math.min(tonumber(known[4] or integer(now_ms - sum.longest_ms)), now_ms)
     redis.call('HSET', hash, 'failures', failures, 'failing_since', integer(failing_since))
     local is_failing = failures >= MIN_FAILURES and now_ms - failing_since >= MIN_FAILING_MS
-    -- What was under way when it opened tells nothing new.
+    -- Once the breaker is open, failures of exchanges that began before do not count: only a probe that is due does.
     if (known[5] or is_failing) and probe_time(endpoint, known[7], known[6]) <= now_ms then
         local backoff = math.min(tonumber(known[6] or integer(MIN_BACKOFF_MS / 2)) * 2, MAX_BACKOFF_MS)
         redis.call('HSET', hash, 'opened', 1, 'window', 1, 'backoff', integer(backoff), 'probe_at',

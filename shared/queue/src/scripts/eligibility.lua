@@ -1,21 +1,20 @@
--- What every script knows. Keys under the base `KEYS[1]`:
---   :epoch             which memory this is
---   :clock             when ids were last reserved, in microseconds: shows that the clock was set back
---   :size              ids in all lists
---   :waiting           hash: ids in all lists of an application
+-- Definitions that every script begins with. Keys under the base `KEYS[1]`:
+--   :epoch             changes when Redis has lost its memory
+--   :clock             time of the last reserve, in microseconds, to detect that the clock was set back
+--   :size              number of ids in all lists
+--   :waiting           hash: number of ids in the lists of each application
 --   :ring              sorted set of applications that may be served, by turn
 --   :a:<application>   sorted set of its endpoints that may be served, by turn
 --   :blocked           sorted set of endpoints that wait for a time, by that time in microseconds
---   :deadlines         sorted set of endpoints with reservations, by their earliest deadline in milliseconds
---                      or before it
---   :wake              tokens for idle deliverers
+--   :deadlines         sorted set of endpoints with reservations, by their earliest deadline in milliseconds,
+--                      or an earlier time
+--   :wake              list of tokens that wake idle deliverers
 --   :q:<endpoint>      list of delivery ids, 16 bytes each
 --   :r:<endpoint>      sorted set of reservations by deadline: delivery id (16 bytes) and token (8 bytes)
---   :e:<endpoint>      hash: application, concurrency and rate (its limits), tat (GCRA), window (exchanges at
---                      once, adapted), failures and failing_since (since it last succeeded), and opened, backoff
---                      and probe_at (its breaker)
--- Where an endpoint is follows from the sets alone. A key that is lost is made again by the next push to the
--- endpoint; the audit pushes to every endpoint that is late.
+--   :e:<endpoint>      hash: application, concurrency and rate (its limits), tat (GCRA), window (adaptive concurrency),
+--                      failures and failing_since (since the last success), and opened, backoff and probe_at (breaker)
+-- The sets alone say where an endpoint is, so that nothing can disagree with them. The next push to an endpoint makes
+-- lost keys again, and the audit pushes to every endpoint that is late.
 
 local base = KEYS[1]
 
@@ -23,30 +22,30 @@ local time = redis.call('TIME')
 local now_us = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local now_ms = math.floor(now_us / 1000)
 
--- After this long without work an endpoint's hash is forgotten; the next push brings it again.
+-- After this long without work an endpoint's hash expires. The next push writes it again.
 local FORGET_MS = 3600000
 
 local function integer(number)
     return string.format('%.0f', number)
 end
 
--- An endpoint that nothing is known of gets one exchange at a time.
+-- An endpoint without a hash gets one exchange at a time.
 local function slots(concurrency, window)
     return math.min(tonumber(concurrency or '1'), tonumber(window or '1'))
 end
 
--- An endpoint whose hash was lost is an application of its own until the next push.
+-- An endpoint without a hash counts as an application of its own until the next push.
 local function application_of(endpoint)
     return redis.call('HGET', base .. ':e:' .. endpoint, 'application') or endpoint
 end
 
--- Gives a member the last turn in a ring, unless it has one.
+-- Adds a member at the end of a ring, unless it is in the ring already. Returns whether it was added.
 local function line_up(ring, member)
     local last = redis.call('ZREVRANGE', ring, 0, 0, 'WITHSCORES')
     return redis.call('ZADD', ring, 'NX', integer(tonumber(last[2] or '0') + 1), member) == 1
 end
 
--- Notes that ids have come into the lists of an application, or have left them.
+-- Counts ids that were added to the lists of an application or, if negative, removed from them.
 local function count(application, ids)
     if redis.call('INCRBY', base .. ':size', ids) < 0 then
         redis.call('DEL', base .. ':size')
@@ -56,9 +55,9 @@ local function count(application, ids)
     end
 end
 
--- What the rate of an endpoint allows, by the generic cell rate algorithm: how many requests now, and the
--- time from which several are allowed. No time that is stored can be further away than the rate explains:
--- then the clock was set back.
+-- What an endpoint's rate limit allows, by the generic cell rate algorithm (GCRA): the number of requests now, and the
+-- time from which several are allowed. A stored time that is later than the rate can explain means that the clock was
+-- set back.
 local function allowance(endpoint, rate, tat)
     local interval = 1000000 / rate
     local burst = math.max(1, math.floor(rate / 4))
@@ -67,7 +66,7 @@ local function allowance(endpoint, rate, tat)
         tat = now_us + burst * interval
         redis.call('HSET', base .. ':e:' .. endpoint, 'tat', integer(tat))
     end
-    -- Fewer, fuller looks where the rate is high.
+    -- At high rates, wait for several requests, so that the endpoint is looked at less often.
     local several = math.max(1, math.floor(burst / 8))
     return {
         count = math.floor((now_us + burst * interval - tat) / interval),
@@ -76,7 +75,7 @@ local function allowance(endpoint, rate, tat)
     }
 end
 
--- When the breaker of an endpoint lets a probe through, in milliseconds.
+-- The time of the next probe of an endpoint, in milliseconds; 0 if its breaker is closed.
 local function probe_time(endpoint, probe_at, backoff)
     probe_at = tonumber(probe_at or '0')
     local latest = now_ms + tonumber(backoff or '60000')
@@ -92,7 +91,8 @@ local function block(endpoint, until_us)
     redis.call('ZADD', base .. ':blocked', integer(until_us), endpoint)
 end
 
--- Lets an endpoint be served if it may be: it has ids and free slots, and waits for no time.
+-- Adds an endpoint to the rings if it may be served: it has ids and free slots, and does not wait for a time. Returns
+-- whether to wake an idle deliverer for it.
 local function make_eligible(endpoint)
     local hash = base .. ':e:' .. endpoint
     if redis.call('LLEN', base .. ':q:' .. endpoint) == 0 then
@@ -123,7 +123,7 @@ local function make_eligible(endpoint)
     return true
 end
 
--- As many tokens as idle deliverers can be of use.
+-- More idle deliverers than this would find nothing to do.
 local MAX_WAKE = 16
 
 local function wake()

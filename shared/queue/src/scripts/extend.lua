@@ -1,5 +1,5 @@
--- Keeps reservations whose exchange is still under way.
--- ARGV: how long from now in milliseconds, then for each: endpoint, then delivery id and token.
+-- Extends reservations whose exchange is still in progress.
+-- ARGV: new duration from now in milliseconds, then for each reservation: endpoint, delivery id and token (24 bytes).
 
 local time = redis.call('TIME')
 local deadline = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000) + tonumber(ARGV[1])

@@ -1,15 +1,15 @@
--- Queues ids and brings the limits of their endpoints along. A push without ids looks its endpoint over: whatever was
--- lost of it is made again.
--- ARGV: epoch, window, capacity, few, share (no application gets more room while it has over this many times what is
--- free), then for each endpoint: endpoint, application, concurrency, rate (0: none),
--- whether its breaker is open (1 or 0), ids.
--- Returns how many ids of each endpoint fitted, in the same order; the first ones of each do.
+-- Queues ids and stores the limits of their endpoints. A push without ids repairs its endpoint: keys that were lost are
+-- made again.
+-- ARGV: epoch, window, capacity, few, factor (an application gets no more room while it has more than this many times
+-- what is free), then for each endpoint: endpoint, application, concurrency, rate (0: none), whether its breaker is
+-- open (1 or 0), ids.
+-- Returns how many ids of each endpoint were queued, in the same order. They are the first ones of each.
 
 if redis.call('GET', base .. ':epoch') ~= ARGV[1] then
     return redis.error_reply('EPOCH the queue has another memory')
 end
 
--- `unpack` has a limit.
+-- `unpack` accepts a limited number of values.
 local CHUNK = 1000
 
 local window, capacity, few = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -23,7 +23,7 @@ for at = 6, #ARGV, 6 do
     redis.call('HSET', hash, 'application', application, 'concurrency', ARGV[at + 2], 'rate', ARGV[at + 3])
     redis.call('PERSIST', hash)
     if ARGV[at + 4] == '1' then
-        -- Remembered from before Redis lost its memory: the first success closes it, a failure opens it.
+        -- The breaker was open before Redis lost its memory. The first success closes it, a failure opens it again.
         redis.call('HSETNX', hash, 'opened', 1)
     end
     if #ids > 0 then
@@ -31,7 +31,7 @@ for at = 6, #ARGV, 6 do
         local free = capacity - tonumber(redis.call('GET', base .. ':size') or '0')
         local has = tonumber(redis.call('HGET', base .. ':waiting', application) or '0')
         local share = math.floor((factor * free - has) / (factor + 1))
-        -- However full the queue is, an endpoint with nothing waiting gets a few ids in.
+        -- However full the queue is, an endpoint with an empty list gets a few ids in.
         local room = math.max(math.min(window - waiting, share), few - waiting)
         local fitting = math.max(math.min(#ids / 16, room), 0)
         for first = 1, fitting, CHUNK do

@@ -1,11 +1,11 @@
--- Reserves ids: a fair share for each application in turn, and within it for each of its endpoints.
--- ARGV: how many, token (8 bytes), how long a reservation lasts in milliseconds, how many an application gets
--- that is not named here, then for each application that gets fewer: application, how many.
--- Returns the microseconds until a blocked endpoint may be served (-1: none), 1 where only what the caller holds
--- already kept an application from being served (else 0), then application, endpoint, id, …
+-- Reserves ids: a fair share for each application in turn, and within that for each of its endpoints.
+-- ARGV: number of ids, token (8 bytes), duration of a reservation in milliseconds, maximum for each application that is
+-- not named here, then for each application with a lower maximum: application, maximum.
+-- Returns the microseconds until a blocked endpoint may be served (-1: none is blocked), 1 if an application was held
+-- back by its maximum alone (else 0), then application, endpoint, id, …
 
--- How much one call looks at, whatever there is: endpoints in all, endpoints of one application at its turn,
--- reservations of an endpoint.
+-- Bounds on what one call looks at: endpoints in total, endpoints of one application per turn, reservations of one
+-- endpoint.
 local MAX_ENDPOINTS = 64
 local MAX_AT_A_TURN = 16
 local MAX_EXPIRED = 128
@@ -16,8 +16,8 @@ for at = 5, #ARGV, 2 do
     allotted[ARGV[at]] = tonumber(ARGV[at + 1])
 end
 
--- Where the clock was set back, all times that are stored are too late. They are looked at again now, and what they
--- are worked out from is clamped.
+-- If the clock was set back, all stored times are too late. Mark them as due, so that they are computed again from
+-- values that are then clamped.
 local SET_BACK_US = 100000
 if now_us < tonumber(redis.call('GET', base .. ':clock') or '0') - SET_BACK_US then
     redis.call('ZUNIONSTORE', base .. ':blocked', 1, base .. ':blocked', 'WEIGHTS', 0)
@@ -25,7 +25,7 @@ if now_us < tonumber(redis.call('GET', base .. ':clock') or '0') - SET_BACK_US t
 end
 redis.call('SET', base .. ':clock', integer(now_us))
 
--- Reservations whose deliverer is gone: their ids come first again.
+-- Expired reservations, whose deliverer is gone: their ids go back to the front of their lists.
 local late = redis.call('ZRANGEBYSCORE', base .. ':deadlines', '-inf', now_ms, 'LIMIT', 0, MAX_ENDPOINTS)
 for _, endpoint in ipairs(late) do
     local reservations = base .. ':r:' .. endpoint
@@ -50,7 +50,7 @@ for _, endpoint in ipairs(late) do
     make_eligible(endpoint)
 end
 
--- Endpoints whose time has come.
+-- Endpoints that were blocked and need not wait any longer.
 local ready = redis.call('ZRANGEBYSCORE', base .. ':blocked', '-inf', integer(now_us), 'LIMIT', 0, MAX_ENDPOINTS)
 for _, endpoint in ipairs(ready) do
     redis.call('ZREM', base .. ':blocked', endpoint)
@@ -60,25 +60,25 @@ end
 local reserved = {}
 local visits = 0
 
--- Reserves up to `most` ids of the endpoint whose turn it is, and returns how many.
+-- Reserves up to `most` ids of an endpoint, and returns how many.
 local function visit(application, endpoint, most)
     local hash, queue = base .. ':e:' .. endpoint, base .. ':q:' .. endpoint
     local reservations = base .. ':r:' .. endpoint
     local known = redis.call('HMGET', hash, 'concurrency', 'rate', 'tat', 'window', 'probe_at', 'backoff')
     local probe_at = probe_time(endpoint, known[5], known[6])
     if probe_at > now_ms then
-        -- Its breaker has opened since it lined up.
+        -- Its breaker has opened since it was added to the ring.
         block(endpoint, probe_at * 1000)
         return 0
     end
     local free = slots(known[1], known[4]) - redis.call('ZCARD', reservations)
-    -- Where the hash was lost: slowly, until the next push.
+    -- Without a hash, one request per second until the next push.
     local rate = tonumber(known[2] or '1')
     local allowed = rate > 0 and allowance(endpoint, rate, tonumber(known[3] or '0'))
     local take = math.min(most, free, allowed and allowed.count or most)
     local ids = take > 0 and redis.call('LPOP', queue, take) or {}
     for _, id in ipairs(ids) do
-        -- An id that is reserved twice under one token counts once.
+        -- An id that is reserved twice under the same token counts once.
         redis.call('ZADD', reservations, now_ms + lasts_ms, id .. token)
         reserved[#reserved + 1] = application
         reserved[#reserved + 1] = endpoint
@@ -92,7 +92,7 @@ local function visit(application, endpoint, most)
         end
     end
     if free - #ids <= 0 or redis.call('LLEN', queue) == 0 then
-        -- An acknowledgement, or a push, brings it back.
+        -- An acknowledgement or a push adds it to the ring again.
         return #ids
     end
     if allowed and allowed.count - #ids <= 0 then
@@ -103,7 +103,7 @@ local function visit(application, endpoint, most)
     return #ids
 end
 
--- Reserves up to `most` ids of the application whose turn it is, and returns how many.
+-- Reserves up to `most` ids of an application, and returns how many.
 local function serve(application, most)
     local ring = base .. ':a:' .. application
     local share = math.max(1, math.ceil(most / math.max(1, redis.call('ZCARD', ring))))
@@ -146,7 +146,8 @@ for _, application in ipairs(held_back) do
     line_up(base .. ':ring', application)
 end
 
--- There is more: another deliverer may be idle. One that got nothing is not to wake itself for what it may not have.
+-- Something is left, and another deliverer may be idle. A deliverer that got nothing must not wake itself for ids that
+-- its maximum does not allow.
 if is_more or (#held_back > 0 and #reserved > 0) then
     wake()
 end
