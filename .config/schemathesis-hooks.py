@@ -1,4 +1,4 @@
-"""Where schemathesis is told more than the specification says. Loaded by script/fuzz-api."""
+"""Rules that schemathesis cannot find in the specification. script/fuzz-api loads this file."""
 
 import schemathesis
 from schemathesis.core.failures import AcceptedNegativeData
@@ -7,18 +7,18 @@ from schemathesis.openapi.checks import RejectedPositiveData
 
 @schemathesis.hook
 def filter_failure(context, failure, case, response):
-    """False for what is no failure."""
+    """Returns False for a failure that is not one."""
     return not (is_null_for_no_body(failure, case) or is_without_application(failure, response))
 
 
 def is_null_for_no_body(failure, case):
-    """`null` where a body is optional is taken as no body, for the SDKs that send it so. Not in the specification:
-    a nullable body would be a type of its own in every generated client."""
+    """If a body is optional, the API accepts `null` as no body, because some SDKs send that. It is not in the
+    specification, because a nullable body would be a separate type in every generated client."""
     optional = all(not body.is_required for body in case.operation.body)
     return isinstance(failure, AcceptedNegativeData) and optional and case.body is None
 
 
 def is_without_application(failure, response):
-    """An admin token must say for which application, an API key need not. OpenAPI cannot make a parameter depend on
-    the caller."""
+    """A request with an admin token must name an application, a request with an API key need not. In OpenAPI, a
+    parameter cannot depend on the caller."""
     return isinstance(failure, RejectedPositiveData) and response.json().get("code") == "application_required"
