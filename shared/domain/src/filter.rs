@@ -122,8 +122,8 @@ impl Compiler {
     fn condition(&mut self, path: &str, json: &str, at: &str) -> String {
         let path = match Path::parse(path) {
             Ok(path) => path,
-            Err(message) => {
-                self.mistake(at, message);
+            Err(error) => {
+                self.mistake(at, error.to_string());
                 return String::new();
             }
         };
@@ -251,6 +251,19 @@ impl Compiler {
     }
 }
 
+/// Why a text is not a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+enum PathError {
+    #[error(
+        "must be `and`, `or`, `not`, or a path such as `data.customer.name`, `data.items[*].sku` or `data.\"a.b\"`"
+    )]
+    Syntax,
+    #[error("can contain `[*]` only once, and only after a key")]
+    Elements,
+    #[error("must have at most {MAX_KEYS} keys")]
+    TooManyKeys,
+}
+
 /// Where a value is, below `data`.
 #[derive(Debug, PartialEq, Eq)]
 struct Path {
@@ -261,33 +274,28 @@ struct Path {
 
 impl Path {
     /// Reads `data.customer.name`, `data.items[*].sku` or `data."a.b"`.
-    fn parse(text: &str) -> Result<Self, String> {
-        let syntax = || {
-            "must be `and`, `or`, `not`, or a path such as `data.customer.name`, `data.items[*].sku` or \
-             `data.\"a.b\"`"
-                .to_owned()
-        };
-        let mut rest = text.strip_prefix("data").ok_or_else(syntax)?;
+    fn parse(text: &str) -> Result<Self, PathError> {
+        let mut rest = text.strip_prefix("data").ok_or(PathError::Syntax)?;
         let mut path = Self { keys: Vec::new(), elements_of: None };
         while !rest.is_empty() {
             if let Some(after) = rest.strip_prefix("[*]") {
                 if path.keys.is_empty() || path.elements_of.is_some() {
-                    return Err("can contain `[*]` only once, and only after a key".to_owned());
+                    return Err(PathError::Elements);
                 }
                 path.elements_of = Some(path.keys.len());
                 rest = after;
                 continue;
             }
-            let key = rest.strip_prefix('.').ok_or_else(syntax)?;
+            let key = rest.strip_prefix('.').ok_or(PathError::Syntax)?;
             let (key, after) =
-                if key.starts_with('"') { quoted(key) } else { bare(key) }.ok_or_else(syntax)?;
+                if key.starts_with('"') { quoted(key) } else { bare(key) }.ok_or(PathError::Syntax)?;
             path.keys.push(key);
             rest = after;
         }
         match path.keys.len() {
-            0 => Err(syntax()),
+            0 => Err(PathError::Syntax),
             1..=MAX_KEYS => Ok(path),
-            _ => Err(format!("must have at most {MAX_KEYS} keys")),
+            _ => Err(PathError::TooManyKeys),
         }
     }
 

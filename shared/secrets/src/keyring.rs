@@ -31,6 +31,11 @@ pub enum KeyringError {
     Changed(String),
 }
 
+/// A text is not a master key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("each key must be the base64 of 32 bytes; create one with `openssl rand -base64 32`")]
+pub struct MasterKeyError;
+
 /// One master key: 256 bits. Its `Debug` form shows its id alone.
 #[derive(Clone)]
 pub struct MasterKey {
@@ -42,11 +47,10 @@ impl MasterKey {
     /// Parses base64 of 32 bytes, as `openssl rand -base64 32` writes it.
     ///
     /// # Errors
-    /// With what it must be.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let wrong = "each key must be the base64 of 32 bytes; create one with `openssl rand -base64 32`";
-        let bytes = STANDARD.decode(text).map_err(|_| wrong.to_owned())?;
-        let cipher = XChaCha20Poly1305::new_from_slice(&bytes).map_err(|_| wrong.to_owned())?;
+    /// When it is not that.
+    pub fn parse(text: &str) -> Result<Self, MasterKeyError> {
+        let bytes = STANDARD.decode(text).map_err(|_| MasterKeyError)?;
+        let cipher = XChaCha20Poly1305::new_from_slice(&bytes).map_err(|_| MasterKeyError)?;
         Ok(Self { id: key_id(&bytes), cipher })
     }
 }
@@ -148,7 +152,8 @@ fn associated(endpoint: EndpointId, purpose: &str) -> Vec<u8> {
 
 /// Reads `POSTRIDER_MASTER_KEY`.
 pub fn read(reader: &mut Reader<'_>) -> Keyring {
-    Keyring::new(reader.list(&settings::MASTER_KEY, MasterKey::parse))
+    let parse = |text: &str| MasterKey::parse(text).map_err(|error| error.to_string());
+    Keyring::new(reader.list(&settings::MASTER_KEY, parse))
 }
 
 #[cfg(test)]

@@ -21,8 +21,9 @@ pub struct DatabaseConfig {
 impl DatabaseConfig {
     /// Reads `DATABASE_URL` and its companions.
     pub fn read(reader: &mut Reader<'_>) -> Self {
-        let url = reader.required_or(&settings::DATABASE_URL, database_url::parse, Default::default);
-        let direct_url = reader.optional_with(&settings::DATABASE_DIRECT_URL, database_url::parse);
+        let parse = |text: &str| database_url::parse(text).map_err(|error| error.to_string());
+        let url = reader.required_or(&settings::DATABASE_URL, parse, Default::default);
+        let direct_url = reader.optional_with(&settings::DATABASE_DIRECT_URL, parse);
         Self {
             direct_url: direct_url.unwrap_or_else(|| url.clone()),
             url,

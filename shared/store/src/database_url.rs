@@ -2,17 +2,26 @@
 
 use tokio_postgres::Config;
 
+/// Why a URL cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DatabaseUrlError {
+    /// An option of libpq that names a file.
+    #[error("`sslrootcert` is not supported; set POSTRIDER_EXTRA_CA_FILE to the file instead")]
+    RootCertificate,
+    /// Not a URL of PostgreSQL.
+    #[error(transparent)]
+    Invalid(#[from] tokio_postgres::Error),
+}
+
 /// Parses a URL or `key=value` pairs. Wherever TLS is spoken, certificate and name are verified (`store::connect`):
 /// the modes `verify-ca` and `verify-full` of libpq are what `require` is here.
-pub(super) fn parse(text: &str) -> Result<Config, String> {
+pub(super) fn parse(text: &str) -> Result<Config, DatabaseUrlError> {
     let options = match text.split_once("://") {
         Some((_, rest)) => rest.rsplit_once('?').map_or("", |(_, options)| options),
         None => text,
     };
     if options.split(is_separator).any(|option| option.starts_with("sslrootcert=")) {
-        return Err(
-            "`sslrootcert` is not supported; set POSTRIDER_EXTRA_CA_FILE to the file instead".to_owned()
-        );
+        return Err(DatabaseUrlError::RootCertificate);
     }
     let begin = text.len() - options.len();
     let options = options.split_inclusive(is_separator).map(|option| {
@@ -23,7 +32,7 @@ pub(super) fn parse(text: &str) -> Result<Config, String> {
         }
     });
     let known = text[..begin].to_owned() + &options.collect::<String>();
-    known.parse().map_err(|error: tokio_postgres::Error| error.to_string())
+    Ok(known.parse()?)
 }
 
 fn is_separator(character: char) -> bool {
@@ -55,6 +64,6 @@ mod tests {
         assert!(parse("postgres://db/x?sslmode=verify").is_err());
         let refused =
             parse("postgres://db/x?sslmode=verify-full&sslrootcert=/ca.pem").expect_err("not known");
-        assert!(refused.contains("POSTRIDER_EXTRA_CA_FILE"), "{refused}");
+        assert!(matches!(refused, DatabaseUrlError::RootCertificate), "{refused}");
     }
 }
