@@ -89,7 +89,7 @@ pub async fn run(
     metrics: PrometheusHandle,
     shutdown: CancellationToken,
 ) -> Result<(), ApiError> {
-    let store = Store::for_requests(&config.database)?;
+    let store = Store::for_requests(&config.database);
     let max_connections = server::max_connections();
     let schema_ready = SchemaReady::new();
     let supervisor = Supervisor::new(&shutdown);

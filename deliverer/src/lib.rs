@@ -109,7 +109,7 @@ pub async fn run(
     health: Health,
     shutdown: CancellationToken,
 ) -> Result<(), DelivererError> {
-    let store = Store::new(&config.database)?;
+    let store = Store::new(&config.database);
     let queue = Queue::new(&config.queue)?;
     let client = Client::new(&config).map_err(DelivererError::Client)?;
     let part = "deliverer_postgresql";

@@ -70,7 +70,7 @@ pub(crate) fn sign(
     let url: Url = url.parse().map_err(|error| never(format!("the URL cannot be read: {error}")))?;
     let keys: Result<Vec<_>, _> =
         claimed.endpoint.keys.iter().map(|key| key.open(keyring, claimed.endpoint_id)).collect();
-    let keys = keys.map_err(not_here)?;
+    let keys = keys.map_err(|error| not_here(error.to_string()))?;
     if keys.is_empty() {
         return Err(never("the endpoint has no secret to sign with"));
     }

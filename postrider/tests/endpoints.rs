@@ -484,7 +484,7 @@ async fn what_it_costs_to_compare_an_event_with_patterns_counts_though_none_matc
         producer.endpoint(json!({"url": "https://receiver.invalid", "event_types": patterns})).await;
     }
     let config = bed.source.read(DatabaseConfig::read).expect("the configuration");
-    let store = Store::new(&config).expect("a store");
+    let store = Store::new(&config);
     let event = NewEvent {
         producer: EventProducer::Admin(producer.application_id.parse().expect("an id")),
         idempotency_key: "1".to_owned(),

@@ -21,7 +21,7 @@ use support::service::Services;
 use support::{Bed, eventually};
 
 fn store(bed: &Bed) -> Store {
-    Store::new(&bed.source.read(DatabaseConfig::read).expect("the configuration")).expect("a store")
+    Store::new(&bed.source.read(DatabaseConfig::read).expect("the configuration"))
 }
 
 /// Records one attempt, and answers which delivery was moved by it.

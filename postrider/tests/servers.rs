@@ -153,7 +153,7 @@ async fn defaults_of_the_database_change_nothing() {
     let delivery = producer.delivery_in(&text(&event["event_id"]), "succeeded").await;
     assert!(text(&delivery["created_at"]).ends_with('Z'));
     let config = bed.source.read(DatabaseConfig::read).expect("a configuration");
-    let store = Store::new(&config).expect("a store");
+    let store = Store::new(&config);
     for (setting, value) in [
         ("synchronous_commit", "on"),
         ("timezone", "UTC"),

@@ -1,9 +1,9 @@
-//! Every statement of the store, read out of its source, is one that PostgreSQL can prepare.
+//! Reads every statement of the store out of its source: each has a name, and PostgreSQL can prepare it.
 
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use proc_macro2::{Group, TokenStream, TokenTree};
 use support::Bed;
@@ -11,15 +11,22 @@ use support::Bed;
 /// How a statement begins; the rest of its first line is its name.
 const MARK: &str = "-- ";
 
+/// What a text begins with that is a statement without a name.
+const VERBS: [&str; 15] = [
+    "alter", "analyze", "create", "delete", "drop", "insert", "listen", "lock", "notify", "select", "set",
+    "truncate", "update", "vacuum", "with",
+];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_statement_of_the_store_is_named_and_can_be_prepared() {
-    let statements = statements();
-    assert!(statements.len() >= 40, "only {} statements were found", statements.len());
+    let Found { statements, templates, unnamed } = find_all();
+    assert!(statements.len() >= 150, "only {} statements were found", statements.len());
     let bed = Bed::new().await;
     let client = bed.sql().await;
     let mut names = BTreeSet::new();
-    let mut mistakes = Vec::new();
-    for Statement { file, sql } in &statements {
+    let mut mistakes: Vec<_> =
+        unnamed.iter().map(|Statement { file, sql }| format!("{file}: has no name: {sql}")).collect();
+    for Statement { file, sql } in statements.iter().chain(&templates) {
         let name = sql.lines().next().unwrap_or_default().trim_start_matches(MARK);
         let mut blame = |what: &str| mistakes.push(format!("{file}: {name}: {what}"));
         let is_word =
@@ -30,16 +37,44 @@ async fn every_statement_of_the_store_is_named_and_can_be_prepared() {
         if !names.insert(name) {
             blame("is called like another one");
         }
+    }
+    for Statement { file, sql } in &statements {
+        let name = sql.lines().next().unwrap_or_default();
+        let mut blame = |what: &str| mistakes.push(format!("{file}: {name}: {what}"));
         if code_of(sql).chars().any(char::is_uppercase) {
             blame("is not in lower case");
         }
-        if let Err(error) = client.prepare(sql).await {
-            let detail = error.as_db_error().map_or(error.to_string(), |error| error.to_string());
-            blame(&format!("cannot be prepared: {detail}"));
+        match client.prepare(sql).await {
+            Err(error) => {
+                let detail = error.as_db_error().map_or(error.to_string(), |error| error.to_string());
+                blame(&format!("cannot be prepared: {detail}"));
+            }
+            Ok(statement) => {
+                let mut columns = BTreeSet::new();
+                for column in statement.columns().iter().map(tokio_postgres::Column::name) {
+                    if column == "?column?" || !columns.insert(column) {
+                        blame(&format!("does not name each of its columns: {column}"));
+                    }
+                }
+            }
         }
     }
     assert!(mistakes.is_empty(), "{}", mistakes.join("\n"));
     bed.finish().await;
+}
+
+#[test]
+fn a_file_of_sql_has_the_name_of_its_statement_and_is_used() {
+    let included: BTreeSet<_> = find_all().statements.into_iter().map(|statement| statement.sql).collect();
+    for directory in crates() {
+        for entry in std::fs::read_dir(directory.join("sql")).into_iter().flatten() {
+            let path = entry.expect("an entry").path();
+            let sql = std::fs::read_to_string(&path).expect("a file");
+            let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
+            assert_eq!(sql.lines().next(), Some(&*format!("{MARK}{name}")), "{}", path.display());
+            assert!(included.contains(&sql), "{} is not used", path.display());
+        }
+    }
 }
 
 #[test]
@@ -48,51 +83,77 @@ fn statements_are_found_in_literals_and_in_macros() {
         macro_rules! columns { () => { "a, \
              b" }; }
         macro_rules! list { ($name:literal, $scope:literal) => { concat!("-- t.", $name, "\nselect ", columns!(), " from t where ", $scope) }; }
-        const ONE: &str = "-- t.one
-select 1";
-        const ALL: &str = list!("all", "c = 'X'");
-        fn f() { query("-- t.two\nselect 2", &[]); println!("no {}", "statement"); }
+        const ONE: Sql = Sql::named("-- t.one
+select 1");
+        const ALL: Sql = Sql::named(list!("all", "c = 'X'"));
+        fn f() { query("select 2", &[]); run(format!("-- t.drop\ndrop table {t}")); println!("no {}", "statement"); }
+        fn g() { run(concat!("select ", "3")); run(format!("listen {channel}")); }
     "#;
-    let found: Vec<_> = Source::read("f", source, &BTreeMap::new())
-        .statements
-        .into_iter()
-        .map(|statement| statement.sql)
-        .collect();
-    assert_eq!(
-        found,
-        ["-- t.one\nselect 1", "-- t.all\nselect a, b from t where c = 'X'", "-- t.two\nselect 2"]
-    );
+    let found = Source::read("f", Path::new("."), source, &BTreeMap::new()).found;
+    let texts = |statements: Vec<Statement>| -> Vec<String> {
+        statements.into_iter().map(|statement| statement.sql).collect()
+    };
+    assert_eq!(texts(found.statements), ["-- t.one\nselect 1", "-- t.all\nselect a, b from t where c = 'X'"]);
+    assert_eq!(texts(found.templates), ["-- t.drop\ndrop table {t}"]);
+    assert_eq!(texts(found.unnamed), ["select 2", "select 3", "listen {channel}"]);
 }
 
+#[derive(Clone)]
 struct Statement {
     file: String,
     sql: String,
 }
 
-fn statements() -> Vec<Statement> {
+/// What looks like SQL in a source file.
+#[derive(Default)]
+struct Found {
+    /// The arguments of `Sql::named`.
+    statements: Vec<Statement>,
+    /// Other texts that begin with a name: they are completed by a `format!`.
+    templates: Vec<Statement>,
+    /// Texts that begin with a verb of SQL.
+    unnamed: Vec<Statement>,
+}
+
+fn crates() -> [PathBuf; 2] {
     let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
+    ["store/src", "secrets/src"].map(|directory| shared.join(directory))
+}
+
+fn find_all() -> Found {
     let mut files = Vec::new();
-    let directories = ["store/src", "secrets/src"].map(|directory| shared.join(directory));
-    for entry in directories.iter().flat_map(|directory| std::fs::read_dir(directory).expect("a crate")) {
-        let path = entry.expect("an entry").path();
-        let file = path.file_name().expect("a name").to_string_lossy().into_owned();
-        if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push((file, std::fs::read_to_string(&path).expect("a source file")));
+    for directory in crates() {
+        for entry in std::fs::read_dir(&directory).expect("a crate") {
+            let path = entry.expect("an entry").path();
+            let file = path.file_name().expect("a name").to_string_lossy().into_owned();
+            // `sql.rs` is where `Sql` is defined.
+            if path.extension().is_some_and(|extension| extension == "rs") && file != "sql.rs" {
+                let text = std::fs::read_to_string(&path).expect("a source file");
+                files.push((file, directory.clone(), text));
+            }
         }
     }
     // A macro of another file may be used under its name; one of the same name in a file of its own goes first.
     let mut shared = BTreeMap::new();
-    for (file, text) in &files {
-        shared.extend(Source::read(file, text, &BTreeMap::new()).macros);
+    for (_, _, text) in &files {
+        Source::find_macros(text.parse().expect("Rust"), &mut shared);
     }
-    files.iter().flat_map(|(file, text)| Source::read(file, text, &shared).statements).collect()
+    let mut all = Found::default();
+    for (file, directory, text) in &files {
+        let found = Source::read(file, directory, text, &shared).found;
+        all.statements.extend(found.statements);
+        all.templates.extend(found.templates);
+        all.unnamed.extend(found.unnamed);
+    }
+    all
 }
 
-/// A source file, with as much of macros as statements are composed by: `concat!` and the store's own.
+/// A source file, with as much of macros as statements are composed by: `concat!`, `include_str!` and the store's own.
 struct Source {
     file: String,
+    directory: PathBuf,
     macros: BTreeMap<String, Macro>,
-    statements: Vec<Statement>,
+    found: Found,
 }
 
 /// A macro of one rule: the names of its parameters, and its body.
@@ -103,24 +164,47 @@ struct Macro {
 }
 
 impl Source {
-    fn read(file: &str, text: &str, macros: &BTreeMap<String, Macro>) -> Self {
-        let mut source = Self { file: file.to_owned(), macros: macros.clone(), statements: Vec::new() };
-        source.scan(text.parse::<TokenStream>().expect("Rust").into_iter().collect());
+    fn read(file: &str, directory: &Path, text: &str, shared: &BTreeMap<String, Macro>) -> Self {
+        let tokens: TokenStream = text.parse().expect("Rust");
+        let mut macros = shared.clone();
+        Self::find_macros(tokens.clone(), &mut macros);
+        let (file, directory) = (file.to_owned(), directory.to_owned());
+        let mut source = Self { file, directory, macros, found: Found::default() };
+        source.scan(tokens.into_iter().collect());
         source
+    }
+
+    fn find_macros(tokens: TokenStream, macros: &mut BTreeMap<String, Macro>) {
+        let tokens: Vec<_> = tokens.into_iter().collect();
+        for window in tokens.windows(4) {
+            if let [TokenTree::Ident(keyword), _, TokenTree::Ident(name), TokenTree::Group(rules)] = window
+                && keyword == "macro_rules"
+            {
+                macros.insert(name.to_string(), Macro::read(rules));
+            }
+        }
     }
 
     fn scan(&mut self, tokens: Vec<TokenTree>) {
         let mut rest = &tokens[..];
         while let Some((first, after)) = rest.split_first() {
             rest = match rest {
+                [TokenTree::Ident(keyword), _, TokenTree::Ident(_), TokenTree::Group(_), after @ ..]
+                    if keyword == "macro_rules" =>
+                {
+                    after
+                }
                 [
-                    TokenTree::Ident(keyword),
-                    _,
-                    TokenTree::Ident(name),
-                    TokenTree::Group(rules),
+                    TokenTree::Ident(sql),
+                    TokenTree::Punct(_),
+                    TokenTree::Punct(_),
+                    TokenTree::Ident(named),
+                    TokenTree::Group(text),
                     after @ ..,
-                ] if keyword == "macro_rules" => {
-                    self.macros.insert(name.to_string(), Macro::read(rules));
+                ] if sql == "Sql" && named == "named" => {
+                    let text = split(text).first().and_then(|text| self.evaluate(text, &BTreeMap::new()));
+                    let sql = text.unwrap_or_else(|| panic!("{}: a statement cannot be read", self.file));
+                    self.found.statements.push(Statement { file: self.file.clone(), sql });
                     after
                 }
                 [TokenTree::Ident(_), TokenTree::Punct(mark), TokenTree::Group(arguments), after @ ..]
@@ -148,9 +232,15 @@ impl Source {
     }
 
     fn note(&mut self, text: String) {
-        if text.starts_with(MARK) {
-            self.statements.push(Statement { file: self.file.clone(), sql: text });
-        }
+        let verb = text.split_ascii_whitespace().next().unwrap_or_default();
+        let list = if text.starts_with(MARK) {
+            &mut self.found.templates
+        } else if VERBS.contains(&verb) && text.starts_with(verb) && text.len() > verb.len() {
+            &mut self.found.unnamed
+        } else {
+            return;
+        };
+        list.push(Statement { file: self.file.clone(), sql: text });
     }
 
     /// The text that an expression of literals and macros stands for, where it is one.
@@ -163,6 +253,9 @@ impl Source {
                     split(arguments).iter().map(|argument| self.evaluate(argument, bound)).collect();
                 if name == "concat" {
                     return Some(arguments?.concat());
+                }
+                if name == "include_str" {
+                    return std::fs::read_to_string(self.directory.join(arguments?.concat())).ok();
                 }
                 let Macro { parameters, body } = self.macros.get(&name.to_string())?;
                 let bound = parameters.iter().cloned().zip(arguments?).collect();

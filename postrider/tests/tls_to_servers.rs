@@ -108,7 +108,7 @@ async fn postgresql_is_verified_in_each_mode_and_the_extra_authority_is_trusted(
             settings.push(("POSTRIDER_EXTRA_CA_FILE", file.path().to_string_lossy().into_owned()));
         }
         let config = source(&bed, &settings).read(DatabaseConfig::read).expect("the configuration");
-        Store::new(&config).expect("certificates").durable().await.map(drop)
+        Store::new(&config).durable().await.map(drop)
     };
     for mode in ["prefer", "require", "verify-ca", "verify-full"] {
         ping(good, mode, true).await.expect(mode);

@@ -73,7 +73,7 @@ struct Relay {
 /// At its start, when PostgreSQL does not fit or the configuration cannot be used; later, when one of its loops has
 /// panicked.
 pub async fn run(config: RelayConfig, health: Health, shutdown: CancellationToken) -> Result<(), RelayError> {
-    let store = Store::new(&config.database)?;
+    let store = Store::new(&config.database);
     let queue = Queue::new(&config.queue)?;
     if !start::until_it_fits(&store, || std::future::ready(Ok(())), &health, "relay_postgresql", &shutdown)
         .await?

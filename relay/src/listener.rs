@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use postrider_runtime::health::Health;
-use postrider_store::{DatabaseConfig, Dedicated, StoreError, outbox};
+use postrider_store::{DatabaseConfig, Dedicated, outbox};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
@@ -81,6 +81,5 @@ impl Listener {
 }
 
 async fn is_alive(connection: &Dedicated) -> bool {
-    let answer = async { Ok::<_, StoreError>(connection.client.simple_query("select 1").await?) };
-    matches!(timeout(CHECK_EVERY, answer).await, Ok(Ok(_)))
+    matches!(timeout(CHECK_EVERY, connection.ping()).await, Ok(Ok(())))
 }

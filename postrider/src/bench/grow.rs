@@ -41,7 +41,7 @@ pub(super) async fn grow(
 ) -> anyhow::Result<()> {
     let mut source = Source::gather(|_| None, |_| None);
     source.set("DATABASE_URL", database_url);
-    let store = Store::new(&source.read(DatabaseConfig::read)?)?;
+    let store = Store::new(&source.read(DatabaseConfig::read)?);
     let application = fixture.applications.first().context("there is no application")?;
     let application_id: ApplicationId =
         application.id.parse().context("the id of the application is not a UUID")?;

@@ -9,8 +9,8 @@ const SHOWN: i64 = 20;
 
 const TOP: &str = "-- bench.statements
 select
-    query, calls, total_exec_time, mean_exec_time, rows, shared_blks_hit + shared_blks_read, wal_bytes::float8,
-    plans, total_plan_time
+    query, calls, total_exec_time, mean_exec_time, rows, shared_blks_hit + shared_blks_read as pages,
+    wal_bytes::float8 as wal_bytes, plans, total_plan_time
 from pg_stat_statements
 where dbid = (select oid from pg_database where datname = current_database()) and query not like '-- bench.%'
 order by total_exec_time + total_plan_time desc
@@ -64,17 +64,17 @@ impl Statements {
         let rows = self.0.query(TOP, &[&SHOWN]).await?;
         let per_call = |value: f64, calls: i64| value / calls.max(1) as f64;
         let statement = |row: &tokio_postgres::Row| {
-            let calls: i64 = row.get(1);
+            let calls: i64 = row.get("calls");
             Statement {
-                name: name(row.get(0)),
+                name: name(row.get("query")),
                 calls,
-                total_ms: row.get(2),
-                mean_ms: row.get(3),
-                rows_per_call: per_call(row.get::<_, i64>(4) as f64, calls),
-                pages_per_call: per_call(row.get::<_, i64>(5) as f64, calls),
-                wal_bytes_per_call: per_call(row.get(6), calls),
-                plans: row.get(7),
-                planning_ms: row.get(8),
+                total_ms: row.get("total_exec_time"),
+                mean_ms: row.get("mean_exec_time"),
+                rows_per_call: per_call(row.get::<_, i64>("rows") as f64, calls),
+                pages_per_call: per_call(row.get::<_, i64>("pages") as f64, calls),
+                wal_bytes_per_call: per_call(row.get("wal_bytes"), calls),
+                plans: row.get("plans"),
+                planning_ms: row.get("total_plan_time"),
             }
         };
         Ok(rows.iter().map(statement).collect())

@@ -43,7 +43,7 @@ impl RekeyConfig {
 /// Runs to the end. It may be interrupted at any time: the next run finds what is left.
 pub(super) async fn run(source: &Source) -> anyhow::Result<()> {
     let RekeyConfig { database, keyring } = source.read(RekeyConfig::read)?;
-    let store = Store::new(&database)?;
+    let store = Store::new(&database);
     migrate::check_schema(&store).await?;
     let secrets = secrets(&store, &keyring).await.context(
         "not all secrets were encrypted again; run \

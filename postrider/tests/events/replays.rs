@@ -383,8 +383,7 @@ async fn tenants_take_turns_however_many_replays_one_has_open() {
         let replay = producer.post("/v1/replays", &json!({"mode": "replay"})).await;
         replays.push(text(&replay["id"]));
     }
-    let store =
-        Store::new(&bed.source.read(DatabaseConfig::read).expect("the configuration")).expect("a store");
+    let store = Store::new(&bed.source.read(DatabaseConfig::read).expect("the configuration"));
     let mut turns = Vec::new();
     for _ in 0..6 {
         let step = replay_steps::step(&store).await.expect("a step").expect("something to do");

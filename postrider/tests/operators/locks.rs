@@ -142,8 +142,7 @@ async fn what_ends_while_its_record_meets_a_lock_is_recorded_later_and_not_sent_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_take_that_meets_a_lock_names_the_cause_and_not_what_follows_from_it() {
     let bed = Bed::new().await;
-    let store =
-        Store::new(&bed.source.read(DatabaseConfig::read).expect("a configuration")).expect("a store");
+    let store = Store::new(&bed.source.read(DatabaseConfig::read).expect("a configuration"));
     let mut sql = bed.sql().await;
     let held = sql.transaction().await.expect("a transaction");
     held.batch_execute("lock table queue_epoch").await.expect("locked");

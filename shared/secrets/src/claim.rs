@@ -3,13 +3,12 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
-use deadpool_postgres::GenericClient;
 use postgres_types::Json;
 use postrider_domain::delivery::ErrorClass;
 use postrider_domain::ids::{DelivererNumber, DeliveryId, EndpointId, EventId, LeaseId};
 use postrider_store::page::id_bounds;
+use postrider_store::sql::{Columns, FromRow, Sql, read};
 use postrider_store::{Store, StoreError, deliveries, is_not_parked};
-use tokio_postgres::Row;
 
 use crate::headers::StoredValue;
 use crate::keyring::Stored;
@@ -124,7 +123,7 @@ impl Claim {
 /// Rows are locked in the order of their ids, and judged as they are then: an id may be stale. One that
 /// another transaction has locked is passed over, so that it holds up no other. The bounds of the ids leave
 /// all partitions but theirs aside.
-const CLAIM: &str = concat!(
+const CLAIM: Sql = Sql::named(concat!(
     "-- deliveries.claim
 with seen as materialized (
     select d.id, d.event_id, d.endpoint_id, d.application_id, d.attempt_count, d.max_attempts,
@@ -209,10 +208,11 @@ key as materialized (
         where s.endpoint_id = e.id and (s.expires_at is null or s.expires_at > now())
     ) s
 )
-select j.id, l.id, (j.attempt_count + 1)::smallint, j.max_attempts, j.endpoint_id, j.event_id,
-       v.event_type, rfc3339(v.created_at), v.payload::text,
-       e.url, e.headers, e.sensitive_headers, e.timeout_seconds, e.retry_schedule, e.permanent_statuses,
-       k.algorithms, k.secrets, k.master_key_ids, j.verdict = 'ordered', e.url_query
+select j.id as delivery_id, l.id as lease_id, j.verdict = 'ordered' as is_ordered,
+       (j.attempt_count + 1)::smallint as attempt_number, j.max_attempts, j.endpoint_id, j.event_id,
+       v.event_type, rfc3339(v.created_at) as timestamp, v.payload::text as data,
+       e.url, e.url_query, e.headers, e.sensitive_headers, e.timeout_seconds, e.retry_schedule, e.permanent_statuses,
+       k.algorithms, k.secrets, k.master_key_ids
 from judged j
 left join lease l on j.verdict = 'claimed'
 left join lateral (
@@ -226,7 +226,7 @@ left join events v on j.verdict = 'claimed' and v.id = j.event_id and v.expunged
                   and j.id is distinct from $7
 left join key k on k.endpoint_id = e.id
 order by j.id"
-);
+));
 
 /// Takes a lease on those of the deliveries that are open and due, and tells what it saw of every one.
 /// `unrendered` is one of them that is claimed without its event.
@@ -242,22 +242,24 @@ pub async fn claim(
     unrendered: Option<(DeliveryId, &Unrendered)>,
 ) -> Result<Claim, StoreError> {
     let client = store.relaxed().await?;
-    let statement = client.prepare_cached(CLAIM).await?;
     let (first, last) = id_bounds(deliveries);
     let margin = LEASE_MARGIN.as_secs_f64();
     let (lease, without) = (LeaseId::draw(), unrendered.map(|(id, _)| id));
-    let rows = client
-        .query(&statement, &[&deliveries, &deliverer, &margin, &first, &last, &false, &without, &lease])
+    let rows = CLAIM
+        .fetch_all(&client, &[&deliveries, &deliverer, &margin, &first, &last, &false, &without, &lease])
         .await?;
     let mut claim = Claim::default();
     for row in &rows {
-        match row.get::<_, Option<LeaseId>>(1) {
-            Some(lease_id) => claim.claimed.push(claimed(row, lease_id, unrendered)),
-            None if row.get(18) => claim.ordered.push(row.get(0)),
-            None => claim.settled.push(row.get(0)),
+        match read(row) {
+            Seen::Leased(mut claimed) => {
+                explain(&mut claimed, unrendered);
+                claim.claimed.push(*claimed);
+            }
+            Seen::Ordered(delivery) => claim.ordered.push(delivery),
+            Seen::Settled(delivery) => claim.settled.push(delivery),
         }
     }
-    let found: HashSet<DeliveryId> = rows.iter().map(|row| row.get(0)).collect();
+    let found: HashSet<DeliveryId> = rows.iter().map(|row| row.get("delivery_id")).collect();
     let passed: Vec<_> = deliveries.iter().copied().filter(|id| !found.contains(id)).collect();
     let locked = deliveries::existing(&client, &passed).await?;
     // What is not in the table at all has been purged.
@@ -265,17 +267,21 @@ pub async fn claim(
     Ok(claim)
 }
 
-const LOCK_ENDPOINT: &str = "-- endpoints.lock
-select id from endpoints where id = $1 for no key update";
+const LOCK_ENDPOINT: Sql = Sql::named(
+    "-- endpoints.lock
+select id from endpoints where id = $1 for no key update",
+);
 
 /// A statement of its own: its snapshot must be younger than the lock, or it would miss what the last
 /// holder has done.
-const NEXT: &str = "-- deliveries.next
+const NEXT: Sql = Sql::named(
+    "-- deliveries.next
 select id
 from deliveries
 where endpoint_id = $1 and position is not null and completed_at is null
 order by position
-limit 1";
+limit 1",
+);
 
 /// What [`claim_next`] found.
 #[derive(Debug)]
@@ -304,19 +310,19 @@ pub async fn claim_next(
 ) -> Result<Next, StoreError> {
     let mut client = store.relaxed().await?;
     let transaction = client.transaction().await?;
-    let lock = transaction.prepare_cached(LOCK_ENDPOINT).await?;
-    let next = transaction.prepare_cached(NEXT).await?;
-    let claim = transaction.prepare_cached(CLAIM).await?;
-    transaction.execute(&lock, &[&endpoint]).await?;
-    let Some(row) = transaction.query_opt(&next, &[&endpoint]).await? else { return Ok(Next::Nothing) };
-    let head: DeliveryId = row.get(0);
+    LOCK_ENDPOINT.execute(&transaction, &[&endpoint]).await?;
+    let Some(row) = NEXT.fetch_optional(&transaction, &[&endpoint]).await? else { return Ok(Next::Nothing) };
+    let head: DeliveryId = row.get("id");
     let margin = LEASE_MARGIN.as_secs_f64();
     let ids = [head];
     let (lease, without) = (LeaseId::draw(), unrendered.map(|(id, _)| id));
-    let found = transaction
-        .query(&claim, &[&ids.as_slice(), &deliverer, &margin, &head, &head, &true, &without, &lease])
+    let found = CLAIM
+        .fetch_all(
+            &transaction,
+            &[&ids.as_slice(), &deliverer, &margin, &head, &head, &true, &without, &lease],
+        )
         .await;
-    let rows = match found.map_err(StoreError::from) {
+    let rows = match found {
         Ok(rows) => rows,
         Err(error) => match Unrendered::because_of(&error) {
             Some(why) if without != Some(head) => return Ok(Next::Unrendered(head, why)),
@@ -324,44 +330,69 @@ pub async fn claim_next(
         },
     };
     let Some(row) = rows.first() else { return Ok(Next::Locked) };
-    let leased = row.get::<_, Option<LeaseId>>(1).map(|lease_id| claimed(row, lease_id, unrendered));
+    let seen = read(row);
     transaction.commit().await?;
-    Ok(leased.map_or(Next::Nothing, |claimed| Next::Claimed(Box::new(claimed))))
+    Ok(match seen {
+        Seen::Leased(mut claimed) => {
+            explain(&mut claimed, unrendered);
+            Next::Claimed(claimed)
+        }
+        Seen::Ordered(_) | Seen::Settled(_) => Next::Nothing,
+    })
 }
 
-fn claimed(row: &Row, lease_id: LeaseId, unrendered: Option<(DeliveryId, &Unrendered)>) -> Claimed {
-    let delivery_id = row.get(0);
-    let event_type: Option<String> = row.get(6);
-    let why_none = || match unrendered {
-        Some((id, why)) if id == delivery_id => why.clone(),
-        _ => Unrendered::gone(),
-    };
-    Claimed {
-        delivery_id,
-        lease_id,
-        attempt_number: row.get(2),
-        max_attempts: row.get(3),
-        endpoint_id: row.get(4),
-        event_id: row.get(5),
-        event: event_type
-            .map(|event_type| EventContent { event_type, timestamp: row.get(7), data: row.get(8) })
-            .ok_or_else(why_none),
-        endpoint: SendSettings {
-            url: StoredUrl::of(row, 9, 19),
-            headers: row.get::<_, Json<_>>(10).0,
-            sensitive_headers: row.get(11),
-            timeout: Duration::from_secs(u64::from(row.get::<_, i16>(12).unsigned_abs())),
-            retry_schedule: row.get(13),
-            permanent_statuses: row.get(14),
-            keys: keys(row, 15),
-        },
+/// A row of [`CLAIM`].
+enum Seen {
+    Leased(Box<Claimed>),
+    Ordered(DeliveryId),
+    Settled(DeliveryId),
+}
+
+impl FromRow<'_> for Seen {
+    fn from_row(row: &mut Columns<'_>) -> Self {
+        let delivery_id = row.get("delivery_id");
+        match (row.get("lease_id"), row.get("is_ordered")) {
+            (Some(lease_id), _) => Self::Leased(Box::new(Claimed {
+                delivery_id,
+                lease_id,
+                attempt_number: row.get("attempt_number"),
+                max_attempts: row.get("max_attempts"),
+                endpoint_id: row.get("endpoint_id"),
+                event_id: row.get("event_id"),
+                event: row
+                    .get::<Option<_>>("event_type")
+                    .map(|event_type| EventContent {
+                        event_type,
+                        timestamp: row.get("timestamp"),
+                        data: row.get("data"),
+                    })
+                    .ok_or_else(Unrendered::gone),
+                endpoint: SendSettings::from_row(row),
+            })),
+            (None, true) => Self::Ordered(delivery_id),
+            (None, false) => Self::Settled(delivery_id),
+        }
     }
 }
 
-fn keys(row: &Row, column: usize) -> Vec<StoredKey> {
-    let algorithms: Option<Vec<Algorithm>> = row.get(column);
-    let secrets: Option<Vec<Vec<u8>>> = row.get(column + 1);
-    let master_key_ids: Option<Vec<Option<String>>> = row.get(column + 2);
+impl FromRow<'_> for SendSettings {
+    fn from_row(row: &mut Columns<'_>) -> Self {
+        Self {
+            url: StoredUrl::from_row(row),
+            headers: row.get::<Json<_>>("headers").0,
+            sensitive_headers: row.get("sensitive_headers"),
+            timeout: Duration::from_secs(u64::from(row.get::<i16>("timeout_seconds").unsigned_abs())),
+            retry_schedule: row.get("retry_schedule"),
+            permanent_statuses: row.get("permanent_statuses"),
+            keys: keys(row),
+        }
+    }
+}
+
+fn keys(row: &mut Columns<'_>) -> Vec<StoredKey> {
+    let algorithms: Option<Vec<Algorithm>> = row.get("algorithms");
+    let secrets: Option<Vec<Vec<u8>>> = row.get("secrets");
+    let master_key_ids: Option<Vec<Option<String>>> = row.get("master_key_ids");
     let columns = algorithms.into_iter().flatten().zip(secrets.into_iter().flatten());
     columns
         .zip(master_key_ids.into_iter().flatten())
@@ -370,4 +401,13 @@ fn keys(row: &Row, column: usize) -> Vec<StoredKey> {
             stored: Stored { master_key_id, bytes },
         })
         .collect()
+}
+
+/// Says why there is no event, if the delivery was claimed without it on purpose.
+fn explain(claimed: &mut Claimed, unrendered: Option<(DeliveryId, &Unrendered)>) {
+    if let Some((id, why)) = unrendered
+        && id == claimed.delivery_id
+    {
+        claimed.event = Err(why.clone());
+    }
 }

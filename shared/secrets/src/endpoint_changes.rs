@@ -6,13 +6,12 @@ use postgres_types::Json;
 use postrider_domain::ids::{ApplicationId, EndpointId};
 use postrider_store::audit::{self, Actor, Change};
 use postrider_store::operational::{self, ENDPOINT_DISABLED, ENDPOINT_ENABLED, OperationalEvent};
+use postrider_store::sql::{Sql, read};
 use postrider_store::{Store, StoreError, applications, cleanups};
 use serde_json::json;
 use tokio_postgres::Row;
 
-use crate::endpoints::{
-    Endpoint, EndpointQuota, EndpointSettings, endpoint_columns, excessive_steps, parse, stored_url,
-};
+use crate::endpoints::{Endpoint, EndpointQuota, EndpointSettings, endpoint_columns, excessive_steps};
 use crate::headers::{self, MASK};
 use crate::keyring::Keyring;
 use crate::stored_url::StoredUrl;
@@ -40,7 +39,7 @@ pub struct Update {
     pub open_deliveries: OpenDeliveries,
 }
 
-const LOCK: &str = concat!(
+const LOCK: Sql = Sql::named(concat!(
     "-- endpoints.lock_to_change
 select ",
     endpoint_columns!(),
@@ -48,9 +47,9 @@ select ",
 from endpoints
 where application_id = $1 and id = $2 and deleted_at is null
 for no key update"
-);
+));
 
-const UPDATE: &str = concat!(
+const UPDATE: Sql = Sql::named(concat!(
     "-- endpoints.update
 update endpoints
 set url = $2, description = $3, metadata = $4::text::jsonb, event_types = $5, headers = $6,
@@ -62,22 +61,26 @@ set url = $2, description = $3, metadata = $4::text::jsonb, event_types = $5, he
 where id = $1
 returning ",
     endpoint_columns!()
-);
+));
 
 /// "This endpoint changed": its limits are brought to Redis, and what is parked is looked at again.
-const TELL_RELAY: &str = "-- outbox.tell_endpoint
+const TELL_RELAY: Sql = Sql::named(
+    "-- outbox.tell_endpoint
 with told as (
     insert into outbox (endpoint_id, application_id)
     select id, application_id from endpoints where id = $1
     returning id
 )
-select count(pg_notify('postrider_outbox', '')) from told";
+select count(pg_notify('postrider_outbox', '')) as notifications from told",
+);
 
 /// An endpoint that is enabled begins with a clean record.
-const FORGIVE: &str = "-- endpoint_health.forgive
+const FORGIVE: Sql = Sql::named(
+    "-- endpoint_health.forgive
 update endpoint_health
 set failing_since = null, cleared_at = now(), updated_at = now()
-where endpoint_id = $1";
+where endpoint_id = $1",
+);
 
 /// What became of an endpoint that was to be changed.
 #[derive(Debug, Clone)]
@@ -113,7 +116,7 @@ pub async fn update<E: From<StoreError>>(
     let Some(row) = lock(&transaction, application, endpoint).await? else {
         return Ok(Updated::Unknown);
     };
-    let before = parse(&row);
+    let before = read::<Endpoint>(&row);
     let update = change(&before)?;
     if update.settings.matching_steps() > before.settings.matching_steps()
         && let Some(steps) =
@@ -143,8 +146,7 @@ async fn lock(
     application: ApplicationId,
     endpoint: EndpointId,
 ) -> Result<Option<Row>, StoreError> {
-    let statement = transaction.prepare_cached(LOCK).await?;
-    Ok(transaction.query_opt(&statement, &[&application, &endpoint]).await?)
+    LOCK.fetch_optional(transaction, &[&application, &endpoint]).await
 }
 
 async fn write(
@@ -155,11 +157,10 @@ async fn write(
     before: &Row,
 ) -> Result<Endpoint, StoreError> {
     let Json(stored) = before.get("headers");
-    let url = StoredUrl::seal(keyring, endpoint, &settings.url, Some(stored_url(before)));
-    let statement = transaction.prepare_cached(UPDATE).await?;
-    let row = transaction
-        .query_one(
-            &statement,
+    let url = StoredUrl::seal(keyring, endpoint, &settings.url, Some(read(before)));
+    let row = UPDATE
+        .fetch_one(
+            transaction,
             &[
                 &endpoint,
                 &url.shown(),
@@ -185,7 +186,7 @@ async fn write(
             ],
         )
         .await?;
-    Ok(parse(&row))
+    Ok(read::<Endpoint>(&row))
 }
 
 /// The audit log shows that a secret value was replaced, though neither by what nor of what.
@@ -208,14 +209,12 @@ async fn follow(
     before: &Endpoint,
     after: &Endpoint,
 ) -> Result<(), StoreError> {
-    let tell = transaction.prepare_cached(TELL_RELAY).await?;
-    transaction.query_one(&tell, &[&after.id]).await?;
+    TELL_RELAY.fetch_one(transaction, &[&after.id]).await?;
     if before.is_active == after.is_active {
         return Ok(());
     }
     if after.is_active {
-        let forgive = transaction.prepare_cached(FORGIVE).await?;
-        transaction.execute(&forgive, &[&after.id]).await?;
+        FORGIVE.execute(transaction, &[&after.id]).await?;
     }
     let event = OperationalEvent {
         application_id: after.application_id,
@@ -232,8 +231,10 @@ async fn follow(
     Ok(())
 }
 
-const DELETE: &str = "-- endpoints.delete
-update endpoints set deleted_at = now(), updated_at = now() where id = $1";
+const DELETE: Sql = Sql::named(
+    "-- endpoints.delete
+update endpoints set deleted_at = now(), updated_at = now() where id = $1",
+);
 
 /// Deletes an endpoint: no event matches it any more, and its open deliveries are cancelled, by the next
 /// claim or by the relay. False: there is none.
@@ -251,16 +252,15 @@ pub async fn delete(
     let Some(row) = lock(&transaction, application, endpoint).await? else {
         return Ok(false);
     };
-    let delete = transaction.prepare_cached(DELETE).await?;
-    transaction.execute(&delete, &[&endpoint]).await?;
+    DELETE.execute(&transaction, &[&endpoint]).await?;
     cleanups::remove_endpoint(&transaction, endpoint).await?;
-    let change = Change::of("endpoint.delete", endpoint.0, Some(&parse(&row)), None);
+    let change = Change::of("endpoint.delete", endpoint.0, Some(&read::<Endpoint>(&row)), None);
     audit::note(&transaction, application, actor, change).await?;
     transaction.commit().await?;
     Ok(true)
 }
 
-const LOCK_TO_DISABLE: &str = concat!(
+const LOCK_TO_DISABLE: Sql = Sql::named(concat!(
     "-- endpoints.lock_to_disable
 select ",
     endpoint_columns!(),
@@ -273,16 +273,16 @@ where id = $1 and deleted_at is null and is_active
       where h.endpoint_id = e.id and h.failing_since <= now() - make_interval(secs => $2)
   ))
 for no key update"
-);
+));
 
-const DISABLE: &str = concat!(
+const DISABLE: Sql = Sql::named(concat!(
     "-- endpoints.disable
 update endpoints
 set is_active = false, disabled_reason = $2, updated_at = now()
 where id = $1
 returning ",
     endpoint_columns!()
-);
+));
 
 /// Why an endpoint is disabled.
 #[derive(Debug, Clone)]
@@ -309,18 +309,18 @@ pub async fn disable(
 ) -> Result<bool, StoreError> {
     let mut client = store.durable().await?;
     let transaction = client.transaction().await?;
-    let lock = transaction.prepare_cached(LOCK_TO_DISABLE).await?;
     let (seconds, url) = match cause {
         Cause::Gone(url) => (None, Some(url)),
         Cause::Failing(duration) => (Some(duration.as_secs_f64()), None),
     };
     let (shown, query) = (url.map(StoredUrl::shown), url.and_then(StoredUrl::query));
-    let Some(row) = transaction.query_opt(&lock, &[&endpoint, &seconds, &shown, &query]).await? else {
+    let Some(row) =
+        LOCK_TO_DISABLE.fetch_optional(&transaction, &[&endpoint, &seconds, &shown, &query]).await?
+    else {
         return Ok(false);
     };
-    let before = parse(&row);
-    let disable = transaction.prepare_cached(DISABLE).await?;
-    let after = parse(&transaction.query_one(&disable, &[&endpoint, &reason]).await?);
+    let before = read::<Endpoint>(&row);
+    let after = read::<Endpoint>(&DISABLE.fetch_one(&transaction, &[&endpoint, &reason]).await?);
     follow(&transaction, &Actor::Postrider, &before, &after).await?;
     let change = Change::of("endpoint.update", endpoint.0, Some(&before), Some(&after));
     audit::note(&transaction, after.application_id, &Actor::Postrider, change).await?;

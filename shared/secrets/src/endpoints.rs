@@ -10,9 +10,9 @@ use postrider_domain::filter::Filter;
 use postrider_domain::ids::{ApplicationId, EndpointId};
 use postrider_store::audit::{self, Actor, Change};
 use postrider_store::page::{self, Page};
+use postrider_store::sql::{Columns, FromRow, Sql, read};
 use postrider_store::{Store, StoreError, applications};
 use serde::Serialize;
-use tokio_postgres::Row;
 
 use crate::headers::{self, StoredValue};
 use crate::keyring::Keyring;
@@ -132,21 +132,25 @@ fn filter_json<S: serde::Serializer>(filter: &Option<Filter>, serializer: S) -> 
 
 macro_rules! endpoint_columns {
     () => {
-        "id, application_id, url, description, metadata::text, event_types, headers, sensitive_headers, \
+        "id, application_id, url, description, metadata::text as metadata, event_types, headers, sensitive_headers, \
          rate_limit, concurrency_limit, max_attempts, retry_schedule, permanent_statuses, timeout_seconds, \
-         filter::text, filter_path::text, ordered, is_active, disabled_reason, created_at, updated_at, url_query, \
+         filter::text as filter, filter_path::text as filter_path, ordered, is_active, disabled_reason, created_at, updated_at, url_query, \
          filter_steps"
     };
 }
 pub(super) use endpoint_columns;
 
-const COUNT: &str = "-- endpoints.count
-select count(*) from endpoints where application_id = $1 and deleted_at is null";
+const COUNT: Sql = Sql::named(
+    "-- endpoints.count
+select count(*) as count from endpoints where application_id = $1 and deleted_at is null",
+);
 
-const MATCHING_STEPS: &str = "-- endpoints.matching_steps
-select coalesce(sum(filter_steps + pattern_steps), 0)::bigint
+const MATCHING_STEPS: Sql = Sql::named(
+    "-- endpoints.matching_steps
+select coalesce(sum(filter_steps + pattern_steps), 0)::bigint as steps
 from endpoints
-where application_id = $1 and id <> $2 and deleted_at is null";
+where application_id = $1 and id <> $2 and deleted_at is null",
+);
 
 /// Steps that it would take to match one event with the endpoints of an application, with this one as it is to be, if
 /// that is more than they may take. The caller has [taken its turn](applications::take_turn).
@@ -157,13 +161,12 @@ pub(super) async fn excessive_steps(
     settings: &EndpointSettings,
     quota: EndpointQuota,
 ) -> Result<Option<i64>, StoreError> {
-    let sum = transaction.prepare_cached(MATCHING_STEPS).await?;
-    let others: i64 = transaction.query_one(&sum, &[&application, &endpoint]).await?.get(0);
+    let others: i64 = MATCHING_STEPS.fetch_one(transaction, &[&application, &endpoint]).await?.get("steps");
     let steps = others + i64::from(settings.matching_steps());
     Ok((steps > i64::from(quota.matching_steps)).then_some(steps))
 }
 
-const CREATE: &str = concat!(
+const CREATE: Sql = Sql::named(concat!(
     "-- endpoints.create
 insert into endpoints (
     id, application_id, url, description, metadata, event_types, headers, sensitive_headers, rate_limit,
@@ -174,7 +177,7 @@ values ($1, $2, $3, $4, $5::text::jsonb, $6, $7, $8, $9, $10, $11, $12, $13, $14
         $17::text::jsonb, $18::text::jsonpath, $19, $20, $21)
 returning ",
     endpoint_columns!()
-);
+));
 
 /// Makes an endpoint with its signing key, unless its application has as many as it may have, or endpoints that are
 /// as costly to match as they may be.
@@ -198,19 +201,17 @@ pub async fn create(
     let Some(id) = applications::take_turn(&transaction, application).await?.map(EndpointId) else {
         return Ok(Created::UnknownApplication);
     };
-    let count = transaction.prepare_cached(COUNT).await?;
-    let existing: i64 = transaction.query_one(&count, &[&application]).await?.get(0);
+    let existing: i64 = COUNT.fetch_one(&transaction, &[&application]).await?.get("count");
     if existing >= i64::from(quota.endpoints) {
         return Ok(Created::TooMany);
     }
     if let Some(steps) = excessive_steps(&transaction, application, id, settings, quota).await? {
         return Ok(Created::MatchingTooCostly(steps));
     }
-    let insert = transaction.prepare_cached(CREATE).await?;
     let url = StoredUrl::seal(keyring, id, &settings.url, None);
-    let row = transaction
-        .query_one(
-            &insert,
+    let row = CREATE
+        .fetch_one(
+            &transaction,
             &[
                 &id,
                 &application,
@@ -236,7 +237,7 @@ pub async fn create(
             ],
         )
         .await?;
-    let endpoint = parse(&row);
+    let endpoint = read::<Endpoint>(&row);
     secrets::insert(&transaction, keyring, id, key).await?;
     let change = Change::of("endpoint.create", id.0, None, Some(&endpoint));
     audit::note(&transaction, application, actor, change).await?;
@@ -244,14 +245,14 @@ pub async fn create(
     Ok(Created::Endpoint(Box::new(endpoint)))
 }
 
-const FIND: &str = concat!(
+const FIND: Sql = Sql::named(concat!(
     "-- endpoints.get
 select ",
     endpoint_columns!(),
     "
 from endpoints
 where application_id = $1 and id = $2 and deleted_at is null"
-);
+));
 
 /// One endpoint of an application.
 ///
@@ -263,12 +264,11 @@ pub async fn get(
     endpoint: EndpointId,
 ) -> Result<Option<Endpoint>, StoreError> {
     let client = store.durable().await?;
-    let statement = client.prepare_cached(FIND).await?;
-    let row = client.query_opt(&statement, &[&application, &endpoint]).await?;
-    Ok(row.as_ref().map(parse))
+    let row = FIND.fetch_optional(&client, &[&application, &endpoint]).await?;
+    Ok(row.as_ref().map(read))
 }
 
-const LIST: &str = concat!(
+const LIST: Sql = Sql::named(concat!(
     "-- endpoints.list
 select ",
     endpoint_columns!(),
@@ -277,7 +277,7 @@ from endpoints
 where application_id = $1 and id < $2 and deleted_at is null
 order by id desc
 limit $3"
-);
+));
 
 /// The endpoints of an application, newest first, `limit` at most.
 ///
@@ -290,47 +290,42 @@ pub async fn list(
     limit: u32,
 ) -> Result<Page<Endpoint>, StoreError> {
     let client = store.durable().await?;
-    let statement = client.prepare_cached(LIST).await?;
     let below = cursor.map_or(uuid::Uuid::max(), |id| id.0);
-    let rows =
-        page::read(&client, &statement, &[&application, &below, &(i64::from(limit) + 1)], limit).await?;
-    Ok(Page::of(&rows, parse, |endpoint| endpoint.id.0))
+    let rows = page::read(&client, LIST, &[&application, &below, &(i64::from(limit) + 1)], limit).await?;
+    Ok(Page::of(&rows, |endpoint: &Endpoint| endpoint.id.0))
 }
 
-/// The URL in a row of [`endpoint_columns`].
-pub(super) fn stored_url(row: &Row) -> StoredUrl {
-    StoredUrl::of(row, 2, 21)
-}
-
-pub(super) fn parse(row: &Row) -> Endpoint {
-    let sensitive_headers: Vec<String> = row.get(7);
-    let Json(stored) = row.get::<_, Json<BTreeMap<String, StoredValue>>>(6);
-    Endpoint {
-        id: row.get(0),
-        application_id: row.get(1),
-        settings: EndpointSettings {
-            url: row.get(2),
-            description: row.get(3),
-            metadata: row.get(4),
-            event_types: row.get(5),
-            headers: headers::mask(stored, &sensitive_headers),
-            sensitive_headers,
-            rate_limit: row.get(8),
-            concurrency_limit: row.get(9),
-            max_attempts: row.get(10),
-            retry_schedule: row.get(11),
-            permanent_statuses: row.get(12),
-            timeout_seconds: row.get(13),
-            filter: row.get::<_, Option<_>>(14).map(|json| Filter {
-                json,
-                path: row.get(15),
-                steps: row.get(22),
-            }),
-            ordered: row.get(16),
-        },
-        is_active: row.get(17),
-        disabled_reason: row.get(18),
-        created_at: row.get(19),
-        updated_at: row.get(20),
+impl FromRow<'_> for Endpoint {
+    fn from_row(row: &mut Columns<'_>) -> Self {
+        let sensitive_headers: Vec<String> = row.get("sensitive_headers");
+        let Json(stored) = row.get::<Json<BTreeMap<String, StoredValue>>>("headers");
+        Self {
+            id: row.get("id"),
+            application_id: row.get("application_id"),
+            settings: EndpointSettings {
+                url: row.get("url"),
+                description: row.get("description"),
+                metadata: row.get("metadata"),
+                event_types: row.get("event_types"),
+                headers: headers::mask(stored, &sensitive_headers),
+                sensitive_headers,
+                rate_limit: row.get("rate_limit"),
+                concurrency_limit: row.get("concurrency_limit"),
+                max_attempts: row.get("max_attempts"),
+                retry_schedule: row.get("retry_schedule"),
+                permanent_statuses: row.get("permanent_statuses"),
+                timeout_seconds: row.get("timeout_seconds"),
+                filter: row.get::<Option<_>>("filter").map(|json| Filter {
+                    json,
+                    path: row.get("filter_path"),
+                    steps: row.get("filter_steps"),
+                }),
+                ordered: row.get("ordered"),
+            },
+            is_active: row.get("is_active"),
+            disabled_reason: row.get("disabled_reason"),
+            created_at: row.get("created_at"),
+            updated_at: row.get("updated_at"),
+        }
     }
 }

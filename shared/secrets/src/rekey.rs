@@ -11,12 +11,14 @@ use postrider_store::{Store, StoreError};
 use uuid::Uuid;
 
 use crate::headers::StoredValue;
-use crate::keyring::{Keyring, KeyringError, SIGNING, Stored};
-use crate::secrets::StoredKey;
+use crate::keyring::{Keyring, SIGNING};
+use crate::secrets::{StoredKey, UnreadableSecret, secret_of};
 use crate::stored_url::QUERY;
+use postrider_store::sql::{Sql, read};
 
 /// Of secrets there is an index by master key; endpoints with secret values are few.
-const MASTER_KEYS: &str = "-- endpoint_secrets.master_keys
+const MASTER_KEYS: Sql = Sql::named(
+    "-- endpoint_secrets.master_keys
 with recursive walk as (
     select min(master_key_id) as id from endpoint_secrets
     union all
@@ -26,7 +28,7 @@ with recursive walk as (
 )
 select id from walk where id is not null
 union
-select v.value ->> 'key'
+select v.value ->> 'key' as id
 from endpoints e
 cross join lateral (
     select h.value from jsonb_each(e.headers) h
@@ -34,7 +36,8 @@ cross join lateral (
     select e.url_query
 ) v
 where (e.sensitive_headers <> '{}' or e.url_query is not null) and jsonb_typeof(v.value) = 'object'
-limit 1000";
+limit 1000",
+);
 
 /// Refuses a keyring without a key that secrets are encrypted under: whoever serves without it would fail
 /// webhook by webhook.
@@ -43,20 +46,17 @@ limit 1000";
 /// With a sentence that names the key, or when PostgreSQL does not answer.
 pub async fn check_keyring(store: &Store, keyring: &Keyring) -> Result<(), StoreError> {
     let client = store.durable().await?;
-    let statement = client.prepare_cached(MASTER_KEYS).await?;
-    for row in client.query(&statement, &[]).await? {
-        let id: &str = row.get(0);
+    for row in MASTER_KEYS.fetch_all(&client, &[]).await? {
+        let id: &str = row.get("id");
         if !keyring.has(id) {
-            return Err(StoreError::Schema(format!(
-                "secrets are encrypted with the master key `{id}`, which is not in POSTRIDER_MASTER_KEY: \
-                 add it after the other keys, and run `postrider rekey` if you want to remove it"
-            )));
+            return Err(StoreError::MissingMasterKey(id.to_owned()));
         }
     }
     Ok(())
 }
 
-const STALE: &str = "-- endpoint_secrets.stale
+const STALE: Sql = Sql::named(
+    "-- endpoint_secrets.stale
 select id, endpoint_id, algorithm, secret, master_key_id
 from endpoint_secrets
 where id = any (
@@ -66,13 +66,16 @@ where id = any (
 )
 order by id
 limit $2
-for update";
+for update",
+);
 
-const RESEAL: &str = "-- endpoint_secrets.reseal
+const RESEAL: Sql = Sql::named(
+    "-- endpoint_secrets.reseal
 update endpoint_secrets s
 set secret = r.secret, master_key_id = $3
 from unnest($1::uuid[], $2::bytea[]) as r (id, secret)
-where s.id = r.id";
+where s.id = r.id",
+);
 
 /// Encrypts up to `limit` signing keys under the current master key that are not yet, and answers how many;
 /// 0: all are.
@@ -83,44 +86,41 @@ pub async fn keys_step(store: &Store, keyring: &Keyring, limit: i64) -> Result<u
     let current = current(keyring)?;
     let mut client = store.durable().await?;
     let transaction = client.transaction().await?;
-    let stale = transaction.prepare_cached(STALE).await?;
-    let rows = transaction.query(&stale, &[&current, &limit]).await?;
+    let rows = STALE.fetch_all(&transaction, &[&current, &limit]).await?;
     let mut ids: Vec<Uuid> = Vec::with_capacity(rows.len());
     let mut resealed = Vec::with_capacity(rows.len());
     for row in &rows {
-        let endpoint: EndpointId = row.get(1);
-        let stored = Stored { bytes: row.get(3), master_key_id: row.get(4) };
-        let key = StoredKey { algorithm: row.get(2), stored }
-            .open(keyring, endpoint)
-            .map_err(|error| StoreError::Schema(format!("endpoint {endpoint}: {error}")))?;
-        ids.push(row.get(0));
+        let endpoint: EndpointId = row.get("endpoint_id");
+        let key = read::<StoredKey>(row).open(keyring, endpoint).map_err(secret_of(endpoint))?;
+        ids.push(row.get("id"));
         resealed.push(keyring.seal(endpoint, SIGNING, key.as_bytes()).bytes);
     }
-    let reseal = transaction.prepare_cached(RESEAL).await?;
-    transaction.execute(&reseal, &[&ids, &resealed, &current]).await?;
+    RESEAL.execute(&transaction, &[&ids, &resealed, &current]).await?;
     transaction.commit().await?;
     Ok(rows.len())
 }
 
 fn current(keyring: &Keyring) -> Result<&str, StoreError> {
-    keyring
-        .current_id()
-        .ok_or_else(|| StoreError::Schema("there is no master key to encrypt with".to_owned()))
+    keyring.current_id().ok_or(StoreError::NoMasterKey)
 }
 
-const SECRET_VALUES: &str = "-- endpoints.with_secret_values
+const SECRET_VALUES: Sql = Sql::named(
+    "-- endpoints.with_secret_values
 select id, headers, sensitive_headers, url_query
 from endpoints
 where (sensitive_headers <> '{}' or url_query is not null) and id > $1
 order by id
 limit $2
-for no key update";
+for no key update",
+);
 
-const RESEAL_VALUES: &str = "-- endpoints.reseal_values
+const RESEAL_VALUES: Sql = Sql::named(
+    "-- endpoints.reseal_values
 update endpoints e
 set headers = r.headers, url_query = r.url_query
 from unnest($1::uuid[], $2::jsonb[], $3::jsonb[]) as r (id, headers, url_query)
-where e.id = r.id";
+where e.id = r.id",
+);
 
 /// What a step has done with the headers and URLs of some endpoints.
 #[derive(Debug, Clone, Copy)]
@@ -145,23 +145,22 @@ pub async fn endpoints_step(
     let current = current(keyring)?;
     let mut client = store.durable().await?;
     let transaction = client.transaction().await?;
-    let list = transaction.prepare_cached(SECRET_VALUES).await?;
-    let rows = transaction.query(&list, &[&after.map_or(Uuid::nil(), |id| id.0), &limit]).await?;
+    let rows =
+        SECRET_VALUES.fetch_all(&transaction, &[&after.map_or(Uuid::nil(), |id| id.0), &limit]).await?;
     let (mut ids, mut all_headers, mut queries) = (Vec::new(), Vec::new(), Vec::new());
     for row in &rows {
-        let endpoint: EndpointId = row.get(0);
-        let Json(mut headers) = row.get::<_, Json<BTreeMap<String, StoredValue>>>(1);
-        let sensitive: Vec<String> = row.get(2);
+        let endpoint: EndpointId = row.get("id");
+        let Json(mut headers) = row.get::<_, Json<BTreeMap<String, StoredValue>>>("headers");
+        let sensitive: Vec<String> = row.get("sensitive_headers");
         let is_stale =
             |value: &StoredValue| !matches!(value, StoredValue::Sealed { key, .. } if key == current);
-        let mut query: Option<Json<StoredValue>> = row.get(3);
+        let mut query: Option<Json<StoredValue>> = row.get("url_query");
         let headers_to_seal = headers.iter_mut().filter(|(name, _)| sensitive.contains(name));
         let values = headers_to_seal.map(|(name, value)| (name.as_str(), value));
         let mut has_changed = false;
         for (name, value) in values.chain(query.as_mut().map(|Json(query)| (QUERY, query))) {
             if is_stale(value) {
-                *value = reseal(keyring, endpoint, name, value.clone())
-                    .map_err(|error| StoreError::Schema(format!("endpoint {endpoint}: `{name}` {error}")))?;
+                *value = reseal(keyring, endpoint, name, value.clone()).map_err(secret_of(endpoint))?;
                 has_changed = true;
             }
         }
@@ -171,10 +170,9 @@ pub async fn endpoints_step(
             queries.push(query);
         }
     }
-    let reseal = transaction.prepare_cached(RESEAL_VALUES).await?;
-    transaction.execute(&reseal, &[&ids, &all_headers, &queries]).await?;
+    RESEAL_VALUES.execute(&transaction, &[&ids, &all_headers, &queries]).await?;
     transaction.commit().await?;
-    Ok(EndpointsStep { resealed: ids.len(), next: rows.last().map(|row| row.get(0)) })
+    Ok(EndpointsStep { resealed: ids.len(), next: rows.last().map(|row| row.get("id")) })
 }
 
 fn reseal(
@@ -182,7 +180,8 @@ fn reseal(
     endpoint: EndpointId,
     name: &str,
     value: StoredValue,
-) -> Result<StoredValue, KeyringError> {
-    let value = value.open(keyring, endpoint, name)?;
+) -> Result<StoredValue, UnreadableSecret> {
+    let unreadable = |source| UnreadableSecret::Value { name: name.to_owned(), source };
+    let value = value.open(keyring, endpoint, name).map_err(unreadable)?;
     Ok(StoredValue::seal(keyring, endpoint, name, value))
 }

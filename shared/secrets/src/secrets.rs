@@ -10,8 +10,9 @@ use postrider_store::{Store, StoreError};
 use serde::Serialize;
 use tokio_postgres::Row;
 
-use crate::keyring::{Keyring, SIGNING, Stored};
-use crate::signing::{Algorithm, SigningKey};
+use crate::keyring::{Keyring, KeyringError, SIGNING, Stored};
+use crate::signing::{Algorithm, SecretError, SigningKey};
+use postrider_store::sql::{self, Columns, FromRow, Sql};
 
 /// Keys that sign at once, at most: each makes the header of every webhook longer.
 pub const MAX_LIVE: usize = 10;
@@ -40,12 +41,43 @@ impl StoredKey {
     /// The key.
     ///
     /// # Errors
-    /// With a sentence, when its master key is not there, or it was changed.
-    pub fn open(&self, keyring: &Keyring, endpoint: EndpointId) -> Result<SigningKey, String> {
-        let bytes =
-            keyring.open(endpoint, SIGNING, &self.stored).map_err(|error| format!("the secret {error}"))?;
-        SigningKey::from_bytes(self.algorithm, bytes).map_err(|error| format!("the stored secret {error}"))
+    /// When its master key is not there, or it was changed.
+    pub fn open(&self, keyring: &Keyring, endpoint: EndpointId) -> Result<SigningKey, UnreadableSecret> {
+        let bytes = keyring.open(endpoint, SIGNING, &self.stored)?;
+        Ok(SigningKey::from_bytes(self.algorithm, bytes)?)
     }
+}
+
+impl FromRow<'_> for StoredKey {
+    fn from_row(row: &mut Columns<'_>) -> Self {
+        let algorithm = row.get("algorithm");
+        let stored = Stored { bytes: row.get("secret"), master_key_id: row.get("master_key_id") };
+        Self { algorithm, stored }
+    }
+}
+
+/// Why a stored secret cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum UnreadableSecret {
+    /// A signing key cannot be decrypted.
+    #[error("the secret {0}")]
+    Encrypted(#[from] KeyringError),
+    /// A signing key was decrypted to something that is no key.
+    #[error("the stored secret {0}")]
+    Malformed(#[from] SecretError),
+    /// A header or the query of the URL cannot be decrypted.
+    #[error("`{name}` {source}")]
+    Value {
+        /// The name of the header, or what the query is called.
+        name: String,
+        /// Why.
+        source: KeyringError,
+    },
+}
+
+/// Says whose secret cannot be read.
+pub(super) fn secret_of(endpoint: EndpointId) -> impl Fn(UnreadableSecret) -> StoreError {
+    move |reason| StoreError::Secret { endpoint, reason: reason.into() }
 }
 
 /// What became of a rotation.
@@ -59,9 +91,11 @@ pub enum Rotated {
     Unknown,
 }
 
-const INSERT: &str = "-- endpoint_secrets.create
+const INSERT: Sql = Sql::named(
+    "-- endpoint_secrets.create
 insert into endpoint_secrets (endpoint_id, algorithm, secret, master_key_id)
-values ($1, $2, $3, $4)";
+values ($1, $2, $3, $4)",
+);
 
 /// Adds a key to an endpoint.
 pub(super) async fn insert(
@@ -71,19 +105,18 @@ pub(super) async fn insert(
     key: &SigningKey,
 ) -> Result<(), StoreError> {
     let stored = keyring.seal(endpoint, SIGNING, key.as_bytes());
-    let statement = transaction.prepare_cached(INSERT).await?;
-    transaction
-        .execute(&statement, &[&endpoint, &key.algorithm(), &stored.bytes, &stored.master_key_id])
-        .await?;
+    INSERT.execute(transaction, &[&endpoint, &key.algorithm(), &stored.bytes, &stored.master_key_id]).await?;
     Ok(())
 }
 
-const LIST: &str = "-- endpoint_secrets.list
+const LIST: Sql = Sql::named(
+    "-- endpoint_secrets.list
 select s.algorithm, s.secret, s.master_key_id, s.created_at, s.expires_at
 from endpoints e
 join endpoint_secrets s on s.endpoint_id = e.id and (s.expires_at is null or s.expires_at > now())
 where e.application_id = $1 and e.id = $2 and e.deleted_at is null
-order by s.id desc";
+order by s.id desc",
+);
 
 /// Reads the live keys of an endpoint, newest first, and notes who has read them; none where there is no such endpoint.
 ///
@@ -98,8 +131,7 @@ pub async fn read(
 ) -> Result<Vec<LiveKey>, StoreError> {
     let mut client = store.durable().await?;
     let transaction = client.transaction().await?;
-    let statement = transaction.prepare_cached(LIST).await?;
-    let rows = transaction.query(&statement, &[&application, &endpoint]).await?;
+    let rows = LIST.fetch_all(&transaction, &[&application, &endpoint]).await?;
     let keys = rows.iter().map(|row| live(row, keyring, endpoint)).collect::<Result<Vec<_>, _>>()?;
     if !keys.is_empty() {
         let change = Change::none("endpoint.read_secret", endpoint.0);
@@ -110,29 +142,36 @@ pub async fn read(
 }
 
 fn live(row: &Row, keyring: &Keyring, endpoint: EndpointId) -> Result<LiveKey, StoreError> {
-    let stored = Stored { bytes: row.get(1), master_key_id: row.get(2) };
-    let key = StoredKey { algorithm: row.get(0), stored }
-        .open(keyring, endpoint)
-        .map_err(|error| StoreError::Schema(format!("endpoint {endpoint}: {error}")))?;
-    Ok(LiveKey { key, created_at: row.get(3), expires_at: row.get(4) })
+    let key = sql::read::<StoredKey>(row).open(keyring, endpoint).map_err(secret_of(endpoint))?;
+    Ok(LiveKey { key, created_at: row.get("created_at"), expires_at: row.get("expires_at") })
 }
 
-const LOCK: &str = "-- endpoints.lock_for_secrets
-select id from endpoints where application_id = $1 and id = $2 and deleted_at is null for no key update";
+const LOCK: Sql = Sql::named(
+    "-- endpoints.lock_for_secrets
+select id from endpoints where application_id = $1 and id = $2 and deleted_at is null for no key update",
+);
 
-const EXPIRE: &str = "-- endpoint_secrets.expire
+const EXPIRE: Sql = Sql::named(
+    "-- endpoint_secrets.expire
 update endpoint_secrets
 set expires_at = least(expires_at, now() + make_interval(secs => $2))
-where endpoint_id = $1";
+where endpoint_id = $1",
+);
 
-const FORGET: &str = "-- endpoint_secrets.forget
-delete from endpoint_secrets where endpoint_id = $1 and expires_at <= now()";
+const FORGET: Sql = Sql::named(
+    "-- endpoint_secrets.forget
+delete from endpoint_secrets where endpoint_id = $1 and expires_at <= now()",
+);
 
-const ALGORITHM: &str = "-- endpoint_secrets.algorithm
-select algorithm from endpoint_secrets where endpoint_id = $1 order by id desc limit 1";
+const ALGORITHM: Sql = Sql::named(
+    "-- endpoint_secrets.algorithm
+select algorithm from endpoint_secrets where endpoint_id = $1 order by id desc limit 1",
+);
 
-const COUNT: &str = "-- endpoint_secrets.count
-select count(*) from endpoint_secrets where endpoint_id = $1";
+const COUNT: Sql = Sql::named(
+    "-- endpoint_secrets.count
+select count(*) as count from endpoint_secrets where endpoint_id = $1",
+);
 
 /// What the audit log keeps of a rotation.
 #[derive(Serialize)]
@@ -156,30 +195,24 @@ pub async fn rotate(
 ) -> Result<Rotated, StoreError> {
     let mut client = store.durable().await?;
     let transaction = client.transaction().await?;
-    let lock = transaction.prepare_cached(LOCK).await?;
-    if transaction.query_opt(&lock, &[&application, &endpoint]).await?.is_none() {
+    if LOCK.fetch_optional(&transaction, &[&application, &endpoint]).await?.is_none() {
         return Ok(Rotated::Unknown);
     }
     let key = match key {
         Some(key) => key,
         None => {
-            let newest = transaction.prepare_cached(ALGORITHM).await?;
-            let newest = transaction.query_opt(&newest, &[&endpoint]).await?;
-            SigningKey::generate(newest.map_or(Algorithm::HmacSha256, |row| row.get(0)))
+            let newest = ALGORITHM.fetch_optional(&transaction, &[&endpoint]).await?;
+            SigningKey::generate(newest.map_or(Algorithm::HmacSha256, |row| row.get("algorithm")))
         }
     };
-    let expire = transaction.prepare_cached(EXPIRE).await?;
-    transaction.execute(&expire, &[&endpoint, &overlap.as_secs_f64()]).await?;
-    let forget = transaction.prepare_cached(FORGET).await?;
-    transaction.execute(&forget, &[&endpoint]).await?;
-    let count = transaction.prepare_cached(COUNT).await?;
-    let live_keys: i64 = transaction.query_one(&count, &[&endpoint]).await?.get(0);
+    EXPIRE.execute(&transaction, &[&endpoint, &overlap.as_secs_f64()]).await?;
+    FORGET.execute(&transaction, &[&endpoint]).await?;
+    let live_keys: i64 = COUNT.fetch_one(&transaction, &[&endpoint]).await?.get("count");
     if live_keys >= MAX_LIVE as i64 {
         return Ok(Rotated::TooMany);
     }
     insert(&transaction, keyring, endpoint, &key).await?;
-    let list = transaction.prepare_cached(LIST).await?;
-    let rows = transaction.query(&list, &[&application, &endpoint]).await?;
+    let rows = LIST.fetch_all(&transaction, &[&application, &endpoint]).await?;
     let keys: Result<Vec<_>, _> = rows.iter().map(|row| live(row, keyring, endpoint)).collect();
     let keys = keys?;
     let rotation = Rotation { algorithm: key.algorithm().as_str(), overlap_seconds: overlap.as_secs() };

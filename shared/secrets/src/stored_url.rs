@@ -6,7 +6,7 @@
 
 use postgres_types::Json;
 use postrider_domain::ids::EndpointId;
-use tokio_postgres::Row;
+use postrider_store::sql::{Columns, FromRow};
 
 use crate::headers::{MASK, StoredValue};
 use crate::keyring::{Keyring, KeyringError};
@@ -21,13 +21,15 @@ pub struct StoredUrl {
     query: Option<StoredValue>,
 }
 
-impl StoredUrl {
-    /// What is in these columns of a row: the URL as it is shown, and its query.
-    pub(super) fn of(row: &Row, shown: usize, query: usize) -> Self {
-        let query: Option<Json<StoredValue>> = row.get(query);
-        Self { shown: row.get(shown), query: query.map(|Json(query)| query) }
+impl FromRow<'_> for StoredUrl {
+    fn from_row(row: &mut Columns<'_>) -> Self {
+        let shown = row.get("url");
+        let query: Option<Json<StoredValue>> = row.get("url_query");
+        Self { shown, query: query.map(|Json(query)| query) }
     }
+}
 
+impl StoredUrl {
     /// A URL that is to be stored. One that is as `before` is shown stays what it is.
     pub(super) fn seal(keyring: &Keyring, endpoint: EndpointId, url: &str, before: Option<Self>) -> Self {
         if let Some(before) = before.filter(|before| before.shown == url) {

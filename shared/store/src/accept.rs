@@ -2,11 +2,12 @@
 
 use postrider_domain::event::{Accepted, NewEvent, Producer, SchemaCheck};
 use postrider_domain::event_type::EventType;
-use postrider_domain::ids::ApplicationId;
+use postrider_domain::ids::{ApplicationId, EventId};
 
 use crate::matching::matching_cost;
 use crate::outbox::{has_parked, most_in_line};
-use crate::{Store, StoreError};
+use crate::sql::{Sql, read};
+use crate::{Store, StoreError, from_row};
 
 /// The SQL that stores a batch. Equal keys are collapsed to the first of them, and keys are inserted in
 /// their order, so that two batches never wait for each other in a circle. Endpoints are matched here,
@@ -16,7 +17,7 @@ use crate::{Store, StoreError};
 ///
 /// What is known of an event travels with it from step to step, and `(… in (…)) is true` asks a hash table: a join
 /// of steps, which PostgreSQL believes to have one row each, would compare every event with every other.
-const ACCEPT: &str = concat!(
+const ACCEPT: Sql = Sql::named(concat!(
     "-- events.accept
 with input as materialized (
     select i.ordinal, i.idempotency_key, i.event_type, i.patterns::text[] as patterns,
@@ -167,18 +168,43 @@ notified as (
     (select pg_notify('postrider_outbox', 'parked') from large limit 1)
 )
 select ordinal, refusal, application_id, event_hash,
-       case when (event_id in (select event_id from keyed)) is true then event_id end,
+       case when (event_id in (select event_id from keyed)) is true then event_id end as event_id,
        deliveries, cost, (select count(*) from notified) as notifications
 from fanned"
-);
+));
 
 /// What was stored earlier under a key. A statement of its own: the snapshot of the other one may be
 /// older than the commit that won the key.
-const FIND_BY_KEY: &str = "-- idempotency_keys.find
+const FIND_BY_KEY: Sql = Sql::named(
+    "-- idempotency_keys.find
 select i.ordinal, k.event_id, k.event_hash, k.deliveries_queued
 from unnest($1::uuid[], $2::text[]) with ordinality as i (application_id, idempotency_key, ordinal)
 join idempotency_keys k
-  on k.application_id = i.application_id and k.idempotency_key = i.idempotency_key";
+  on k.application_id = i.application_id and k.idempotency_key = i.idempotency_key",
+);
+
+/// A row of [`ACCEPT`].
+struct Judged<'a> {
+    ordinal: i64,
+    refusal: Option<&'a str>,
+    application_id: Option<ApplicationId>,
+    event_hash: &'a [u8],
+    event_id: Option<EventId>,
+    deliveries: i32,
+    cost: i32,
+}
+
+from_row!(Judged<'row> { ordinal, refusal, application_id, event_hash, event_id, deliveries, cost });
+
+/// A row of [`FIND_BY_KEY`].
+struct Known<'a> {
+    ordinal: i64,
+    event_id: EventId,
+    event_hash: &'a [u8],
+    deliveries_queued: i32,
+}
+
+from_row!(Known<'row> { ordinal, event_id, event_hash, deliveries_queued });
 
 /// Stores events and everything that follows from them, or tells why not, one answer for each in the same
 /// order. All that is answered `Stored` is on disk. `in_order`: none is stored before an earlier one of its
@@ -189,7 +215,6 @@ join idempotency_keys k
 /// of the events is to blame, and that the others may be stored without it.
 pub async fn accept(store: &Store, events: &[NewEvent], in_order: bool) -> Result<Vec<Accepted>, StoreError> {
     let client = store.accepting().await?;
-    let insert = client.prepare_cached(ACCEPT).await?;
     let mut key_hashes: Vec<Option<&[u8]>> = Vec::with_capacity(events.len());
     let mut applications: Vec<Option<ApplicationId>> = Vec::with_capacity(events.len());
     for event in events {
@@ -208,9 +233,9 @@ pub async fn accept(store: &Store, events: &[NewEvent], in_order: bool) -> Resul
     let violated: Vec<bool> =
         events.iter().map(|event| matches!(event.schema, SchemaCheck::Violates(_))).collect();
     let admitted: Vec<bool> = events.iter().map(|event| event.is_admitted).collect();
-    let rows = client
-        .query(
-            &insert,
+    let rows = ACCEPT
+        .fetch_all(
+            &client,
             &[
                 &key_hashes,
                 &applications,
@@ -227,57 +252,43 @@ pub async fn accept(store: &Store, events: &[NewEvent], in_order: bool) -> Resul
         .await?;
 
     let mut answers: Vec<Option<Accepted>> = vec![None; events.len()];
+    // Their keys may have been taken by the same events before.
     let mut unstored = Vec::new();
-    for row in rows {
-        let index = index_of(&row, 0);
-        if let Some(refusal) = row.get::<_, Option<&str>>(1) {
-            answers[index] = Some(refused(refusal, &row));
+    for row in &rows {
+        let judged: Judged<'_> = read(row);
+        let index = index_of(judged.ordinal);
+        if let Some(refusal) = judged.refusal {
+            answers[index] = Some(refused(refusal, judged.application_id));
             // What was accepted once is so for ever, whatever the catalogue says by now.
             if matches!(refusal, "unknown_event_type" | "schema_violation") {
-                unstored.push(Unstored { index, application_id: row.get(2), event_hash: row.get(3) });
+                unstored.push(judged);
             }
-        } else if let Some(event_id) = row.get(4) {
-            let deliveries_queued = row.get(5);
-            let cost = row.get(6);
+        } else if let Judged { event_id: Some(event_id), deliveries: deliveries_queued, cost, .. } = judged {
             answers[index] = Some(Accepted::Stored { event_id, deliveries_queued, duplicate: false, cost });
         } else {
-            unstored.push(Unstored { index, application_id: row.get(2), event_hash: row.get(3) });
+            unstored.push(judged);
         }
     }
     if !unstored.is_empty() {
-        let find = client.prepare_cached(FIND_BY_KEY).await?;
-        let applications: Vec<ApplicationId> = unstored.iter().map(|one| one.application_id).collect();
-        let unstored_keys: Vec<&str> = unstored.iter().map(|one| keys[one.index]).collect();
-        for row in client.query(&find, &[&applications, &unstored_keys]).await? {
-            let one = &unstored[index_of(&row, 0)];
-            let is_same = row.get::<_, &[u8]>(2) == one.event_hash;
-            answers[one.index] = Some(if is_same {
-                Accepted::Stored {
-                    event_id: row.get(1),
-                    deliveries_queued: row.get(3),
-                    duplicate: true,
-                    cost: 0,
-                }
+        let applications: Vec<_> = unstored.iter().map(|judged| judged.application_id).collect();
+        let unstored_keys: Vec<&str> = unstored.iter().map(|judged| keys[index_of(judged.ordinal)]).collect();
+        for row in &FIND_BY_KEY.fetch_all(&client, &[&applications, &unstored_keys]).await? {
+            let known: Known<'_> = read(row);
+            let judged = &unstored[index_of(known.ordinal)];
+            let Known { event_id, deliveries_queued, .. } = known;
+            answers[index_of(judged.ordinal)] = Some(if known.event_hash == judged.event_hash {
+                Accepted::Stored { event_id, deliveries_queued, duplicate: true, cost: 0 }
             } else {
                 Accepted::KeyReused
             });
         }
     }
-    // A key that was neither free nor found went with its event in between: the caller tries again.
-    answers.into_iter().collect::<Option<Vec<_>>>().ok_or_else(|| {
-        StoreError::Schema("an idempotency key expired while it was looked at; try again".to_owned())
-    })
+    // A key that was neither free nor found went with its event in between.
+    answers.into_iter().collect::<Option<Vec<_>>>().ok_or(StoreError::KeyExpired)
 }
 
-/// An event that was not inserted: its key may have been taken by the same event before.
-struct Unstored {
-    index: usize,
-    application_id: ApplicationId,
-    event_hash: Vec<u8>,
-}
-
-fn index_of(row: &tokio_postgres::Row, column: usize) -> usize {
-    usize::try_from(row.get::<_, i64>(column) - 1).expect("ordinality counts from 1")
+fn index_of(ordinal: i64) -> usize {
+    usize::try_from(ordinal - 1).expect("ordinality counts from 1")
 }
 
 /// An array literal of all patterns that match; their alphabet needs no quoting.
@@ -286,15 +297,15 @@ pub(super) fn pattern_array(event_type: &EventType) -> String {
     format!("{{{}}}", patterns.join(","))
 }
 
-fn refused(reason: &str, row: &tokio_postgres::Row) -> Accepted {
-    match reason {
-        "unknown_event_type" => Accepted::UnknownEventType,
-        "schema_changed" => Accepted::SchemaChanged(row.get(2)),
-        "not_admitted" => Accepted::NotAdmitted(row.get(2)),
-        "schema_violation" => Accepted::SchemaViolation,
-        "unknown_key" => Accepted::UnknownKey,
-        "forbidden" => Accepted::Forbidden,
-        "inactive_application" => Accepted::InactiveApplication,
+fn refused(reason: &str, application: Option<ApplicationId>) -> Accepted {
+    match (reason, application) {
+        ("unknown_event_type", _) => Accepted::UnknownEventType,
+        ("schema_changed", Some(application)) => Accepted::SchemaChanged(application),
+        ("not_admitted", Some(application)) => Accepted::NotAdmitted(application),
+        ("schema_violation", _) => Accepted::SchemaViolation,
+        ("unknown_key", _) => Accepted::UnknownKey,
+        ("forbidden", _) => Accepted::Forbidden,
+        ("inactive_application", _) => Accepted::InactiveApplication,
         _ => Accepted::UnknownApplication,
     }
 }

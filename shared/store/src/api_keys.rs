@@ -4,11 +4,11 @@ use chrono::{DateTime, Utc};
 use deadpool_postgres::Transaction;
 use postrider_domain::ids::{ApiKeyId, ApplicationId};
 use serde::Serialize;
-use tokio_postgres::Row;
 
 use crate::audit::{self, Actor, Change};
 use crate::page::{self, Page};
-use crate::{Store, StoreError, applications};
+use crate::sql::{Sql, read};
+use crate::{Store, StoreError, applications, from_row};
 
 /// The SHA-256 of a key.
 pub type KeyHash = [u8; 32];
@@ -34,6 +34,8 @@ pub struct ApiKey {
     #[serde(skip)]
     pub created_at: DateTime<Utc>,
 }
+
+from_row!(ApiKey { id, name, prefix, scopes, expires_at, last_used_at, created_at });
 
 /// A key that is to be made.
 #[derive(Debug, Clone)]
@@ -63,12 +65,16 @@ pub struct KeyOwner {
     pub scopes: Vec<String>,
 }
 
-const FIND_OWNER: &str = "-- api_keys.find_owner
-select k.id, k.prefix, k.application_id, k.scopes
+from_row!(KeyOwner { api_key_id, prefix, application_id, scopes });
+
+const FIND_OWNER: Sql = Sql::named(
+    "-- api_keys.find_owner
+select k.id as api_key_id, k.prefix, k.application_id, k.scopes
 from api_keys k
 where k.key_hash = $1 and (k.expires_at is null or k.expires_at > now())
   -- Not by a join, for which PostgreSQL may read all applications that are not deleted.
-  and (select a.deleted_at is null from applications a where a.id = k.application_id)";
+  and (select a.deleted_at is null from applications a where a.id = k.application_id)",
+);
 
 /// Finds whom a key stands for; `None` where it is unknown, expired or revoked.
 ///
@@ -76,14 +82,8 @@ where k.key_hash = $1 and (k.expires_at is null or k.expires_at > now())
 /// When PostgreSQL does not answer.
 pub async fn find_owner(store: &Store, hash: &KeyHash) -> Result<Option<KeyOwner>, StoreError> {
     let client = store.durable().await?;
-    let statement = client.prepare_cached(FIND_OWNER).await?;
-    let row = client.query_opt(&statement, &[&hash.as_slice()]).await?;
-    Ok(row.map(|row| KeyOwner {
-        api_key_id: row.get(0),
-        prefix: row.get(1),
-        application_id: row.get(2),
-        scopes: row.get(3),
-    }))
+    let row = FIND_OWNER.fetch_optional(&client, &[&hash.as_slice()]).await?;
+    Ok(row.as_ref().map(read))
 }
 
 /// Keys that an application may have, expired ones included.
@@ -100,13 +100,17 @@ pub enum Created {
     UnknownApplication,
 }
 
-const COUNT: &str = "-- api_keys.count
-select count(*) from api_keys where application_id = $1";
+const COUNT: Sql = Sql::named(
+    "-- api_keys.count
+select count(*) as count from api_keys where application_id = $1",
+);
 
-const CREATE: &str = "-- api_keys.create
+const CREATE: Sql = Sql::named(
+    "-- api_keys.create
 insert into api_keys (application_id, name, prefix, key_hash, scopes, expires_at)
 values ($1, $2, $3, $4, $5, $6)
-returning id, name, prefix, scopes, expires_at, last_used_at, created_at";
+returning id, name, prefix, scopes, expires_at, last_used_at, created_at",
+);
 
 /// Makes a key of an application, unless it has as many as it may have.
 ///
@@ -123,8 +127,7 @@ pub async fn create(
     if applications::take_turn(&transaction, application).await?.is_none() {
         return Ok(Created::UnknownApplication);
     }
-    let count = transaction.prepare_cached(COUNT).await?;
-    let existing: i64 = transaction.query_one(&count, &[&application]).await?.get(0);
+    let existing: i64 = COUNT.fetch_one(&transaction, &[&application]).await?.get("count");
     if existing >= MAX_KEYS {
         return Ok(Created::TooMany);
     }
@@ -139,23 +142,24 @@ pub(super) async fn insert(
     application: ApplicationId,
     key: &NewApiKey,
 ) -> Result<ApiKey, StoreError> {
-    let statement = transaction.prepare_cached(CREATE).await?;
-    let row = transaction
-        .query_one(
-            &statement,
+    let row = CREATE
+        .fetch_one(
+            transaction,
             &[&application, &key.name, &key.prefix, &key.hash.as_slice(), &key.scopes, &key.expires_at],
         )
         .await?;
-    let created = parse(&row);
+    let created = read::<ApiKey>(&row);
     let change = Change::of("api_key.create", created.id.0, None, Some(&created));
     audit::note(transaction, application, actor, change).await?;
     Ok(created)
 }
 
-const GET: &str = "-- api_keys.get
+const GET: Sql = Sql::named(
+    "-- api_keys.get
 select id, name, prefix, scopes, expires_at, last_used_at, created_at
 from api_keys
-where application_id = $1 and id = $2";
+where application_id = $1 and id = $2",
+);
 
 /// One key of an application.
 ///
@@ -167,16 +171,17 @@ pub async fn get(
     key: ApiKeyId,
 ) -> Result<Option<ApiKey>, StoreError> {
     let client = store.durable().await?;
-    let statement = client.prepare_cached(GET).await?;
-    Ok(client.query_opt(&statement, &[&application, &key]).await?.as_ref().map(parse))
+    Ok(GET.fetch_optional(&client, &[&application, &key]).await?.as_ref().map(read))
 }
 
-const LIST: &str = "-- api_keys.list
+const LIST: Sql = Sql::named(
+    "-- api_keys.list
 select id, name, prefix, scopes, expires_at, last_used_at, created_at
 from api_keys
 where application_id = $1 and id < $2
 order by id desc
-limit $3";
+limit $3",
+);
 
 /// The keys of an application, newest first, `limit` at most.
 ///
@@ -189,17 +194,17 @@ pub async fn list(
     limit: u32,
 ) -> Result<Page<ApiKey>, StoreError> {
     let client = store.durable().await?;
-    let statement = client.prepare_cached(LIST).await?;
     let below = cursor.map_or(uuid::Uuid::max(), |id| id.0);
-    let rows =
-        page::read(&client, &statement, &[&application, &below, &(i64::from(limit) + 1)], limit).await?;
-    Ok(Page::of(&rows, parse, |key| key.id.0))
+    let rows = page::read(&client, LIST, &[&application, &below, &(i64::from(limit) + 1)], limit).await?;
+    Ok(Page::of(&rows, |key: &ApiKey| key.id.0))
 }
 
-const DELETE: &str = "-- api_keys.delete
+const DELETE: Sql = Sql::named(
+    "-- api_keys.delete
 delete from api_keys
 where application_id = $1 and id = $2
-returning id, name, prefix, scopes, expires_at, last_used_at, created_at";
+returning id, name, prefix, scopes, expires_at, last_used_at, created_at",
+);
 
 /// Revokes a key at once. False: there was none.
 ///
@@ -213,17 +218,17 @@ pub async fn delete(
 ) -> Result<bool, StoreError> {
     let mut client = store.durable().await?;
     let transaction = client.transaction().await?;
-    let statement = transaction.prepare_cached(DELETE).await?;
-    let Some(row) = transaction.query_opt(&statement, &[&application, &key]).await? else {
+    let Some(row) = DELETE.fetch_optional(&transaction, &[&application, &key]).await? else {
         return Ok(false);
     };
-    let change = Change::of("api_key.delete", key.0, Some(&parse(&row)), None);
+    let change = Change::of("api_key.delete", key.0, Some(&read::<ApiKey>(&row)), None);
     audit::note(&transaction, application, actor, change).await?;
     transaction.commit().await?;
     Ok(true)
 }
 
-const RECORD_USE: &str = "-- api_keys.record_use
+const RECORD_USE: Sql = Sql::named(
+    "-- api_keys.record_use
 with used as materialized (
     select key_hash, used_at from unnest($1::bytea[], $2::timestamptz[]) as u (key_hash, used_at)
 ),
@@ -235,7 +240,8 @@ locked as materialized (
     order by k.id
     for no key update of k
 )
-update api_keys k set last_used_at = l.used_at from locked l where k.id = l.id";
+update api_keys k set last_used_at = l.used_at from locked l where k.id = l.id",
+);
 
 /// Notes when keys were last used. A crash of PostgreSQL may lose it, which harms nobody.
 ///
@@ -245,19 +251,6 @@ pub async fn record_use(store: &Store, uses: &[(KeyHash, DateTime<Utc>)]) -> Res
     let hashes: Vec<&[u8]> = uses.iter().map(|(hash, _)| hash.as_slice()).collect();
     let times: Vec<DateTime<Utc>> = uses.iter().map(|&(_, at)| at).collect();
     let client = store.durable().await?;
-    let statement = client.prepare_cached(RECORD_USE).await?;
-    client.execute(&statement, &[&hashes, &times]).await?;
+    RECORD_USE.execute(&client, &[&hashes, &times]).await?;
     Ok(())
-}
-
-fn parse(row: &Row) -> ApiKey {
-    ApiKey {
-        id: row.get(0),
-        name: row.get(1),
-        prefix: row.get(2),
-        scopes: row.get(3),
-        expires_at: row.get(4),
-        last_used_at: row.get(5),
-        created_at: row.get(6),
-    }
 }

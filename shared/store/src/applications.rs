@@ -4,13 +4,13 @@ use chrono::{DateTime, Utc};
 use deadpool_postgres::Transaction;
 use postrider_domain::ids::ApplicationId;
 use serde::Serialize;
-use tokio_postgres::Row;
 use uuid::Uuid;
 
 use crate::api_keys::{self, ApiKey, NewApiKey};
 use crate::audit::{self, Actor, Change};
 use crate::page::{self, Page};
-use crate::{Store, StoreError, cleanups, ingest};
+use crate::sql::{Parameters, Sql, read};
+use crate::{Store, StoreError, cleanups, from_row, ingest};
 
 /// A tenant. It serialises to what the audit log keeps of it.
 #[derive(Debug, Clone, Serialize)]
@@ -38,6 +38,18 @@ pub struct Application {
     #[serde(skip)]
     pub updated_at: DateTime<Utc>,
 }
+
+from_row!(Application {
+    id,
+    uid,
+    name,
+    metadata,
+    is_active,
+    ingest_rate_limit,
+    strict_event_types,
+    created_at,
+    updated_at,
+});
 
 /// An application that is to be made.
 #[derive(Debug, Clone)]
@@ -82,17 +94,17 @@ pub enum ApplicationRef {
 
 macro_rules! columns {
     () => {
-        "id, uid, name, metadata::text, is_active, ingest_rate_limit, strict_event_types, created_at, updated_at"
+        "id, uid, name, metadata::text as metadata, is_active, ingest_rate_limit, strict_event_types, created_at, updated_at"
     };
 }
 
-const CREATE: &str = concat!(
+const CREATE: Sql = Sql::named(concat!(
     "-- applications.create
 insert into applications (uid, name, metadata, ingest_rate_limit, strict_event_types)
 values ($1, $2, $3::text::jsonb, $4, $5)
 returning ",
     columns!()
-);
+));
 
 /// Makes an application and its first API key, both or neither.
 ///
@@ -106,10 +118,9 @@ pub async fn create(
 ) -> Result<(Application, ApiKey), StoreError> {
     let mut client = store.durable().await?;
     let transaction = client.transaction().await?;
-    let statement = transaction.prepare_cached(CREATE).await?;
-    let row = transaction
-        .query_one(
-            &statement,
+    let row = CREATE
+        .fetch_one(
+            &transaction,
             &[
                 &application.uid,
                 &application.name,
@@ -119,7 +130,7 @@ pub async fn create(
             ],
         )
         .await?;
-    let created = parse(&row);
+    let created = read::<Application>(&row);
     if created.ingest_rate_limit.is_some() {
         ingest::open(&transaction, created.id).await?;
     }
@@ -130,14 +141,14 @@ pub async fn create(
     Ok((created, key))
 }
 
-const FIND: &str = concat!(
+const FIND: Sql = Sql::named(concat!(
     "-- applications.find
 select ",
     columns!(),
     "
 from applications
 where (id = $1 or uid = $2) and deleted_at is null"
-);
+));
 
 /// Finds an application by its id or uid.
 ///
@@ -149,12 +160,11 @@ pub async fn find(store: &Store, reference: &ApplicationRef) -> Result<Option<Ap
         ApplicationRef::Uid(uid) => (None, Some(uid)),
     };
     let client = store.durable().await?;
-    let statement = client.prepare_cached(FIND).await?;
-    let row = client.query_opt(&statement, &[&id, &uid]).await?;
-    Ok(row.as_ref().map(parse))
+    let row = FIND.fetch_optional(&client, &[&id, &uid]).await?;
+    Ok(row.as_ref().map(read))
 }
 
-const LIST: &str = concat!(
+const LIST: Sql = Sql::named(concat!(
     "-- applications.list
 select ",
     columns!(),
@@ -163,7 +173,7 @@ from applications
 where id < $1 and deleted_at is null
 order by id desc
 limit $2"
-);
+));
 
 /// Applications, newest first, `limit` at most.
 ///
@@ -175,14 +185,15 @@ pub async fn list(
     limit: u32,
 ) -> Result<Page<Application>, StoreError> {
     let client = store.durable().await?;
-    let statement = client.prepare_cached(LIST).await?;
     let below = cursor.map_or(Uuid::max(), |id| id.0);
-    let rows = page::read(&client, &statement, &[&below, &(i64::from(limit) + 1)], limit).await?;
-    Ok(Page::of(&rows, parse, |application| application.id.0))
+    let rows = page::read(&client, LIST, &[&below, &(i64::from(limit) + 1)], limit).await?;
+    Ok(Page::of(&rows, |application: &Application| application.id.0))
 }
 
-const TAKE_TURN: &str = "-- applications.take_turn
-select uuid_v7() from applications where id = $1 and deleted_at is null for no key update";
+const TAKE_TURN: Sql = Sql::named(
+    "-- applications.take_turn
+select uuid_v7() as new_id from applications where id = $1 and deleted_at is null for no key update",
+);
 
 /// Makes those who add to an application what it may have a bounded number of take turns, so that they count
 /// right: by a statement of their own after this one. Answers an id for what is added, or `None` where there is no
@@ -191,11 +202,10 @@ pub async fn take_turn(
     transaction: &Transaction<'_>,
     application: ApplicationId,
 ) -> Result<Option<Uuid>, StoreError> {
-    let lock = transaction.prepare_cached(TAKE_TURN).await?;
-    Ok(transaction.query_opt(&lock, &[&application]).await?.map(|row| row.get(0)))
+    Ok(TAKE_TURN.fetch_optional(transaction, &[&application]).await?.map(|row| row.get("new_id")))
 }
 
-const LOCK: &str = concat!(
+const LOCK: Sql = Sql::named(concat!(
     "-- applications.lock_to_change
 select ",
     columns!(),
@@ -203,9 +213,9 @@ select ",
 from applications
 where id = $1 and deleted_at is null
 for no key update"
-);
+));
 
-const UPDATE: &str = concat!(
+const UPDATE: Sql = Sql::named(concat!(
     "-- applications.update
 update applications
 set uid = $2, name = $3, metadata = $4::text::jsonb, is_active = $5, ingest_rate_limit = $6,
@@ -213,7 +223,7 @@ set uid = $2, name = $3, metadata = $4::text::jsonb, is_active = $5, ingest_rate
 where id = $1
 returning ",
     columns!()
-);
+));
 
 /// Changes an application to what `change` makes of it; `None`: there is none.
 ///
@@ -228,41 +238,33 @@ pub async fn update<E: From<StoreError>>(
 ) -> Result<Option<Application>, E> {
     let mut client = store.durable().await?;
     let transaction = client.transaction().await.map_err(StoreError::from)?;
-    let lock = transaction.prepare_cached(LOCK).await.map_err(StoreError::from)?;
-    let Some(row) = transaction.query_opt(&lock, &[&application]).await.map_err(StoreError::from)? else {
+    let Some(row) = LOCK.fetch_optional(&transaction, &[&application]).await? else {
         return Ok(None);
     };
-    let before = parse(&row);
+    let before = read::<Application>(&row);
     let Update { uid, name, metadata, is_active, ingest_rate_limit, strict_event_types } = change(&before)?;
-    let write = async {
-        let update = transaction.prepare_cached(UPDATE).await?;
-        let row = transaction
-            .query_one(
-                &update,
-                &[&application, &uid, &name, &metadata, &is_active, &ingest_rate_limit, &strict_event_types],
-            )
-            .await?;
-        let after = parse(&row);
-        if after.ingest_rate_limit.is_some() {
-            ingest::open(&transaction, application).await?;
-        }
-        let change = Change::of("application.update", application.0, Some(&before), Some(&after));
-        audit::note(&transaction, application, actor, change).await?;
-        Ok::<_, StoreError>(after)
-    };
-    let after = write.await?;
+    let parameters: &Parameters<'_> =
+        &[&application, &uid, &name, &metadata, &is_active, &ingest_rate_limit, &strict_event_types];
+    let after = read::<Application>(&UPDATE.fetch_one(&transaction, parameters).await?);
+    if after.ingest_rate_limit.is_some() {
+        ingest::open(&transaction, application).await?;
+    }
+    let change = Change::of("application.update", application.0, Some(&before), Some(&after));
+    audit::note(&transaction, application, actor, change).await?;
     transaction.commit().await.map_err(StoreError::from)?;
     Ok(Some(after))
 }
 
-const DELETE: &str = "-- applications.delete
+const DELETE: Sql = Sql::named(
+    "-- applications.delete
 with endpoint as (
     select id from endpoints where application_id = $1 and deleted_at is null order by id for no key update
 ),
 marked as (
     update endpoints e set deleted_at = now() from endpoint where e.id = endpoint.id
 )
-update applications set deleted_at = now(), updated_at = now() where id = $1";
+update applications set deleted_at = now(), updated_at = now() where id = $1",
+);
 
 /// Deletes an application: its keys stop and no endpoint of it matches any more, at once; what is its own is
 /// removed by the relay. False: there is none.
@@ -272,29 +274,13 @@ update applications set deleted_at = now(), updated_at = now() where id = $1";
 pub async fn delete(store: &Store, actor: &Actor, application: ApplicationId) -> Result<bool, StoreError> {
     let mut client = store.durable().await?;
     let transaction = client.transaction().await?;
-    let lock = transaction.prepare_cached(LOCK).await?;
-    let Some(row) = transaction.query_opt(&lock, &[&application]).await? else {
+    let Some(row) = LOCK.fetch_optional(&transaction, &[&application]).await? else {
         return Ok(false);
     };
-    let delete = transaction.prepare_cached(DELETE).await?;
-    transaction.execute(&delete, &[&application]).await?;
+    DELETE.execute(&transaction, &[&application]).await?;
     cleanups::remove_application(&transaction, application).await?;
-    let change = Change::of("application.delete", application.0, Some(&parse(&row)), None);
+    let change = Change::of("application.delete", application.0, Some(&read::<Application>(&row)), None);
     audit::note(&transaction, application, actor, change).await?;
     transaction.commit().await?;
     Ok(true)
-}
-
-fn parse(row: &Row) -> Application {
-    Application {
-        id: row.get(0),
-        uid: row.get(1),
-        name: row.get(2),
-        metadata: row.get(3),
-        is_active: row.get(4),
-        ingest_rate_limit: row.get(5),
-        strict_event_types: row.get(6),
-        created_at: row.get(7),
-        updated_at: row.get(8),
-    }
 }

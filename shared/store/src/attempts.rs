@@ -4,10 +4,10 @@ use chrono::{DateTime, Utc};
 use postrider_domain::delivery::AttemptOutcome;
 use postrider_domain::ids::{ApplicationId, DeliveryId};
 use tokio_postgres::Row;
-use tokio_postgres::types::ToSql;
 
 use crate::page::{self, Page};
-use crate::{Store, StoreError};
+use crate::sql::{Parameters, Sql};
+use crate::{Store, StoreError, from_row};
 
 /// One HTTP exchange, or the claim of which nobody knows what came.
 #[derive(Debug, Clone)]
@@ -38,9 +38,25 @@ pub struct Attempt {
     pub created_at: DateTime<Utc>,
 }
 
-const LIST: &str = "-- delivery_attempts.list
-select d.id, a.attempt_number, a.outcome, a.error_class, a.error_message, a.request_headers::text,
-       a.response_status, a.response_headers::text, a.response_body, a.response_body_truncated,
+from_row!(Attempt {
+    attempt_number,
+    outcome,
+    error_class,
+    error_message,
+    request_headers,
+    response_status,
+    response_headers,
+    response_body,
+    response_body_truncated,
+    resent,
+    duration_ms,
+    created_at,
+});
+
+const LIST: Sql = Sql::named(
+    "-- delivery_attempts.list
+select d.id, a.attempt_number, a.outcome, a.error_class, a.error_message, a.request_headers::text as request_headers,
+       a.response_status, a.response_headers::text as response_headers, a.response_body, a.response_body_truncated,
        a.resent, a.duration_ms, a.created_at
 from deliveries d
 left join lateral (
@@ -52,7 +68,8 @@ left join lateral (
     limit $4
 ) a on true
 where d.id = $1 and ($2::uuid is null or d.application_id = $2)
-order by a.attempt_number";
+order by a.attempt_number",
+);
 
 /// The attempts of a delivery after number `after`, oldest first, `limit` at most; `None` where there is no such
 /// delivery, or it is not that of `application`.
@@ -67,37 +84,19 @@ pub async fn list(
     limit: u32,
 ) -> Result<Option<Page<Attempt, i16>>, StoreError> {
     let client = store.durable().await?;
-    let statement = client.prepare_cached(LIST).await?;
-    let parameters: &[&(dyn ToSql + Sync)] = &[&delivery, &application, &after, &(i64::from(limit) + 1)];
-    let mut rows = page::read_weighed(&client, &statement, parameters, limit, weigh).await?;
+    let parameters: &Parameters<'_> = &[&delivery, &application, &after, &(i64::from(limit) + 1)];
+    let mut rows = page::read_weighed(&client, LIST, parameters, limit, weigh).await?;
     if rows.rows.is_empty() {
         return Ok(None);
     }
     // A delivery without attempts is one row without an attempt.
-    rows.rows.retain(|row| row.get::<_, Option<i16>>(1).is_some());
-    Ok(Some(Page::of(&rows, parse, |attempt| attempt.attempt_number)))
+    rows.rows.retain(|row| row.get::<_, Option<i16>>("attempt_number").is_some());
+    Ok(Some(Page::of(&rows, |attempt: &Attempt| attempt.attempt_number)))
 }
 
 /// JSON escapes control characters as six bytes each, and a receiver may send nothing else.
 fn weigh(row: &Row) -> usize {
-    let body: Option<&[u8]> = row.get(8);
+    let body: Option<&[u8]> = row.get("response_body");
     let controls = body.unwrap_or_default().iter().filter(|byte| byte.is_ascii_control()).count();
     row.raw_size_bytes() + 5 * controls
-}
-
-fn parse(row: &Row) -> Attempt {
-    Attempt {
-        attempt_number: row.get(1),
-        outcome: row.get(2),
-        error_class: row.get(3),
-        error_message: row.get(4),
-        request_headers: row.get(5),
-        response_status: row.get(6),
-        response_headers: row.get(7),
-        response_body: row.get(8),
-        response_body_truncated: row.get(9),
-        resent: row.get(10),
-        duration_ms: row.get(11),
-        created_at: row.get(12),
-    }
 }

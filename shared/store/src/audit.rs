@@ -5,12 +5,11 @@ use chrono::{DateTime, Utc};
 use deadpool_postgres::Transaction;
 use postrider_domain::ids::{ApiKeyId, ApplicationId};
 use serde::Serialize;
-use tokio_postgres::Row;
-use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use crate::page::{self, IdRange, MAX_SCANNED, Page};
-use crate::{Store, StoreError};
+use crate::sql::{Parameters, Sql};
+use crate::{Store, StoreError, from_row};
 
 /// Who changes something.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,7 +78,8 @@ pub fn raw_or_null<S: serde::Serializer>(json: &Option<String>, serializer: S) -
     }
 }
 
-const NOTE: &str = "-- audit_log.note
+const NOTE: Sql = Sql::named(
+    "-- audit_log.note
 insert into audit_log (
     application_id, actor, api_key_id, api_key_prefix, action, resource_type, resource_id, before, after
 )
@@ -93,7 +93,8 @@ select $1, $2, $3, $4, $5, split_part($5, '.', 1), $6,
            where c.before is null or a.value is distinct from c.before -> a.key
        ), '{}') end
 from (select $7::text::jsonb as before, $8::text::jsonb as after) c
-where c.before is null and c.after is null or c.before is distinct from c.after";
+where c.before is null and c.after is null or c.before is distinct from c.after",
+);
 
 /// Notes a change, unless nothing was changed. Without `before` and `after` it is something that was done.
 pub async fn note(
@@ -107,10 +108,8 @@ pub async fn note(
         Actor::Key { id, prefix } => ("api_key", Some(*id), Some(prefix)),
         Actor::Postrider => ("postrider", None, None),
     };
-    let statement = transaction.prepare_cached(NOTE).await?;
     let Change { action, resource_id, before, after } = change;
-    transaction
-        .execute(&statement, &[&application, &name, &key, &prefix, &action, &resource_id, &before, &after])
+    NOTE.execute(transaction, &[&application, &name, &key, &prefix, &action, &resource_id, &before, &after])
         .await?;
     Ok(())
 }
@@ -141,6 +140,20 @@ pub struct Entry {
     /// When.
     pub created_at: DateTime<Utc>,
 }
+
+from_row!(Entry {
+    id,
+    application_id,
+    actor,
+    api_key_id,
+    api_key_prefix,
+    action,
+    resource_type,
+    resource_id,
+    before,
+    after,
+    created_at,
+});
 
 /// Which entries a list holds. `None` means all.
 #[derive(Debug, Clone, Default)]
@@ -187,7 +200,7 @@ matched as materialized (
 )
 select s.last_id, s.is_bounded,
        m.id, m.application_id, m.actor, m.api_key_id, m.api_key_prefix, m.action, m.resource_type,
-       m.resource_id, m.before::text, m.after::text, m.created_at
+       m.resource_id, m.before::text as before, m.after::text as after, m.created_at
 from (
     select (select id from scanned order by id limit 1) as last_id,
            (select count(*) = $8 from scanned) as is_bounded
@@ -198,12 +211,12 @@ order by m.id desc"
     };
 }
 
-const LIST: &str = list!(
+const LIST: Sql = Sql::named(list!(
     "list",
     "(application_id, id) > ($1, $2) and (application_id, id) < ($1, $3)",
     "application_id desc, id desc"
-);
-const LIST_ALL: &str = list!("list_all", "$1::uuid is null and id > $2 and id < $3", "id desc");
+));
+const LIST_ALL: Sql = Sql::named(list!("list_all", "$1::uuid is null and id > $2 and id < $3", "id desc"));
 
 /// A page of entries, newest first. It ends early after [`MAX_SCANNED`] rows looked at.
 ///
@@ -218,8 +231,7 @@ pub async fn list(
     let range = IdRange::new(cursor, filter.created_after, filter.created_before);
     let client = store.durable().await?;
     let sql = if filter.application_id.is_some() { LIST } else { LIST_ALL };
-    let statement = client.prepare_cached(sql).await?;
-    let parameters: &[&(dyn ToSql + Sync)] = &[
+    let parameters: &Parameters<'_> = &[
         &filter.application_id,
         &range.above,
         &range.below,
@@ -229,22 +241,6 @@ pub async fn list(
         &(i64::from(limit) + 1),
         &MAX_SCANNED,
     ];
-    let rows = page::read(&client, &statement, parameters, limit).await?;
-    Ok(Page::of_scan(&rows, parse, |entry| entry.id))
-}
-
-fn parse(row: &Row) -> Entry {
-    Entry {
-        id: row.get(2),
-        application_id: row.get(3),
-        actor: row.get(4),
-        api_key_id: row.get(5),
-        api_key_prefix: row.get(6),
-        action: row.get(7),
-        resource_type: row.get(8),
-        resource_id: row.get(9),
-        before: row.get(10),
-        after: row.get(11),
-        created_at: row.get(12),
-    }
+    let rows = page::read(&client, sql, parameters, limit).await?;
+    Ok(Page::of_scan(&rows, |entry: &Entry| entry.id))
 }

@@ -3,12 +3,13 @@
 use chrono::{DateTime, Utc};
 use deadpool_postgres::Object;
 use postrider_domain::ids::{ApplicationId, EndpointId};
-use tokio_postgres::Row;
 
-use crate::StoreError;
 use crate::outbox::has_parked;
+use crate::sql::{Sql, read};
+use crate::{StoreError, from_row};
 
-const APPLICATIONS: &str = "-- outbox.parked_applications
+const APPLICATIONS: Sql = Sql::named(
+    "-- outbox.parked_applications
 with recursive walk as (
     (
         select application_id from outbox
@@ -26,7 +27,8 @@ with recursive walk as (
     from walk w
     where w.application_id is not null
 )
-select application_id from walk where application_id is not null limit $2";
+select application_id from walk where application_id is not null limit $2",
+);
 
 /// The next applications after `after` that have parked rows, by a walk over the index that touches one entry for
 /// each.
@@ -38,9 +40,8 @@ pub async fn applications(
     after: Option<ApplicationId>,
     limit: i64,
 ) -> Result<Vec<ApplicationId>, StoreError> {
-    let statement = client.prepare_cached(APPLICATIONS).await?;
-    let rows = client.query(&statement, &[&after, &limit]).await?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    let rows = APPLICATIONS.fetch_all(client, &[&after, &limit]).await?;
+    Ok(rows.iter().map(|row| row.get("application_id")).collect())
 }
 
 /// An endpoint that has parked rows.
@@ -56,7 +57,9 @@ pub struct ParkedEndpoint {
     pub has_bulk: bool,
 }
 
-const ENDPOINTS: &str = concat!(
+from_row!(ParkedEndpoint { application_id, endpoint_id, is_open, has_bulk });
+
+const ENDPOINTS: Sql = Sql::named(concat!(
     "-- outbox.parked_endpoints
 select w.application_id, w.endpoint_id, e.id is null or e.deleted_at is not null or e.is_active as is_open,
        ",
@@ -86,7 +89,7 @@ cross join lateral (
 left join lateral (
     select e.id, e.deleted_at, e.is_active from endpoints e where e.id = w.endpoint_id limit 1
 ) e on true"
-);
+));
 
 /// Of each application the next `limit` endpoints that have parked rows, after the one that is given with it.
 ///
@@ -97,16 +100,9 @@ pub async fn endpoints(
     applications: &[(ApplicationId, Option<EndpointId>)],
     limit: i64,
 ) -> Result<Vec<ParkedEndpoint>, StoreError> {
-    let statement = client.prepare_cached(ENDPOINTS).await?;
     let (applications, after): (Vec<_>, Vec<_>) = applications.iter().copied().unzip();
-    let rows = client.query(&statement, &[&applications, &after, &limit]).await?;
-    let parked = |row: &Row| ParkedEndpoint {
-        application_id: row.get("application_id"),
-        endpoint_id: row.get("endpoint_id"),
-        is_open: row.get("is_open"),
-        has_bulk: row.get("has_bulk"),
-    };
-    Ok(rows.iter().map(parked).collect())
+    let rows = ENDPOINTS.fetch_all(client, &[&applications, &after, &limit]).await?;
+    Ok(rows.iter().map(read).collect())
 }
 
 /// Rows of one application that stay in the line of the relay while another waits behind them: two takes.
@@ -115,7 +111,8 @@ const IN_LINE: i64 = 512;
 /// Rows that one look ahead sees. Where all of them are of one application, somebody may wait behind them.
 const LOOK_AHEAD: i64 = 20_000;
 
-const SET_ASIDE: &str = "-- outbox.set_aside
+const SET_ASIDE: Sql = Sql::named(
+    "-- outbox.set_aside
 with ahead as materialized (
     select id, application_id, delivery_id is not null as may_wait,
            row_number() over (partition by application_id order by due_at, id) as place
@@ -137,7 +134,8 @@ locked as materialized (
     order by id
     for update skip locked
 )
-update outbox o set parked = true from locked l where o.id = l.id";
+update outbox o set parked = true from locked l where o.id = l.id",
+);
 
 /// Parks what one application has in the line of the relay beyond a few hundred rows, where others are in it too or it
 /// is very long, so that nobody waits behind all of it. What is parked is brought back application after application.
@@ -146,6 +144,5 @@ update outbox o set parked = true from locked l where o.id = l.id";
 /// # Errors
 /// When PostgreSQL does not answer.
 pub async fn set_aside(client: &Object, since: Option<DateTime<Utc>>) -> Result<u64, StoreError> {
-    let statement = client.prepare_cached(SET_ASIDE).await?;
-    Ok(client.execute(&statement, &[&since, &LOOK_AHEAD, &IN_LINE]).await?)
+    SET_ASIDE.execute(client, &[&since, &LOOK_AHEAD, &IN_LINE]).await
 }

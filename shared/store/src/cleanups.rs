@@ -6,14 +6,17 @@ use postrider_domain::ids::{ApplicationId, EndpointId};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use crate::sql::Sql;
 use crate::{Store, StoreError};
 
 /// Rows that one step looks at.
 const STEP: i64 = 2_000;
 
-const BEGIN: &str = "-- cleanups.begin
+const BEGIN: Sql = Sql::named(
+    "-- cleanups.begin
 insert into cleanups (kind, owner_id, reason, until_id)
-values ($1, $2, $3, case when $4 then uuid_v7() else 'ffffffff-ffff-ffff-ffff-ffffffffffff' end)";
+values ($1, $2, $3, case when $4 then uuid_v7() else 'ffffffff-ffff-ffff-ffff-ffffffffffff' end)",
+);
 
 /// Has the open deliveries of an endpoint cancelled: those that are there now.
 pub async fn cancel_open(
@@ -52,8 +55,7 @@ async fn begin(
     reason: &str,
     only_what_is_there: bool,
 ) -> Result<(), StoreError> {
-    let statement = transaction.prepare_cached(BEGIN).await?;
-    transaction.execute(&statement, &[&kind, &owner, &reason, &only_what_is_there]).await?;
+    BEGIN.execute(transaction, &[&kind, &owner, &reason, &only_what_is_there]).await?;
     Ok(())
 }
 
@@ -61,13 +63,13 @@ async fn begin(
 enum Phase {
     /// A statement that deals with the next rows of `$1` after the cursor `$2`, `$3` at most, and answers the
     /// cursor to go on from; null: the phase is over.
-    Do(&'static str),
+    Do(Sql),
     /// The same, with the reason `$4` and the greatest id `$5`.
-    Cancel(&'static str),
+    Cancel(Sql),
     /// Removes the next deliveries with their attempts.
     Deliveries,
     /// A statement that deals with `$1` in one go.
-    Once(&'static str),
+    Once(Sql),
     /// Waits until everything has ended that may have begun before the deletion: no statement lasts longer
     /// than half a minute. What it has added is found by the phases after this.
     Wait,
@@ -105,45 +107,11 @@ fn phases(kind: &str) -> &'static [Phase] {
 
 /// Walks what is open, whoever it belongs to, for that is what there is an index of. What a lease holds is
 /// cancelled too: without it, what is under way is still recorded as an attempt, and moves nothing.
-const CANCEL: &str = "-- deliveries.cancel_open
-with page as materialized (
-    select id, endpoint_id
-    from deliveries
-    where completed_at is null and id > coalesce($2::text::uuid, '00000000-0000-0000-0000-000000000000')
-      and id <= $5::uuid
-    order by id
-    limit $3
-),
-locked as materialized (
-    select id
-    from deliveries
-    where id = any (array(select id from page where endpoint_id = $1)) and completed_at is null
-    order by id
-    for no key update
-),
-moved as (
-    update deliveries d
-    set status = 'cancelled', next_retry_at = null, lease_id = null, completed_at = now(), last_error = $4
-    from locked l
-    where d.id = l.id
-    returning d.id, d.endpoint_id, d.application_id, d.position
-),
--- Where order is kept, it is the turn of what is left.
-woken as (
-    insert into outbox (delivery_id, endpoint_id, application_id)
-    select id, endpoint_id, application_id from moved where position is not null limit 1
-    returning id
-),
-unparked as (
-    delete from outbox
-    where parked and application_id = (select application_id from endpoints where id = $1) and endpoint_id = $1
-      and delivery_id = any (array(select id from locked))
-)
-select id::text, (select count(pg_notify('postrider_outbox', '')) from woken)
-from page order by id desc limit 1";
+const CANCEL: Sql = Sql::named(include_str!("sql/deliveries.cancel_open.sql"));
 
 /// What waited its turn brought no id along but the first's.
-const QUEUE: &str = "-- outbox.queue_what_waited
+const QUEUE: Sql = Sql::named(
+    "-- outbox.queue_what_waited
 with page as materialized (
     select id, endpoint_id, application_id, lease_id, next_retry_at, position
     from deliveries
@@ -157,29 +125,38 @@ queued as (
     select id, endpoint_id, application_id, next_retry_at from page where lease_id is null
     returning id
 )
-select position::text, (select count(pg_notify('postrider_outbox', '')) from (select from queued limit 1) n)
-from page order by position desc limit 1";
+select position::text as cursor,
+       (select count(pg_notify('postrider_outbox', '')) from (select from queued limit 1) n) as notifications
+from page order by position desc limit 1",
+);
 
-const ENDPOINT: &str = "-- endpoints.remove
-delete from endpoints where id = $1 and deleted_at is not null";
+const ENDPOINT: Sql = Sql::named(
+    "-- endpoints.remove
+delete from endpoints where id = $1 and deleted_at is not null",
+);
 
-const DELIVERIES: &str = "-- deliveries.lock_to_remove
+const DELIVERIES: Sql = Sql::named(
+    "-- deliveries.lock_to_remove
 select id
 from deliveries
 where (application_id, id) > ($1, coalesce($2::text::uuid, '00000000-0000-0000-0000-000000000000'))
   and application_id <= $1
 order by application_id, id
 limit $3
-for update";
+for update",
+);
 
 /// A statement of its own: it sees the attempts that were recorded while the rows were waited for.
-const REMOVE_DELIVERIES: &str = "-- deliveries.remove
+const REMOVE_DELIVERIES: Sql = Sql::named(
+    "-- deliveries.remove
 with attempts as (
     delete from delivery_attempts where delivery_id = any ($1)
 )
-delete from deliveries where id = any ($1)";
+delete from deliveries where id = any ($1)",
+);
 
-const EVENTS: &str = "-- events.remove
+const EVENTS: Sql = Sql::named(
+    "-- events.remove
 with page as materialized (
     select id
     from events
@@ -191,9 +168,11 @@ with page as materialized (
 removed as (
     delete from events where id = any (array(select id from page))
 )
-select id::text from page order by id desc limit 1";
+select id::text as cursor from page order by id desc limit 1",
+);
 
-const IDEMPOTENCY_KEYS: &str = "-- idempotency_keys.remove
+const IDEMPOTENCY_KEYS: Sql = Sql::named(
+    "-- idempotency_keys.remove
 with page as materialized (
     select idempotency_key
     from idempotency_keys
@@ -205,10 +184,12 @@ removed as (
     delete from idempotency_keys
     where application_id = $1 and idempotency_key = any (array(select idempotency_key from page))
 )
-select idempotency_key from page order by idempotency_key desc limit 1";
+select idempotency_key as cursor from page order by idempotency_key desc limit 1",
+);
 
 /// Rows that a relay has taken are gone with its take; the claim finds nothing to do for them.
-const OUTBOX: &str = "-- outbox.remove
+const OUTBOX: Sql = Sql::named(
+    "-- outbox.remove
 with page as materialized (
     select id, application_id
     from outbox
@@ -226,7 +207,8 @@ locked as materialized (
 removed as (
     delete from outbox where id = any (array(select id from locked))
 )
-select id::text from page order by id desc limit 1";
+select id::text as cursor from page order by id desc limit 1",
+);
 
 /// The tables of which an application has few rows, told apart by a key of some type.
 macro_rules! remove {
@@ -261,41 +243,53 @@ removed as (
             $key,
             " = any (array(select key from page))
 )
-select key::text from page order by key desc limit 1"
+select key::text as cursor from page order by key desc limit 1"
         )
     };
 }
 
-const ENDPOINTS: &str = remove!("endpoints", "id", "uuid", "00000000-0000-0000-0000-000000000000");
-const API_KEYS: &str = remove!("api_keys", "id", "uuid", "00000000-0000-0000-0000-000000000000");
-const EVENT_TYPES: &str = remove!("event_types", "name", "text", "");
-const REPLAYS: &str = remove!("replays", "id", "uuid", "00000000-0000-0000-0000-000000000000");
-const EMIT_REJECTIONS: &str =
-    remove!("emit_rejections", "id", "uuid", "00000000-0000-0000-0000-000000000000");
+const ENDPOINTS: Sql = Sql::named(remove!("endpoints", "id", "uuid", "00000000-0000-0000-0000-000000000000"));
+const API_KEYS: Sql = Sql::named(remove!("api_keys", "id", "uuid", "00000000-0000-0000-0000-000000000000"));
+const EVENT_TYPES: Sql = Sql::named(remove!("event_types", "name", "text", ""));
+const REPLAYS: Sql = Sql::named(remove!("replays", "id", "uuid", "00000000-0000-0000-0000-000000000000"));
+const EMIT_REJECTIONS: Sql =
+    Sql::named(remove!("emit_rejections", "id", "uuid", "00000000-0000-0000-0000-000000000000"));
 
-const APPLICATION: &str = "-- applications.remove
-delete from applications where id = $1 and deleted_at is not null";
+const APPLICATION: Sql = Sql::named(
+    "-- applications.remove
+delete from applications where id = $1 and deleted_at is not null",
+);
 
-const TAKE: &str = "-- cleanups.take
+const TAKE: Sql = Sql::named(
+    "-- cleanups.take
 select id, kind, owner_id, reason, until_id, phase, cursor,
        created_at + interval '60 seconds' > now() as must_wait
 from cleanups
 where not_before <= now()
 order by not_before, id
 limit 1
-for update skip locked";
+for update skip locked",
+);
 
-const ADVANCE: &str = "-- cleanups.advance
-update cleanups set phase = $2, cursor = $3, not_before = now() where id = $1";
+const ADVANCE: Sql = Sql::named(
+    "-- cleanups.advance
+update cleanups set phase = $2, cursor = $3, not_before = now() where id = $1",
+);
 
-const POSTPONE: &str = "-- cleanups.postpone
-update cleanups set not_before = created_at + interval '60 seconds' where id = $1";
+const POSTPONE: Sql = Sql::named(
+    "-- cleanups.postpone
+update cleanups set not_before = created_at + interval '60 seconds' where id = $1",
+);
 
-const END: &str = "-- cleanups.end
-delete from cleanups where id = $1";
+const END: Sql = Sql::named(
+    "-- cleanups.end
+delete from cleanups where id = $1",
+);
 
-const SET_ASIDE: &str = "-- cleanups.set_aside
-update cleanups set not_before = now() + interval '5 seconds' where id = $1";
+const SET_ASIDE: Sql = Sql::named(
+    "-- cleanups.set_aside
+update cleanups set not_before = now() + interval '5 seconds' where id = $1",
+);
 
 /// Takes the next step of a cleanup. False: there is nothing to do now.
 ///
@@ -304,14 +298,12 @@ update cleanups set not_before = now() + interval '5 seconds' where id = $1";
 pub async fn step(store: &Store) -> Result<bool, StoreError> {
     let mut client = store.relaxed().await?;
     let transaction = client.transaction().await?;
-    let take = transaction.prepare_cached(TAKE).await?;
-    let Some(row) = transaction.query_opt(&take, &[]).await? else {
+    let Some(row) = TAKE.fetch_optional(&transaction, &[]).await? else {
         return Ok(false);
     };
     if let Err(error) = advance(&transaction, &row).await {
         transaction.rollback().await?;
-        let set_aside = client.prepare_cached(SET_ASIDE).await?;
-        client.execute(&set_aside, &[&row.get::<_, i64>("id")]).await?;
+        SET_ASIDE.execute(&client, &[&row.get::<_, i64>("id")]).await?;
         return Err(error);
     }
     transaction.commit().await?;
@@ -323,18 +315,15 @@ async fn advance(transaction: &Transaction<'_>, row: &Row) -> Result<(), StoreEr
     let phase: i16 = row.get("phase");
     match phases(row.get("kind")).get(usize::try_from(phase).unwrap_or(usize::MAX)) {
         None => {
-            let end = transaction.prepare_cached(END).await?;
-            transaction.execute(&end, &[&id]).await?;
+            END.execute(transaction, &[&id]).await?;
         }
         Some(Wait) if row.get("must_wait") => {
-            let postpone = transaction.prepare_cached(POSTPONE).await?;
-            transaction.execute(&postpone, &[&id]).await?;
+            POSTPONE.execute(transaction, &[&id]).await?;
         }
         Some(current) => {
             let cursor = deal(transaction, current, row).await?;
             let phase = if cursor.is_some() { phase } else { phase + 1 };
-            let advance = transaction.prepare_cached(ADVANCE).await?;
-            transaction.execute(&advance, &[&id, &phase, &cursor]).await?;
+            ADVANCE.execute(transaction, &[&id, &phase, &cursor]).await?;
         }
     }
     Ok(())
@@ -347,28 +336,21 @@ async fn deal(transaction: &Transaction<'_>, phase: &Phase, row: &Row) -> Result
     let answer = match phase {
         Wait => None,
         Once(sql) => {
-            let statement = transaction.prepare_cached(sql).await?;
-            transaction.execute(&statement, &[&owner]).await?;
+            sql.execute(transaction, &[&owner]).await?;
             None
         }
-        Do(sql) => {
-            let statement = transaction.prepare_cached(sql).await?;
-            transaction.query_opt(&statement, &[&owner, &cursor, &STEP]).await?
-        }
+        Do(sql) => sql.fetch_optional(transaction, &[&owner, &cursor, &STEP]).await?,
         Deliveries => {
-            let lock = transaction.prepare_cached(DELIVERIES).await?;
-            let rows = transaction.query(&lock, &[&owner, &cursor, &STEP]).await?;
-            let ids: Vec<Uuid> = rows.iter().map(|row| row.get(0)).collect();
+            let rows = DELIVERIES.fetch_all(transaction, &[&owner, &cursor, &STEP]).await?;
+            let ids: Vec<Uuid> = rows.iter().map(|row| row.get("id")).collect();
             let Some(last) = ids.last() else { return Ok(None) };
-            let remove = transaction.prepare_cached(REMOVE_DELIVERIES).await?;
-            transaction.execute(&remove, &[&ids]).await?;
+            REMOVE_DELIVERIES.execute(transaction, &[&ids]).await?;
             return Ok(Some(last.to_string()));
         }
         Cancel(sql) => {
-            let statement = transaction.prepare_cached(sql).await?;
             let (reason, until): (&str, Uuid) = (row.get("reason"), row.get("until_id"));
-            transaction.query_opt(&statement, &[&owner, &cursor, &STEP, &reason, &until]).await?
+            sql.fetch_optional(transaction, &[&owner, &cursor, &STEP, &reason, &until]).await?
         }
     };
-    Ok(answer.and_then(|row| row.get(0)))
+    Ok(answer.and_then(|row| row.get("cursor")))
 }

@@ -5,9 +5,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio_postgres::Client;
 
 use crate::StoreError;
+use crate::sql::Sql;
 
-const READ: &str = "-- clock.read
-select extract(epoch from clock_timestamp())::float8";
+const READ: Sql = Sql::named(
+    "-- clock.read
+select extract(epoch from clock_timestamp())::float8 as seconds",
+);
 
 /// By how many seconds this machine's clock is ahead of PostgreSQL's; right to half of the time that the answer
 /// takes.
@@ -16,7 +19,7 @@ select extract(epoch from clock_timestamp())::float8";
 /// When PostgreSQL does not answer.
 pub async fn ahead_seconds(client: &Client) -> Result<f64, StoreError> {
     let before = now();
-    let theirs: f64 = client.query_one(READ, &[]).await?.get(0);
+    let theirs: f64 = READ.fetch_one(client, &[]).await?.get("seconds");
     Ok((before + now()) / 2.0 - theirs)
 }
 

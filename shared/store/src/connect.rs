@@ -10,8 +10,8 @@ use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::{AsyncMessage, Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::DatabaseConfig;
-use crate::{StoreError, session_settings, sessions};
+use crate::sql::Sql;
+use crate::{DatabaseConfig, StoreError, session_settings, sessions};
 
 /// How long a new connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,6 +43,8 @@ const PATIENT: &str = "-c lock_timeout=3s";
 /// up for long.
 const ACCEPTING: &str = "-c synchronous_commit=on -c statement_timeout=4s";
 
+const PING: Sql = Sql::named("-- session.ping\nselect 1 as alive");
+
 /// PostgreSQL, through three pools.
 #[derive(Clone)]
 pub struct Store {
@@ -53,27 +55,23 @@ pub struct Store {
 
 impl Store {
     /// Prepares the pools; nothing is connected before it is needed.
-    ///
-    /// # Errors
-    /// When the extra certificates cannot be read.
-    pub fn new(config: &DatabaseConfig) -> Result<Self, StoreError> {
+    #[must_use]
+    pub fn new(config: &DatabaseConfig) -> Self {
         Self::with_durable(config, DURABLE)
     }
 
     /// The same for requests: a [`durable`](Self::durable) connection waits longer for what another one has locked.
-    ///
-    /// # Errors
-    /// When the extra certificates cannot be read.
-    pub fn for_requests(config: &DatabaseConfig) -> Result<Self, StoreError> {
+    #[must_use]
+    pub fn for_requests(config: &DatabaseConfig) -> Self {
         Self::with_durable(config, &format!("{DURABLE} {PATIENT}"))
     }
 
-    fn with_durable(config: &DatabaseConfig, durable: &str) -> Result<Self, StoreError> {
-        Ok(Self {
-            accepting: pool(config, ACCEPTING)?,
-            durable: pool(config, durable)?,
-            relaxed: pool(config, RELAXED)?,
-        })
+    fn with_durable(config: &DatabaseConfig, durable: &str) -> Self {
+        Self {
+            accepting: pool(config, ACCEPTING),
+            durable: pool(config, durable),
+            relaxed: pool(config, RELAXED),
+        }
     }
 
     /// A connection like a [`durable`](Self::durable) one, for accepting events alone: no other request can use
@@ -93,8 +91,9 @@ impl Store {
         Ok(self.durable.get().await?)
     }
 
-    /// A connection whose commits may be lost by a crash of PostgreSQL, never half of one: for claims and
-    /// takes, which such a crash merely undoes.
+    /// A connection whose commits a crash of PostgreSQL may lose, each wholly or not at all. For work that is then done
+    /// again: takes, claims, steps that commit together with their cursor (replays, cleanups, the reconciliation), draws
+    /// from budgets, notes about the health of endpoints.
     ///
     /// # Errors
     /// When PostgreSQL cannot be reached, or every connection is in use for too long.
@@ -107,14 +106,14 @@ impl Store {
     /// # Errors
     /// When there is none within two seconds.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        let ping = async { Ok(self.durable().await?.simple_query("select 1").await.map(|_| ())?) };
+        let ping = async { Ok(self.durable().await?.simple_query(PING.text()).await.map(|_| ())?) };
         tokio::time::timeout(Duration::from_secs(2), ping)
             .await
-            .unwrap_or_else(|_| Err(StoreError::Schema("PostgreSQL does not respond".to_owned())))
+            .unwrap_or_else(|_| Err(StoreError::NoResponse))
     }
 }
 
-fn pool(config: &DatabaseConfig, durability: &str) -> Result<Pool, StoreError> {
+fn pool(config: &DatabaseConfig, durability: &str) -> Pool {
     let manager = Manager::from_config(
         with_session(&config.url, &format!("{SESSION} {durability}")),
         tls(config),
@@ -135,7 +134,7 @@ fn pool(config: &DatabaseConfig, durability: &str) -> Result<Pool, StoreError> {
             recycle: Some(POOL_TIMEOUT),
         })
         .build()
-        .map_err(|error| StoreError::Schema(error.to_string()))
+        .expect("a pool with timeouts has a runtime")
 }
 
 /// A connection of its own, for LISTEN and session locks. It ends when this is dropped, and
@@ -145,6 +144,16 @@ pub struct Dedicated {
     pub client: Client,
     /// Notifications; closed when the connection is.
     pub messages: tokio::sync::mpsc::Receiver<tokio_postgres::Notification>,
+}
+
+impl Dedicated {
+    /// Asks PostgreSQL for a sign of life.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        Ok(self.client.simple_query(PING.text()).await.map(|_| ())?)
+    }
 }
 
 /// Opens a connection past any pooler. It ends when any session turns out to be on a server that has become read-only:

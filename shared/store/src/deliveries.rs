@@ -3,16 +3,14 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
-use deadpool_postgres::GenericClient;
 use postrider_domain::delivery::DeliveryStatus;
 use postrider_domain::ids::{ApplicationId, DeliveryId, EndpointId, EventId};
 use serde::Serialize;
-use tokio_postgres::Row;
-use tokio_postgres::types::ToSql;
 
 use crate::audit::{self, Actor, Change};
 use crate::page::{self, IdRange, MAX_SCANNED, Page, id_bounds};
-use crate::{Store, StoreError};
+use crate::sql::{Parameters, Session, Sql, read};
+use crate::{Store, StoreError, from_row};
 
 /// One event on its way to one endpoint.
 #[derive(Debug, Clone)]
@@ -45,6 +43,22 @@ pub struct Delivery {
     /// When it was closed.
     pub completed_at: Option<DateTime<Utc>>,
 }
+
+from_row!(Delivery {
+    id,
+    event_id,
+    endpoint_id,
+    event_type,
+    status,
+    attempt_count,
+    max_attempts,
+    next_retry_at,
+    last_error,
+    last_response_status,
+    waiting_for,
+    created_at,
+    completed_at,
+});
 
 /// Which deliveries a list holds. `None` and an absent list mean all.
 #[derive(Debug, Clone, Default)]
@@ -96,7 +110,7 @@ pub enum Refusal {
 macro_rules! columns {
     () => {
         "d.id, d.event_id, d.endpoint_id, d.event_type, d.status, d.attempt_count, d.max_attempts,
-       case when d.completed_at is null and d.status <> 'in_progress' then d.next_retry_at end,
+       case when d.completed_at is null and d.status <> 'in_progress' then d.next_retry_at end as next_retry_at,
        d.last_error, d.last_response_status,
        case
            when d.completed_at is not null or d.status = 'in_progress' then null
@@ -110,12 +124,12 @@ macro_rules! columns {
            when d.next_retry_at <= now() - interval '1 second' and h.throttled_at > now() - interval '12 seconds'
                 and e.rate_limit is not null
            then 'rate_limit'
-       end,
+       end as waiting_for,
        d.created_at, d.completed_at"
     };
 }
 
-const GET: &str = concat!(
+const GET: Sql = Sql::named(concat!(
     "-- deliveries.get
 select ",
     columns!(),
@@ -124,7 +138,7 @@ from deliveries d
 left join endpoints e on e.id = d.endpoint_id
 left join endpoint_health h on h.endpoint_id = d.endpoint_id
 where d.id = $1 and ($2::uuid is null or d.application_id = $2)"
-);
+));
 
 /// One delivery; `application` restricts it to that tenant's.
 ///
@@ -136,9 +150,8 @@ pub async fn get(
     delivery: DeliveryId,
 ) -> Result<Option<Delivery>, StoreError> {
     let client = store.durable().await?;
-    let statement = client.prepare_cached(GET).await?;
-    let row = client.query_opt(&statement, &[&delivery, &application]).await?;
-    Ok(row.map(|row| parse(&row, 0)))
+    let row = GET.fetch_optional(&client, &[&delivery, &application]).await?;
+    Ok(row.as_ref().map(read))
 }
 
 /// Looks at a bounded number of rows, newest first, and keeps what the filter matches. `$scope` picks the
@@ -186,12 +199,12 @@ order by d.id desc"
     };
 }
 
-const LIST: &str = list!("list", "application_id = $1 and $2::uuid is null");
-const LIST_ALL: &str = list!("list_all", "$1::uuid is null and $2::uuid is null");
-const LIST_DEAD: &str =
-    list!("list_dead", "application_id = $1 and dead_at is not null and $2::uuid is null");
-const LIST_OF_EVENT: &str =
-    list!("list_of_event", "event_id = $2 and ($1::uuid is null or application_id = $1)");
+const LIST: Sql = Sql::named(list!("list", "application_id = $1 and $2::uuid is null"));
+const LIST_ALL: Sql = Sql::named(list!("list_all", "$1::uuid is null and $2::uuid is null"));
+const LIST_DEAD: Sql =
+    Sql::named(list!("list_dead", "application_id = $1 and dead_at is not null and $2::uuid is null"));
+const LIST_OF_EVENT: Sql =
+    Sql::named(list!("list_of_event", "event_id = $2 and ($1::uuid is null or application_id = $1)"));
 
 /// A page of deliveries, newest first. It ends early after [`MAX_SCANNED`] rows looked at.
 ///
@@ -215,8 +228,7 @@ pub async fn list(
         (None, Some(_)) => LIST,
         (None, None) => LIST_ALL,
     };
-    let statement = client.prepare_cached(sql).await?;
-    let parameters: &[&(dyn ToSql + Sync)] = &[
+    let parameters: &Parameters<'_> = &[
         &filter.application_id,
         &filter.event_id,
         &range.above,
@@ -230,8 +242,8 @@ pub async fn list(
         &(i64::from(limit) + 1),
         &MAX_SCANNED,
     ];
-    let rows = page::read(&client, &statement, parameters, limit).await?;
-    Ok(Page::of_scan(&rows, |row| parse(row, 2), |delivery| delivery.id.0))
+    let rows = page::read(&client, sql, parameters, limit).await?;
+    Ok(Page::of_scan(&rows, |delivery: &Delivery| delivery.id.0))
 }
 
 /// SQL: what is set of a delivery `d` that is opened again. One that is open is due now; one that was closed gets one
@@ -247,7 +259,7 @@ macro_rules! opened_again {
 }
 pub(super) use opened_again;
 
-const RETRY: &str = concat!(
+const RETRY: Sql = Sql::named(concat!(
     "-- deliveries.retry
 with seen as materialized (
     select id, status, endpoint_id, event_id
@@ -283,9 +295,10 @@ queued as (
     select id, endpoint_id, application_id from moved
     returning id
 )
-select j.status, j.refusal, (select count(pg_notify('postrider_outbox', '')) from (select from queued limit 1) n)
+select j.status, j.refusal,
+       (select count(pg_notify('postrider_outbox', '')) from (select from queued limit 1) n) as notifications
 from judged j"
-);
+));
 
 /// Makes a delivery due now, by hand: an open one as it is, a closed one with one attempt more. One that is
 /// under way is refused, and one that can no longer be sent.
@@ -302,7 +315,8 @@ pub async fn retry(
 }
 
 /// Without its lease, what is under way is still recorded as an attempt, and moves nothing.
-const CANCEL: &str = "-- deliveries.cancel
+const CANCEL: Sql = Sql::named(
+    "-- deliveries.cancel
 with seen as materialized (
     select id, status, completed_at
     from deliveries
@@ -321,9 +335,10 @@ queued as (
     select id, endpoint_id, application_id from moved where position is not null
     returning id
 )
-select s.status, case when s.completed_at is not null then 'closed' end,
-       (select count(pg_notify('postrider_outbox', '')) from (select from queued limit 1) n)
-from seen s";
+select s.status, case when s.completed_at is not null then 'closed' end as refusal,
+       (select count(pg_notify('postrider_outbox', '')) from (select from queued limit 1) n) as notifications
+from seen s",
+);
 
 /// Withdraws an open delivery; one that is closed is refused.
 ///
@@ -348,29 +363,27 @@ struct Standing {
 
 async fn move_by_hand(
     store: &Store,
-    sql: &str,
+    sql: Sql,
     (action, actor): (&'static str, &Actor),
     application: ApplicationId,
     delivery: DeliveryId,
 ) -> Result<Moved, StoreError> {
     let mut client = store.durable().await?;
     let transaction = client.transaction().await?;
-    let statement = transaction.prepare_cached(sql).await?;
-    let Some(row) = transaction.query_opt(&statement, &[&delivery, &application]).await? else {
+    let Some(row) = sql.fetch_optional(&transaction, &[&delivery, &application]).await? else {
         return Ok(Moved::Unknown);
     };
-    if let Some(refusal) = row.get(1) {
+    if let Some(refusal) = row.get("refusal") {
         return Ok(Moved::Refused(match refusal {
             "in_progress" => Refusal::InProgress,
             "endpoint_deleted" => Refusal::EndpointDeleted,
             "event_expunged" => Refusal::EventExpunged,
             "event_expired" => Refusal::EventExpired,
-            _ => Refusal::Closed(row.get(0)),
+            _ => Refusal::Closed(row.get("status")),
         }));
     }
-    let get = transaction.prepare_cached(GET).await?;
-    let moved = parse(&transaction.query_one(&get, &[&delivery, &Some(application)]).await?, 0);
-    let before = Standing { status: row.get(0), next_retry_at: None };
+    let moved: Delivery = read(&GET.fetch_one(&transaction, &[&delivery, &Some(application)]).await?);
+    let before = Standing { status: row.get("status"), next_retry_at: None };
     let after = Standing { status: moved.status, next_retry_at: moved.next_retry_at };
     let change = Change::of(action, delivery, Some(&before), Some(&after));
     audit::note(&transaction, application, actor, change).await?;
@@ -378,40 +391,23 @@ async fn move_by_hand(
     Ok(Moved::Delivery(Box::new(moved)))
 }
 
-fn parse(row: &Row, first: usize) -> Delivery {
-    Delivery {
-        id: row.get(first),
-        event_id: row.get(first + 1),
-        endpoint_id: row.get(first + 2),
-        event_type: row.get(first + 3),
-        status: row.get(first + 4),
-        attempt_count: row.get(first + 5),
-        max_attempts: row.get(first + 6),
-        next_retry_at: row.get(first + 7),
-        last_error: row.get(first + 8),
-        last_response_status: row.get(first + 9),
-        waiting_for: row.get(first + 10),
-        created_at: row.get(first + 11),
-        completed_at: row.get(first + 12),
-    }
-}
-
-const EXISTING: &str = "-- deliveries.existing
-select id from deliveries where id = any ($1) and id between $2 and $3";
+const EXISTING: Sql = Sql::named(
+    "-- deliveries.existing
+select id from deliveries where id = any ($1) and id between $2 and $3",
+);
 
 /// Those of the deliveries that a statement has passed over which are there all the same: their rows are locked.
 ///
 /// # Errors
 /// When PostgreSQL cannot be reached.
 pub async fn existing(
-    client: &impl GenericClient,
+    client: &impl Session,
     passed: &[DeliveryId],
 ) -> Result<HashSet<DeliveryId>, StoreError> {
     if passed.is_empty() {
         return Ok(HashSet::new());
     }
     let (first, last) = id_bounds(passed);
-    let statement = client.prepare_cached(EXISTING).await?;
-    let rows = client.query(&statement, &[&passed, &first, &last]).await?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    let rows = EXISTING.fetch_all(client, &[&passed, &first, &last]).await?;
+    Ok(rows.iter().map(|row| row.get("id")).collect())
 }

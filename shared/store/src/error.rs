@@ -1,6 +1,7 @@
 //! What can go wrong with PostgreSQL, sorted by what to do about it.
 
 use deadpool_postgres::PoolError;
+use postrider_domain::ids::EndpointId;
 use tokio_postgres::error::SqlState;
 
 use crate::sessions;
@@ -14,10 +15,95 @@ pub enum StoreError {
     /// The statement failed.
     #[error("database error: {}", describe(.0))]
     Database(#[source] tokio_postgres::Error),
-    /// The database is not as this program needs it.
-    #[error("{0}")]
-    Schema(String),
+    /// The server has not responded within the time that a sign of life may take.
+    #[error("PostgreSQL does not respond")]
+    NoResponse,
+    /// An idempotency key expired between two statements.
+    #[error("an idempotency key expired while it was looked at; try again")]
+    KeyExpired,
+    /// A stored value is not what this program can have written.
+    #[error("PostgreSQL returned a value that cannot be read: {what}: {reason}")]
+    Unreadable {
+        /// The value.
+        what: String,
+        /// What is wrong with it.
+        reason: Cause,
+    },
+    /// There is no schema.
+    #[error("the database does not have a Postrider schema yet: run `postrider migrate`")]
+    NoSchema,
+    /// The schema was made for an older program.
+    #[error(
+        "the database has schema version {current}, but this program requires version {needed}: run \
+         `postrider migrate`"
+    )]
+    SchemaTooOld {
+        /// The version of the schema.
+        current: i32,
+        /// The version that this program was built with.
+        needed: i32,
+    },
+    /// The schema was made for a newer program.
+    #[error(
+        "the database has schema version {current}, which only supports programs for version {oldest} or newer; \
+         this program is for version {needed}: use a newer program"
+    )]
+    SchemaTooNew {
+        /// The version of the schema.
+        current: i32,
+        /// The oldest version whose programs can use the schema.
+        oldest: i32,
+        /// The version that this program was built with.
+        needed: i32,
+    },
+    /// A migration failed.
+    #[error("the migration failed")]
+    Migration(#[source] Box<refinery::Error>),
+    /// A setting of the session is not what the statements rely on.
+    #[error(
+        "the database session has `{name}` = `{current}`, but Postrider requires `{needed}`. A connection pooler \
+         does not pass the setting on: run `alter role … set {name} = '{needed}'`"
+    )]
+    WrongSetting {
+        /// The name of the setting.
+        name: String,
+        /// The value that Postrider requires.
+        needed: String,
+        /// The value that the session has.
+        current: String,
+    },
+    /// The database cannot store every character.
+    #[error(
+        "the database `{database}` has the encoding {encoding}, which cannot store every character: create a \
+         database with `create database … encoding 'UTF8' template template0` and use that"
+    )]
+    WrongEncoding {
+        /// The name of the database.
+        database: String,
+        /// Its encoding.
+        encoding: String,
+    },
+    /// Secrets are encrypted with a master key that this program does not have.
+    #[error(
+        "secrets are encrypted with the master key `{0}`, which is not in POSTRIDER_MASTER_KEY: add it after the \
+         other keys, and run `postrider rekey` if you want to remove it"
+    )]
+    MissingMasterKey(String),
+    /// There is nothing to encrypt with.
+    #[error("there is no master key to encrypt with: set POSTRIDER_MASTER_KEY")]
+    NoMasterKey,
+    /// A secret of an endpoint cannot be read.
+    #[error("endpoint {endpoint}: {reason}")]
+    Secret {
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// Why it cannot be read.
+        reason: Cause,
+    },
 }
+
+/// What another crate found wrong with a value.
+pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 impl From<tokio_postgres::Error> for StoreError {
     fn from(error: tokio_postgres::Error) -> Self {
@@ -37,10 +123,15 @@ impl From<PoolError> for StoreError {
 }
 
 impl StoreError {
+    /// A value that PostgreSQL returned and that this program cannot read.
+    pub(crate) fn unreadable(what: String, reason: impl Into<Cause>) -> Self {
+        Self::Unreadable { what, reason: reason.into() }
+    }
+
     fn code(&self) -> Option<&SqlState> {
         match self {
             Self::Database(error) => error.code(),
-            Self::Pool(_) | Self::Schema(_) => None,
+            _ => None,
         }
     }
 
@@ -93,7 +184,7 @@ impl StoreError {
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
         match (self, self.code()) {
-            (Self::Pool(_), _) | (Self::Database(_), None) => true,
+            (Self::Pool(_) | Self::NoResponse | Self::KeyExpired, _) | (Self::Database(_), None) => true,
             (Self::Database(error), _) if sessions::is_stale_statement(error) => true,
             // A primary that has become a standby is read-only.
             (_, Some(code)) => {
@@ -102,7 +193,7 @@ impl StoreError {
                     || self.is_refusal()
                     || self.is_missing_partition()
             }
-            (Self::Schema(_), None) => false,
+            (_, None) => false,
         }
     }
 
@@ -111,7 +202,8 @@ impl StoreError {
     #[must_use]
     pub fn is_outage(&self) -> bool {
         match (self, self.code()) {
-            (Self::Pool(_) | Self::Schema(_), _) | (Self::Database(_), None) => true,
+            (Self::Pool(_) | Self::NoResponse, _) | (Self::Database(_), None) => true,
+            (_, None) => self.is_misconfigured(),
             (_, Some(code)) => {
                 let is_general = matches!(&code.code()[..2], "08" | "42" | "53" | "57")
                     || *code == SqlState::READ_ONLY_SQL_TRANSACTION
@@ -142,10 +234,22 @@ impl StoreError {
     #[must_use]
     pub fn is_misconfigured(&self) -> bool {
         match self {
-            Self::Schema(_) => true,
-            Self::Pool(_) | Self::Database(_) => self
+            Self::NoSchema
+            | Self::SchemaTooOld { .. }
+            | Self::SchemaTooNew { .. }
+            | Self::WrongSetting { .. }
+            | Self::WrongEncoding { .. }
+            | Self::MissingMasterKey(_)
+            | Self::NoMasterKey => true,
+            Self::Database(_) => self
                 .code()
                 .is_some_and(|code| code.code().starts_with("28") || *code == SqlState::INVALID_CATALOG_NAME),
+            Self::Pool(_)
+            | Self::NoResponse
+            | Self::KeyExpired
+            | Self::Unreadable { .. }
+            | Self::Migration(_)
+            | Self::Secret { .. } => false,
         }
     }
 

@@ -3,13 +3,12 @@
 use chrono::{DateTime, Utc};
 use postrider_domain::ids::ApplicationId;
 use serde::Serialize;
-use tokio_postgres::Row;
-use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use crate::audit::{self, Actor, Change};
 use crate::page::{self, Page};
-use crate::{Store, StoreError, applications};
+use crate::sql::{Parameters, Sql, read};
+use crate::{Store, StoreError, applications, from_row};
 
 /// What an application says of one of its event types. It serialises to what the audit log keeps of it.
 #[derive(Debug, Clone, Serialize)]
@@ -36,6 +35,17 @@ pub struct EventTypeEntry {
     #[serde(skip)]
     pub updated_at: DateTime<Utc>,
 }
+
+from_row!(EventTypeEntry {
+    application_id,
+    name,
+    description,
+    example,
+    json_schema,
+    is_archived,
+    created_at,
+    updated_at,
+});
 
 /// What can be set of an event type.
 #[derive(Debug, Clone)]
@@ -69,21 +79,23 @@ pub enum Created {
 
 macro_rules! columns {
     () => {
-        "application_id, name, description, example::text, json_schema::text, is_archived, created_at, updated_at"
+        "application_id, name, description, example::text as example, json_schema::text as json_schema, is_archived, created_at, updated_at"
     };
 }
 
-const COUNT: &str = "-- event_types.count
-select count(*) from event_types where application_id = $1";
+const COUNT: Sql = Sql::named(
+    "-- event_types.count
+select count(*) as count from event_types where application_id = $1",
+);
 
-const CREATE: &str = concat!(
+const CREATE: Sql = Sql::named(concat!(
     "-- event_types.create
 insert into event_types (application_id, name, description, example, json_schema, schema_hash, is_archived)
 select $1, $2, $3, $4::text::jsonb, s.json, sha256(convert_to(s.json::text, 'UTF8')), $6
 from (select $5::text::jsonb) s (json)
 returning ",
     columns!()
-);
+));
 
 /// Adds an event type, unless its application has as many as it may have.
 ///
@@ -101,31 +113,29 @@ pub async fn create(
     if applications::take_turn(&transaction, application).await?.is_none() {
         return Ok(Created::UnknownApplication);
     }
-    let count = transaction.prepare_cached(COUNT).await?;
-    let existing: i64 = transaction.query_one(&count, &[&application]).await?.get(0);
+    let existing: i64 = COUNT.fetch_one(&transaction, &[&application]).await?.get("count");
     if existing >= MAX_TYPES {
         return Ok(Created::TooMany);
     }
-    let statement = transaction.prepare_cached(CREATE).await?;
     let EventTypeSettings { description, example, json_schema, is_archived } = settings;
-    let row = transaction
-        .query_one(&statement, &[&application, &name, description, example, json_schema, is_archived])
+    let row = CREATE
+        .fetch_one(&transaction, &[&application, &name, description, example, json_schema, is_archived])
         .await?;
-    let created = parse(&row);
+    let created = read::<EventTypeEntry>(&row);
     let change = Change::of("event_type.create", name, None, Some(&created));
     audit::note(&transaction, application, actor, change).await?;
     transaction.commit().await?;
     Ok(Created::EventType(Box::new(created)))
 }
 
-const GET: &str = concat!(
+const GET: Sql = Sql::named(concat!(
     "-- event_types.get
 select ",
     columns!(),
     "
 from event_types
 where application_id = $1 and name = $2"
-);
+));
 
 /// One event type.
 ///
@@ -137,8 +147,7 @@ pub async fn get(
     name: &str,
 ) -> Result<Option<EventTypeEntry>, StoreError> {
     let client = store.durable().await?;
-    let statement = client.prepare_cached(GET).await?;
-    Ok(client.query_opt(&statement, &[&application, &name]).await?.as_ref().map(parse))
+    Ok(GET.fetch_optional(&client, &[&application, &name]).await?.as_ref().map(read))
 }
 
 /// `$scope` picks where the index is entered.
@@ -161,8 +170,8 @@ limit $5"
     };
 }
 
-const LIST: &str = list!("list", "application_id = $1");
-const LIST_ALL: &str = list!("list_all", "$1::uuid is null");
+const LIST: Sql = Sql::named(list!("list", "application_id = $1"));
+const LIST_ALL: Sql = Sql::named(list!("list_all", "$1::uuid is null"));
 
 /// Event types after the place `after`, in the order of their applications and names, `limit` at most.
 ///
@@ -177,16 +186,15 @@ pub async fn list(
 ) -> Result<Page<EventTypeEntry, Place>, StoreError> {
     let client = store.durable().await?;
     let sql = if application.is_some() { LIST } else { LIST_ALL };
-    let statement = client.prepare_cached(sql).await?;
     let (after_application, after_name) =
         after.map_or((Uuid::nil(), ""), |(application, name)| (application.0, name));
-    let parameters: &[&(dyn ToSql + Sync)] =
+    let parameters: &Parameters<'_> =
         &[&application, &after_application, &after_name, &with_archived, &(i64::from(limit) + 1)];
-    let rows = page::read(&client, &statement, parameters, limit).await?;
-    Ok(Page::of(&rows, parse, |entry| (entry.application_id, entry.name.clone())))
+    let rows = page::read(&client, sql, parameters, limit).await?;
+    Ok(Page::of(&rows, |entry: &EventTypeEntry| (entry.application_id, entry.name.clone())))
 }
 
-const UPDATE: &str = concat!(
+const UPDATE: Sql = Sql::named(concat!(
     "-- event_types.update
 update event_types
 set description = $3, example = $4::text::jsonb, json_schema = s.json,
@@ -195,7 +203,7 @@ from (select $5::text::jsonb) s (json)
 where application_id = $1 and name = $2 and updated_at = $7
 returning ",
     columns!()
-);
+));
 
 /// Changes an event type that is still as it was at `seen`; `None`: it is not.
 ///
@@ -209,11 +217,10 @@ pub async fn update(
 ) -> Result<Option<EventTypeEntry>, StoreError> {
     let mut client = store.durable().await?;
     let transaction = client.transaction().await?;
-    let statement = transaction.prepare_cached(UPDATE).await?;
     let EventTypeSettings { description, example, json_schema, is_archived } = settings;
-    let row = transaction
-        .query_opt(
-            &statement,
+    let row = UPDATE
+        .fetch_optional(
+            &transaction,
             &[
                 &seen.application_id,
                 &seen.name,
@@ -226,19 +233,19 @@ pub async fn update(
         )
         .await?;
     let Some(row) = row else { return Ok(None) };
-    let changed = parse(&row);
+    let changed = read::<EventTypeEntry>(&row);
     let change = Change::of("event_type.update", &seen.name, Some(seen), Some(&changed));
     audit::note(&transaction, seen.application_id, actor, change).await?;
     transaction.commit().await?;
     Ok(Some(changed))
 }
 
-const DELETE: &str = concat!(
+const DELETE: Sql = Sql::named(concat!(
     "-- event_types.delete
 delete from event_types where application_id = $1 and name = $2
 returning ",
     columns!()
-);
+));
 
 /// Removes an event type from the catalogue; false: it was not there.
 ///
@@ -252,11 +259,10 @@ pub async fn delete(
 ) -> Result<bool, StoreError> {
     let mut client = store.durable().await?;
     let transaction = client.transaction().await?;
-    let statement = transaction.prepare_cached(DELETE).await?;
-    let Some(row) = transaction.query_opt(&statement, &[&application, &name]).await? else {
+    let Some(row) = DELETE.fetch_optional(&transaction, &[&application, &name]).await? else {
         return Ok(false);
     };
-    let change = Change::of("event_type.delete", name, Some(&parse(&row)), None);
+    let change = Change::of("event_type.delete", name, Some(&read::<EventTypeEntry>(&row)), None);
     audit::note(&transaction, application, actor, change).await?;
     transaction.commit().await?;
     Ok(true)
@@ -271,10 +277,12 @@ pub struct StoredSchema {
     pub json: String,
 }
 
-const GET_SCHEMA: &str = "-- event_types.get_schema
-select schema_hash, json_schema::text
+const GET_SCHEMA: Sql = Sql::named(
+    "-- event_types.get_schema
+select schema_hash, json_schema::text as json_schema
 from event_types
-where application_id = $1 and name = $2 and not is_archived and json_schema is not null";
+where application_id = $1 and name = $2 and not is_archived and json_schema is not null",
+);
 
 /// The schema that events of a type must satisfy now.
 ///
@@ -286,24 +294,11 @@ pub async fn get_schema(
     name: &str,
 ) -> Result<Option<StoredSchema>, StoreError> {
     let client = store.durable().await?;
-    let statement = client.prepare_cached(GET_SCHEMA).await?;
-    let Some(row) = client.query_opt(&statement, &[&application, &name]).await? else { return Ok(None) };
-    let hash = row
-        .get::<_, &[u8]>(0)
-        .try_into()
-        .map_err(|_| StoreError::Schema(format!("the schema of {name} has a hash that is none")))?;
-    Ok(Some(StoredSchema { hash, json: row.get(1) }))
-}
-
-fn parse(row: &Row) -> EventTypeEntry {
-    EventTypeEntry {
-        application_id: row.get(0),
-        name: row.get(1),
-        description: row.get(2),
-        example: row.get(3),
-        json_schema: row.get(4),
-        is_archived: row.get(5),
-        created_at: row.get(6),
-        updated_at: row.get(7),
-    }
+    let Some(row) = GET_SCHEMA.fetch_optional(&client, &[&application, &name]).await? else {
+        return Ok(None);
+    };
+    let hash = row.get::<_, &[u8]>("schema_hash").try_into().map_err(|_| {
+        StoreError::unreadable(format!("the hash of the schema of {name}"), "it is not a SHA-256")
+    })?;
+    Ok(Some(StoredSchema { hash, json: row.get("json_schema") }))
 }

@@ -2,11 +2,10 @@
 
 use chrono::{DateTime, Utc};
 use postrider_domain::ids::{ApplicationId, EventId};
-use tokio_postgres::Row;
-use tokio_postgres::types::ToSql;
 
 use crate::page::{self, IdRange, MAX_SCANNED, Page};
-use crate::{Store, StoreError};
+use crate::sql::{Parameters, Sql, read};
+use crate::{Store, StoreError, from_row};
 
 /// Bytes of payloads, as they are stored, that one call looks at.
 const MAX_SCANNED_BYTES: i64 = 16 << 20;
@@ -30,6 +29,8 @@ pub struct Event {
     pub expunged_at: Option<DateTime<Utc>>,
 }
 
+from_row!(Event { id, application_id, event_type, data, idempotency_key, created_at, expunged_at });
+
 /// Which events a list holds.
 #[derive(Debug, Clone, Default)]
 pub struct EventFilter {
@@ -45,10 +46,12 @@ pub struct EventFilter {
     pub data_contains: Option<String>,
 }
 
-const GET: &str = "-- events.get
-select id, application_id, event_type, payload::text, idempotency_key, created_at, expunged_at
+const GET: Sql = Sql::named(
+    "-- events.get
+select id, application_id, event_type, payload::text as data, idempotency_key, created_at, expunged_at
 from events
-where id = $1 and ($2::uuid is null or application_id = $2)";
+where id = $1 and ($2::uuid is null or application_id = $2)",
+);
 
 /// One event; `application` restricts it to that tenant's.
 ///
@@ -60,13 +63,14 @@ pub async fn get(
     event: EventId,
 ) -> Result<Option<Event>, StoreError> {
     let client = store.durable().await?;
-    let statement = client.prepare_cached(GET).await?;
-    let row = client.query_opt(&statement, &[&event, &application]).await?;
-    Ok(row.map(|row| parse(&row, 0)))
+    let row = GET.fetch_optional(&client, &[&event, &application]).await?;
+    Ok(row.as_ref().map(read))
 }
 
-const EXISTS: &str = "-- events.exists
-select exists (select from events where id = $1 and ($2::uuid is null or application_id = $2))";
+const EXISTS: Sql = Sql::named(
+    "-- events.exists
+select exists (select from events where id = $1 and ($2::uuid is null or application_id = $2)) as is_there",
+);
 
 /// True where there is such an event; `application` restricts it to that tenant's.
 ///
@@ -78,8 +82,7 @@ pub async fn exists(
     event: EventId,
 ) -> Result<bool, StoreError> {
     let client = store.durable().await?;
-    let statement = client.prepare_cached(EXISTS).await?;
-    Ok(client.query_one(&statement, &[&event, &application]).await?.get(0))
+    Ok(EXISTS.fetch_one(&client, &[&event, &application]).await?.get("is_there"))
 }
 
 /// Looks at a bounded number of rows and bytes, newest first, and keeps what the filter matches. `$scope` picks the
@@ -128,8 +131,8 @@ order by m.id desc"
     };
 }
 
-const LIST: &str = list!("list", "application_id = $1");
-const LIST_ALL: &str = list!("list_all", "$1::uuid is null");
+const LIST: Sql = Sql::named(list!("list", "application_id = $1"));
+const LIST_ALL: Sql = Sql::named(list!("list_all", "$1::uuid is null"));
 
 /// A page of events, newest first. It ends early after [`MAX_SCANNED`] rows or 16 MiB looked at.
 ///
@@ -145,8 +148,7 @@ pub async fn list(
     let range = IdRange::new(cursor.map(|id| id.0), filter.created_after, filter.created_before);
     let client = store.durable().await?;
     let sql = if filter.application_id.is_some() { LIST } else { LIST_ALL };
-    let statement = client.prepare_cached(sql).await?;
-    let parameters: &[&(dyn ToSql + Sync)] = &[
+    let parameters: &Parameters<'_> = &[
         &filter.application_id,
         &range.above,
         &range.below,
@@ -158,18 +160,6 @@ pub async fn list(
         &MAX_SCANNED,
         &MAX_SCANNED_BYTES,
     ];
-    let rows = page::read(&client, &statement, parameters, limit).await?;
-    Ok(Page::of_scan(&rows, |row| parse(row, 2), |event| event.id.0))
-}
-
-fn parse(row: &Row, first: usize) -> Event {
-    Event {
-        id: row.get(first),
-        application_id: row.get(first + 1),
-        event_type: row.get(first + 2),
-        data: row.get(first + 3),
-        idempotency_key: row.get(first + 4),
-        created_at: row.get(first + 5),
-        expunged_at: row.get(first + 6),
-    }
+    let rows = page::read(&client, sql, parameters, limit).await?;
+    Ok(Page::of_scan(&rows, |event: &Event| event.id.0))
 }

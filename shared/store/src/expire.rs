@@ -6,6 +6,7 @@ use postrider_domain::ids::DeliveryId;
 use tokio_postgres::Client;
 
 use crate::partitions::Expired;
+use crate::sql::Sql;
 use crate::{Store, StoreError, operational};
 
 /// Why they end.
@@ -16,7 +17,8 @@ const STEP: i64 = 500;
 
 /// What a lease holds ends too: what is under way is still recorded as an attempt, and moves nothing. What is locked
 /// is left for the next time.
-const EXPIRE: &str = "-- deliveries.expire
+const EXPIRE: Sql = Sql::named(
+    "-- deliveries.expire
 with old as materialized (
     select id
     from deliveries
@@ -39,7 +41,8 @@ woken as (
     select distinct on (endpoint_id) id, endpoint_id, application_id from moved where position is not null
     order by endpoint_id, id
 )
-select id from moved";
+select id from moved",
+);
 
 /// Makes dead letters of some of the deliveries that were made before `end` and are still open, and tells of
 /// them. Returns how many; 0: none is left that is not locked.
@@ -49,9 +52,8 @@ select id from moved";
 pub async fn step(store: &Store, end: DateTime<Utc>) -> Result<usize, StoreError> {
     let mut client = store.durable().await?;
     let transaction = client.transaction().await?;
-    let expire = transaction.prepare_cached(EXPIRE).await?;
-    let rows = transaction.query(&expire, &[&end, &STEP, &REASON]).await?;
-    let expired: Vec<DeliveryId> = rows.iter().map(|row| row.get(0)).collect();
+    let rows = EXPIRE.fetch_all(&transaction, &[&end, &STEP, &REASON]).await?;
+    let expired: Vec<DeliveryId> = rows.iter().map(|row| row.get("id")).collect();
     operational::emit_dead_letters(&transaction, &expired).await?;
     transaction.commit().await?;
     Ok(expired.len())
@@ -64,8 +66,9 @@ pub async fn step(store: &Store, end: DateTime<Utc>) -> Result<usize, StoreError
 pub async fn must_stay(client: &Client, deliveries: &Expired) -> Result<bool, StoreError> {
     let name = &deliveries.name;
     let must_stay = format!(
-        "select exists (select from {name} where completed_at is null)
-             or exists (select from {name} where dead_at > now() - interval '1 day')"
+        "-- partitions.must_stay
+         select exists (select from {name} where completed_at is null)
+             or exists (select from {name} where dead_at > now() - interval '1 day') as must_stay"
     );
-    Ok(client.query_one(&must_stay, &[]).await?.get(0))
+    Ok(client.query_one(&must_stay, &[]).await?.get("must_stay"))
 }

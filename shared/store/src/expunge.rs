@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use crate::audit::{self, Actor, Change};
 use crate::page::IdRange;
+use crate::sql::Sql;
 use crate::{Store, StoreError};
 
 /// What the deliveries say that are cancelled by it. A late record is recognised by it, and keeps no body.
@@ -15,7 +16,8 @@ pub(super) const REASON: &str = "the payload of the event was removed on request
 const STEP: i64 = 500;
 
 /// From here on nothing can be sent any more: every claim looks at the mark.
-const MARK: &str = "-- events.expunge
+const MARK: Sql = Sql::named(
+    "-- events.expunge
 with seen as materialized (
     select id, expunged_at
     from events
@@ -28,38 +30,14 @@ marked as (
     from seen s
     where v.id = s.id and s.expunged_at is null
 )
-select expunged_at is null from seen";
+select expunged_at is null as has_data from seen",
+);
 
-const CANCEL: &str = "-- deliveries.expunge
-with page as materialized (
-    select id
-    from deliveries
-    where event_id = $1 and id > $2
-    order by id
-    limit $3
-),
-locked as materialized (
-    select d.id, d.endpoint_id, d.position, d.completed_at
-    from deliveries d
-    where d.id = any (array(select id from page)) and d.id > $2
-    order by d.id
-    for no key update
-),
-cancelled as (
-    update deliveries d
-    set status = 'cancelled', next_retry_at = null, lease_id = null, completed_at = now(), last_error = $4
-    from locked l
-    where d.id = l.id and d.id > $2 and l.completed_at is null
-    returning d.id, d.endpoint_id, d.application_id, d.position
-),
-passed as (
-    insert into outbox (delivery_id, endpoint_id, application_id)
-    select id, endpoint_id, application_id from cancelled where position is not null
-)
-select id from locked order by id";
+const CANCEL: Sql = Sql::named(include_str!("sql/deliveries.expunge.sql"));
 
 /// Nothing was sent: the attempt was not one.
-const CANCEL_CLAIMED: &str = "-- deliveries.cancel_expunged
+const CANCEL_CLAIMED: Sql = Sql::named(
+    "-- deliveries.cancel_expunged
 with locked as materialized (
     select d.id
     from deliveries d
@@ -80,8 +58,9 @@ passed as (
     select id, endpoint_id, application_id from cancelled where position is not null
     returning id
 )
-select (select count(*) from cancelled),
-       (select count(pg_notify('postrider_outbox', '')) from (select from passed limit 1) n)";
+select (select count(*) from cancelled) as cancelled,
+       (select count(pg_notify('postrider_outbox', '')) from (select from passed limit 1) n) as notifications",
+);
 
 /// Cancels a delivery that was claimed although the payload of its event was removed: whoever removed it was
 /// interrupted before it came to this delivery. False: there is another reason why there is nothing to send.
@@ -90,15 +69,16 @@ select (select count(*) from cancelled),
 /// When PostgreSQL does not answer, or the row is locked; the delivery is then swept.
 pub async fn cancel_claimed(store: &Store, delivery: DeliveryId, lease: LeaseId) -> Result<bool, StoreError> {
     let client = store.durable().await?;
-    let statement = client.prepare_cached(CANCEL_CLAIMED).await?;
-    let row = client.query_one(&statement, &[&delivery, &lease, &REASON]).await?;
-    Ok(row.get::<_, i64>(0) > 0)
+    let row = CANCEL_CLAIMED.fetch_one(&client, &[&delivery, &lease, &REASON]).await?;
+    Ok(row.get::<_, i64>("cancelled") > 0)
 }
 
-const CLEAN: &str = "-- delivery_attempts.expunge
+const CLEAN: Sql = Sql::named(
+    "-- delivery_attempts.expunge
 update delivery_attempts
 set response_body = null, response_body_truncated = false
-where delivery_id = any ($1) and delivery_id between $2 and $3 and response_body is not null";
+where delivery_id = any ($1) and delivery_id between $2 and $3 and response_body is not null",
+);
 
 /// What the audit log keeps of it.
 #[derive(Serialize)]
@@ -120,11 +100,10 @@ pub async fn expunge(
 ) -> Result<bool, StoreError> {
     let mut client = store.durable().await?;
     let transaction = client.transaction().await?;
-    let mark = transaction.prepare_cached(MARK).await?;
-    let Some(row) = transaction.query_opt(&mark, &[&event, &application]).await? else {
+    let Some(row) = MARK.fetch_optional(&transaction, &[&event, &application]).await? else {
         return Ok(false);
     };
-    if row.get(0) {
+    if row.get("has_data") {
         let (before, after) = (Presence { has_data: true }, Presence { has_data: false });
         let change = Change::of("event.expunge", event, Some(&before), Some(&after));
         audit::note(&transaction, application, actor, change).await?;
@@ -133,13 +112,11 @@ pub async fn expunge(
     let mut after = IdRange::new(None, None, None).not_before(event.0).above;
     loop {
         let transaction = client.transaction().await?;
-        let cancel = transaction.prepare_cached(CANCEL).await?;
-        let clean = transaction.prepare_cached(CLEAN).await?;
-        let rows = transaction.query(&cancel, &[&event, &after, &STEP, &REASON]).await?;
-        let deliveries: Vec<Uuid> = rows.iter().map(|row| row.get(0)).collect();
+        let rows = CANCEL.fetch_all(&transaction, &[&event, &after, &STEP, &REASON]).await?;
+        let deliveries: Vec<Uuid> = rows.iter().map(|row| row.get("id")).collect();
         let (Some(first), Some(last)) = (deliveries.first(), deliveries.last()) else { return Ok(true) };
         // A statement of its own: what was recorded while the rows were waited for is seen by it.
-        transaction.execute(&clean, &[&deliveries, first, last]).await?;
+        CLEAN.execute(&transaction, &[&deliveries, first, last]).await?;
         transaction.commit().await?;
         after = *last;
     }

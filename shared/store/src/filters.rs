@@ -3,10 +3,13 @@
 use postrider_domain::filter::Filter;
 use postrider_domain::ids::{ApplicationId, EventId};
 
+use crate::sql::Sql;
 use crate::{Store, StoreError};
 
-const TEST_SAMPLE: &str = "-- filters.test_sample
-select coalesce($1::text::jsonb @@ $2::text::jsonpath, false)";
+const TEST_SAMPLE: Sql = Sql::named(
+    "-- filters.test_sample
+select coalesce($1::text::jsonb @@ $2::text::jsonpath, false) as matches",
+);
 
 /// Whether a payload matches, as it would where an event is accepted. `data` is JSON as text.
 ///
@@ -14,14 +17,15 @@ select coalesce($1::text::jsonb @@ $2::text::jsonpath, false)";
 /// [`StoreError::is_data_error`] where PostgreSQL cannot hold the payload; when it does not answer.
 pub async fn matches_sample(store: &Store, filter: &Filter, data: &str) -> Result<bool, StoreError> {
     let client = store.durable().await?;
-    let statement = client.prepare_cached(TEST_SAMPLE).await?;
-    Ok(client.query_one(&statement, &[&data, &filter.path]).await?.get(0))
+    Ok(TEST_SAMPLE.fetch_one(&client, &[&data, &filter.path]).await?.get("matches"))
 }
 
-const TEST_EVENT: &str = "-- filters.test_event
-select coalesce(payload @@ $3::text::jsonpath, false), expunged_at is not null
+const TEST_EVENT: Sql = Sql::named(
+    "-- filters.test_event
+select coalesce(payload @@ $3::text::jsonpath, false) as matches, expunged_at is not null as is_expunged
 from events
-where id = $1 and application_id = $2";
+where id = $1 and application_id = $2",
+);
 
 /// What came of trying a filter on a stored event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,11 +49,10 @@ pub async fn matches_event(
     event: EventId,
 ) -> Result<Tried, StoreError> {
     let client = store.durable().await?;
-    let statement = client.prepare_cached(TEST_EVENT).await?;
-    let row = client.query_opt(&statement, &[&event, &application, &filter.path]).await?;
+    let row = TEST_EVENT.fetch_optional(&client, &[&event, &application, &filter.path]).await?;
     Ok(match row {
-        Some(row) if row.get(1) => Tried::Expunged,
-        Some(row) => Tried::Matched(row.get(0)),
+        Some(row) if row.get("is_expunged") => Tried::Expunged,
+        Some(row) => Tried::Matched(row.get("matches")),
         None => Tried::UnknownEvent,
     })
 }

@@ -10,7 +10,8 @@ use serde_json::json;
 use tokio_postgres::Row;
 
 use crate::operational::{self, BREAKER_CLOSED, BREAKER_OPENED, OperationalEvent};
-use crate::{Store, StoreError};
+use crate::sql::{Sql, read};
+use crate::{Store, StoreError, from_row};
 
 /// How an endpoint does.
 #[derive(Debug, Clone, Default)]
@@ -25,15 +26,20 @@ pub struct EndpointHealth {
     pub next_probe_at: Option<DateTime<Utc>>,
 }
 
+from_row!(EndpointHealth { is_open, reason, failing_since, next_probe_at });
+
 /// So that there is a row to be locked.
-const MAKE: &str = "-- endpoint_health.make
+const MAKE: Sql = Sql::named(
+    "-- endpoint_health.make
 insert into endpoint_health (endpoint_id)
 select id from endpoints where id = any ($1) order by id
-on conflict do nothing";
+on conflict do nothing",
+);
 
 /// Answers those that were closed before: a probe that fails opens one again, and two deliverers may tell of one
 /// at once. What Redis counts from is older than when the endpoint was enabled, or has last succeeded.
-const OPEN: &str = "-- endpoint_health.open
+const OPEN: Sql = Sql::named(
+    "-- endpoint_health.open
 with seen as materialized (
     select h.endpoint_id, h.state
     from endpoint_health h
@@ -57,9 +63,11 @@ opened as (
 select o.endpoint_id, e.application_id, e.url, o.reason
 from opened o
 join endpoints e on e.id = o.endpoint_id
-where o.state = 'closed'";
+where o.state = 'closed'",
+);
 
-const CLOSE: &str = "-- endpoint_health.close
+const CLOSE: Sql = Sql::named(
+    "-- endpoint_health.close
 with opened as materialized (
     select endpoint_id from endpoint_health
     where endpoint_id = any ($1) and state = 'open'
@@ -74,8 +82,9 @@ closed as (
     where h.endpoint_id = o.endpoint_id
     returning h.endpoint_id
 )
-select e.id, e.application_id, e.url, null::text
-from closed c join endpoints e on e.id = c.endpoint_id";
+select e.id as endpoint_id, e.application_id, e.url, null::text as reason
+from closed c join endpoints e on e.id = c.endpoint_id",
+);
 
 /// Notes breakers that were opened, each with the reason, or closed, and tells of those that have changed by
 /// operational events. Where a change is lost, the endpoint's next exchange makes up for it.
@@ -100,15 +109,12 @@ pub async fn note(store: &Store, changes: &[(BreakerChange, Option<String>)]) ->
     }
     let mut events = Vec::new();
     if !endpoints.is_empty() {
-        let make = transaction.prepare_cached(MAKE).await?;
-        transaction.execute(&make, &[&endpoints]).await?;
-        let open = transaction.prepare_cached(OPEN).await?;
-        let opened = transaction.query(&open, &[&endpoints, &reasons, &probes, &failing]).await?;
+        MAKE.execute(&transaction, &[&endpoints]).await?;
+        let opened = OPEN.fetch_all(&transaction, &[&endpoints, &reasons, &probes, &failing]).await?;
         events.extend(opened.iter().map(|row| breaker_event(BREAKER_OPENED, row)));
     }
     if !closed.is_empty() {
-        let close = transaction.prepare_cached(CLOSE).await?;
-        let closed = transaction.query(&close, &[&closed]).await?;
+        let closed = CLOSE.fetch_all(&transaction, &[&closed]).await?;
         events.extend(closed.iter().map(|row| breaker_event(BREAKER_CLOSED, row)));
     }
     operational::emit(&transaction, &events).await?;
@@ -117,17 +123,18 @@ pub async fn note(store: &Store, changes: &[(BreakerChange, Option<String>)]) ->
 
 fn breaker_event(event_type: &'static str, row: &Row) -> OperationalEvent {
     OperationalEvent {
-        application_id: row.get(1),
+        application_id: row.get("application_id"),
         event_type,
         data: json!({
-            "endpoint_id": row.get::<_, EndpointId>(0),
-            "url": row.get::<_, &str>(2),
-            "reason": row.get::<_, Option<&str>>(3),
+            "endpoint_id": row.get::<_, EndpointId>("endpoint_id"),
+            "url": row.get::<_, &str>("url"),
+            "reason": row.get::<_, Option<&str>>("reason"),
         }),
     }
 }
 
-const SUCCEEDED: &str = "-- endpoint_health.succeeded
+const SUCCEEDED: Sql = Sql::named(
+    "-- endpoint_health.succeeded
 with recovered as materialized (
     select endpoint_id
     from endpoint_health
@@ -138,11 +145,13 @@ with recovered as materialized (
 update endpoint_health h
 set failing_since = null, cleared_at = now(), updated_at = now()
 from recovered r
-where h.endpoint_id = r.endpoint_id";
+where h.endpoint_id = r.endpoint_id",
+);
 
 /// Two days without an attempt begin the count anew. The gaps between the retries of one delivery are shorter: by the
 /// default schedule at most 29 hours.
-const FAILED: &str = "-- endpoint_health.failed
+const FAILED: Sql = Sql::named(
+    "-- endpoint_health.failed
 with noted as (
     insert into endpoint_health as h (endpoint_id, failing_since, last_failed_at)
     select e.id, now(), now()
@@ -163,7 +172,8 @@ with noted as (
 select endpoint_id
 from endpoint_health
 where endpoint_id = any ($1) and last_failed_at > now() - interval '1 day'
-  and failing_since <= now() - make_interval(secs => $2)";
+  and failing_since <= now() - make_interval(secs => $2)",
+);
 
 /// Notes endpoints of which an attempt has succeeded lately, and others of which all have failed. Answers those
 /// of the latter that have done nothing but fail for as long as `limit`, with no two days without an attempt.
@@ -178,25 +188,25 @@ pub async fn note_attempts(
 ) -> Result<Vec<EndpointId>, StoreError> {
     let client = store.relaxed().await?;
     if !succeeded.is_empty() {
-        let statement = client.prepare_cached(SUCCEEDED).await?;
-        client.execute(&statement, &[&succeeded]).await?;
+        SUCCEEDED.execute(&client, &[&succeeded]).await?;
     }
     if failed.is_empty() {
         return Ok(Vec::new());
     }
-    let statement = client.prepare_cached(FAILED).await?;
-    let rows = client.query(&statement, &[&failed, &limit.as_secs_f64()]).await?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    let rows = FAILED.fetch_all(&client, &[&failed, &limit.as_secs_f64()]).await?;
+    Ok(rows.iter().map(|row| row.get("endpoint_id")).collect())
 }
 
 /// Several relays see the same.
-const THROTTLED: &str = "-- endpoint_health.throttled
+const THROTTLED: Sql = Sql::named(
+    "-- endpoint_health.throttled
 insert into endpoint_health as h (endpoint_id, throttled_at)
 select id, now() from endpoints where id = any ($1)
 order by id
 on conflict (endpoint_id) do update
 set throttled_at = now()
-where h.throttled_at is null or h.throttled_at < now() - interval '3 seconds'";
+where h.throttled_at is null or h.throttled_at < now() - interval '3 seconds'",
+);
 
 /// Notes endpoints that are seen to wait for their rate limit at this moment.
 ///
@@ -207,13 +217,14 @@ pub async fn note_throttled(store: &Store, endpoints: &[EndpointId]) -> Result<(
         return Ok(());
     }
     let client = store.relaxed().await?;
-    let statement = client.prepare_cached(THROTTLED).await?;
-    client.execute(&statement, &[&endpoints]).await?;
+    THROTTLED.execute(&client, &[&endpoints]).await?;
     Ok(())
 }
 
-const GET: &str = "-- endpoint_health.get
-select state = 'open', reason, failing_since, next_probe_at from endpoint_health where endpoint_id = $1";
+const GET: Sql = Sql::named(
+    "-- endpoint_health.get
+select state = 'open' as is_open, reason, failing_since, next_probe_at from endpoint_health where endpoint_id = $1",
+);
 
 /// Reads the health of an endpoint; one that nothing is known of is well.
 ///
@@ -221,14 +232,8 @@ select state = 'open', reason, failing_since, next_probe_at from endpoint_health
 /// When PostgreSQL does not answer.
 pub async fn get(store: &Store, endpoint: EndpointId) -> Result<EndpointHealth, StoreError> {
     let client = store.durable().await?;
-    let statement = client.prepare_cached(GET).await?;
-    let row = client.query_opt(&statement, &[&endpoint]).await?;
-    Ok(row.map_or_else(EndpointHealth::default, |row| EndpointHealth {
-        is_open: row.get(0),
-        reason: row.get(1),
-        failing_since: row.get(2),
-        next_probe_at: row.get(3),
-    }))
+    let row = GET.fetch_optional(&client, &[&endpoint]).await?;
+    Ok(row.as_ref().map(read).unwrap_or_default())
 }
 
 fn milliseconds(duration: Duration) -> i64 {

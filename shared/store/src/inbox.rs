@@ -7,6 +7,7 @@ use tokio_postgres::{Row, Statement};
 
 use crate::DatabaseConfig;
 use crate::snapshot::Snapshot;
+use crate::sql::{self, Columns, FromRow, Sql};
 use crate::{Dedicated, StoreError, connect_dedicated};
 
 /// The channel on which producers notify.
@@ -103,71 +104,33 @@ pub struct Refusal {
     pub errors: String,
 }
 
-const LOCK: &str = "-- inbox.lead
-select pg_try_advisory_lock($1)";
+const LOCK: Sql = Sql::named(
+    "-- inbox.lead
+select pg_try_advisory_lock($1) as is_held",
+);
 
-const SNAPSHOT: &str = "-- inbox.snapshot
-select pg_current_snapshot()::text";
+const SNAPSHOT: Sql = Sql::named(
+    "-- inbox.snapshot
+select pg_current_snapshot()::text as snapshot",
+);
 
 /// What was committed since the last look was at that time either under way ($1) or not begun (beyond $4): only these parts
 /// of the index are read, whatever dead rows are elsewhere. The next look has what was not committed at $6 with $7 open.
 /// Transactions from the future are those of another server, from which the table was restored.
 ///
 /// A uid may have been another application's when it was written.
-const FIND: &str = "-- inbox.find
-select i.transaction_id, i.id, coalesce(by_id.id, by_uid.id), i.data_bytes
-from (
-    select e.transaction_id, e.id, e.application, e.data_bytes, e.emitted_at,
-           case
-               when e.application ~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$' then e.application::uuid
-           end as application_id
-    from (
-        (
-            select late.*
-            from unnest($1::bigint[]) as o (transaction_id)
-            cross join lateral (
-                select transaction_id, id, application, data_bytes, emitted_at
-                from inbox
-                where transaction_id = o.transaction_id and (transaction_id, id) > ($2, $3)
-                order by transaction_id, id
-                limit $8
-            ) late
-            order by late.transaction_id, late.id
-            limit $8
-        )
-        union all
-        (
-            select transaction_id, id, application, data_bytes, emitted_at
-            from inbox
-            where (transaction_id, id) > ($4, $5)
-              and (transaction_id < $6 or transaction_id >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint)
-              and transaction_id <> all ($7::bigint[])
-            order by transaction_id, id
-            limit $8
-        )
-    ) e
-    where e.transaction_id <> all ($7::bigint[])
-    order by e.transaction_id, e.id
-    limit $8
-) i
-left join lateral (
-    select a.id from applications a where a.id = i.application_id and a.deleted_at is null limit 1
-) by_id on true
-left join lateral (
-    select a.id
-    from applications a
-    where a.uid = i.application and a.deleted_at is null and a.created_at <= i.emitted_at
-    limit 1
-) by_uid on true
-order by i.transaction_id, i.id";
+const FIND: Sql = Sql::named(include_str!("sql/inbox.find.sql"));
 
-const READ: &str = "-- inbox.read
-select i.transaction_id, i.id, k.application_id, i.event_type, i.data::text, i.idempotency_key, i.is_operational
+const READ: Sql = Sql::named(
+    "-- inbox.read
+select i.transaction_id, i.id, k.application_id, i.event_type, i.data::text as data, i.idempotency_key, i.is_operational
 from unnest($1::bigint[], $2::bigint[], $3::uuid[]) with ordinality as k (transaction_id, id, application_id, place)
 join inbox i on i.transaction_id = k.transaction_id and i.id = k.id
-order by k.place";
+order by k.place",
+);
 
-const FINISH: &str = "-- inbox.finish
+const FINISH: Sql = Sql::named(
+    "-- inbox.finish
 with done as (
     delete from inbox i
     using unnest($1::bigint[], $2::bigint[]) as a (transaction_id, id)
@@ -185,7 +148,8 @@ insert into emit_rejections (
     application_id, application, event_type, data, idempotency_key, code, detail, errors, emitted_at
 )
 select application_id, application, event_type, data, idempotency_key, code, detail, errors::jsonb, emitted_at
-from refused";
+from refused",
+);
 
 impl Inbox {
     /// Opens a session that hears of what is emitted.
@@ -197,12 +161,14 @@ impl Inbox {
         let silence = SILENCE.as_millis();
         session
             .client
-            .batch_execute(&format!("set idle_session_timeout = {silence}; listen {CHANNEL}"))
+            .batch_execute(&format!(
+                "-- inbox.listen\nset idle_session_timeout = {silence}; listen {CHANNEL}"
+            ))
             .await?;
-        let snapshot = session.client.prepare(SNAPSHOT).await?;
-        let find = session.client.prepare(FIND).await?;
-        let read = session.client.prepare(READ).await?;
-        let finish = session.client.prepare(FINISH).await?;
+        let snapshot = SNAPSHOT.prepare(&session.client).await?;
+        let find = FIND.prepare(&session.client).await?;
+        let read = READ.prepare(&session.client).await?;
+        let finish = FINISH.prepare(&session.client).await?;
         let now = Instant::now();
         Ok(Self {
             session,
@@ -223,7 +189,7 @@ impl Inbox {
     /// When PostgreSQL does not answer: the session is of no use any more.
     pub async fn lead(&mut self) -> Result<bool, StoreError> {
         if !self.is_leader {
-            self.is_leader = self.session.client.query_one(LOCK, &[&INBOX_LOCK]).await?.get(0);
+            self.is_leader = LOCK.fetch_one(&self.session.client, &[&INBOX_LOCK]).await?.get("is_held");
         }
         Ok(self.is_leader)
     }
@@ -243,18 +209,17 @@ impl Inbox {
     pub async fn look(&mut self, is_full: bool, mut found: impl FnMut(Found)) -> Result<(), StoreError> {
         let began = Instant::now();
         let seen = if is_full { &Snapshot::NOTHING } else { &self.seen };
-        let text: String = self.session.client.query_one(&self.snapshot, &[]).await?.get(0);
+        let text: String = self.session.client.query_one(&self.snapshot, &[]).await?.get("snapshot");
         let until = Snapshot::parse(&text)
-            .ok_or_else(|| StoreError::Schema(format!("PostgreSQL has answered the snapshot `{text}`")))?;
+            .ok_or_else(|| StoreError::unreadable(format!("the snapshot `{text}`"), "its form is unknown"))?;
         let mut after = EmissionId { transaction: 0, number: 0 };
         loop {
             let rows = self.page(seen, &until, after).await?;
             for row in &rows {
-                let size: i32 = row.get(3);
-                found(Found { id: emission_id(row), application_id: row.get(2), bytes: size.unsigned_abs() });
+                found(sql::read(row));
             }
             match rows.last() {
-                Some(last) if rows.len() as i64 == PAGE => after = emission_id(last),
+                Some(last) if rows.len() as i64 == PAGE => after = sql::read::<Found>(last).id,
                 _ => break,
             }
         }
@@ -304,7 +269,7 @@ impl Inbox {
         let applications: Vec<_> = emissions.iter().map(|found| found.application_id).collect();
         let client = &self.session.client;
         let rows = client.query(&self.read, &[&transactions, &numbers, &applications]).await?;
-        Ok(rows.iter().map(emitted).collect())
+        Ok(rows.iter().map(sql::read).collect())
     }
 
     /// Keeps the session alive for as long as `work` takes, which ends with it.
@@ -315,14 +280,14 @@ impl Inbox {
         let beat = async {
             loop {
                 tokio::time::sleep(BEAT).await;
-                if let Err(error) = self.session.client.simple_query("select 1").await {
+                if let Err(error) = self.session.ping().await {
                     return error;
                 }
             }
         };
         tokio::select! {
             done = work => Ok(done),
-            error = beat => Err(error.into()),
+            error = beat => Err(error),
         }
     }
 
@@ -370,17 +335,29 @@ fn columns(ids: impl Iterator<Item = EmissionId>) -> (Vec<i64>, Vec<i64>) {
     ids.map(|id| (id.transaction, id.number)).unzip()
 }
 
-fn emission_id(row: &Row) -> EmissionId {
-    EmissionId { transaction: row.get(0), number: row.get(1) }
+fn emission_id(row: &mut Columns<'_>) -> EmissionId {
+    EmissionId { transaction: row.get("transaction_id"), number: row.get("id") }
 }
 
-fn emitted(row: &Row) -> Emitted {
-    Emitted {
-        id: emission_id(row),
-        application_id: row.get(2),
-        event_type: row.get(3),
-        data: row.get(4),
-        idempotency_key: row.get(5),
-        is_operational: row.get(6),
+impl FromRow<'_> for Found {
+    fn from_row(row: &mut Columns<'_>) -> Self {
+        Self {
+            id: emission_id(row),
+            application_id: row.get("application_id"),
+            bytes: row.get::<i32>("data_bytes").unsigned_abs(),
+        }
+    }
+}
+
+impl FromRow<'_> for Emitted {
+    fn from_row(row: &mut Columns<'_>) -> Self {
+        Self {
+            id: emission_id(row),
+            application_id: row.get("application_id"),
+            event_type: row.get("event_type"),
+            data: row.get("data"),
+            idempotency_key: row.get("idempotency_key"),
+            is_operational: row.get("is_operational"),
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use deadpool_postgres::Transaction;
 use postrider_domain::ids::ApplicationId;
 
+use crate::sql::Sql;
 use crate::{Store, StoreError};
 
 /// What was drawn from the budget of an application.
@@ -20,7 +21,8 @@ pub enum Draw {
 }
 
 /// The bucket of a rate limit by its theoretical arrival time (GCRA): it holds what a second allows.
-const DRAW: &str = "-- ingest_budgets.draw
+const DRAW: Sql = Sql::named(
+    "-- ingest_budgets.draw
 with budget as materialized (
     select b.application_id, a.ingest_rate_limit as rate, greatest(b.drawn_until, clock_timestamp()) as base
     from ingest_budgets b
@@ -43,8 +45,9 @@ drawn as (
     where b.application_id = j.application_id and j.count > 0
 )
 select count,
-       extract(epoch from base + interval '1 second' / rate - interval '1 second' - clock_timestamp())::float8
-from judged";
+       extract(epoch from base + interval '1 second' / rate - interval '1 second' - clock_timestamp())::float8 as wait_seconds
+from judged",
+);
 
 /// Draws from the budget of an application.
 ///
@@ -52,25 +55,25 @@ from judged";
 /// When PostgreSQL does not answer.
 pub async fn draw(store: &Store, application: ApplicationId) -> Result<Draw, StoreError> {
     let client = store.relaxed().await?;
-    let statement = client.prepare_cached(DRAW).await?;
-    let Some(row) = client.query_opt(&statement, &[&application]).await? else {
+    let Some(row) = DRAW.fetch_optional(&client, &[&application]).await? else {
         return Ok(Draw::Unlimited);
     };
-    Ok(match u32::try_from(row.get::<_, i32>(0)) {
+    Ok(match u32::try_from(row.get::<_, i32>("count")) {
         Ok(count) if count > 0 => Draw::Granted(count),
-        _ => Draw::Denied(Duration::try_from_secs_f64(row.get(1)).unwrap_or_default()),
+        _ => Draw::Denied(Duration::try_from_secs_f64(row.get("wait_seconds")).unwrap_or_default()),
     })
 }
 
-const OPEN: &str = "-- ingest_budgets.open
-insert into ingest_budgets (application_id) values ($1) on conflict do nothing";
+const OPEN: Sql = Sql::named(
+    "-- ingest_budgets.open
+insert into ingest_budgets (application_id) values ($1) on conflict do nothing",
+);
 
 /// Gives an application a budget to draw from.
 pub(super) async fn open(
     transaction: &Transaction<'_>,
     application: ApplicationId,
 ) -> Result<(), StoreError> {
-    let statement = transaction.prepare_cached(OPEN).await?;
-    transaction.execute(&statement, &[&application]).await?;
+    OPEN.execute(transaction, &[&application]).await?;
     Ok(())
 }

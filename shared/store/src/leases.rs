@@ -8,6 +8,7 @@ use tokio_postgres::Client;
 
 use crate::halves::Halves;
 use crate::page::id_bounds;
+use crate::sql::Sql;
 use crate::{Store, StoreError, expunge, operational};
 
 /// After PostgreSQL has started, deliverers have this long to come back and record what they have sent,
@@ -21,19 +22,25 @@ const LOST_AFTER: Duration = Duration::from_secs(4);
 /// that the delivery has ended for want of that record.
 pub(super) const VANISHED: &str = "the deliverer vanished before it recorded what happened";
 
-const HOLD: &str = "-- deliverers.hold
-select pg_try_advisory_lock($1)";
+const HOLD: Sql = Sql::named(
+    "-- deliverers.hold
+select pg_try_advisory_lock($1) as is_held",
+);
 
-const FOUND: &str = "-- lost_deliverers.remove
-delete from lost_deliverers where number = $1";
+const FOUND: Sql = Sql::named(
+    "-- lost_deliverers.remove
+delete from lost_deliverers where number = $1",
+);
 
 /// A session that the network has lost lives on at the server. Nobody else has this number.
-const END_OLD_SESSION: &str = "-- deliverers.end_old_session
-select count(pg_terminate_backend(pid))
+const END_OLD_SESSION: Sql = Sql::named(
+    "-- deliverers.end_old_session
+select count(pg_terminate_backend(pid)) as ended
 from pg_locks
 where locktype = 'advisory' and objsubid = 1 and granted and pid <> pg_backend_pid()
   and (classid::bigint << 32) | objid::bigint = $1
-  and database = (select oid from pg_database where datname = current_database())";
+  and database = (select oid from pg_database where datname = current_database())",
+);
 
 /// Says that the deliverer lives as long as this session does. False: an old session of it says so still, and was
 /// told to end.
@@ -41,40 +48,14 @@ where locktype = 'advisory' and objsubid = 1 and granted and pid <> pg_backend_p
 /// # Errors
 /// When PostgreSQL does not answer.
 pub async fn register(client: &Client, number: DelivererNumber) -> Result<bool, StoreError> {
-    let is_held = client.query_one(HOLD, &[&number]).await?.get(0);
-    client.execute(if is_held { FOUND } else { END_OLD_SESSION }, &[&number]).await?;
+    let is_held = HOLD.fetch_one(client, &[&number]).await?.get("is_held");
+    let then = if is_held { FOUND } else { END_OLD_SESSION };
+    then.execute(client, &[&number]).await?;
     Ok(is_held)
 }
 
 /// Notes which deliverers have lost their lock, and forgets those that are back, or have no lease left.
-const FIND: &str = "-- leases.find_abandoned
-with alive as materialized (
-    select distinct (classid::bigint << 32) | objid::bigint as number
-    from pg_locks
-    where locktype = 'advisory' and objsubid = 1 and granted
-      and database = (select oid from pg_database where datname = current_database())
-),
-back as (
-    delete from lost_deliverers
-    where number = any (array(
-        select number from lost_deliverers
-        where number in (select number from alive) or number not in (select deliverer from leases)
-        for update skip locked
-    ))
-),
-lost as (
-    insert into lost_deliverers (number)
-    select distinct deliverer from leases where deliverer not in (select number from alive)
-    on conflict do nothing
-)
-select id, claimed_at, delivery_ids
-from leases
-where pg_postmaster_start_time() < now() - make_interval(secs => $1)
-  and (expires_at < now()
-       or deliverer not in (select number from alive)
-          and deliverer in (select number from lost_deliverers where since < now() - make_interval(secs => $2)))
-order by expires_at, id
-limit 50";
+const FIND: Sql = Sql::named(include_str!("sql/leases.find_abandoned.sql"));
 
 /// A claim whose outcome nobody will tell.
 #[derive(Debug, Clone, Copy)]
@@ -89,93 +70,14 @@ pub struct Abandoned {
 
 /// Every claim leaves an attempt behind: the last one of a delivery that is still under the lease, and those that
 /// are missing of one that was taken from it, as a cancellation does.
-const ABANDON: &str = "-- deliveries.abandon
-with claim as materialized (
-    select delivery_id, lease_id, coalesce(claimed_at, now()) as claimed_at
-    from unnest($1::uuid[], $2::bigint[], $3::timestamptz[]) as c (delivery_id, lease_id, claimed_at)
-),
-abandoned as materialized (
-    select d.id, d.lease_id, d.event_id, d.endpoint_id, d.attempt_count, d.max_attempts
-    from deliveries d
-    where d.id = any ($1) and d.id between $4 and $5 and d.lease_id = any ($2)
-    order by d.id
-    for no key update skip locked
-),
-judged as materialized (
-    select a.id, a.attempt_count, c.claimed_at,
-           case
-               when v.id is not null then 'cancelled'
-               when a.attempt_count >= a.max_attempts then 'dead_letter'
-               else 'failed'
-           end as status,
-           -- The first time it is due again at once. A delivery that was lost before may be what kills
-           -- its deliverers: it waits for its schedule, and for up to ten seconds more, so that even on a
-           -- short schedule it comes apart from those that were lost with it, and dies alone.
-           case
-               -- No `exists`, which PostgreSQL may answer by hashing all attempts of that outcome.
-               when (
-                   select true from delivery_attempts p
-                   where p.delivery_id = a.id and p.attempt_number = a.attempt_count - 1
-                     and p.outcome = 'unknown'
-               )
-               then now() + make_interval(secs =>
-                   (0.8 + 0.4 * random())
-                   * s.schedule[least(a.attempt_count::integer, cardinality(s.schedule))] + 10 * random())
-               else now()
-           end as next_retry_at
-    from abandoned a
-    join claim c on c.delivery_id = a.id and c.lease_id = a.lease_id
-    left join events v on v.id = a.event_id and v.expunged_at is not null
-    left join endpoints e on e.id = a.endpoint_id
-    cross join lateral (select coalesce(nullif(e.retry_schedule, '{}'), $6::integer[]) as schedule) s
-),
-taken_away as materialized (
-    select d.id, n::smallint as attempt_number, c.claimed_at
-    from claim c
-    join deliveries d on d.id = c.delivery_id and d.id between $4 and $5 and d.lease_id is distinct from c.lease_id
-    cross join lateral generate_series(1, d.attempt_count - (d.lease_id is not null)::integer) n
-    where (
-        select true from delivery_attempts a where a.delivery_id = d.id and a.attempt_number = n
-    ) is null
-),
-attempted as (
-    insert into delivery_attempts (delivery_id, attempt_number, outcome, error_message, created_at)
-    select id, attempt_number, 'unknown', $8, claimed_at
-    from (
-        select id, attempt_count as attempt_number, claimed_at from judged
-        union all
-        select id, attempt_number, claimed_at from taken_away
-    ) u
-    where $7
-    on conflict do nothing
-),
-moved as (
-    update deliveries d
-    set lease_id = null,
-        status = j.status,
-        next_retry_at = case when j.status = 'failed' then j.next_retry_at end,
-        completed_at = case when j.status <> 'failed' then now() end,
-        dead_at = case when j.status = 'dead_letter' then now() end,
-        last_error = case when j.status = 'cancelled' then $9 else $8 end
-    from judged j
-    where d.id = j.id and d.id between $4 and $5
-    returning d.id, d.endpoint_id, d.application_id, d.next_retry_at, d.position
-),
-queued as (
-    insert into outbox (delivery_id, endpoint_id, application_id, due_at)
-    select id, endpoint_id, application_id, coalesce(next_retry_at, now()) from moved
-    where next_retry_at is not null or position is not null
-    returning id
-)
-select (select count(*) from moved),
-       array(select id from judged where status = 'dead_letter'),
-       (select count(pg_notify('postrider_outbox', '')) from (select from queued limit 1) n)";
+const ABANDON: Sql = Sql::named(include_str!("sql/deliveries.abandon.sql"));
 
 /// When leases are looked at again of which something could not be dealt with.
 pub const PUT_OFF: Duration = Duration::from_secs(5);
 
 /// Leases of which something is still held, for its row was locked, are looked at again after the others.
-const REMOVE: &str = "-- leases.remove
+const REMOVE: Sql = Sql::named(
+    "-- leases.remove
 with locked as materialized (
     select l.id,
            (
@@ -193,7 +95,8 @@ put_off as (
     set expires_at = now() + make_interval(secs => $2)
     where id = any (array(select id from locked where not is_done))
 )
-delete from leases where id = any (array(select id from locked where is_done))";
+delete from leases where id = any (array(select id from locked where is_done))",
+);
 
 /// What a sweep found.
 #[derive(Debug, Default)]
@@ -214,8 +117,7 @@ pub struct Swept {
 /// When PostgreSQL does not answer.
 pub async fn sweep(store: &Store, schedule: &[i32]) -> Result<Swept, StoreError> {
     let client = store.relaxed().await?;
-    let find = client.prepare_cached(FIND).await?;
-    let rows = client.query(&find, &[&SWEEP_GRACE.as_secs_f64(), &LOST_AFTER.as_secs_f64()]).await?;
+    let rows = FIND.fetch_all(&client, &[&SWEEP_GRACE.as_secs_f64(), &LOST_AFTER.as_secs_f64()]).await?;
     drop(client);
     if rows.is_empty() {
         return Ok(Swept::default());
@@ -224,15 +126,14 @@ pub async fn sweep(store: &Store, schedule: &[i32]) -> Result<Swept, StoreError>
     let mut leases: Vec<LeaseId> = Vec::with_capacity(rows.len());
     let mut claims = Vec::new();
     for row in &rows {
-        let (lease_id, claimed_at) = (row.get(0), Some(row.get(1)));
+        let (lease_id, claimed_at) = (row.get("id"), Some(row.get("claimed_at")));
         leases.push(lease_id);
         let of_lease = |delivery_id| Abandoned { delivery_id, lease_id, claimed_at };
-        claims.extend(row.get::<_, Vec<DeliveryId>>(2).into_iter().map(of_lease));
+        claims.extend(row.get::<_, Vec<DeliveryId>>("delivery_ids").into_iter().map(of_lease));
     }
     (swept.deliveries, swept.failed) = abandon(store, &claims, schedule).await?;
     let client = store.durable().await?;
-    let remove = client.prepare_cached(REMOVE).await?;
-    swept.leases = client.execute(&remove, &[&leases, &PUT_OFF.as_secs_f64()]).await?;
+    swept.leases = REMOVE.execute(&client, &[&leases, &PUT_OFF.as_secs_f64()]).await?;
     Ok(swept)
 }
 
@@ -282,10 +183,9 @@ async fn abandon_together(
     let (first, last) = id_bounds(&deliveries);
     let mut client = store.durable().await?;
     let transaction = client.transaction().await?;
-    let statement = transaction.prepare_cached(ABANDON).await?;
-    let row = transaction
-        .query_one(
-            &statement,
+    let row = ABANDON
+        .fetch_one(
+            &transaction,
             &[
                 &deliveries,
                 &leases,
@@ -299,8 +199,8 @@ async fn abandon_together(
             ],
         )
         .await?;
-    let dead: Vec<DeliveryId> = row.get(1);
+    let dead: Vec<DeliveryId> = row.get("dead");
     operational::emit_dead_letters(&transaction, &dead).await?;
     transaction.commit().await?;
-    Ok(row.get(0))
+    Ok(row.get("moved"))
 }

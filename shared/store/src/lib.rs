@@ -1,5 +1,5 @@
-//! All SQL. One module for each table or verb; every statement begins with a comment that names it, and
-//! that name is what `pg_stat_statements` and the logs show.
+//! All SQL, except for statements that read or write secrets. There is one module for each table or verb. Statements are
+//! [`Sql`](sql::Sql) constants: each carries a name, which `pg_stat_statements` and the logs of PostgreSQL show.
 
 pub mod accept;
 pub mod api_keys;
@@ -43,6 +43,7 @@ pub mod replays;
 mod session_settings;
 mod sessions;
 mod snapshot;
+pub mod sql;
 pub mod start;
 pub mod statistics;
 pub mod synthetic;

@@ -6,9 +6,9 @@ use std::fmt::{self, Display};
 use std::time::{Duration, Instant};
 
 use postrider_runtime::health::Health;
-use tokio_postgres::Row;
 
-use crate::{Store, StoreError};
+use crate::sql::{self, Sql};
+use crate::{Store, StoreError, from_row};
 
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -26,8 +26,9 @@ pub struct Tables {
 
 /// Locks that keep out who writes to some tables, or who reads others. One that is itself waited for keeps out everybody
 /// behind it. Of partitions those count that are not over.
-const STRONG: &str = "-- locks.strong
-select l.virtualtransaction, c.relname::text, l.mode, l.granted, l.pid
+const STRONG: Sql = Sql::named(
+    "-- locks.strong
+select l.virtualtransaction as transaction, c.relname::text as table, l.mode, l.granted as is_granted, l.pid as session
 from pg_locks l
 join pg_class c on c.oid = l.relation
 cross join lateral (select regexp_replace(c.relname, '_until_[0-9]{8}$', '') as name) t
@@ -38,7 +39,8 @@ where l.locktype = 'relation'
        or t.name = any ($2) and l.mode = 'AccessExclusiveLock')
   and (c.relname = t.name or right(c.relname, 8) >= to_char(now(), 'YYYYMMDD'))
 order by not l.granted, c.relname <> t.name, c.relname
-limit 100";
+limit 100",
+);
 
 /// One of these locks.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -51,17 +53,7 @@ struct TableLock {
     session: Option<i32>,
 }
 
-impl From<&Row> for TableLock {
-    fn from(row: &Row) -> Self {
-        Self {
-            transaction: row.get(0),
-            table: row.get(1),
-            mode: row.get(2),
-            is_granted: row.get(3),
-            session: row.get(4),
-        }
-    }
-}
+from_row!(TableLock { transaction, table, mode, is_granted, session });
 
 impl Display for TableLock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -98,6 +90,5 @@ pub async fn run(store: Store, health: Health, part: &'static str, tables: Table
 
 async fn strong(store: &Store, Tables { written, read }: Tables) -> Result<Vec<TableLock>, StoreError> {
     let client = store.relaxed().await?;
-    let statement = client.prepare_cached(STRONG).await?;
-    Ok(client.query(&statement, &[&written, &read]).await?.iter().map(TableLock::from).collect())
+    Ok(STRONG.fetch_all(&client, &[&written, &read]).await?.iter().map(sql::read).collect())
 }

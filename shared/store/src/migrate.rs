@@ -3,6 +3,7 @@
 use crate::DatabaseConfig;
 use crate::connect::connect_unlimited;
 use crate::session_settings::{self, SCHEMA};
+use crate::sql::Sql;
 use crate::{Store, StoreError};
 
 mod embedded {
@@ -11,6 +12,22 @@ mod embedded {
 
 /// Keeps two migrations from running at once.
 const MIGRATION_LOCK: i64 = 0x706f_7374_0001;
+
+const LOCK: Sql = Sql::named("-- schema.lock\nselect pg_advisory_lock($1) as locked");
+
+const FIND_SCHEMA: Sql = Sql::named("-- schema.find\nselect oid from pg_namespace where nspname = $1");
+
+const EXISTS: Sql = Sql::named(
+    "-- schema.exists
+select to_regclass('refinery_schema_history') is not null and to_regclass('schema_compatibility') is not null
+       as is_there",
+);
+
+const VERSION: Sql = Sql::named(
+    "-- schema.version
+select (select max(version) from refinery_schema_history) as current,
+       (select oldest_compatible_version from schema_compatibility) as oldest",
+);
 
 /// A migration that has been applied.
 #[derive(Debug, Clone)]
@@ -31,30 +48,23 @@ pub async fn migrate(config: &DatabaseConfig) -> Result<Vec<Applied>, StoreError
     session_settings::check_encoding(&client).await?;
     session_settings::check(&client).await?;
     // The lock ends with the session.
-    client.execute("select pg_advisory_lock($1)", &[&MIGRATION_LOCK]).await?;
+    LOCK.execute(&client, &[&MIGRATION_LOCK]).await?;
     create_schema(&client).await?;
     let report = embedded::migrations::runner()
         .set_abort_missing(false)
         .run_async(&mut client)
         .await
-        .map_err(|error| StoreError::Schema(format!("the migration failed: {}", with_causes(&error))))?;
+        .map_err(|error| StoreError::Migration(Box::new(error)))?;
     let applied = report.applied_migrations().iter();
     Ok(applied.map(|done| Applied { version: done.version(), name: done.name().to_owned() }).collect())
 }
 
 /// Whoever may not create schemas can be given one.
 async fn create_schema(client: &tokio_postgres::Client) -> Result<(), StoreError> {
-    let find = "select from pg_namespace where nspname = $1";
-    if client.query_opt(find, &[&SCHEMA]).await?.is_none() {
-        client.batch_execute(&format!("create schema {SCHEMA}")).await?;
+    if FIND_SCHEMA.fetch_optional(client, &[&SCHEMA]).await?.is_none() {
+        client.batch_execute(&format!("-- schema.create\ncreate schema {SCHEMA}")).await?;
     }
     Ok(())
-}
-
-/// An error and what caused it: PostgreSQL's own words come last.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// The schema version that this program was built with.
@@ -74,42 +84,17 @@ pub async fn check_schema(store: &Store) -> Result<(), StoreError> {
     session_settings::check_encoding(&client).await?;
     session_settings::check(&client).await?;
     let needed = needed_version();
-    let missing = || {
-        StoreError::Schema(
-            "the database does not have a Postrider schema yet: run `postrider migrate`".to_owned(),
-        )
-    };
-    let exists = client
-        .query_one(
-            "select to_regclass('refinery_schema_history') is not null and \
-                    to_regclass('schema_compatibility') is not null",
-            &[],
-        )
-        .await?;
-    if !exists.get::<_, bool>(0) {
-        return Err(missing());
+    if !EXISTS.fetch_one(&client, &[]).await?.get::<_, bool>("is_there") {
+        return Err(StoreError::NoSchema);
     }
-    let row = client
-        .query_one(
-            "-- schema.version
-             select (select max(version) from refinery_schema_history),
-                    (select oldest_compatible_version from schema_compatibility)",
-            &[],
-        )
-        .await?;
-    let current = row.get::<_, Option<i32>>(0).ok_or_else(missing)?;
-    let oldest: i32 = row.get(1);
+    let row = VERSION.fetch_one(&client, &[]).await?;
+    let current = row.get::<_, Option<i32>>("current").ok_or(StoreError::NoSchema)?;
+    let oldest: i32 = row.get("oldest");
     if current < needed {
-        return Err(StoreError::Schema(format!(
-            "the database has schema version {current}, but this program requires version {needed}: run \
-             `postrider migrate`"
-        )));
+        return Err(StoreError::SchemaTooOld { current, needed });
     }
     if needed < oldest {
-        return Err(StoreError::Schema(format!(
-            "the database has schema version {current}, which only supports programs for version {oldest} \
-             or newer; this program is for version {needed}: use a newer program"
-        )));
+        return Err(StoreError::SchemaTooNew { current, oldest, needed });
     }
     Ok(())
 }

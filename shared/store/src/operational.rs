@@ -7,6 +7,7 @@ use postrider_domain::ids::{ApplicationId, DeliveryId, EndpointId, EventId};
 use serde_json::{Value, json};
 
 use crate::page::id_bounds;
+use crate::sql::Sql;
 use crate::{Store, StoreError};
 
 /// An endpoint was disabled, by hand or by Postrider.
@@ -40,7 +41,8 @@ pub struct OperationalEvent {
 /// deliveries become dead letters does not make a hundred thousand more.
 ///
 /// The key is random, so that no producer can use it first.
-const EMIT: &str = "-- inbox.emit_operational
+const EMIT: Sql = Sql::named(
+    "-- inbox.emit_operational
 with input as materialized (
     select i.application_id, i.event_type, i.patterns, i.data
     from unnest($1::uuid[], $2::text[], $3::text[], $4::text[]) as i (application_id, event_type, patterns, data)
@@ -62,7 +64,8 @@ put as (
     from input i join wanted using (application_id, event_type)
     returning id
 )
-select count(pg_notify('postrider_inbox', '')) from (select from put limit 1) n";
+select count(pg_notify('postrider_inbox', '')) as notifications from (select from put limit 1) n",
+);
 
 /// Stores operational events, which the API accepts once the transaction has committed. Called in the transaction of
 /// what they tell of, so that both happen or neither.
@@ -77,8 +80,7 @@ pub async fn emit(transaction: &Transaction<'_>, events: &[OperationalEvent]) ->
     let types: Vec<_> = events.iter().map(|event| event.event_type).collect();
     let patterns: Vec<_> = types.iter().map(|event_type| patterns(event_type)).collect();
     let data: Vec<_> = events.iter().map(|event| event.data.to_string()).collect();
-    let statement = transaction.prepare_cached(EMIT).await?;
-    transaction.query_one(&statement, &[&applications, &types, &patterns, &data]).await?;
+    EMIT.fetch_one(transaction, &[&applications, &types, &patterns, &data]).await?;
     Ok(())
 }
 
@@ -91,11 +93,13 @@ fn patterns(event_type: &str) -> String {
 
 /// Those that are no operational events themselves: what comes of these is told by nothing further, or a
 /// receiver that fails would keep itself busy.
-const DEAD: &str = "-- deliveries.dead
+const DEAD: Sql = Sql::named(
+    "-- deliveries.dead
 select application_id, id, event_id, event_type, endpoint_id, attempt_count, last_response_status, last_error
 from deliveries
 where id = any ($1) and id between $2 and $3 and status = 'dead_letter'
-  and not starts_with(event_type, $4)";
+  and not starts_with(event_type, $4)",
+);
 
 /// Tells of deliveries that have become dead letters in this transaction.
 ///
@@ -109,21 +113,20 @@ pub(super) async fn emit_dead_letters(
         return Ok(());
     }
     let (first, last) = id_bounds(deliveries);
-    let statement = transaction.prepare_cached(DEAD).await?;
-    let rows = transaction.query(&statement, &[&deliveries, &first, &last, &RESERVED_PREFIX]).await?;
+    let rows = DEAD.fetch_all(transaction, &[&deliveries, &first, &last, &RESERVED_PREFIX]).await?;
     let events: Vec<_> = rows
         .iter()
         .map(|row| OperationalEvent {
-            application_id: row.get(0),
+            application_id: row.get("application_id"),
             event_type: DEAD_LETTER,
             data: json!({
-                "delivery_id": row.get::<_, DeliveryId>(1),
-                "event_id": row.get::<_, EventId>(2),
-                "event_type": row.get::<_, &str>(3),
-                "endpoint_id": row.get::<_, EndpointId>(4),
-                "attempt_count": row.get::<_, i16>(5),
-                "last_response_status": row.get::<_, Option<i16>>(6),
-                "last_error": row.get::<_, Option<&str>>(7),
+                "delivery_id": row.get::<_, DeliveryId>("id"),
+                "event_id": row.get::<_, EventId>("event_id"),
+                "event_type": row.get::<_, &str>("event_type"),
+                "endpoint_id": row.get::<_, EndpointId>("endpoint_id"),
+                "attempt_count": row.get::<_, i16>("attempt_count"),
+                "last_response_status": row.get::<_, Option<i16>>("last_response_status"),
+                "last_error": row.get::<_, Option<&str>>("last_error"),
             }),
         })
         .collect();
@@ -147,32 +150,7 @@ pub enum TestSent {
 }
 
 /// One delivery with one attempt, whatever the endpoint subscribes to. No idempotency key is taken.
-const SEND_TEST: &str = "-- endpoints.send_test
-with endpoint as materialized (
-    select id, application_id, is_active, ordered, uuid_v7() as event_id
-    from endpoints
-    where application_id = $1 and id = $2 and deleted_at is null
-),
-stored as (
-    insert into events (id, application_id, event_type, payload, idempotency_key)
-    select event_id, application_id, $3, $4::text::jsonb, $3 || ':' || event_id
-    from endpoint
-    where is_active
-),
-delivered as (
-    insert into deliveries (id, application_id, event_id, endpoint_id, event_type, max_attempts, position)
-    select uuid_v7(), application_id, event_id, id, $3, 1, case when ordered then nextval('delivery_positions') end
-    from endpoint
-    where is_active
-    returning id, event_id, endpoint_id, application_id
-),
-queued as (
-    insert into outbox (delivery_id, endpoint_id, application_id)
-    select id, endpoint_id, application_id from delivered
-    returning id
-)
-select e.event_id, d.id, (select count(pg_notify('postrider_outbox', '')) from (select from queued limit 1) n)
-from endpoint e left join delivered d using (event_id)";
+const SEND_TEST: Sql = Sql::named(include_str!("sql/endpoints.send_test.sql"));
 
 /// Sends a test event to one endpoint, unless it is not active.
 ///
@@ -184,13 +162,12 @@ pub async fn send_test(
     endpoint: EndpointId,
 ) -> Result<TestSent, StoreError> {
     let client = store.durable().await?;
-    let statement = client.prepare_cached(SEND_TEST).await?;
     let data = json!({ "endpoint_id": endpoint, "message": "This is a test of your endpoint." }).to_string();
-    let Some(row) = client.query_opt(&statement, &[&application, &endpoint, &TEST, &data]).await? else {
+    let Some(row) = SEND_TEST.fetch_optional(&client, &[&application, &endpoint, &TEST, &data]).await? else {
         return Ok(TestSent::Unknown);
     };
-    Ok(match row.get(1) {
-        Some(delivery_id) => TestSent::Sent { event_id: row.get(0), delivery_id },
+    Ok(match row.get("delivery_id") {
+        Some(delivery_id) => TestSent::Sent { event_id: row.get("event_id"), delivery_id },
         None => TestSent::Inactive,
     })
 }

@@ -7,9 +7,9 @@ use deadpool_postgres::{Object, Transaction};
 use postrider_domain::endpoint::Limits;
 use postrider_domain::ids::{ApplicationId, DeliveryId, EndpointId};
 use tokio_postgres::Row;
-use tokio_postgres::types::ToSql;
 
 use crate::StoreError;
+use crate::sql::{Columns, FromRow, Parameters, Sql, read};
 
 /// The channel on which writers of outbox rows notify.
 pub const CHANNEL: &str = "postrider_outbox";
@@ -87,11 +87,15 @@ pub struct Take<'a> {
     pub late_by: Duration,
 }
 
-const LOCK: &str = "-- queue_epoch.share
-select pg_advisory_xact_lock_shared($1)";
+const LOCK: Sql = Sql::named(
+    "-- queue_epoch.share
+select pg_advisory_xact_lock_shared($1) as locked",
+);
 
-const READ_EPOCH: &str = "-- queue_epoch.read
-select epoch from queue_epoch where shard = 0";
+const READ_EPOCH: Sql = Sql::named(
+    "-- queue_epoch.read
+select epoch from queue_epoch where shard = 0",
+);
 
 /// SQL: whether anything of an endpoint is parked, by bulk replays or beside them. Not by `exists`, which
 /// PostgreSQL may answer by hashing all that is parked; and in order, so that it goes by the index, instead of
@@ -149,7 +153,7 @@ macro_rules! endpoints_of_taken {
     };
 }
 
-const TAKE: &str = concat!(
+const TAKE: Sql = Sql::named(concat!(
     "-- outbox.take
 with taken as (
     delete from outbox
@@ -172,13 +176,13 @@ backlog as materialized (
     from endpoint e
 )
 select t.delivery_id, t.endpoint_id, t.application_id, e.concurrency_limit, e.rate_limit, e.is_breaker_open,
-       e.is_open, b.has_parked, false as bulk, t.due_at,
+       e.is_open, b.has_parked, false as is_bulk, t.due_at,
        extract(epoch from clock_timestamp() - t.due_at)::float8 as late_by
 from taken t join endpoint e using (endpoint_id) join backlog b using (endpoint_id)
 order by t.id"
-);
+));
 
-const UNPARK: &str = concat!(
+const UNPARK: Sql = Sql::named(concat!(
     "-- outbox.unpark
 with taken as (
     delete from outbox
@@ -209,15 +213,17 @@ with taken as (
     endpoints_of_taken!(),
     "
 select t.delivery_id, t.endpoint_id, t.application_id, e.concurrency_limit, e.rate_limit, e.is_breaker_open,
-       e.is_open, false as has_parked, t.bulk
+       e.is_open, false as has_parked, t.bulk as is_bulk
 from taken t join endpoint e using (endpoint_id)
 order by t.bulk, t.delivery_id"
-);
+));
 
-const PARK: &str = "-- outbox.park
+const PARK: Sql = Sql::named(
+    "-- outbox.park
 insert into outbox (delivery_id, endpoint_id, application_id, parked, bulk)
 select delivery_id, endpoint_id, application_id, true, bulk
-from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::boolean[]) as r (delivery_id, endpoint_id, application_id, bulk)";
+from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::boolean[]) as r (delivery_id, endpoint_id, application_id, bulk)",
+);
 
 /// Takes up to `limit` rows that are due, oldest first, and none that fell due before `since`. `client` is one of
 /// [`Store::relaxed`](super::Store::relaxed).
@@ -233,7 +239,7 @@ pub async fn take(
     let due_until = rows.iter().map(|row| row.get("due_at")).max();
     let late_by = rows.iter().map(|row| row.get("late_by")).fold(0.0, f64::max);
     let late_by = Duration::try_from_secs_f64(late_by).unwrap_or_default();
-    Ok(Take { transaction, epoch, rows: rows.iter().map(due_row).collect(), due_until, late_by })
+    Ok(Take { transaction, epoch, rows: rows.iter().map(read).collect(), due_until, late_by })
 }
 
 /// Takes parked rows: as many of each endpoint as its room says, those of bulk replays last.
@@ -250,7 +256,7 @@ pub async fn unpark<'a>(client: &'a mut Object, rooms: &[Room]) -> Result<Take<'
     Ok(Take {
         transaction,
         epoch,
-        rows: rows.iter().map(due_row).collect(),
+        rows: rows.iter().map(read).collect(),
         due_until: None,
         late_by: Duration::ZERO,
     })
@@ -258,23 +264,23 @@ pub async fn unpark<'a>(client: &'a mut Object, rooms: &[Room]) -> Result<Take<'
 
 async fn take_by<'a>(
     client: &'a mut Object,
-    statement: &str,
-    parameters: &[&(dyn ToSql + Sync)],
+    sql: Sql,
+    parameters: &Parameters<'_>,
 ) -> Result<(Transaction<'a>, i64, Vec<Row>), StoreError> {
     let transaction = client.transaction().await?;
-    let lock = transaction.prepare_cached(LOCK).await?;
-    let read = transaction.prepare_cached(READ_EPOCH).await?;
-    let statement = transaction.prepare_cached(statement).await?;
+    let lock = LOCK.prepare(&transaction).await?;
+    let read_epoch = READ_EPOCH.prepare(&transaction).await?;
+    let take = sql.prepare(&transaction).await?;
     // Sent together, done one after the other: the epoch is read and the rows are taken under the lock.
     let (locked, epoch, rows) = tokio::join!(
         transaction.execute(&lock, &[&EPOCH_LOCK]),
-        transaction.query_one(&read, &[]),
-        transaction.query(&statement, parameters),
+        transaction.query_one(&read_epoch, &[]),
+        transaction.query(&take, parameters),
     );
     // In this order: whatever follows a statement that failed says only that the transaction is aborted.
     locked?;
     let (epoch, rows) = (epoch?, rows?);
-    Ok((transaction, epoch.get(0), rows))
+    Ok((transaction, epoch.get("epoch"), rows))
 }
 
 impl Take<'_> {
@@ -289,43 +295,46 @@ impl Take<'_> {
             let endpoints: Vec<_> = parked.iter().map(|row| row.endpoint_id).collect();
             let applications: Vec<_> = parked.iter().map(|row| row.application_id).collect();
             let bulk: Vec<_> = parked.iter().map(|row| row.is_bulk).collect();
-            let park = self.transaction.prepare_cached(PARK).await?;
-            self.transaction.execute(&park, &[&deliveries, &endpoints, &applications, &bulk]).await?;
+            PARK.execute(&self.transaction, &[&deliveries, &endpoints, &applications, &bulk]).await?;
         }
         Ok(self.transaction.commit().await?)
     }
 }
 
-fn due_row(row: &Row) -> DueRow {
-    DueRow {
-        delivery_id: row.get(0),
-        endpoint_id: row.get(1),
-        application_id: row.get(2),
-        limits: limits(row, 3),
-        is_open: row.get(6),
-        has_parked: row.get(7),
-        is_bulk: row.get(8),
+impl FromRow<'_> for DueRow {
+    fn from_row(row: &mut Columns<'_>) -> Self {
+        Self {
+            delivery_id: row.get("delivery_id"),
+            endpoint_id: row.get("endpoint_id"),
+            application_id: row.get("application_id"),
+            limits: limits(row),
+            is_open: row.get("is_open"),
+            has_parked: row.get("has_parked"),
+            is_bulk: row.get("is_bulk"),
+        }
     }
 }
 
-/// Reads the limits of an endpoint; one that is gone has the narrowest, for its deliveries are cancelled.
-fn limits(row: &Row, column: usize) -> Limits {
-    match row.get(column) {
+/// Reads the limits of an endpoint. One that is gone has the narrowest, because its deliveries are cancelled.
+fn limits(row: &mut Columns<'_>) -> Limits {
+    match row.get("concurrency_limit") {
         Some(concurrency) => Limits {
             concurrency,
-            rate: row.get(column + 1),
-            is_breaker_open: row.get::<_, Option<bool>>(column + 2).unwrap_or(false),
+            rate: row.get("rate_limit"),
+            is_breaker_open: row.get::<Option<bool>>("is_breaker_open").unwrap_or(false),
         },
         None => Limits { concurrency: 1, rate: None, is_breaker_open: false },
     }
 }
 
-const NEXT_DUE: &str = "-- outbox.next_due
-select (extract(epoch from due_at - now()) * 1000)::bigint
+const NEXT_DUE: Sql = Sql::named(
+    "-- outbox.next_due
+select (extract(epoch from due_at - now()) * 1000)::bigint as milliseconds
 from outbox
 where not parked and due_at > now()
 order by due_at
-limit 1";
+limit 1",
+);
 
 /// How long until the earliest row that is not due yet. What is due already and was not taken belongs to
 /// another relay.
@@ -333,9 +342,8 @@ limit 1";
 /// # Errors
 /// When PostgreSQL does not answer.
 pub async fn next_due(client: &Object) -> Result<Option<Duration>, StoreError> {
-    let statement = client.prepare_cached(NEXT_DUE).await?;
-    let row = client.query_opt(&statement, &[]).await?;
-    Ok(row.map(|row| Duration::from_millis(row.get::<_, i64>(0).max(1).unsigned_abs())))
+    let row = NEXT_DUE.fetch_optional(client, &[]).await?;
+    Ok(row.map(|row| Duration::from_millis(row.get::<_, i64>("milliseconds").max(1).unsigned_abs())))
 }
 
 /// Opens a connection that listens for new outbox rows.
@@ -344,6 +352,6 @@ pub async fn next_due(client: &Object) -> Result<Option<Duration>, StoreError> {
 /// When PostgreSQL cannot be reached.
 pub async fn listen(config: &crate::config::DatabaseConfig) -> Result<super::Dedicated, StoreError> {
     let connection = super::connect_dedicated(config).await?;
-    connection.client.batch_execute(&format!("listen {CHANNEL}")).await?;
+    connection.client.batch_execute(&format!("-- outbox.listen\nlisten {CHANNEL}")).await?;
     Ok(connection)
 }

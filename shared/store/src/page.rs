@@ -3,11 +3,11 @@
 use chrono::{DateTime, Utc};
 use futures_util::TryStreamExt as _;
 use postrider_domain::ids::DeliveryId;
-use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Row, Statement};
+use tokio_postgres::{GenericClient as _, Row};
 use uuid::Uuid;
 
 use crate::StoreError;
+use crate::sql::{self, FromRow, Parameters, Session, Sql};
 
 /// Rows that one call looks at, at most. A filter that matches few of them answers a short page, not a
 /// slow one.
@@ -30,26 +30,27 @@ pub struct Page<T, P = Uuid> {
     pub next: Option<P>,
 }
 
-impl<T, P> Page<T, P> {
+impl<T: for<'row> FromRow<'row>, P> Page<T, P> {
     /// The page of these rows. `place` is where the next page begins after an item.
-    pub fn of(rows: &Rows, parse: impl Fn(&Row) -> T, place: impl Fn(&T) -> P) -> Self {
-        let items: Vec<T> = rows.rows.iter().map(parse).collect();
+    pub fn of(rows: &Rows, place: impl Fn(&T) -> P) -> Self {
+        let items: Vec<T> = rows.rows.iter().map(sql::read).collect();
         let next = items.last().filter(|_| rows.has_more).map(place);
         Self { items, next }
     }
 }
 
-impl<T> Page<T> {
-    /// A page out of rows whose first columns say how the scan went: the last id it looked at, and whether it
-    /// ended there because of a bound. The item's columns follow, its id first; null where nothing matched.
-    pub fn of_scan(rows: &Rows, parse: impl Fn(&Row) -> T, id: impl Fn(&T) -> Uuid) -> Self {
+impl<T: for<'row> FromRow<'row>> Page<T> {
+    /// The page of a bounded scan. Two columns say how the scan went: `last_id` is the last row that it looked at, and
+    /// `is_bounded` is true if it ended there because of a bound. The columns of the item follow; its `id` is null if
+    /// nothing matched.
+    pub fn of_scan(rows: &Rows, id: impl Fn(&T) -> Uuid) -> Self {
         let Some(first) = rows.rows.first() else {
             return Self { items: Vec::new(), next: None };
         };
-        let last_scanned: Option<Uuid> = first.get(0);
-        let is_bounded: bool = first.get(1);
-        let matches = rows.rows.iter().filter(|row| row.get::<_, Option<Uuid>>(2).is_some());
-        let items: Vec<T> = matches.map(parse).collect();
+        let last_scanned: Option<Uuid> = first.get("last_id");
+        let is_bounded: bool = first.get("is_bounded");
+        let matches = rows.rows.iter().filter(|row| row.get::<_, Option<Uuid>>("id").is_some());
+        let items: Vec<T> = matches.map(sql::read).collect();
         let next = match items.last() {
             Some(last) if rows.has_more => Some(id(last)),
             _ => last_scanned.filter(|_| is_bounded),
@@ -68,23 +69,25 @@ pub struct Rows {
 /// Reads the rows of one page: `limit` and [`MAX_PAGE_BYTES`] at most. The statement must return one row more than
 /// `limit` where there is one.
 pub async fn read(
-    client: &Client,
-    statement: &Statement,
-    parameters: &[&(dyn ToSql + Sync)],
+    session: &impl Session,
+    sql: Sql,
+    parameters: &Parameters<'_>,
     limit: u32,
 ) -> Result<Rows, StoreError> {
-    read_weighed(client, statement, parameters, limit, Row::raw_size_bytes).await
+    read_weighed(session, sql, parameters, limit, Row::raw_size_bytes).await
 }
 
 /// The same, where an item may be larger in a response than in PostgreSQL: `weigh` returns its bytes.
 pub async fn read_weighed(
-    client: &Client,
-    statement: &Statement,
-    parameters: &[&(dyn ToSql + Sync)],
+    session: &impl Session,
+    sql: Sql,
+    parameters: &Parameters<'_>,
     limit: u32,
     weigh: impl Fn(&Row) -> usize,
 ) -> Result<Rows, StoreError> {
-    let mut stream = std::pin::pin!(client.query_raw(statement, parameters.iter().copied()).await?);
+    let statement = sql.prepare(session).await?;
+    let rows = session.client().query_raw(&statement, parameters.iter().copied()).await?;
+    let mut stream = std::pin::pin!(rows);
     let mut room = Room { items: limit as usize, bytes: MAX_PAGE_BYTES };
     let mut rows = Vec::new();
     while let Some(row) = stream.try_next().await? {

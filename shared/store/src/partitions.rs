@@ -5,7 +5,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tokio_postgres::Client;
 
-use crate::StoreError;
+use crate::sql::{Columns, FromRow, Sql, read};
+use crate::{StoreError, from_row};
 
 /// Partitions are made until this far ahead.
 pub const AHEAD: Duration = Duration::from_secs(7 * 86_400);
@@ -23,15 +24,18 @@ pub fn width_days(retention_days: u32) -> u32 {
     (retention_days / 4).max(1)
 }
 
+const LOCK: Sql = Sql::named("-- partitions.lock\nselect pg_try_advisory_lock($1) as is_held");
+
 /// True where this session may change partitions; it may until it ends.
 ///
 /// # Errors
 /// When PostgreSQL does not answer.
 pub async fn try_lock(client: &Client) -> Result<bool, StoreError> {
-    Ok(client.query_one("select pg_try_advisory_lock($1)", &[&PARTITION_LOCK]).await?.get(0))
+    Ok(LOCK.fetch_one(client, &[&PARTITION_LOCK]).await?.get("is_held"))
 }
 
-const HOLES: &str = "-- partitions.holes
+const HOLES: Sql = Sql::named(
+    "-- partitions.holes
 with known as (
     select parent, starts_at, ends_at, lag(ends_at) over (partition by parent order by ends_at) as previous_ends_at
     from partitions
@@ -47,9 +51,10 @@ hole as (
     left join known k on k.parent = t.parent
     group by t.parent
 )
-select parent, starts_at, ends_at, extract(epoch from greatest(starts_at, now()) - now())::float8
+select parent, starts_at, ends_at, extract(epoch from greatest(starts_at, now()) - now())::float8 as in_seconds
 from hole
-order by greatest(starts_at, now()), parent";
+order by greatest(starts_at, now()), parent",
+);
 
 /// A time, now or in the future, for which a table has no partition.
 #[derive(Debug)]
@@ -64,27 +69,34 @@ pub struct Hole {
     pub in_time: Duration,
 }
 
+impl FromRow<'_> for Hole {
+    fn from_row(row: &mut Columns<'_>) -> Self {
+        Self {
+            parent: row.get("parent"),
+            starts_at: row.get("starts_at"),
+            ends_at: row.get("ends_at"),
+            in_time: Duration::try_from_secs_f64(row.get("in_seconds")).unwrap_or_default(),
+        }
+    }
+}
+
 /// The holes of all three tables, the most urgent first. There is one at the end of each table.
 ///
 /// # Errors
 /// When PostgreSQL does not answer.
 pub async fn holes(client: &Client) -> Result<Vec<Hole>, StoreError> {
-    let rows = client.query(HOLES, &[]).await?;
-    let hole = |row: &tokio_postgres::Row| Hole {
-        parent: row.get(0),
-        starts_at: row.get(1),
-        ends_at: row.get(2),
-        in_time: Duration::try_from_secs_f64(row.get(3)).unwrap_or_default(),
-    };
-    Ok(rows.iter().map(hole).collect())
+    let rows = HOLES.fetch_all(client, &[]).await?;
+    Ok(rows.iter().map(read).collect())
 }
 
-const FILL: &str = "-- partitions.fill
+const FILL: Sql = Sql::named(
+    "-- partitions.fill
 select add_partition(
     $1,
     $2::timestamptz,
     coalesce($3, date_trunc('day', greatest($2, now()), 'UTC') + make_interval(days => $4))
-)";
+) as added",
+);
 
 /// Adds a partition for the time of a hole. At the end of a table it spans `width_days`.
 ///
@@ -92,7 +104,7 @@ select add_partition(
 /// When PostgreSQL does not answer, or the table is locked.
 pub async fn fill(client: &Client, hole: &Hole, width_days: u32) -> Result<(), StoreError> {
     let Hole { parent, starts_at, ends_at, .. } = hole;
-    client.execute(FILL, &[parent, starts_at, ends_at, &width_days.cast_signed()]).await?;
+    FILL.execute(client, &[parent, starts_at, ends_at, &width_days.cast_signed()]).await?;
     Ok(())
 }
 
@@ -109,6 +121,8 @@ pub struct Expired {
     pub is_detaching: bool,
 }
 
+from_row!(Expired { parent, name, ends_at, is_detaching });
+
 /// SQL: the time before which everything is too old.
 macro_rules! oldest {
     ($days:literal) => {
@@ -116,15 +130,15 @@ macro_rules! oldest {
     };
 }
 
-const EXPIRED: &str = concat!(
+const EXPIRED: Sql = Sql::named(concat!(
     "-- partitions.expired
-select parent, quote_ident(name), ends_at, is_detaching
+select parent, quote_ident(name) as name, ends_at, is_detaching
 from partitions
 where ends_at < ",
     oldest!("$1"),
     "
 order by ends_at, parent <> 'deliveries', parent"
-);
+));
 
 /// The partitions of what was made more than `retention_days` ago, oldest first, and of one time those of deliveries
 /// first.
@@ -132,14 +146,8 @@ order by ends_at, parent <> 'deliveries', parent"
 /// # Errors
 /// When PostgreSQL does not answer.
 pub async fn expired(client: &Client, retention_days: u32) -> Result<Vec<Expired>, StoreError> {
-    let rows = client.query(EXPIRED, &[&retention_days.cast_signed()]).await?;
-    let expired = |row: &tokio_postgres::Row| Expired {
-        parent: row.get(0),
-        name: row.get(1),
-        ends_at: row.get(2),
-        is_detaching: row.get(3),
-    };
-    Ok(rows.iter().map(expired).collect())
+    let rows = EXPIRED.fetch_all(client, &[&retention_days.cast_signed()]).await?;
+    Ok(rows.iter().map(read).collect())
 }
 
 /// Detaches a partition without locking writers out, and drops it. What was interrupted is done by the
@@ -152,7 +160,9 @@ pub async fn drop(
     Expired { parent, name, is_detaching, .. }: &Expired,
 ) -> Result<(), StoreError> {
     let how = if *is_detaching { "finalize" } else { "concurrently" };
-    client.batch_execute(&format!("alter table {parent} detach partition {name} {how}")).await?;
+    client
+        .batch_execute(&format!("-- partitions.detach\nalter table {parent} detach partition {name} {how}"))
+        .await?;
     drop_detached(client, name).await
 }
 
@@ -171,6 +181,8 @@ pub struct Detached {
     pub is_detaching: bool,
 }
 
+from_row!(Detached { parent, name, ends_at, is_expired, is_detaching });
+
 impl Detached {
     /// True where it was the partition for the time of this hole, or a part of it.
     #[must_use]
@@ -183,11 +195,11 @@ impl Detached {
 
 /// The date in the name is the day before which the partition ends, in UTC. A date that there is not, as of a February
 /// 30, is taken for a later one.
-const DETACHED: &str = concat!(
+const DETACHED: Sql = Sql::named(concat!(
     "-- partitions.detached
-select parent, quote_ident(name), ends_at, ends_at < ",
+select parent, quote_ident(name) as name, ends_at, ends_at < ",
     oldest!("$1"),
-    ", is_detaching
+    " as is_expired, is_detaching
 from (
     select substring(c.relname from '^(.*)_until_') as parent, c.relname::text as name,
            make_timestamptz(left(d.date, 4)::integer, 1, 1, 0, 0, 0, 'UTC')
@@ -204,22 +216,15 @@ from (
     select parent, name, ends_at, true from partitions where is_detaching
 ) t
 order by ends_at, parent"
-);
+));
 
 /// Tables that were partitions and are none any more, or soon will be none, oldest first.
 ///
 /// # Errors
 /// When PostgreSQL does not answer.
 pub async fn detached(client: &Client, retention_days: u32) -> Result<Vec<Detached>, StoreError> {
-    let rows = client.query(DETACHED, &[&retention_days.cast_signed()]).await?;
-    let detached = |row: &tokio_postgres::Row| Detached {
-        parent: row.get(0),
-        name: row.get(1),
-        ends_at: row.get(2),
-        is_expired: row.get(3),
-        is_detaching: row.get(4),
-    };
-    Ok(rows.iter().map(detached).collect())
+    let rows = DETACHED.fetch_all(client, &[&retention_days.cast_signed()]).await?;
+    Ok(rows.iter().map(read).collect())
 }
 
 /// Drops a partition that was detached.
@@ -227,7 +232,7 @@ pub async fn detached(client: &Client, retention_days: u32) -> Result<Vec<Detach
 /// # Errors
 /// When PostgreSQL does not answer.
 pub async fn drop_detached(client: &Client, name: &str) -> Result<(), StoreError> {
-    client.batch_execute(&format!("drop table if exists {name}")).await?;
+    client.batch_execute(&format!("-- partitions.drop\ndrop table if exists {name}")).await?;
     tracing::info!(partition = name, "a partition older than the retention was dropped");
     Ok(())
 }
@@ -246,7 +251,7 @@ macro_rules! dropped_before {
     };
 }
 
-const FORGET_KEYS: &str = concat!(
+const FORGET_KEYS: Sql = Sql::named(concat!(
     "-- idempotency_keys.forget
 delete from idempotency_keys
 where ctid = any (array(
@@ -258,7 +263,7 @@ where ctid = any (array(
     limit $1
     for update of k skip locked
 ))"
-);
+));
 
 /// Deletes some of the idempotency keys whose events have been dropped, and answers how many; 0: all are
 /// gone.
@@ -266,10 +271,10 @@ where ctid = any (array(
 /// # Errors
 /// When PostgreSQL does not answer.
 pub async fn forget_keys(client: &Client, retention_days: u32) -> Result<u64, StoreError> {
-    Ok(client.execute(FORGET_KEYS, &[&STEP, &retention_days.cast_signed()]).await?)
+    FORGET_KEYS.execute(client, &[&STEP, &retention_days.cast_signed()]).await
 }
 
-const FORGET_PARKED: &str = concat!(
+const FORGET_PARKED: Sql = Sql::named(concat!(
     "-- outbox.forget
 delete from outbox
 where id = any (array(
@@ -282,12 +287,12 @@ where id = any (array(
     limit $1
     for update of o skip locked
 ))"
-);
+));
 
 /// Deletes some of the parked rows whose deliveries have been dropped, and answers how many.
 ///
 /// # Errors
 /// When PostgreSQL does not answer.
 pub async fn forget_parked(client: &Client, retention_days: u32) -> Result<u64, StoreError> {
-    Ok(client.execute(FORGET_PARKED, &[&STEP, &retention_days.cast_signed()]).await?)
+    FORGET_PARKED.execute(client, &[&STEP, &retention_days.cast_signed()]).await
 }

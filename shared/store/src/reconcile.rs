@@ -6,7 +6,8 @@ use uuid::Uuid;
 use crate::is_not_parked;
 use crate::leases::Abandoned;
 use crate::outbox::EPOCH_LOCK;
-use crate::{Store, StoreError};
+use crate::sql::{Sql, read};
+use crate::{Store, StoreError, from_row};
 
 /// Which memory of Redis PostgreSQL believes in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,21 +20,39 @@ pub struct Epoch {
     pub is_reconciling: bool,
 }
 
+from_row!(Epoch { number, redis_run_id, is_reconciling });
+
+const READ: Sql = Sql::named(
+    "-- queue_epoch.get
+select epoch as number, redis_run_id, reconcile_cursor is not null as is_reconciling
+from queue_epoch
+where shard = 0",
+);
+
 /// Reads the epoch.
 ///
 /// # Errors
 /// When PostgreSQL does not answer.
 pub async fn read_epoch(store: &Store) -> Result<Epoch, StoreError> {
     let client = store.relaxed().await?;
-    let statement = client
-        .prepare_cached(
-            "-- queue_epoch.get
-             select epoch, redis_run_id, reconcile_cursor is not null from queue_epoch where shard = 0",
-        )
-        .await?;
-    let row = client.query_one(&statement, &[]).await?;
-    Ok(Epoch { number: row.get(0), redis_run_id: row.get(1), is_reconciling: row.get(2) })
+    let row = READ.fetch_one(&client, &[]).await?;
+    Ok(read(&row))
 }
+
+const ALLOW_WAITING: Sql = Sql::named(
+    "-- queue_epoch.allow_waiting
+select set_config('lock_timeout', '5s', true) as lock_timeout",
+);
+
+const LOCK: Sql = Sql::named("-- queue_epoch.lock\nselect pg_advisory_xact_lock($1) as locked");
+
+const BEGIN: Sql = Sql::named(
+    "-- queue_epoch.begin
+update queue_epoch
+set epoch = epoch + 1, redis_run_id = $1, reconcile_cursor = $2
+where shard = 0 and epoch = $3 and redis_run_id = $4
+returning epoch as number",
+);
 
 /// Begins a new epoch while no take is open anywhere: `seen` is what the caller found to disagree with
 /// Redis, and `install` puts the new number into Redis. Where another relay was faster, nothing is done.
@@ -50,30 +69,19 @@ pub async fn begin_epoch<E: From<StoreError>>(
 ) -> Result<(), E> {
     let mut client = store.durable().await?;
     let transaction = client.transaction().await.map_err(StoreError::from)?;
-    let lock = async {
-        // Every take is over in milliseconds, but several relays may keep the lock shared for a while.
-        transaction.batch_execute("set local lock_timeout = '5s'").await?;
-        transaction.execute("select pg_advisory_xact_lock($1)", &[&EPOCH_LOCK]).await?;
-        transaction
-            .query_opt(
-                "-- queue_epoch.begin
-                 update queue_epoch
-                 set epoch = epoch + 1, redis_run_id = $1, reconcile_cursor = $2
-                 where shard = 0 and epoch = $3 and redis_run_id = $4
-                 returning epoch",
-                &[&redis_run_id, &Uuid::nil(), &seen.number, &seen.redis_run_id],
-            )
-            .await
-    };
-    let Some(row) = lock.await.map_err(StoreError::from)? else {
-        return Ok(());
-    };
-    install(row.get(0)).await?;
+    // Every take is over in milliseconds, but several relays may keep the lock shared for a while.
+    ALLOW_WAITING.execute(&transaction, &[]).await?;
+    LOCK.execute(&transaction, &[&EPOCH_LOCK]).await?;
+    let begun = BEGIN
+        .fetch_optional(&transaction, &[&redis_run_id, &Uuid::nil(), &seen.number, &seen.redis_run_id])
+        .await?;
+    let Some(row) = begun else { return Ok(()) };
+    install(row.get("number")).await?;
     transaction.commit().await.map_err(StoreError::from)?;
     Ok(())
 }
 
-const STEP: &str = concat!(
+const STEP: Sql = Sql::named(concat!(
     "-- deliveries.reconcile
 with state as materialized (
     select reconcile_cursor from queue_epoch
@@ -108,9 +116,9 @@ advanced as (
     where q.shard = 0
     returning q.reconcile_cursor
 )
-select (select count(*) from queued), (select reconcile_cursor is null from advanced),
-       (select count(pg_notify('postrider_outbox', '')) from (select from queued limit 1) n)"
-);
+select (select count(*) from queued) as queued, (select reconcile_cursor is null from advanced) as is_done,
+       (select count(pg_notify('postrider_outbox', '')) from (select from queued limit 1) n) as notifications"
+));
 
 /// Puts the next open deliveries that are due and not leased back into the outbox, `limit` at a time, and
 /// answers how many there were, or `None` when all is done. Duplicates are harmless: they find their
@@ -120,10 +128,9 @@ select (select count(*) from queued), (select reconcile_cursor is null from adva
 /// When PostgreSQL does not answer; the step is then taken again.
 pub async fn reconcile_step(store: &Store, limit: i64) -> Result<Option<i64>, StoreError> {
     let client = store.relaxed().await?;
-    let statement = client.prepare_cached(STEP).await?;
-    let row = client.query_one(&statement, &[&limit]).await?;
-    let is_done = row.get::<_, Option<bool>>(1).unwrap_or(true);
-    Ok((!is_done).then(|| row.get(0)))
+    let row = STEP.fetch_one(&client, &[&limit]).await?;
+    let is_done = row.get::<_, Option<bool>>("is_done").unwrap_or(true);
+    Ok((!is_done).then(|| row.get("queued")))
 }
 
 /// An open delivery that has been due for a while and that nobody seems to work on.
@@ -137,50 +144,11 @@ pub struct Overdue {
     pub application_id: ApplicationId,
 }
 
+from_row!(Overdue { delivery_id, endpoint_id, application_id });
+
 /// What is parked is looked up by ranges of the index, not one by one: of a backlog everything is parked. A limit makes
 /// PostgreSQL go by the index; what is beyond it is put into the outbox twice, which is harmless.
-const OVERDUE: &str = "-- deliveries.overdue
-with page as materialized (
-    select d.id, d.endpoint_id, d.application_id, d.position, d.lease_id,
-           d.lease_id is null and d.next_retry_at < l.oldest - interval '60 seconds' as is_late
-    from deliveries d
-    -- What the relay has not come to yet is not late: its row is still in the outbox.
-    cross join (
-        select coalesce(
-            (select due_at from outbox where not parked and due_at <= now() order by due_at limit 1), now()
-        ) as oldest
-    ) l
-    where d.completed_at is null and d.id > $1
-    order by d.id
-    limit $2
-),
-parked as materialized (
-    select o.delivery_id
-    from (select distinct endpoint_id, application_id from page where is_late) e
-    cross join (values (false), (true)) b (bulk)
-    cross join lateral (
-        select o.delivery_id
-        from outbox o
-        where o.parked and o.application_id = e.application_id and o.endpoint_id = e.endpoint_id and o.bulk = b.bulk
-          and o.delivery_id between (select id from page order by id limit 1)
-                                and (select id from page order by id desc limit 1)
-        order by o.delivery_id
-        limit 2 * $2
-    ) o
-)
-select p.id, p.endpoint_id, p.application_id,
-       p.is_late
-       and p.id not in (select delivery_id from parked)
-       -- Where order is kept, only the first of an endpoint is late.
-       and (p.position is null or not exists (
-           select from deliveries b
-           where b.endpoint_id = p.endpoint_id and b.position < p.position and b.completed_at is null
-       )) as is_overdue,
-       case when p.lease_id is not null and (select true from leases l where l.id = p.lease_id) is null
-            then p.lease_id
-       end as lost_lease_id
-from page p
-order by p.id";
+const OVERDUE: Sql = Sql::named(include_str!("sql/deliveries.overdue.sql"));
 
 /// Open deliveries that nobody seems to work on.
 #[derive(Debug, Default)]
@@ -202,21 +170,16 @@ pub async fn find_stranded(
     limit: i64,
 ) -> Result<(Stranded, Option<DeliveryId>), StoreError> {
     let client = store.relaxed().await?;
-    let statement = client.prepare_cached(OVERDUE).await?;
-    let rows = client.query(&statement, &[&after.unwrap_or(DeliveryId(Uuid::nil())), &limit]).await?;
+    let rows = OVERDUE.fetch_all(&client, &[&after.unwrap_or(DeliveryId(Uuid::nil())), &limit]).await?;
     let is_full = i64::try_from(rows.len()).is_ok_and(|length| length == limit);
-    let last = rows.last().filter(|_| is_full).map(|row| row.get(0));
-    let overdue = rows
-        .iter()
-        .filter(|row| row.get(3))
-        .map(|row| Overdue { delivery_id: row.get(0), endpoint_id: row.get(1), application_id: row.get(2) })
-        .collect();
+    let last = rows.last().filter(|_| is_full).map(|row| row.get("delivery_id"));
+    let overdue = rows.iter().filter(|row| row.get("is_overdue")).map(read).collect();
     let abandoned = rows
         .iter()
         .filter_map(|row| {
             Some(Abandoned {
-                delivery_id: row.get(0),
-                lease_id: row.get::<_, Option<LeaseId>>(4)?,
+                delivery_id: row.get("delivery_id"),
+                lease_id: row.get::<_, Option<LeaseId>>("lost_lease_id")?,
                 claimed_at: None,
             })
         })
@@ -224,7 +187,8 @@ pub async fn find_stranded(
     Ok((Stranded { overdue, abandoned }, last))
 }
 
-const REQUEUE: &str = "-- outbox.requeue
+const REQUEUE: Sql = Sql::named(
+    "-- outbox.requeue
 with late as (
     insert into outbox (delivery_id, endpoint_id, application_id)
     select delivery_id, endpoint_id, application_id
@@ -232,7 +196,8 @@ with late as (
 )
 insert into outbox (endpoint_id, application_id)
 select endpoint_id, application_id
-from unnest($4::uuid[], $5::uuid[]) as r (endpoint_id, application_id)";
+from unnest($4::uuid[], $5::uuid[]) as r (endpoint_id, application_id)",
+);
 
 /// Puts `lost` deliveries into the outbox again, and has the relay look over `endpoints`, so that what Redis has lost
 /// of them is made again.
@@ -245,13 +210,12 @@ pub async fn requeue(
     endpoints: &[(ApplicationId, EndpointId)],
 ) -> Result<(), StoreError> {
     let client = store.relaxed().await?;
-    let statement = client.prepare_cached(REQUEUE).await?;
     let deliveries: Vec<_> = lost.iter().map(|row| row.delivery_id).collect();
     let of_deliveries: Vec<_> = lost.iter().map(|row| row.endpoint_id).collect();
     let their_applications: Vec<_> = lost.iter().map(|row| row.application_id).collect();
     let (applications, endpoints): (Vec<_>, Vec<_>) = endpoints.iter().copied().unzip();
-    client
-        .execute(&statement, &[&deliveries, &of_deliveries, &their_applications, &endpoints, &applications])
+    REQUEUE
+        .execute(&client, &[&deliveries, &of_deliveries, &their_applications, &endpoints, &applications])
         .await?;
     Ok(())
 }

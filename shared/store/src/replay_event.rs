@@ -9,6 +9,7 @@ use crate::accept::pattern_array;
 use crate::audit::{self, Actor, Change};
 use crate::matching::unknown_endpoints;
 use crate::outbox::{has_parked, most_in_line};
+use crate::sql::Sql;
 use crate::{Store, StoreError};
 
 /// What became of an event that was to be sent again.
@@ -24,13 +25,15 @@ pub enum Replayed {
     UnknownEvent,
 }
 
-const FIND_EVENT: &str = "-- events.find_type
-select event_type, expunged_at is not null from events where id = $1 and application_id = $2";
+const FIND_EVENT: Sql = Sql::named(
+    "-- events.find_type
+select event_type, expunged_at is not null as is_expunged from events where id = $1 and application_id = $2",
+);
 
 /// Endpoints are matched as they are now. Where some were named: for a single event (`$7` is null) these get
 /// it whatever they subscribe to, and where one of them is disabled its delivery waits; a bulk replay goes to
 /// those of them that match, behind all other traffic.
-pub(super) const REPLAY: &str = concat!(
+pub(super) const REPLAY: Sql = Sql::named(concat!(
     "-- events.replay
 with event as materialized (
     select id, application_id, event_type, payload
@@ -74,10 +77,10 @@ queued as (
     from delivered
     returning parked
 )
-select (select count(*) from matched), array(select id from delivered where $7 is null order by id),
+select (select count(*) from matched) as matched, array(select id from delivered where $7 is null order by id) as deliveries,
        (select count(pg_notify('postrider_outbox', case when parked then 'parked' else '' end))
-        from (select distinct parked from queued where not parked or $7 is null) n)"
-);
+        from (select distinct parked from queued where not parked or $7 is null) n) as notifications"
+));
 
 /// Makes new deliveries of an event: to `endpoints`, or to all that match it now.
 ///
@@ -92,11 +95,10 @@ pub async fn replay_event(
 ) -> Result<Replayed, StoreError> {
     let mut client = store.durable().await?;
     let transaction = client.transaction().await?;
-    let find = transaction.prepare_cached(FIND_EVENT).await?;
-    let Some(found) = transaction.query_opt(&find, &[&event, &application]).await? else {
+    let Some(found) = FIND_EVENT.fetch_optional(&transaction, &[&event, &application]).await? else {
         return Ok(Replayed::UnknownEvent);
     };
-    if found.get(1) {
+    if found.get("is_expunged") {
         return Ok(Replayed::Expunged);
     }
     if let Some(endpoints) = endpoints {
@@ -105,13 +107,12 @@ pub async fn replay_event(
             return Ok(Replayed::UnknownEndpoints(unknown));
         }
     }
-    let event_type = EventType::parse(found.get(0))
-        .map_err(|error| StoreError::Schema(format!("the stored type of event {event} {error}")))?;
-    let replay = transaction.prepare_cached(REPLAY).await?;
+    let event_type = EventType::parse(found.get("event_type"))
+        .map_err(|error| StoreError::unreadable(format!("the type of event {event}"), error))?;
     let (events, patterns) = ([event], [pattern_array(&event_type)]);
-    let row = transaction
-        .query_one(
-            &replay,
+    let row = REPLAY
+        .fetch_one(
+            &transaction,
             &[
                 &events.as_slice(),
                 &event,
@@ -124,7 +125,7 @@ pub async fn replay_event(
             ],
         )
         .await?;
-    let deliveries: Vec<DeliveryId> = row.get(1);
+    let deliveries: Vec<DeliveryId> = row.get("deliveries");
     let asked = Asked { endpoint_ids: endpoints, deliveries_queued: deliveries.len() };
     let change = Change::of("event.replay", event, None, Some(&asked));
     audit::note(&transaction, application, actor, change).await?;

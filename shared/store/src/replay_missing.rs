@@ -1,6 +1,7 @@
 //! The statement by which a bulk replay sends only what never arrived.
 
 use crate::deliveries::opened_again;
+use crate::sql::Sql;
 
 /// Sends events to the endpoints that match them now and to which no delivery of them has succeeded. A pair of event
 /// and endpoint that has an open delivery is left alone; the last closed one is opened again; where there is none, one
@@ -10,7 +11,7 @@ use crate::deliveries::opened_again;
 ///
 /// No step joins another one: PostgreSQL believes each to have one row, and would compare every row with every other.
 /// `(… in (…)) is true` asks a hash table. Filters are evaluated last, because most pairs have succeeded.
-pub(super) const MISSING: &str = concat!(
+pub(super) const MISSING: Sql = Sql::named(concat!(
     "-- replays.send_missing
 with event as materialized (
     select v.id, v.event_type, v.payload, i.patterns::text[] as patterns
@@ -104,5 +105,5 @@ queued as (
 select case
     when $8 then (select count(*) from closed) + (select count(*) from unknown)
     else (select count(*) from opened) + (select count(*) from made)
-end"
-);
+end as matched"
+));

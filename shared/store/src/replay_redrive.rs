@@ -6,6 +6,7 @@ use postrider_domain::delivery::DeliveryStatus;
 use crate::StoreError;
 use crate::deliveries::opened_again;
 use crate::replay_steps::{Found, Task};
+use crate::sql::{Sql, read};
 
 /// Opens what matches of a page of deliveries. Those that are under way, or whose endpoint or event is gone,
 /// are left alone. `$scope` picks the index that is walked.
@@ -58,24 +59,23 @@ queued as (
     insert into outbox (delivery_id, endpoint_id, application_id, parked, bulk)
     select id, endpoint_id, application_id, true, true from moved
 )
-select (select count(*) from page),
-       case when $10 then (select count(*) from wanted) else (select count(*) from moved) end,
-       (select id from page order by id limit 1), (select id from page order by id desc limit 1)"
+select (select count(*) from page) as scanned,
+       case when $10 then (select count(*) from wanted) else (select count(*) from moved) end as matched,
+       (select id from page order by id limit 1) as first, (select id from page order by id desc limit 1) as last"
         )
     };
 }
 
-const REDRIVE: &str = redrive!("redrive", "");
-const REDRIVE_DEAD: &str = redrive!("redrive_dead", " and dead_at is not null");
+const REDRIVE: Sql = Sql::named(redrive!("redrive", ""));
+const REDRIVE_DEAD: Sql = Sql::named(redrive!("redrive_dead", " and dead_at is not null"));
 
 pub(super) async fn redrive(transaction: &Transaction<'_>, task: &Task) -> Result<Found, StoreError> {
     let dead = [DeliveryStatus::DeadLetter];
     let statuses = task.statuses.as_deref().unwrap_or(&dead);
     let sql = if statuses == dead { REDRIVE_DEAD } else { REDRIVE };
-    let redrive = transaction.prepare_cached(sql).await?;
-    let row = transaction
-        .query_one(
-            &redrive,
+    let row = sql
+        .fetch_one(
+            transaction,
             &[
                 &task.application_id,
                 &task.cursor,
@@ -91,5 +91,5 @@ pub(super) async fn redrive(transaction: &Transaction<'_>, task: &Task) -> Resul
             ],
         )
         .await?;
-    Ok(Found { scanned: row.get(0), matched: row.get(1), first: row.get(2), last: row.get(3) })
+    Ok(read(&row))
 }

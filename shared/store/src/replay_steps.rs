@@ -19,7 +19,8 @@ use crate::page::IdRange;
 use crate::replay_event::REPLAY;
 use crate::replay_missing::MISSING;
 use crate::replay_redrive::redrive;
-use crate::{Store, StoreError, replays};
+use crate::sql::{Sql, read};
+use crate::{Store, StoreError, from_row, replays};
 
 /// Deliveries that a step is meant to make.
 const TARGET: i64 = 1_000;
@@ -47,9 +48,10 @@ pub struct Step {
 /// Applications with open replays take turns, however many each has, and so do the replays of each. One that another
 /// relay works on is left to it. Those of an application that send what is missing run one after the other: side by
 /// side, two of them would find the same to be missing and send it twice.
-const NEXT: &str = "-- replays.next
+const NEXT: Sql = Sql::named(
+    "-- replays.next
 select r.id, r.application_id, r.mode, r.endpoint_ids, r.event_types, r.statuses, r.created_after, r.created_before,
-       r.dry_run, r.first_id is null, r.cursor_id, r.end_id, r.step_size
+       r.dry_run, r.first_id is null as is_new, r.cursor_id as cursor, r.end_id as end, r.step_size::bigint as size
 from replays r
 join (
     select application_id, max(stepped_at) as stepped_at
@@ -65,11 +67,15 @@ where r.completed_at is null
   ))
 order by a.stepped_at nulls first, r.stepped_at nulls first, r.id
 limit 1
-for no key update of r skip locked";
+for no key update of r skip locked",
+);
 
 /// Pages are read in the order of an index, whatever the planner knows: else each step might sort all that is left.
 /// What sorts all the same seems so costly then that it would be compiled.
-const IN_ORDER: &str = "set local enable_sort = off; set local jit = off";
+const READ_IN_ORDER: Sql = Sql::named(
+    "-- replays.read_in_order
+select set_config('enable_sort', 'off', true) as sort, set_config('jit', 'off', true) as jit",
+);
 
 /// A replay as a step needs it.
 pub(super) struct Task {
@@ -88,6 +94,22 @@ pub(super) struct Task {
     pub(super) size: i64,
 }
 
+from_row!(Task {
+    id,
+    application_id,
+    mode,
+    endpoint_ids,
+    event_types,
+    statuses,
+    created_after,
+    created_before,
+    dry_run,
+    is_new,
+    cursor,
+    end,
+    size,
+});
+
 /// What was found from the cursor on.
 #[derive(Default)]
 pub(super) struct Found {
@@ -96,6 +118,8 @@ pub(super) struct Found {
     pub(super) first: Option<Uuid>,
     pub(super) last: Option<Uuid>,
 }
+
+from_row!(Found { scanned, matched, first, last });
 
 /// Takes the next step of the replay whose turn it is; `None`: there is nothing to do.
 ///
@@ -106,23 +130,8 @@ pub async fn step(store: &Store) -> Result<Option<Step>, StoreError> {
     let began = Instant::now();
     let mut client = store.relaxed().await?;
     let transaction = client.transaction().await?;
-    let next = transaction.prepare_cached(NEXT).await?;
-    let Some(row) = transaction.query_opt(&next, &[]).await? else { return Ok(None) };
-    let mut task = Task {
-        id: row.get(0),
-        application_id: row.get(1),
-        mode: row.get(2),
-        endpoint_ids: row.get(3),
-        event_types: row.get(4),
-        statuses: row.get(5),
-        created_after: row.get(6),
-        created_before: row.get(7),
-        dry_run: row.get(8),
-        is_new: row.get(9),
-        cursor: row.get(10),
-        end: row.get(11),
-        size: i64::from(row.get::<_, i32>(12)),
-    };
+    let Some(row) = NEXT.fetch_optional(&transaction, &[]).await? else { return Ok(None) };
+    let mut task: Task = read(&row);
     let found = match find(&transaction, &mut task).await {
         Ok(found) => found,
         Err(error) => {
@@ -138,10 +147,9 @@ pub async fn step(store: &Store) -> Result<Option<Step>, StoreError> {
     };
     let is_last = found.scanned < task.size;
     let next_size = next_size(task.size, found.matched, began.elapsed());
-    let advance = transaction.prepare_cached(ADVANCE).await?;
-    transaction
+    ADVANCE
         .execute(
-            &advance,
+            &transaction,
             &[
                 &task.id,
                 &found.last,
@@ -163,7 +171,7 @@ pub async fn step(store: &Store) -> Result<Option<Step>, StoreError> {
 }
 
 async fn find(transaction: &Transaction<'_>, task: &mut Task) -> Result<Found, StoreError> {
-    transaction.batch_execute(IN_ORDER).await?;
+    READ_IN_ORDER.execute(transaction, &[]).await?;
     if task.is_new {
         task.end = find_end(transaction, task).await?;
     }
@@ -173,17 +181,18 @@ async fn find(transaction: &Transaction<'_>, task: &mut Task) -> Result<Found, S
     }
 }
 
-const POSTPONE: &str = "-- replays.postpone
+const POSTPONE: Sql = Sql::named(
+    "-- replays.postpone
 update replays
 set step_size = greatest(step_size / 2, 1), stepped_at = clock_timestamp(), last_error = $2
-where id = $1 and completed_at is null";
+where id = $1 and completed_at is null",
+);
 
 /// A step that takes too long does so again, and would hold up all others. Until it succeeds, the replay says why it
 /// does not advance.
 async fn postpone(store: &Store, replay: ReplayId, error: &StoreError) -> Result<(), StoreError> {
     let client = store.relaxed().await?;
-    let statement = client.prepare_cached(POSTPONE).await?;
-    client.execute(&statement, &[&replay, &error.to_string()]).await?;
+    POSTPONE.execute(&client, &[&replay, &error.to_string()]).await?;
     Ok(())
 }
 
@@ -194,20 +203,26 @@ fn next_size(size: i64, matched: i64, took: Duration) -> i32 {
     i32::try_from(next.min(most).clamp(1, MAX_SIZE)).unwrap_or(1)
 }
 
-const ADVANCE: &str = "-- replays.advance
+const ADVANCE: Sql = Sql::named(
+    "-- replays.advance
 update replays
 set status = case when $8 then 'completed' else 'running' end,
     cursor_id = coalesce($2, cursor_id), first_id = coalesce(first_id, $3), end_id = $4,
     scanned_count = scanned_count + $5, matched_count = matched_count + $6, step_size = $7,
     stepped_at = clock_timestamp(), last_error = null, started_at = coalesce(started_at, now()),
     completed_at = case when $8 then clock_timestamp() end
-where id = $1";
+where id = $1",
+);
 
-const LAST_EVENT: &str = "-- replays.last_event
-select id from events where application_id = $1 and id > $2 and id < $3 order by id desc limit 1";
+const LAST_EVENT: Sql = Sql::named(
+    "-- replays.last_event
+select id from events where application_id = $1 and id > $2 and id < $3 order by id desc limit 1",
+);
 
-const LAST_DELIVERY: &str = "-- replays.last_delivery
-select id from deliveries where application_id = $1 and id > $2 and id < $3 order by id desc limit 1";
+const LAST_DELIVERY: Sql = Sql::named(
+    "-- replays.last_delivery
+select id from deliveries where application_id = $1 and id > $2 and id < $3 order by id desc limit 1",
+);
 
 /// Just behind the last row that there is, so that progress is told by what lies in between.
 async fn find_end(transaction: &Transaction<'_>, task: &Task) -> Result<Uuid, StoreError> {
@@ -215,39 +230,39 @@ async fn find_end(transaction: &Transaction<'_>, task: &Task) -> Result<Uuid, St
         ReplayMode::Replay | ReplayMode::Missing => LAST_EVENT,
         ReplayMode::Redrive => LAST_DELIVERY,
     };
-    let find = transaction.prepare_cached(sql).await?;
-    let last = transaction.query_opt(&find, &[&task.application_id, &task.cursor, &task.end]).await?;
-    Ok(last.map_or(task.end, |row| Uuid::from_u128(row.get::<_, Uuid>(0).as_u128().saturating_add(1))))
+    let last = sql.fetch_optional(transaction, &[&task.application_id, &task.cursor, &task.end]).await?;
+    Ok(last.map_or(task.end, |row| Uuid::from_u128(row.get::<_, Uuid>("id").as_u128().saturating_add(1))))
 }
 
-const READ_EVENTS: &str = "-- replays.read_events
+const READ_EVENTS: Sql = Sql::named(
+    "-- replays.read_events
 select id, event_type,
        expunged_at is null and ($5::text[] is null or event_type = any ($5))
        and ($6::timestamptz is null or created_at >= $6) and created_at < $7
+       as is_wanted
 from events
 where application_id = $1 and id > $2 and id < $3
 order by id
-limit $4";
+limit $4",
+);
 
-const MATCHING_COST: &str = concat!(
+const MATCHING_COST: Sql = Sql::named(concat!(
     "-- replays.matching_cost
 select ",
     matching_cost!("e", "true"),
-    "::bigint
+    "::bigint as cost
 from endpoints e
 where application_id = $1 and deleted_at is null and is_active and ($2::uuid[] is null or id = any ($2))"
-);
+));
 
 /// Sends the next events again, to all that match them or only where they never arrived. Every endpoint is asked for
 /// every event, whatever comes of it: more endpoints mean fewer events.
 async fn replay(transaction: &Transaction<'_>, task: &mut Task) -> Result<Found, StoreError> {
-    let cost = transaction.prepare_cached(MATCHING_COST).await?;
-    let cost = transaction.query_one(&cost, &[&task.application_id, &task.endpoint_ids]).await?;
-    task.size = task.size.min(MAX_PAIRS / cost.get::<_, i64>(0).max(1)).max(1);
-    let read = transaction.prepare_cached(READ_EVENTS).await?;
-    let rows = transaction
-        .query(
-            &read,
+    let cost = MATCHING_COST.fetch_one(transaction, &[&task.application_id, &task.endpoint_ids]).await?;
+    task.size = task.size.min(MAX_PAIRS / cost.get::<_, i64>("cost").max(1)).max(1);
+    let rows = READ_EVENTS
+        .fetch_all(
+            transaction,
             &[
                 &task.application_id,
                 &task.cursor,
@@ -261,19 +276,19 @@ async fn replay(transaction: &Transaction<'_>, task: &mut Task) -> Result<Found,
         .await?;
     let mut found = Found {
         scanned: rows.len() as i64,
-        first: rows.first().map(|row| row.get(0)),
-        last: rows.last().map(|row| row.get(0)),
+        first: rows.first().map(|row| row.get("id")),
+        last: rows.last().map(|row| row.get("id")),
         ..Found::default()
     };
     let (mut events, mut patterns) = (Vec::new(), Vec::new());
-    for row in rows.iter().filter(|row| row.get(2)) {
+    for row in rows.iter().filter(|row| row.get("is_wanted")) {
         // What is stored is one, or was by the rules of an older version: then nobody subscribes to it.
-        let Ok(event_type) = EventType::parse(row.get(1)) else { continue };
+        let Ok(event_type) = EventType::parse(row.get("event_type")) else { continue };
         // A test is for one endpoint, and is nobody else's to miss.
         if task.mode == ReplayMode::Missing && event_type.as_str() == TEST {
             continue;
         }
-        events.push(row.get::<_, EventId>(0));
+        events.push(row.get::<_, EventId>("id"));
         patterns.push(pattern_array(&event_type));
     }
     if let (Some(&first), Some(&last)) = (events.first(), events.last()) {
@@ -295,22 +310,22 @@ async fn replay(transaction: &Transaction<'_>, task: &mut Task) -> Result<Found,
         } else {
             REPLAY
         };
-        let replay = transaction.prepare_cached(sql).await?;
-        found.matched = transaction.query_one(&replay, &parameters).await?.get(0);
+        found.matched = sql.fetch_one(transaction, &parameters).await?.get("matched");
     }
     Ok(found)
 }
 
-const FAIL: &str = "-- replays.fail
+const FAIL: Sql = Sql::named(
+    "-- replays.fail
 update replays
 set status = 'failed', last_error = $2, completed_at = now()
-where id = $1 and completed_at is null";
+where id = $1 and completed_at is null",
+);
 
 async fn fail(store: &Store, replay: ReplayId, error: &StoreError) -> Result<(), StoreError> {
     let mut client = store.durable().await?;
     let transaction = client.transaction().await?;
-    let statement = transaction.prepare_cached(FAIL).await?;
-    if transaction.execute(&statement, &[&replay, &error.to_string()]).await? == 0 {
+    if FAIL.execute(&transaction, &[&replay, &error.to_string()]).await? == 0 {
         return Ok(());
     }
     replays::tell_end(&transaction, replay).await?;

@@ -7,13 +7,13 @@ use postrider_domain::delivery::{DeliveryStatus, ReplayMode, ReplayStatus};
 use postrider_domain::ids::{ApplicationId, EndpointId, ReplayId};
 use serde::Serialize;
 use serde_json::json;
-use tokio_postgres::Row;
 use uuid::Uuid;
 
 use crate::audit::{self, Actor, Change};
 use crate::matching::unknown_endpoints;
 use crate::operational::{self, OperationalEvent, REPLAY_FINISHED};
 use crate::page::{self, Page};
+use crate::sql::{Columns, FromRow, Sql, read};
 use crate::{Store, StoreError, applications};
 
 /// Replays of one application that may be open at once.
@@ -95,13 +95,13 @@ macro_rules! columns {
     () => {
         "id, application_id, mode, endpoint_ids, event_types, statuses, created_after, created_before, dry_run, \
          status, scanned_count, matched_count, first_id, cursor_id, end_id, \
-         (matched_count / greatest(extract(epoch from coalesce(completed_at, now()) - started_at), 1))::float8, \
+         (matched_count / greatest(extract(epoch from coalesce(completed_at, now()) - started_at), 1))::float8 as rate_per_second, \
          last_error, created_at, started_at, completed_at"
     };
 }
 
 /// Ids lie within a minute of the time that is told of what they name.
-const CREATE: &str = concat!(
+const CREATE: Sql = Sql::named(concat!(
     "-- replays.create
 insert into replays (
     application_id, mode, endpoint_ids, event_types, statuses, created_after, created_before, dry_run,
@@ -114,7 +114,7 @@ from (select least($7::timestamptz, now()) as before) b
 where (select count(*) from replays where application_id = $1 and completed_at is null) < $9
 returning ",
     columns!()
-);
+));
 
 /// Asks for a replay.
 ///
@@ -138,11 +138,10 @@ pub async fn create(
             return Ok(Created::UnknownEndpoints(unknown));
         }
     }
-    let statement = transaction.prepare_cached(CREATE).await?;
     let Selection { mode, endpoint_ids, event_types, statuses, created_after, created_before } = selection;
-    let row = transaction
-        .query_opt(
-            &statement,
+    let row = CREATE
+        .fetch_optional(
+            &transaction,
             &[
                 &application,
                 mode,
@@ -156,7 +155,7 @@ pub async fn create(
             ],
         )
         .await?;
-    let Some(replay) = row.as_ref().map(parse) else { return Ok(Created::TooMany) };
+    let Some(replay) = row.as_ref().map(read::<Replay>) else { return Ok(Created::TooMany) };
     let asked = Asked { selection: &replay.selection, dry_run };
     let change = Change::of("replay.create", replay.id, None, Some(&asked));
     audit::note(&transaction, application, actor, change).await?;
@@ -178,14 +177,14 @@ struct Standing {
     status: ReplayStatus,
 }
 
-const GET: &str = concat!(
+const GET: Sql = Sql::named(concat!(
     "-- replays.get
 select ",
     columns!(),
     "
 from replays
 where id = $1 and ($2::uuid is null or application_id = $2)"
-);
+));
 
 /// One replay; `application` restricts it to that tenant's.
 ///
@@ -197,8 +196,7 @@ pub async fn get(
     replay: ReplayId,
 ) -> Result<Option<Replay>, StoreError> {
     let client = store.durable().await?;
-    let statement = client.prepare_cached(GET).await?;
-    Ok(client.query_opt(&statement, &[&replay, &application]).await?.as_ref().map(parse))
+    Ok(GET.fetch_optional(&client, &[&replay, &application]).await?.as_ref().map(read))
 }
 
 /// Of an application, rows are compared as a whole, so that its own index is walked.
@@ -221,9 +219,12 @@ where ",
     };
 }
 
-const LIST: &str =
-    list!("list", "(application_id, id) < ($1, $2) and application_id >= $1", "application_id desc, id desc");
-const LIST_ALL: &str = list!("list_all", "$1::uuid is null and id < $2", "id desc");
+const LIST: Sql = Sql::named(list!(
+    "list",
+    "(application_id, id) < ($1, $2) and application_id >= $1",
+    "application_id desc, id desc"
+));
+const LIST_ALL: Sql = Sql::named(list!("list_all", "$1::uuid is null and id < $2", "id desc"));
 
 /// Replays, newest first, `limit` at most.
 ///
@@ -237,15 +238,14 @@ pub async fn list(
 ) -> Result<Page<Replay>, StoreError> {
     let client = store.durable().await?;
     let sql = if application.is_some() { LIST } else { LIST_ALL };
-    let statement = client.prepare_cached(sql).await?;
     let below = cursor.map_or(Uuid::max(), |id| id.0);
-    let rows =
-        page::read(&client, &statement, &[&application, &below, &(i64::from(limit) + 1)], limit).await?;
-    Ok(Page::of(&rows, parse, |replay| replay.id.0))
+    let rows = page::read(&client, sql, &[&application, &below, &(i64::from(limit) + 1)], limit).await?;
+    Ok(Page::of(&rows, |replay: &Replay| replay.id.0))
 }
 
 /// What it has queued and nobody has begun to send is withdrawn as its turn comes: the claim sees to that.
-const CANCEL: &str = "-- replays.cancel
+const CANCEL: Sql = Sql::named(
+    "-- replays.cancel
 with seen as materialized (
     select id, status, status in ('pending', 'running') or status = 'completed' and not dry_run as can_be
     from replays
@@ -258,7 +258,8 @@ moved as (
     from seen s
     where r.id = s.id and s.can_be
 )
-select status, can_be from seen";
+select status, can_be from seen",
+);
 
 /// Cancels a replay that is open, or has queued all and may not have sent it.
 ///
@@ -272,12 +273,11 @@ pub async fn cancel(
 ) -> Result<Cancelled, StoreError> {
     let mut client = store.durable().await?;
     let transaction = client.transaction().await?;
-    let statement = transaction.prepare_cached(CANCEL).await?;
-    let Some(row) = transaction.query_opt(&statement, &[&replay, &application]).await? else {
+    let Some(row) = CANCEL.fetch_optional(&transaction, &[&replay, &application]).await? else {
         return Ok(Cancelled::Unknown);
     };
-    let before = Standing { status: row.get(0) };
-    if !row.get::<_, bool>(1) {
+    let before = Standing { status: row.get("status") };
+    if !row.get::<_, bool>("can_be") {
         return Ok(Cancelled::Closed(before.status));
     }
     let cancelled = tell_end(&transaction, replay).await?;
@@ -293,8 +293,7 @@ pub async fn cancel(
 /// # Errors
 /// When PostgreSQL does not answer.
 pub(super) async fn tell_end(transaction: &Transaction<'_>, replay: ReplayId) -> Result<Replay, StoreError> {
-    let get = transaction.prepare_cached(GET).await?;
-    let replay = parse(&transaction.query_one(&get, &[&replay, &None::<ApplicationId>]).await?);
+    let replay = read::<Replay>(&GET.fetch_one(transaction, &[&replay, &None::<ApplicationId>]).await?);
     let event = OperationalEvent {
         application_id: replay.application_id,
         event_type: REPLAY_FINISHED,
@@ -312,29 +311,31 @@ pub(super) async fn tell_end(transaction: &Transaction<'_>, replay: ReplayId) ->
     Ok(replay)
 }
 
-fn parse(row: &Row) -> Replay {
-    let status = row.get(9);
-    Replay {
-        id: row.get(0),
-        application_id: row.get(1),
-        selection: Selection {
-            mode: row.get(2),
-            endpoint_ids: row.get(3),
-            event_types: row.get(4),
-            statuses: row.get(5),
-            created_after: row.get(6),
-            created_before: row.get(7),
-        },
-        dry_run: row.get(8),
-        status,
-        scanned_count: row.get(10),
-        matched_count: row.get(11),
-        progress: progress(status, row.get(12), row.get(13), row.get(14)),
-        rate_per_second: row.get(15),
-        last_error: row.get(16),
-        created_at: row.get(17),
-        started_at: row.get(18),
-        completed_at: row.get(19),
+impl FromRow<'_> for Replay {
+    fn from_row(row: &mut Columns<'_>) -> Self {
+        let status = row.get("status");
+        Self {
+            id: row.get("id"),
+            application_id: row.get("application_id"),
+            selection: Selection {
+                mode: row.get("mode"),
+                endpoint_ids: row.get("endpoint_ids"),
+                event_types: row.get("event_types"),
+                statuses: row.get("statuses"),
+                created_after: row.get("created_after"),
+                created_before: row.get("created_before"),
+            },
+            dry_run: row.get("dry_run"),
+            status,
+            scanned_count: row.get("scanned_count"),
+            matched_count: row.get("matched_count"),
+            progress: progress(status, row.get("first_id"), row.get("cursor_id"), row.get("end_id")),
+            rate_per_second: row.get("rate_per_second"),
+            last_error: row.get("last_error"),
+            created_at: row.get("created_at"),
+            started_at: row.get("started_at"),
+            completed_at: row.get("completed_at"),
+        }
     }
 }
 

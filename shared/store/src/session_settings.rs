@@ -3,6 +3,7 @@
 use tokio_postgres::Client;
 
 use crate::StoreError;
+use crate::sql::Sql;
 
 /// Where all tables are, whoever connects and whatever else is in the database: PostgreSQL's own default looks first
 /// into a schema of the role's name, which might be this one or not.
@@ -34,12 +35,14 @@ pub(super) fn options() -> String {
 }
 
 /// A value as PostgreSQL shows it may say more: `ISO, MDY`, `Etc/UTC`. (A backslash might mean itself here, or not.)
-const DIFFERENT: &str = "-- session.different_settings
-select s.name, s.value, current_setting(s.name)
+const DIFFERENT: Sql = Sql::named(
+    "-- session.different_settings
+select s.name, s.value as needed, current_setting(s.name) as current
 from unnest($1::text[], $2::text[]) with ordinality as s (name, value, position)
 where current_setting(s.name) !~* ('(^|[^a-z0-9_-])' || s.value || '($|[^a-z0-9_-])')
 order by s.position
-limit 1";
+limit 1",
+);
 
 /// Refuses a session in which a setting is another: a pooler has not passed it on.
 ///
@@ -47,37 +50,32 @@ limit 1";
 /// With a sentence that says what to do, or when PostgreSQL does not answer.
 pub(super) async fn check(client: &Client) -> Result<(), StoreError> {
     let (names, values): (Vec<_>, Vec<_>) = SETTINGS.into_iter().unzip();
-    match client.query_opt(DIFFERENT, &[&names, &values]).await? {
+    match DIFFERENT.fetch_optional(client, &[&names, &values]).await? {
         None => Ok(()),
-        Some(row) => {
-            let (name, needed, current): (&str, &str, &str) = (row.get(0), row.get(1), row.get(2));
-            Err(StoreError::Schema(format!(
-                "the database session has `{name}` = `{current}`, but Postrider requires `{needed}`. A \
-                 connection pooler does not pass the setting on: run `alter role … set {name} = \
-                 '{needed}'`"
-            )))
-        }
+        Some(row) => Err(StoreError::WrongSetting {
+            name: row.get("name"),
+            needed: row.get("needed"),
+            current: row.get("current"),
+        }),
     }
 }
 
-const ENCODING: &str = "-- database.encoding
-select current_database(), pg_encoding_to_char(encoding) from pg_database where datname = current_database()";
+const ENCODING: Sql = Sql::named(
+    "-- database.encoding
+select current_database()::text as database, pg_encoding_to_char(encoding)::text as encoding
+from pg_database where datname = current_database()",
+);
 
 /// Refuses a database that cannot hold every character.
 ///
 /// # Errors
 /// With a sentence that says what to do, or when PostgreSQL does not answer.
 pub(super) async fn check_encoding(client: &Client) -> Result<(), StoreError> {
-    let row = client.query_one(ENCODING, &[]).await?;
-    match (row.get(0), row.get(1)) {
-        (_, "UTF8") => Ok(()),
-        (name, encoding) => {
-            let name: &str = name;
-            Err(StoreError::Schema(format!(
-                "the database `{name}` has the encoding {encoding}, which cannot store every character: \
-                 create a database with `create database … encoding 'UTF8' template template0` and use \
-                 that"
-            )))
+    let row = ENCODING.fetch_one(client, &[]).await?;
+    match row.get("encoding") {
+        "UTF8" => Ok(()),
+        encoding => {
+            Err(StoreError::WrongEncoding { database: row.get("database"), encoding: encoding.to_owned() })
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Figures about the whole installation, for metrics.
 
-use crate::{Store, StoreError};
+use crate::sql::{Sql, read};
+use crate::{Store, StoreError, from_row};
 
 /// What the outbox and the leases look like.
 #[derive(Debug, Clone, Copy, Default)]
@@ -17,19 +18,23 @@ pub struct OutboxStatistics {
     pub oldest_transaction_seconds: f64,
 }
 
-const OUTBOX: &str = "-- outbox.statistics
+from_row!(OutboxStatistics { due, parked_estimate, oldest_due_seconds, leases, oldest_transaction_seconds });
+
+const OUTBOX: Sql = Sql::named(
+    "-- outbox.statistics
 select
-    (select count(*) from (select from outbox where not parked and due_at <= now() limit 10000) d),
-    (select greatest(reltuples, 0)::bigint from pg_class where oid = 'outbox_parked'::regclass),
+    (select count(*) from (select from outbox where not parked and due_at <= now() limit 10000) d) as due,
+    (select greatest(reltuples, 0)::bigint from pg_class where oid = 'outbox_parked'::regclass) as parked_estimate,
     coalesce((
         select extract(epoch from now() - due_at)::float8
         from outbox where not parked and due_at <= now() order by due_at limit 1
-    ), 0),
-    (select count(*) from leases),
+    ), 0) as oldest_due_seconds,
+    (select count(*) from leases) as leases,
     coalesce((
         select max(extract(epoch from now() - xact_start))::float8
         from pg_stat_activity where backend_xmin is not null and xact_start is not null
-    ), 0)";
+    ), 0) as oldest_transaction_seconds",
+);
 
 /// Reads the figures.
 ///
@@ -37,15 +42,8 @@ select
 /// When PostgreSQL does not answer.
 pub async fn outbox(store: &Store) -> Result<OutboxStatistics, StoreError> {
     let client = store.relaxed().await?;
-    let statement = client.prepare_cached(OUTBOX).await?;
-    let row = client.query_one(&statement, &[]).await?;
-    Ok(OutboxStatistics {
-        due: row.get(0),
-        parked_estimate: row.get(1),
-        oldest_due_seconds: row.get(2),
-        leases: row.get(3),
-        oldest_transaction_seconds: row.get(4),
-    })
+    let row = OUTBOX.fetch_one(&client, &[]).await?;
+    Ok(read(&row))
 }
 
 /// What there is to be done beside deliveries, and how the endpoints do.
@@ -67,17 +65,22 @@ pub struct Survey {
     pub cleanups: i64,
 }
 
-const SURVEY: &str = "-- endpoints.survey
-select count(*) filter (where e.is_active and h.state is distinct from 'open'),
-       count(*) filter (where e.is_active and h.state = 'open'),
-       count(*) filter (where not e.is_active),
-       (select count(*) from (select from inbox limit 10000) i),
-       coalesce((select extract(epoch from now() - emitted_at)::float8 from inbox order by transaction_id, id limit 1), 0),
-       (select count(*) from replays where status in ('pending', 'running')),
-       (select count(*) from cleanups)
+from_row!(Survey { well, failing, disabled, inbox, oldest_in_inbox_seconds, replays, cleanups });
+
+const SURVEY: Sql = Sql::named(
+    "-- endpoints.survey
+select count(*) filter (where e.is_active and h.state is distinct from 'open') as well,
+       count(*) filter (where e.is_active and h.state = 'open') as failing,
+       count(*) filter (where not e.is_active) as disabled,
+       (select count(*) from (select from inbox limit 10000) i) as inbox,
+       coalesce((select extract(epoch from now() - emitted_at)::float8 from inbox order by transaction_id, id limit 1), 0)
+           as oldest_in_inbox_seconds,
+       (select count(*) from replays where status in ('pending', 'running')) as replays,
+       (select count(*) from cleanups) as cleanups
 from endpoints e
 left join endpoint_health h on h.endpoint_id = e.id
-where e.deleted_at is null";
+where e.deleted_at is null",
+);
 
 /// Surveys; it looks at every endpoint.
 ///
@@ -85,15 +88,6 @@ where e.deleted_at is null";
 /// When PostgreSQL does not answer.
 pub async fn survey(store: &Store) -> Result<Survey, StoreError> {
     let client = store.relaxed().await?;
-    let statement = client.prepare_cached(SURVEY).await?;
-    let row = client.query_one(&statement, &[]).await?;
-    Ok(Survey {
-        well: row.get(0),
-        failing: row.get(1),
-        disabled: row.get(2),
-        inbox: row.get(3),
-        oldest_in_inbox_seconds: row.get(4),
-        replays: row.get(5),
-        cleanups: row.get(6),
-    })
+    let row = SURVEY.fetch_one(&client, &[]).await?;
+    Ok(read(&row))
 }
