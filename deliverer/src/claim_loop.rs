@@ -10,12 +10,13 @@ use postrider_domain::ids::{DelivererNumber, DeliveryId, EndpointId};
 use postrider_queue::{QueueError, Reservation, Reserved, Waker};
 use postrider_runtime::failpoint;
 use postrider_secrets::claim::{self, Claim, Claimed, Next, Unrendered};
-use postrider_store::halves::Halves;
-use postrider_store::{StoreError, record};
+use postrider_store::StoreError;
+use postrider_store::bisect::{Bisect, NoCulprit};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use crate::in_flight::Place;
+use crate::unsent::{self, Outage, Unsent};
 use crate::{Deliverer, PAUSE, exchange};
 
 /// Deliveries that are claimed in one statement.
@@ -125,12 +126,16 @@ async fn claim_and_send(
     let ids: Vec<DeliveryId> = reservations.keys().copied().collect();
     // Before the statement is sent, so that this end of the lease is never the later one.
     let claimed_at = Instant::now();
-    let claim = claim_around_culprits(deliverer, number, &ids, shutdown).await;
+    let claim = claim_around_culprits(deliverer, number, ids, shutdown).await;
     failpoint::die_at("deliverer.after_claim");
     let settled = claim.settled.iter().filter_map(|id| reservations.remove(id));
     acknowledge(deliverer, settled.map(|(reservation, _)| reservation).collect()).await;
     if shutdown.is_cancelled() {
-        give_back(deliverer, &claim.claimed, &mut reservations).await;
+        let unsent = claim.claimed.iter().filter_map(|claimed| {
+            let (reservation, _) = reservations.remove(&claimed.delivery_id)?;
+            Some(Unsent::of(claimed, reservation))
+        });
+        unsent::give_back(deliverer, &unsent.collect::<Vec<_>>(), Outage::LeaveToSweep).await;
     } else {
         deliverer.leases.taken(&claim.claimed);
         for claimed in claim.claimed {
@@ -205,21 +210,21 @@ async fn claim_turn(
 async fn claim_around_culprits(
     deliverer: &Deliverer,
     number: DelivererNumber,
-    ids: &[DeliveryId],
+    ids: Vec<DeliveryId>,
     shutdown: &CancellationToken,
 ) -> Claim {
     let mut claim = Claim::default();
-    let mut halves = Halves::of(ids);
-    while let Some(part) = halves.next().filter(|_| !shutdown.is_cancelled()) {
+    let mut bisect = Bisect::of(ids);
+    while let Some(part) = bisect.next().filter(|_| !shutdown.is_cancelled()) {
         let began = Instant::now();
-        match claim::claim(&deliverer.store, number, part, None).await {
+        match claim::claim(&deliverer.store, number, &part, None).await {
             Ok(more) => {
                 metrics::histogram!("postrider_claim_seconds").record(began.elapsed().as_secs_f64());
                 deliverer.health.up("deliverer_postgresql");
                 claim.add(more);
             }
             Err(error) => {
-                if let Err(error) = halves.split(part, error) {
+                if let Err(NoCulprit { error, .. }) = bisect.split(part, error) {
                     if !error.is_contention() {
                         deliverer.health.down("deliverer_postgresql", error);
                     }
@@ -229,8 +234,8 @@ async fn claim_around_culprits(
             }
         }
     }
-    for (culprit, error) in halves.failed {
-        claim.add(claim_without_event(deliverer, number, *culprit, &error).await);
+    for (culprit, error) in bisect.culprits {
+        claim.add(claim_without_event(deliverer, number, culprit, &error).await);
     }
     claim
 }
@@ -266,26 +271,6 @@ async fn acknowledge(deliverer: &Deliverer, settled: Vec<Reservation>) {
     }
     for reservation in &settled {
         deliverer.held.remove(reservation);
-    }
-}
-
-/// Undoes a claim of which nothing was sent.
-async fn give_back(
-    deliverer: &Deliverer,
-    claimed: &[Claimed],
-    reservations: &mut HashMap<DeliveryId, (Reservation, Place)>,
-) {
-    let leases: Vec<_> = claimed.iter().map(|claimed| (claimed.delivery_id, claimed.lease_id)).collect();
-    if leases.is_empty() {
-        return;
-    }
-    match record::give_back(&deliverer.store, &leases).await {
-        Ok(()) => {
-            let given = claimed.iter().filter_map(|claimed| reservations.remove(&claimed.delivery_id));
-            acknowledge(deliverer, given.map(|(reservation, _)| reservation).collect()).await;
-        }
-        // They are swept.
-        Err(error) => deliverer.health.down("deliverer_postgresql", error),
     }
 }
 

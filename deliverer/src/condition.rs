@@ -9,7 +9,7 @@ use postrider_domain::attempt::{Recorded, Verdict};
 use postrider_domain::delivery::ErrorClass;
 use postrider_domain::ids::EndpointId;
 use postrider_secrets::endpoint_changes::{self, Cause};
-use postrider_store::halves::Halves;
+use postrider_store::bisect::Bisect;
 use postrider_store::{StoreError, health};
 
 use crate::Deliverer;
@@ -62,11 +62,11 @@ async fn write(
     health::note_attempts(&deliverer.store, succeeded, &[], limit).await?;
     let mut failing = Vec::new();
     // One that is locked is noted after its next attempts.
-    let mut halves = Halves::of(failed);
-    while let Some(part) = halves.next() {
-        match health::note_attempts(&deliverer.store, &[], part, limit).await {
+    let mut bisect = Bisect::of(failed.to_vec());
+    while let Some(part) = bisect.next() {
+        match health::note_attempts(&deliverer.store, &[], &part, limit).await {
             Ok(endpoints) => failing.extend(endpoints),
-            Err(error) => halves.split(part, error)?,
+            Err(error) => bisect.split(part, error)?,
         }
     }
     for endpoint_id in failing {

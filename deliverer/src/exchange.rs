@@ -8,19 +8,19 @@ use futures_util::FutureExt as _;
 use http::header::RETRY_AFTER;
 use postrider_domain::attempt::{Exchange, Recorded, Verdict};
 use postrider_domain::delivery::ErrorClass;
-use postrider_domain::endpoint::Feedback;
 use postrider_domain::retry::{RetrySchedule, parse_retry_after};
 use postrider_queue::Reservation;
 use postrider_runtime::failpoint;
 use postrider_secrets::claim::{Claimed, LEASE_MARGIN, SendSettings, Unrendered};
-use postrider_store::{StoreError, expunge, record};
+use postrider_store::expunge;
 
 use crate::classify::{Ending, Judgement, Policy, feedback};
 use crate::client::{self, Client, Deadline, Failure, Fault, Sent};
 use crate::in_flight::Place;
 use crate::recorder::Finished;
 use crate::request::{self, Outgoing, Unsendable};
-use crate::{Deliverer, PAUSE, conceal};
+use crate::unsent::{self, Outage, Unsent};
+use crate::{Deliverer, conceal};
 
 /// As much of an answer's body is read and kept.
 const MAX_RESPONSE_BODY: usize = 16 * 1024;
@@ -56,7 +56,10 @@ async fn deliver_to_the_end(deliverer: &Deliverer, task: Task) {
     let attempt = AssertUnwindSafe(attempt(deliverer, &claimed, claimed_at, &mut began)).catch_unwind().await;
     let (exchange, ending) = match attempt {
         Ok(Some(ended)) => ended,
-        Ok(None) => return give_back(deliverer, &claimed, reservation).await,
+        Ok(None) => {
+            let unsent = [Unsent::of(&claimed, reservation)];
+            return unsent::give_back(deliverer, &unsent, Outage::Wait).await;
+        }
         Err(_) => {
             (Exchange::default(), failed(ErrorClass::Internal, "the deliverer failed; its log says how"))
         }
@@ -219,51 +222,14 @@ fn count(recorded: &Recorded) {
     metrics::histogram!("postrider_exchange_seconds").record(recorded.exchange.duration);
 }
 
-/// Undoes a claim of which nothing was sent. A lease that is swept first costs an attempt, so outages are waited out.
-async fn give_back(deliverer: &Deliverer, claimed: &Claimed, reservation: Reservation) {
-    let lease = (claimed.delivery_id, claimed.lease_id);
-    let given = loop {
-        match record::give_back(&deliverer.store, &[lease]).await {
-            Err(error) if error.is_outage() || error.is_contention() => {
-                if error.is_outage() {
-                    deliverer.health.down("deliverer_postgresql", error);
-                }
-                tokio::time::sleep(PAUSE).await;
-            }
-            given => break given,
-        }
-    };
-    end_unsent(deliverer, claimed, reservation, given).await;
-}
-
 /// Cancels a delivery of an event whose payload was removed. False: the event is missing for another reason.
 async fn cancel_expunged(deliverer: &Deliverer, claimed: &Claimed, reservation: Reservation) -> bool {
     let cancelled = expunge::cancel_claimed(&deliverer.store, claimed.delivery_id, claimed.lease_id).await;
     if matches!(cancelled, Ok(false)) {
         return false;
     }
-    end_unsent(deliverer, claimed, reservation, cancelled.map(drop)).await;
+    unsent::end(deliverer, &[Unsent::of(claimed, reservation)], cancelled.map(drop)).await;
     true
-}
-
-/// Ends a claim of which nothing was sent.
-async fn end_unsent(
-    deliverer: &Deliverer,
-    claimed: &Claimed,
-    reservation: Reservation,
-    ended: Result<(), StoreError>,
-) {
-    deliverer.leases.abandon(claimed.lease_id);
-    match ended {
-        Ok(()) => {
-            if let Err(error) = deliverer.queue.acknowledge([(reservation, Feedback::None)]).await {
-                deliverer.redis_failed(error).await;
-            }
-        }
-        // The lease is swept.
-        Err(error) => deliverer.health.down("deliverer_postgresql", error),
-    }
-    deliverer.held.remove(&reservation);
 }
 
 impl From<Failure> for Ending {

@@ -18,6 +18,7 @@ mod recorder;
 mod registration;
 mod request;
 mod resolver;
+mod unsent;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -9,7 +9,7 @@ use postrider_domain::endpoint::BreakerChange;
 use postrider_domain::ids::EndpointId;
 use postrider_secrets::endpoint_changes::{self, Cause};
 use postrider_secrets::stored_url::StoredUrl;
-use postrider_store::halves::Halves;
+use postrider_store::bisect::Bisect;
 use postrider_store::{StoreError, health};
 use tokio::sync::Notify;
 
@@ -93,19 +93,18 @@ pub(crate) async fn run(deliverer: Arc<Deliverer>) {
 async fn note(deliverer: &Deliverer, waiting: Waiting) -> Waiting {
     let Waiting { breakers, gone } = waiting;
     let mut left = Waiting::default();
-    let changes: Vec<_> = breakers.values().cloned().collect();
-    let mut halves = Halves::of(&changes);
-    while let Some(part) = halves.next() {
-        if let Err(error) = health::note(&deliverer.store, part).await
-            && halves.split(part, error).is_err()
+    let mut bisect = Bisect::of(breakers.values().cloned().collect());
+    while let Some(part) = bisect.next() {
+        if let Err(error) = health::note(&deliverer.store, &part).await
+            && bisect.split(part, error).is_err()
         {
             return Waiting { breakers, gone };
         }
     }
-    for (change, error) in halves.failed {
+    for (change, error) in bisect.culprits {
         let endpoint = endpoint_of(&change.0);
         if passes(&error, endpoint) {
-            left.breakers.insert(endpoint, change.clone());
+            left.breakers.insert(endpoint, change);
         }
     }
     for (endpoint, url) in gone {

@@ -13,7 +13,7 @@ use postrider_domain::ids::{DeliveryId, EndpointId};
 use postrider_queue::Reservation;
 use postrider_secrets::stored_url::StoredUrl;
 use postrider_store::StoreError;
-use postrider_store::halves::LockedInARow;
+use postrider_store::bisect::{Bisect, NoCulprit};
 use postrider_store::record::{self, Moved, Written};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::{mpsc, watch};
@@ -186,26 +186,17 @@ fn note(deliverer: &Deliverer, changes: Vec<BreakerChange>, told: &[Finished]) {
     }
 }
 
-/// Writes what can be written, and waits while nothing can. Where one attempt spoils the statement for all, the batch
-/// is halved until it is alone, unless everything is locked: that is waited for. Returns what is to be tried again.
+/// Writes what can be written, and waits while nothing can: in an outage, or while everything is locked. Returns what is
+/// to be tried again.
 async fn write(
     deliverer: &Deliverer,
     batch: impl Iterator<Item = Finished>,
     written: &UnboundedSender<Finished>,
 ) -> Vec<Finished> {
     let mut left = Vec::new();
-    let mut parts = apart(batch);
-    let mut locked_in_a_row = LockedInARow::among(parts.iter().map(Vec::len).sum());
-    while let Some(mut part) = parts.pop() {
-        let result = record(deliverer, &part, true).await;
-        if locked_in_a_row.note(result.as_ref().err()) {
-            // Most likely a table, which is as good as an outage.
-            deliverer.recorder.is_flowing.send_replace(false);
-            tokio::time::sleep(PAUSE).await;
-            parts.push(part);
-            continue;
-        }
-        match result {
+    let mut bisect = Bisect::of_parts(apart(batch));
+    while let Some(part) = bisect.next() {
+        match record(deliverer, &part, true).await {
             Ok(locked) => {
                 for finished in part {
                     if locked.contains(&finished.recorded.delivery_id) {
@@ -215,20 +206,19 @@ async fn write(
                     }
                 }
             }
-            Err(error) if error.is_outage() => {
-                deliverer.recorder.is_flowing.send_replace(false);
-                deliverer.health.down("deliverer_postgresql", error);
-                tokio::time::sleep(PAUSE).await;
-                parts.push(part);
-            }
             Err(error) => {
-                let second = part.split_off(part.len().div_ceil(2));
-                if !second.is_empty() {
-                    parts.extend([second, part]);
-                } else if let Some(alone) = part.pop() {
-                    left.extend(write_alone(deliverer, alone, error, written).await);
+                if let Err(NoCulprit { part, error }) = bisect.split(part, error) {
+                    deliverer.recorder.is_flowing.send_replace(false);
+                    if error.is_outage() {
+                        deliverer.health.down("deliverer_postgresql", error);
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                    bisect.retry(part);
                 }
             }
+        }
+        for (alone, error) in bisect.culprits.drain(..) {
+            left.extend(write_alone(deliverer, alone, error, written).await);
         }
     }
     left

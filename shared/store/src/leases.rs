@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use postrider_domain::ids::{DelivererNumber, DeliveryId, LeaseId};
 use tokio_postgres::Client;
 
-use crate::halves::Halves;
+use crate::bisect::Bisect;
 use crate::page::id_bounds;
 use crate::sql::Sql;
 use crate::{Store, StoreError, expunge, operational};
@@ -150,20 +150,20 @@ pub async fn abandon(
     schedule: &[i32],
 ) -> Result<(i64, Vec<(DeliveryId, StoreError)>), StoreError> {
     let mut moved = 0;
-    let mut halves = Halves::of(claims);
-    while let Some(part) = halves.next() {
-        match abandon_together(store, part, schedule, true).await {
+    let mut bisect = Bisect::of(claims.to_vec());
+    while let Some(part) = bisect.next() {
+        match abandon_together(store, &part, schedule, true).await {
             Ok(count) => moved += count,
-            Err(error) => halves.split(part, error)?,
+            Err(error) => bisect.split(part, error)?,
         }
     }
     let mut still = Vec::new();
-    for (claim, error) in halves.failed {
+    for (claim, error) in bisect.culprits {
         if !error.is_data_error() && !error.has_no_place_for_attempt() {
             still.push((claim.delivery_id, error));
             continue;
         }
-        match abandon_together(store, &[*claim], schedule, false).await {
+        match abandon_together(store, &[claim], schedule, false).await {
             Ok(count) => moved += count,
             Err(error) => still.push((claim.delivery_id, error)),
         }

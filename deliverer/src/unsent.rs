@@ -1,0 +1,69 @@
+//! Claims of which nothing was sent: they are given back, or cancelled.
+
+use postrider_domain::endpoint::Feedback;
+use postrider_domain::ids::{DeliveryId, LeaseId};
+use postrider_queue::Reservation;
+use postrider_secrets::claim::Claimed;
+use postrider_store::{StoreError, record};
+
+use crate::{Deliverer, PAUSE};
+
+/// A claim of which nothing was sent.
+pub(crate) struct Unsent {
+    delivery_id: DeliveryId,
+    lease_id: LeaseId,
+    reservation: Reservation,
+}
+
+impl Unsent {
+    /// The claim, and the reservation that it was made for.
+    pub(crate) fn of(claimed: &Claimed, reservation: Reservation) -> Self {
+        Self { delivery_id: claimed.delivery_id, lease_id: claimed.lease_id, reservation }
+    }
+}
+
+/// What to do while PostgreSQL does not answer, or a row is locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outage {
+    /// Try again: a lease that is swept costs an attempt.
+    Wait,
+    /// The deliverer stops: leave the lease to the sweep.
+    LeaveToSweep,
+}
+
+/// Undoes claims, as if they had never been made.
+pub(crate) async fn give_back(deliverer: &Deliverer, unsent: &[Unsent], outage: Outage) {
+    if unsent.is_empty() {
+        return;
+    }
+    let leases: Vec<_> = unsent.iter().map(|claim| (claim.delivery_id, claim.lease_id)).collect();
+    let given = loop {
+        match record::give_back(&deliverer.store, &leases).await {
+            Err(error) if outage == Outage::Wait && (error.is_outage() || error.is_contention()) => {
+                if error.is_outage() {
+                    deliverer.health.down("deliverer_postgresql", error);
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+            given => break given,
+        }
+    };
+    end(deliverer, unsent, given).await;
+}
+
+/// Ends claims that were given back or cancelled. If that failed, their leases are swept.
+pub(crate) async fn end(deliverer: &Deliverer, unsent: &[Unsent], ended: Result<(), StoreError>) {
+    match ended {
+        Ok(()) => {
+            let done = unsent.iter().map(|claim| (claim.reservation, Feedback::None));
+            if let Err(error) = deliverer.queue.acknowledge(done).await {
+                deliverer.redis_failed(error).await;
+            }
+        }
+        Err(error) => deliverer.health.down("deliverer_postgresql", error),
+    }
+    for claim in unsent {
+        deliverer.leases.abandon(claim.lease_id);
+        deliverer.held.remove(&claim.reservation);
+    }
+}
