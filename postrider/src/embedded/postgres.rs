@@ -306,7 +306,7 @@ async fn wait_ready(
 async fn ask(sockets: &Path, cluster: &Path) -> Ping {
     let question = async {
         let row = connect(sockets).await?.query_one("show data_directory", &[]).await?;
-        row.try_get::<_, String>(0)
+        row.try_get::<_, String>("data_directory")
     };
     match tokio::time::timeout(PROBE_DEADLINE, question).await {
         Ok(Ok(directory)) if is_same(Path::new(&directory), cluster) => Ping::Yes,
