@@ -8,9 +8,7 @@ use postrider_secrets::endpoints::EndpointQuota;
 use postrider_secrets::keyring::Keyring;
 use postrider_store::Store;
 
-use crate::accept::batch::Batcher;
-use crate::accept::ingest_limit::IngestLimits;
-use crate::accept::known_schemas::KnownSchemas;
+use crate::accept::Acceptor;
 use crate::auth::key_use::KeyUse;
 use crate::auth::party::{Parties, Party};
 use crate::resources::endpoints::check::UrlRules;
@@ -19,14 +17,10 @@ use crate::resources::endpoints::check::UrlRules;
 pub(crate) struct App {
     /// PostgreSQL.
     pub(crate) store: Store,
-    /// Where events wait to be accepted.
-    pub(crate) batcher: Batcher,
-    /// What events of each type must satisfy.
-    pub(crate) schemas: KnownSchemas,
-    /// What applications may publish, where that is limited.
-    pub(crate) ingest_limits: IngestLimits,
+    /// Accepts what is published.
+    pub(crate) acceptor: Arc<Acceptor>,
     /// On whose account requests are served.
-    pub(crate) parties: Parties,
+    pub(crate) parties: Arc<Parties>,
     /// Requests that are worked on, but for publishing: how many at once.
     pub(crate) work: Shares<Party>,
     /// Requests that make many deliveries at once: one at a time.

@@ -9,12 +9,14 @@ mod app;
 mod auth;
 mod config;
 mod connections;
+mod inbox;
 mod probes;
 mod readiness;
 mod resources;
 mod schema;
 mod server;
 mod specification;
+mod storable_json;
 mod web;
 
 use std::io;
@@ -38,9 +40,8 @@ pub use config::ApiConfig;
 pub use server::serve_probes;
 pub use web::catalogue::{ERROR_CODES, ErrorCode};
 
+use crate::accept::Acceptor;
 use crate::accept::batch::Batcher;
-use crate::accept::ingest_limit::IngestLimits;
-use crate::accept::known_schemas::KnownSchemas;
 use crate::app::App;
 use crate::auth::key_use::KeyUse;
 use crate::auth::party::Parties;
@@ -103,12 +104,12 @@ pub async fn run(
         supervisor.spawn("api key use", key_use.clone().flush_until(store.clone(), background.clone()));
     let upkeep = supervisor.spawn("api metrics", keep_up(metrics.clone(), background.clone()));
 
+    let parties = Arc::new(Parties::new(store.clone()));
+    let acceptor = Arc::new(Acceptor::new(&store, batcher, parties.clone()));
     let app = Arc::new(App {
         store: store.clone(),
-        batcher,
-        schemas: KnownSchemas::new(store.clone()),
-        ingest_limits: IngestLimits::new(store.clone()),
-        parties: Parties::new(store.clone()),
+        acceptor: acceptor.clone(),
+        parties,
         work: web::admission::work(config.database.pool_size),
         fan_outs: Shares::one_at_a_time(),
         requests: Shares::new(max_connections as u64),
@@ -126,10 +127,10 @@ pub async fn run(
     let _locks =
         supervisor.spawn("api locks", lock_watch::run(store.clone(), health.clone(), "api_locks", TABLES));
     let emptying = {
-        let (app, schema_ready, background) = (app.clone(), schema_ready.clone(), background.clone());
+        let (schema_ready, background) = (schema_ready.clone(), background.clone());
         supervisor.spawn("api inbox", async move {
             if background.run_until_cancelled(schema_ready.reached()).await.is_some() {
-                accept::inbox::run(app, config.database, background).await;
+                inbox::run(acceptor, config.database, background).await;
             }
         })
     };

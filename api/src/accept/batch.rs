@@ -18,6 +18,7 @@ use tokio::sync::Mutex;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::POSTGRESQL;
+use crate::accept::error::{AcceptError, InvalidEvent};
 use crate::accept::load::{Load, MAX_BATCH_DELIVERIES, rest_with};
 use crate::accept::queue::{AcceptQueue, Batch, Occupancy, OutcomeSender};
 use crate::auth::party::Party;
@@ -33,27 +34,8 @@ const MOST_BUSY: u32 = 3;
 /// How long to wait between these.
 const RETRY_DELAY: Duration = Duration::from_millis(20);
 
-/// Why an event was not stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Rejection {
-    /// PostgreSQL cannot hold it.
-    NotStorable,
-    /// Another transaction holds its idempotency key.
-    KeyBusy,
-    /// Another transaction holds something else that it needs, most likely a whole table.
-    Busy,
-    /// PostgreSQL does not answer.
-    Unavailable,
-    /// It takes PostgreSQL longer than an event may.
-    TooCostly,
-    /// Too much waits already.
-    Overloaded,
-    /// The service stops.
-    Stopping,
-}
-
 /// What became of an event.
-pub(crate) type Outcome = Result<Accepted, Rejection>;
+pub(crate) type Outcome = Result<Accepted, AcceptError>;
 
 /// Takes events from requests and stores them in batches.
 #[derive(Clone)]
@@ -86,16 +68,35 @@ impl Batcher {
         writers: usize,
         queue_bytes: usize,
     ) -> (Self, Writers) {
-        let batcher = Self(Arc::new(Shared {
-            store: store.clone(),
-            health: health.clone(),
-            queue: AcceptQueue::new(queue_bytes, writers),
-            gathering: Mutex::default(),
-            turn: Mutex::default(),
-        }));
+        let batcher = Self::new(store, health, AcceptQueue::new(queue_bytes, writers));
         let write = || supervisor.spawn("api writer", write_until_closed(batcher.0.clone()));
         let tasks = std::iter::repeat_with(write).take(writers + 1).collect();
         (batcher.clone(), Writers { tasks, batcher })
+    }
+
+    fn new(store: &Store, health: &Health, queue: AcceptQueue) -> Self {
+        Self(Arc::new(Shared {
+            store: store.clone(),
+            health: health.clone(),
+            queue,
+            gathering: Mutex::default(),
+            turn: Mutex::default(),
+        }))
+    }
+
+    /// A batcher without writers: every event that is submitted has this outcome.
+    #[cfg(test)]
+    pub(crate) fn with_outcome(store: &Store, outcome: Outcome) -> Self {
+        let batcher = Self::new(store, &Health::default(), AcceptQueue::new(0, 1));
+        let shared = batcher.0.clone();
+        tokio::spawn(async move {
+            while shared.queue.arrival().await {
+                let Batch { events, occupancy } = shared.queue.take();
+                events.into_iter().for_each(|waiting| waiting.answer.send(waiting.event, outcome.clone()));
+                shared.queue.done(&occupancy);
+            }
+        });
+        batcher
     }
 
     /// Takes in events of one producer, all or none of them, and stores each, and everything that follows from
@@ -108,7 +109,7 @@ impl Batcher {
         &self,
         party: Party,
         events: Vec<NewEvent>,
-    ) -> Result<impl Future<Output = Vec<Option<(NewEvent, Outcome)>>> + use<>, Rejection> {
+    ) -> Result<impl Future<Output = Vec<Option<(NewEvent, Outcome)>>> + use<>, AcceptError> {
         let answers = self.0.queue.push(party, events)?;
         Ok(async {
             let mut outcomes = Vec::with_capacity(answers.len());
@@ -212,7 +213,7 @@ async fn store_all<T>(
     let mut busy_in_a_row = 0;
     while let Some((mut events, mut answers)) = parts.pop() {
         let refusal = |event: &NewEvent| {
-            let is_refused = || fanout.is_refused(event).then_some(Err(Rejection::TooCostly));
+            let is_refused = || fanout.is_refused(event).then_some(Err(AcceptError::TooCostly));
             held.get(&event.producer).cloned().or_else(is_refused)
         };
         if events.iter().any(|event| refusal(event).is_some()) {
@@ -263,28 +264,26 @@ async fn store_all<T>(
                 parts.push((events, answers));
             }
             Err(error) => {
-                let rejection = rejection(&error);
-                if rejection == Rejection::Unavailable && !error.is_timeout() {
+                let reason = reason_for(&error);
+                if reason == AcceptError::Unavailable {
                     shared.health.down(POSTGRESQL, error);
-                } else if rejection == Rejection::Unavailable {
-                    tracing::warn!(%error, events = events.len(), "events were not stored");
                 }
                 for (event, answer) in events.into_iter().zip(answers) {
-                    if rejection == Rejection::TooCostly {
+                    if reason == AcceptError::TooCostly {
                         fanout.refuse(&event);
                     }
-                    if in_order && rejection != Rejection::NotStorable {
-                        held.insert(event.producer.clone(), Err(rejection));
+                    if in_order && reason.is_retryable() {
+                        held.insert(event.producer.clone(), Err(reason.clone()));
                     }
-                    tell(event, answer, Err(rejection));
+                    tell(event, answer, Err(reason.clone()));
                 }
-                if rejection == Rejection::Busy {
+                if reason == AcceptError::Busy {
                     busy_in_a_row += 1;
                 }
                 if busy_in_a_row == MOST_BUSY {
                     let left =
                         parts.drain(..).rev().flat_map(|(events, answers)| events.into_iter().zip(answers));
-                    left.for_each(|(event, answer)| tell(event, answer, Err(rejection)));
+                    left.for_each(|(event, answer)| tell(event, answer, Err(reason.clone())));
                 }
             }
         }
@@ -359,16 +358,16 @@ fn by_producer<T>(items: impl Iterator<Item = (NewEvent, T)>) -> Vec<Part<T>> {
     parts
 }
 
-fn rejection(error: &StoreError) -> Rejection {
+fn reason_for(error: &StoreError) -> AcceptError {
     if error.is_timeout() {
-        Rejection::TooCostly
+        AcceptError::TooCostly
     } else if error.is_data_error() {
-        Rejection::NotStorable
+        InvalidEvent::NotStorable.into()
     } else if error.is_contention_for_key() {
-        Rejection::KeyBusy
+        AcceptError::KeyBusy
     } else if error.is_contention() {
-        Rejection::Busy
+        AcceptError::Busy
     } else {
-        Rejection::Unavailable
+        AcceptError::Unavailable
     }
 }

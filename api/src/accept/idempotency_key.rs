@@ -1,70 +1,16 @@
-//! The header `Idempotency-Key`.
+//! Idempotency keys.
 
-use http::StatusCode;
-use poem::{Request, RequestBody};
-use poem_openapi::registry::{MetaParamIn, MetaSchema, MetaSchemaRef};
-use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
+use crate::accept::error::InvalidEvent;
 
-use crate::web::problem::Problem;
-
-/// The key under which an event is accepted once. Judged by the operation, after the credential.
-pub(crate) struct IdempotencyKey(pub(crate) Result<String, Problem>);
-
-impl<'a> ApiExtractor<'a> for IdempotencyKey {
-    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::Parameter];
-    const PARAM_IS_REQUIRED: bool = true;
-    type ParamType = ();
-    type ParamRawType = ();
-
-    fn param_in() -> Option<MetaParamIn> {
-        Some(MetaParamIn::Header)
-    }
-
-    fn param_schema_ref() -> Option<MetaSchemaRef> {
-        let schema = MetaSchema {
-            min_length: Some(1),
-            max_length: Some(255),
-            pattern: Some("^[!-~]+$".to_owned()),
-            example: Some("invoice-4711-paid".into()),
-            ..MetaSchema::new("string")
-        };
-        Some(MetaSchemaRef::Inline(Box::new(schema)))
-    }
-
-    async fn from_request(
-        request: &'a Request,
-        _: &mut RequestBody,
-        options: ExtractParamOptions<()>,
-    ) -> poem::Result<Self> {
-        let mut values = request.headers().get_all(options.name).iter();
-        Ok(Self(match (values.next(), values.next()) {
-            (None, _) => Err(Problem::new(
-                StatusCode::BAD_REQUEST,
-                "idempotency_key_required",
-                "The `Idempotency-Key` header is missing. Send a key of your choice that identifies this \
-                 event, and the same key on every try.",
-            )),
-            (Some(_), Some(_)) => {
-                Err(Problem::invalid_field("Idempotency-Key", "must not be given more than once"))
-            }
-            (Some(value), None) => check_idempotency_key("Idempotency-Key", value.as_bytes()),
-        }))
-    }
-}
-
-/// Checks a key that stands in `field`.
+/// Checks an idempotency key.
 ///
 /// # Errors
-/// 422.
-pub(crate) fn check_idempotency_key(field: &str, bytes: &[u8]) -> Result<String, Problem> {
+/// [`InvalidEvent::IdempotencyKey`].
+pub(crate) fn check_idempotency_key(bytes: &[u8]) -> Result<String, InvalidEvent> {
     let is_valid = (1..=255).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic);
     match String::from_utf8(bytes.to_vec()) {
         Ok(key) if is_valid => Ok(key),
-        _ => Err(Problem::refused_field(
-            "idempotency_key_invalid",
-            field,
-            "must have 1 to 255 visible ASCII characters, without spaces",
-        )),
+        _ => Err(InvalidEvent::IdempotencyKey),
     }
 }
 
@@ -74,10 +20,9 @@ mod tests {
 
     #[test]
     fn idempotency_keys_are_visible_ascii() {
-        let check = |bytes: &[u8]| check_idempotency_key("idempotency_key", bytes);
-        assert!(check(b"a").is_ok() && check(&[b'x'; 255]).is_ok());
+        assert!(check_idempotency_key(b"a").is_ok() && check_idempotency_key(&[b'x'; 255]).is_ok());
         for key in [&b""[..], b"a b", b"\xff", "é".as_bytes(), &[b'x'; 256]] {
-            assert!(check(key).is_err());
+            assert!(check_idempotency_key(key).is_err());
         }
     }
 }

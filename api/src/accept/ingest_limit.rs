@@ -7,7 +7,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
 use moka::sync::Cache;
 use postrider_domain::event::{NewEvent, Producer};
 use postrider_domain::ids::ApplicationId;
@@ -15,7 +14,7 @@ use postrider_store::Store;
 use postrider_store::ingest::{self, Draw};
 use tokio::sync::Mutex;
 
-use crate::web::problem::Problem;
+use crate::accept::error::AcceptError;
 
 /// Producers, and applications, that are remembered.
 const MAX_KNOWN: u64 = 100_000;
@@ -50,8 +49,8 @@ impl IngestLimits {
     /// Takes an event off the budget of its application, where that is known to have one.
     ///
     /// # Errors
-    /// 429 where the budget is spent; 503.
-    pub(crate) async fn admit(&self, event: &mut NewEvent) -> Result<(), Problem> {
+    /// When the budget is spent, or PostgreSQL is unavailable.
+    pub(crate) async fn admit(&self, event: &mut NewEvent) -> Result<(), AcceptError> {
         if event.is_admitted {
             return Ok(());
         }
@@ -76,17 +75,17 @@ impl IngestLimits {
     }
 
     /// Takes one event. False: there is no limit any more.
-    async fn take(&self, budget: &mut Budget, application: ApplicationId) -> Result<bool, Problem> {
+    async fn take(&self, budget: &mut Budget, application: ApplicationId) -> Result<bool, AcceptError> {
         let now = Instant::now();
         if budget.drawn_at.is_none_or(|at| now - at > KEPT) {
             budget.events = 0;
         }
         if budget.events == 0 {
             if let Some(until) = budget.empty_until.filter(|until| *until > now) {
-                return Err(spent(until - now));
+                return Err(AcceptError::RateLimited(until - now));
             }
             if budget.failed_at.is_some_and(|at| now - at < PAUSE) {
-                return Err(Problem::database_unavailable());
+                return Err(AcceptError::Unavailable);
             }
             match ingest::draw(&self.store, application).await {
                 Ok(Draw::Granted(events)) => {
@@ -94,7 +93,7 @@ impl IngestLimits {
                 }
                 Ok(Draw::Denied(wait)) => {
                     budget.empty_until = Some(now + wait);
-                    return Err(spent(wait));
+                    return Err(AcceptError::RateLimited(wait));
                 }
                 Ok(Draw::Unlimited) => return Ok(false),
                 Err(error) => {
@@ -106,16 +105,4 @@ impl IngestLimits {
         budget.events -= 1;
         Ok(true)
     }
-}
-
-/// 429.
-fn spent(wait: Duration) -> Problem {
-    let seconds = u32::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX).max(1);
-    let problem = Problem::new(
-        StatusCode::TOO_MANY_REQUESTS,
-        "ingest_rate_limited",
-        "The application has exceeded its limit of events per second. Try again with the same key, at a \
-         lower rate.",
-    );
-    Problem { retry_after: Some(seconds), ..problem }
 }

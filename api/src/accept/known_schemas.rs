@@ -12,10 +12,10 @@ use postrider_domain::event::{NewEvent, SchemaCheck};
 use postrider_domain::ids::ApplicationId;
 use postrider_store::{Store, event_types};
 
+use crate::accept::error::AcceptError;
 use crate::auth::party::Party;
-use crate::schema::Checked;
 use crate::schema::kept::KeptSchemas;
-use crate::web::problem::{FieldError, Problem};
+use crate::schema::{Checked, SchemaError, Violation};
 
 /// Producers and types of which it is remembered what their events must satisfy.
 const MAX_KNOWN: u64 = 100_000;
@@ -40,16 +40,16 @@ impl KnownSchemas {
         }
     }
 
-    /// Checks an event against the schema that its type is known to have, notes in it what was found, and
-    /// answers the violations.
+    /// Checks an event against the schema that its type is known to have, notes the finding in the event, and returns
+    /// the violations.
     ///
     /// # Errors
-    /// 422 where that would cost too much, 503.
+    /// When the data could not be checked.
     pub(crate) async fn check(
         &self,
         party: &Party,
         event: &mut NewEvent,
-    ) -> Result<Vec<FieldError>, Problem> {
+    ) -> Result<Vec<Violation>, SchemaError> {
         let known = self.known.get(&self.key(event));
         let known = known.and_then(|(application, hash)| self.compiled.get(application, &hash));
         let Some(schema) = known else {
@@ -71,8 +71,12 @@ impl KnownSchemas {
     /// Learns what events such as this one of the application must satisfy now.
     ///
     /// # Errors
-    /// 503.
-    pub(crate) async fn learn(&self, event: &NewEvent, application: ApplicationId) -> Result<(), Problem> {
+    /// When the schema could not be read or compiled.
+    pub(crate) async fn learn(
+        &self,
+        event: &NewEvent,
+        application: ApplicationId,
+    ) -> Result<(), AcceptError> {
         let key = self.key(event);
         match event_types::get_schema(&self.store, application, event.event_type.as_str()).await? {
             None => self.known.invalidate(&key),

@@ -10,7 +10,8 @@ use postrider_domain::event::{NewEvent, Producer};
 use postrider_domain::share::{Share, Shares};
 use tokio::sync::{Notify, oneshot};
 
-use crate::accept::batch::{Outcome, Rejection};
+use crate::accept::batch::Outcome;
+use crate::accept::error::AcceptError;
 use crate::accept::fanout::Fanout;
 use crate::accept::load::{Load, MAX_BATCH_DELIVERIES, is_heavy};
 use crate::auth::party::Party;
@@ -123,13 +124,14 @@ impl AcceptQueue {
         &self,
         party: Party,
         events: Vec<NewEvent>,
-    ) -> Result<Vec<oneshot::Receiver<(NewEvent, Outcome)>>, Rejection> {
+    ) -> Result<Vec<oneshot::Receiver<(NewEvent, Outcome)>>, AcceptError> {
         let size_of_all = events.iter().map(size).sum();
-        let mut bytes = self.bytes.try_acquire(&party, size_of_all).ok_or(Rejection::Overloaded)?;
-        let mut places = self.places.try_acquire(&party, events.len() as u64).ok_or(Rejection::Overloaded)?;
+        let mut bytes = self.bytes.try_acquire(&party, size_of_all).ok_or(AcceptError::Overloaded)?;
+        let mut places =
+            self.places.try_acquire(&party, events.len() as u64).ok_or(AcceptError::Overloaded)?;
         let mut lines = self.lines();
         if lines.is_closed {
-            return Err(Rejection::Stopping);
+            return Err(AcceptError::Stopping);
         }
         let receivers = events.into_iter().map(|event| {
             let (sender, receiver) = oneshot::channel();

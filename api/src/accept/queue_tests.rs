@@ -26,7 +26,7 @@ fn queue() -> AcceptQueue {
 }
 
 /// Events of which each is expected to make so many deliveries.
-fn post(queue: &AcceptQueue, producer: u128, keys: &[String], expected: i32) -> Result<(), Rejection> {
+fn post(queue: &AcceptQueue, producer: u128, keys: &[String], expected: i32) -> Result<(), AcceptError> {
     queue.fanout().learn(&event(producer, ""), expected);
     let events = keys.iter().map(|key| event(producer, key)).collect();
     queue.push(party(producer), events).map(|receivers| assert_eq!(receivers.len(), keys.len()))
@@ -120,7 +120,7 @@ fn a_reserve_stays_for_others_and_a_request_fits_whole_or_not_at_all() {
     let queue = queue();
     let most = (MAX_WAITING * 8 / 9) as usize;
     post(&queue, 1, &keys(most - 1), 1).expect("room");
-    assert_eq!(post(&queue, 1, &keys(2), 1), Err(Rejection::Overloaded));
+    assert_eq!(post(&queue, 1, &keys(2), 1), Err(AcceptError::Overloaded));
     post(&queue, 1, &keys(1), 1).expect("the last place of its share");
     post(&queue, 2, &keys(1_000), 1).expect("of the reserve");
     let mut count = 0;
@@ -147,12 +147,12 @@ async fn bytes_are_given_back_with_the_answer() {
     let queue = queue();
     let big = || NewEvent { data: "x".repeat(MIN_BYTES * 3 / 4 - OVERHEAD_BYTES).into(), ..event(1, "a") };
     let mut receivers = queue.push(party(1), vec![big()]).expect("room");
-    assert_eq!(queue.push(party(1), vec![big()]).err(), Some(Rejection::Overloaded));
+    assert_eq!(queue.push(party(1), vec![big()]).err(), Some(AcceptError::Overloaded));
     let Waiting { event, answer, .. } = queue.take().events.remove(0);
     assert_eq!(queue.bytes.free(), MIN_BYTES as u64 / 4);
-    answer.send(event, Err(Rejection::KeyBusy));
+    answer.send(event, Err(AcceptError::KeyBusy));
     let (event, outcome) = receivers.remove(0).await.expect("an answer");
-    assert_eq!((event.idempotency_key.as_str(), outcome), ("a", Err(Rejection::KeyBusy)));
+    assert_eq!((event.idempotency_key.as_str(), outcome), ("a", Err(AcceptError::KeyBusy)));
     assert_eq!((queue.bytes.free(), queue.places.free()), (MIN_BYTES as u64, MAX_WAITING));
 }
 
@@ -161,7 +161,7 @@ async fn what_waits_is_taken_after_the_end_and_nothing_more() {
     let queue = std::sync::Arc::new(queue());
     post(&queue, 1, &keys(1), 1).expect("room");
     queue.close();
-    assert_eq!(post(&queue, 1, &keys(1), 1), Err(Rejection::Stopping));
+    assert_eq!(post(&queue, 1, &keys(1), 1), Err(AcceptError::Stopping));
     assert!(queue.arrival().await);
     assert_eq!(take(&queue).len(), 1);
     assert!(!queue.arrival().await);

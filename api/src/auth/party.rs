@@ -4,9 +4,6 @@
 //! What is remembered here decides who shares with whom, and nothing else: a key that was revoked a moment ago is
 //! still counted as its application's, and refused where it always is.
 
-use std::borrow::Cow;
-
-use http::Uri;
 use moka::sync::Cache;
 use postrider_domain::event::Producer;
 use postrider_domain::ids::ApplicationId;
@@ -16,7 +13,6 @@ use postrider_store::{Store, StoreError};
 use tokio::sync::Semaphore;
 
 use crate::auth::Credential;
-use crate::web::parameter::Parameter as _;
 
 /// Keys and uids whose application is remembered.
 const MAX_KNOWN: u64 = 100_000;
@@ -49,21 +45,24 @@ impl Parties {
         Self { store, by_key, by_uid, look_ups: Semaphore::new(MAX_LOOK_UPS) }
     }
 
-    /// On whose account a request with this credential is; `None` where there is no such key.
+    /// The party of a request with this credential that names this application. Returns `None` if the API key does not
+    /// exist.
     ///
     /// # Errors
     /// When PostgreSQL does not answer.
-    pub(crate) async fn of(&self, credential: &Credential, uri: &Uri) -> Result<Option<Party>, StoreError> {
-        match credential {
-            Credential::Key(hash) => Ok(self.of_key(hash).await?.map(Party::Application)),
-            Credential::Admin => match named(uri) {
-                None => Ok(Some(Party::Admin)),
-                Some(ApplicationRef::Id(id)) => Ok(Some(Party::Application(id))),
-                Some(ApplicationRef::Uid(uid)) => {
-                    Ok(Some(self.of_uid(uid).await?.map_or(Party::Admin, Party::Application)))
-                }
-            },
-        }
+    pub(crate) async fn of(
+        &self,
+        credential: &Credential,
+        named: Option<ApplicationRef>,
+    ) -> Result<Option<Party>, StoreError> {
+        Ok(match (credential, named) {
+            (Credential::Key(hash), _) => self.of_key(hash).await?.map(Party::Application),
+            (Credential::Admin, None) => Some(Party::Admin),
+            (Credential::Admin, Some(ApplicationRef::Id(id))) => Some(Party::Application(id)),
+            (Credential::Admin, Some(ApplicationRef::Uid(uid))) => {
+                Some(self.of_uid(uid).await?.map_or(Party::Admin, Party::Application))
+            }
+        })
     }
 
     /// On whose account an event is stored, without asking anybody.
@@ -97,15 +96,4 @@ impl Parties {
             application.id
         }))
     }
-}
-
-/// The application that the path or the query names.
-fn named(uri: &Uri) -> Option<ApplicationRef> {
-    let in_path = uri.path().strip_prefix("/v1/applications/").and_then(|rest| rest.split('/').next());
-    let in_query = || {
-        let query = uri.query()?.as_bytes();
-        url::form_urlencoded::parse(query).find(|(name, _)| name == "application_id").map(|(_, value)| value)
-    };
-    let text = in_path.map(Cow::Borrowed).or_else(in_query)?;
-    ApplicationRef::parse(&text).ok()
 }

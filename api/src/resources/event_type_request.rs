@@ -144,10 +144,10 @@ async fn check_schema(party: &Party, settings: &EventTypeSettings) -> Result<(),
     let mut checks = Checks::default();
     match compiled {
         Err(mistake) => {
-            let separator = if mistake.field.is_empty() { "" } else { "." };
+            let separator = if mistake.path.is_empty() { "" } else { "." };
             checks.refuse(
                 "json_schema_invalid",
-                format!("json_schema{separator}{}", mistake.field),
+                format!("json_schema{separator}{}", mistake.path),
                 mistake.message,
             );
         }
@@ -156,7 +156,7 @@ async fn check_schema(party: &Party, settings: &EventTypeSettings) -> Result<(),
                 && let Checked::Violated(violations) = Arc::new(schema).check(party, example).await?
             {
                 for violation in violations {
-                    let field = violation.field.replacen("data", "example", 1);
+                    let field = violation.path.replacen("data", "example", 1);
                     checks.refuse("schema_violation", field, violation.message);
                 }
             }

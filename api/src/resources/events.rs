@@ -14,13 +14,12 @@ use postrider_store::expunge::expunge;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::accept::PublishedEvent;
-use crate::accept::idempotency_key::IdempotencyKey;
 use crate::app::{App, Tag};
 use crate::auth::{Caller, Credential, Scope};
 use crate::resources::deliveries::Delivery;
-use crate::resources::publish::{PostedEvent, publish};
+use crate::resources::publish::{PostedEvent, PublishedEvent, publish};
 use crate::resources::publish_batch::{PostedBatch, PublishedEventBatch, publish_batch};
+use crate::web::idempotency_key::IdempotencyKey;
 use crate::web::json_types::{JsonObject, Timestamp};
 use crate::web::page::{Cursor, Page, limit};
 use crate::web::parameter::{AnyOf, InQuery, Path};

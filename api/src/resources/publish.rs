@@ -4,7 +4,6 @@
 
 use std::borrow::Cow;
 
-use http::StatusCode;
 use poem::{Request, RequestBody};
 use poem_openapi::registry::{MetaRequest, Registry};
 use poem_openapi::types::Type;
@@ -13,13 +12,15 @@ use postrider_domain::event::{NewEvent, Producer};
 use postrider_store::applications::ApplicationRef;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use uuid::Uuid;
 
-use crate::accept::idempotency_key::IdempotencyKey;
+use crate::accept::AcceptedEvent;
+use crate::accept::error::AcceptError;
 use crate::accept::posted::Posted;
-use crate::accept::{PublishedEvent, accept};
 use crate::app::App;
 use crate::auth::{self, Credential, Scope};
 use crate::web::body;
+use crate::web::idempotency_key::IdempotencyKey;
 use crate::web::json_types::JsonObject;
 use crate::web::problem::Problem;
 
@@ -34,6 +35,30 @@ pub(crate) struct PublishEventRequest {
     /// Any JSON object. Receivers get it with every digit and character. The order of keys and white space are not
     /// preserved.
     data: JsonObject,
+}
+
+/// An accepted event.
+#[derive(Debug, Object, Serialize)]
+pub(crate) struct PublishedEvent {
+    /// Always `accepted`.
+    pub(crate) status: String,
+    /// The id of the event. It is also the `webhook-id` of every attempt to deliver the event.
+    pub(crate) event_id: Uuid,
+    /// The number of endpoints that the event is delivered to.
+    pub(crate) deliveries_queued: i32,
+    /// True if the event was already published with the same key. Nothing is delivered again in that case.
+    pub(crate) duplicate: bool,
+}
+
+impl From<AcceptedEvent> for PublishedEvent {
+    fn from(event: AcceptedEvent) -> Self {
+        Self {
+            status: "accepted".to_owned(),
+            event_id: event.event_id.0,
+            deliveries_queued: event.deliveries_queued,
+            duplicate: event.is_duplicate,
+        }
+    }
 }
 
 /// The body, or why it is refused: judged after the credential.
@@ -73,7 +98,7 @@ fn parse(bytes: &[u8]) -> Result<Posted, Problem> {
         data: &'a RawValue,
     }
     let body: Body<'_> = body::parse_raw(body::text(bytes)?)?;
-    Posted::check(&body.event_type, body.data.get())
+    Ok(Posted::check(&body.event_type, body.data.get())?)
 }
 
 /// Takes an event in.
@@ -94,13 +119,13 @@ pub(crate) async fn publish(
             return Err(problem);
         }
     };
-    let answer = accept(app, event).await;
+    let result = app.acceptor.accept(event).await;
     if let Credential::Key(hash) = credential
-        && answer.as_ref().err().is_none_or(|problem| problem.status != StatusCode::UNAUTHORIZED)
+        && result != Err(AcceptError::UnknownKey)
     {
         app.key_use.note(hash);
     }
-    answer
+    Ok(result?.into())
 }
 
 async fn compose(

@@ -17,13 +17,13 @@ use uuid::Uuid;
 
 use crate::accept::idempotency_key::check_idempotency_key;
 use crate::accept::posted::Posted;
-use crate::accept::{Mode, PublishResult, accept_all};
+use crate::accept::{AcceptedEvent, Mode};
 use crate::app::App;
 use crate::auth::{Credential, Scope};
+use crate::storable_json;
 use crate::web::body;
 use crate::web::json_types::JsonObject;
 use crate::web::problem::{Problem, ProblemBody};
-use crate::web::storable_json;
 
 /// Events in one request.
 const MAX_EVENTS: usize = 1_000;
@@ -85,6 +85,9 @@ pub(crate) struct BatchResult {
 /// The body, or why it is refused: judged after the credential.
 pub(crate) struct PostedBatch(Result<Vec<Result<Item, Problem>>, Problem>);
 
+/// The result for one event of a batch.
+type EventResult = Result<AcceptedEvent, Problem>;
+
 /// An event of a batch, checked.
 #[derive(Debug)]
 struct Item {
@@ -139,16 +142,16 @@ pub(crate) async fn publish_batch(
         let by = |item: Item| item.event.by(producer.clone(), item.idempotency_key);
         refusals.push(item.map(|item| events.push(by(item))).err());
     }
-    let mut answers = accept_all(app, events, Mode::Queued).await?.into_iter();
+    let mut results = app.acceptor.accept_all(events, Mode::Queued).await?.into_iter();
     let results = refusals.into_iter().filter_map(|refusal| match refusal {
         Some(problem) => Some(Err(problem)),
-        None => answers.next(),
+        None => Some(results.next()?.map_err(Problem::from)),
     });
     summarise(results.collect())
 }
 
 /// Where nothing was accepted and another try may help, the whole of it is answered so.
-fn summarise(results: Vec<PublishResult>) -> Result<PublishedEventBatch, Problem> {
+fn summarise(results: Vec<EventResult>) -> Result<PublishedEventBatch, Problem> {
     if results.iter().all(Result::is_err)
         && let Some(problem) = results.iter().filter_map(|result| result.as_ref().err()).find(|problem| {
             matches!(problem.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS)
@@ -160,17 +163,17 @@ fn summarise(results: Vec<PublishResult>) -> Result<PublishedEventBatch, Problem
     Ok(PublishedEventBatch { results })
 }
 
-fn result_of(index: i32, result: PublishResult) -> BatchResult {
-    let (published, error) = match result {
-        Ok(published) => (Some(published), None),
+fn result_of(index: i32, result: EventResult) -> BatchResult {
+    let (accepted, error) = match result {
+        Ok(accepted) => (Some(accepted), None),
         Err(problem) => (None, Some(problem.body())),
     };
     BatchResult {
         index,
         status: if error.is_none() { "accepted" } else { "rejected" }.to_owned(),
-        event_id: published.as_ref().map(|event| event.event_id),
-        deliveries_queued: published.as_ref().map(|event| event.deliveries_queued),
-        duplicate: published.as_ref().map(|event| event.duplicate),
+        event_id: accepted.as_ref().map(|event| event.event_id.0),
+        deliveries_queued: accepted.as_ref().map(|event| event.deliveries_queued),
+        duplicate: accepted.as_ref().map(|event| event.is_duplicate),
         error,
     }
 }
@@ -207,7 +210,7 @@ fn parse_item(json: &str) -> Result<Item, Problem> {
     storable_json::check_depth(json)
         .map_err(|defect| Problem::refused_field(defect.code(), "data", defect.to_string()))?;
     let body: Body<'_> = body::parse_raw(json)?;
-    let idempotency_key = check_idempotency_key("idempotency_key", body.idempotency_key.as_bytes())?;
+    let idempotency_key = check_idempotency_key(body.idempotency_key.as_bytes())?;
     let data = body.data.get();
     if data.len() > MAX_DATA_BYTES {
         let message = format!("must have at most {MAX_DATA_BYTES} bytes");
@@ -254,8 +257,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Events<'a> {
 
 #[cfg(test)]
 mod tests {
+    use postrider_domain::ids::EventId;
+
     use super::*;
-    use crate::accept::PublishedEvent;
 
     fn codes(json: &str) -> Result<Vec<&'static str>, &'static str> {
         match parse(json.as_bytes()) {
@@ -310,12 +314,7 @@ mod tests {
     #[test]
     fn only_where_nothing_was_stored_is_another_try_asked_for() {
         let accepted = || {
-            Ok(PublishedEvent {
-                status: "accepted".to_owned(),
-                event_id: Uuid::nil(),
-                deliveries_queued: 2,
-                duplicate: false,
-            })
+            Ok(AcceptedEvent { event_id: EventId(Uuid::nil()), deliveries_queued: 2, is_duplicate: false })
         };
         let away = || Err(Problem::database_unavailable());
         let wrong = || Err(Problem::invalid_field("data", "must be a JSON object"));

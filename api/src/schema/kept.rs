@@ -9,9 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use postrider_domain::ids::ApplicationId;
 use postrider_store::event_types::StoredSchema;
 
-use super::{Schema, in_turn};
+use super::{Schema, SchemaError, Violation, in_turn};
 use crate::auth::party::Party;
-use crate::web::problem::{FieldError, Problem};
 
 /// Bytes of all of them.
 const MAX_BYTES: u64 = 256 << 20;
@@ -69,12 +68,12 @@ impl KeptSchemas {
     /// for the same meanwhile waits for a turn, and finds it.
     ///
     /// # Errors
-    /// 503 where others wait for the same; 500 where the schema cannot be used although it is stored.
+    /// When others wait for the same, or the schema cannot be used although it is stored.
     pub(crate) async fn learn(
         self: &Arc<Self>,
         application: ApplicationId,
         stored: StoredSchema,
-    ) -> Result<bool, Problem> {
+    ) -> Result<bool, SchemaError> {
         if self.adopt(application, &stored.hash) {
             return Ok(false);
         }
@@ -88,9 +87,9 @@ impl KeptSchemas {
             Ok(true)
         });
         // It was compiled when it was set, so this fails only where a newer version reads it differently.
-        compiling.await?.map_err(|error: FieldError| {
+        compiling.await?.map_err(|error: Violation| {
             tracing::error!(?error, "a stored schema cannot be used");
-            Problem::internal()
+            SchemaError::Internal
         })
     }
 

@@ -20,8 +20,7 @@ use postrider_store::event_types::StoredSchema;
 use serde_json::Value;
 
 use crate::auth::party::Party;
-use crate::web::problem::{FieldError, Problem};
-use crate::web::storable_json;
+use crate::storable_json;
 use cost::{Budget, Task};
 use parts::Parts;
 
@@ -54,12 +53,42 @@ pub(crate) struct Schema {
     validator: Validator,
 }
 
+/// What is wrong at one place of the data, or of a schema.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Violation {
+    /// The path of the place, such as `data.items[2].price`.
+    pub(crate) path: String,
+    /// What is wrong there.
+    pub(crate) message: String,
+}
+
+/// Why data was not checked, or a schema not compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum SchemaError {
+    /// It would take too many steps.
+    #[error("checking the data against the schema of its event type takes too long")]
+    TooCostly,
+    /// Others wait for the same.
+    #[error("too many schema checks are waiting")]
+    Overloaded,
+    /// A defect of this program, which has been logged.
+    #[error("an internal error occurred")]
+    Internal,
+}
+
+impl SchemaError {
+    /// True if the same check may succeed later.
+    pub(crate) fn is_retryable(self) -> bool {
+        self != Self::TooCostly
+    }
+}
+
 /// What a check found.
 pub(crate) enum Checked {
     /// Nothing.
     Satisfied,
-    /// These violations, of the field `data`.
-    Violated(Vec<FieldError>),
+    /// These violations. Their paths begin with `data`.
+    Violated(Vec<Violation>),
 }
 
 impl Schema {
@@ -67,12 +96,12 @@ impl Schema {
     ///
     /// # Errors
     /// With what is wrong with it: a path in the schema, and a sentence.
-    pub(crate) fn compile(stored: &StoredSchema) -> Result<Self, FieldError> {
+    pub(crate) fn compile(stored: &StoredSchema) -> Result<Self, Violation> {
         let json = storable_json::approximate(&stored.json);
         let parts = Parts::of(&json)?;
         let patterns = PatternCache::new();
-        let validator = options(&patterns).build(&json).map_err(|error| FieldError {
-            field: path_of("", error.instance_path().as_str()),
+        let validator = options(&patterns).build(&json).map_err(|error| Violation {
+            path: path_of("", error.instance_path().as_str()),
             message: message(&error),
         })?;
         Ok(Self { hash: stored.hash, bytes_of_text: stored.json.len(), json, parts, patterns, validator })
@@ -86,15 +115,15 @@ impl Schema {
     /// Checks the `data` of an event, as text, on the account of `party`.
     ///
     /// # Errors
-    /// 422 where that would take too long, 503 where others wait for the same.
-    pub(crate) async fn check(self: &Arc<Self>, party: &Party, data: &str) -> Result<Checked, Problem> {
+    /// When the data was not checked.
+    pub(crate) async fn check(self: &Arc<Self>, party: &Party, data: &str) -> Result<Checked, SchemaError> {
         if data.len() <= MAX_BYTES_HERE
             && self.is_satisfied_by(&storable_json::approximate(data), MAX_STEPS_HERE) == Some(true)
         {
             return Ok(Checked::Satisfied);
         }
         let (schema, data) = (self.clone(), data.to_owned());
-        in_turn(party, move || schema.check_apart(&data)).await?.ok_or_else(too_costly)
+        in_turn(party, move || schema.check_apart(&data)).await?.ok_or(SchemaError::TooCostly)
     }
 
     /// `None` where it would take more than `steps` to tell.
@@ -116,12 +145,12 @@ impl Schema {
 /// Does what may take long, on the account of `party`: no two such tasks take place at once.
 ///
 /// # Errors
-/// 503 where others wait for the same.
+/// When others wait for the same, or the task panicked.
 pub(crate) async fn in_turn<T: Send + 'static>(
     party: &Party,
     task: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Problem> {
-    let Some(turn) = TURNS.acquire(party, 1, TURN_TIMEOUT).await else { return Err(overloaded()) };
+) -> Result<T, SchemaError> {
+    let Some(turn) = TURNS.acquire(party, 1, TURN_TIMEOUT).await else { return Err(SchemaError::Overloaded) };
     // The turn lasts as long as the task, whether or not somebody still waits for it.
     let doing = tokio::task::spawn_blocking(move || {
         let done = task();
@@ -130,7 +159,7 @@ pub(crate) async fn in_turn<T: Send + 'static>(
     });
     doing.await.map_err(|error| {
         tracing::error!(%error, "work with a schema ended badly");
-        Problem::internal()
+        SchemaError::Internal
     })
 }
 
@@ -171,21 +200,6 @@ fn message(error: &ValidationError<'_>) -> String {
         short.push('…');
     }
     short
-}
-
-fn too_costly() -> Problem {
-    Problem::refused_field(
-        "schema_too_costly",
-        "data",
-        "takes too long to check against the schema of its event type; send less data, or simplify the schema",
-    )
-}
-
-fn overloaded() -> Problem {
-    Problem::unavailable(
-        "overloaded",
-        "Too many schema checks are waiting. Try again; use the same idempotency key for an event.",
-    )
 }
 
 #[cfg(test)]

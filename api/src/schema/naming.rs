@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use super::cost::{Applies, Budget, Part, Task};
 use super::{MAX_STEPS, MAX_VIOLATIONS, Schema, message, options, path_of};
-use crate::web::problem::FieldError;
+use crate::schema::Violation;
 
 /// What the schema is called while its parts are compiled.
 const NAME: &str = "postrider:schema";
@@ -24,7 +24,7 @@ const PREPARED_BYTE: u64 = 4;
 const LOOK: u64 = 50;
 
 /// The first violations of data that violates the schema, and what it took to find them.
-pub(super) fn violations(schema: &Schema, data: &Value) -> (Vec<FieldError>, Work) {
+pub(super) fn violations(schema: &Schema, data: &Value) -> (Vec<Violation>, Work) {
     let mut budget = Budget::new(MAX_STEPS);
     let root = &schema.parts.root;
     let mut found = Vec::new();
@@ -60,7 +60,7 @@ struct Naming<'a> {
     registry: &'a Registry<'a>,
     /// Of each part, by its place; `None`: it is too large.
     validators: HashMap<&'a str, Option<Rc<Validator>>>,
-    found: Vec<FieldError>,
+    found: Vec<Violation>,
     budget: Budget,
 }
 
@@ -148,16 +148,16 @@ impl<'a> Naming<'a> {
     }
 }
 
-fn tell(found: &mut Vec<FieldError>, validator: &Validator, value: &Value, path: &str) {
+fn tell(found: &mut Vec<Violation>, validator: &Validator, value: &Value, path: &str) {
     let room = MAX_VIOLATIONS.saturating_sub(found.len());
     let violations = validator.iter_errors(value).take(room);
-    found.extend(violations.map(|error| FieldError {
-        field: path_of(path, error.instance_path().as_str()),
+    found.extend(violations.map(|error| Violation {
+        path: path_of(path, error.instance_path().as_str()),
         message: message(&error),
     }));
 }
 
-fn unnamed(path: &str) -> FieldError {
+fn unnamed(path: &str) -> Violation {
     let message = "violates the schema of its event type in more ways than can be listed".to_owned();
-    FieldError { field: path.to_owned(), message }
+    Violation { path: path.to_owned(), message }
 }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::cost::{Applies, Part};
 use super::{path_of, pattern};
-use crate::web::problem::FieldError;
+use crate::schema::Violation;
 
 /// Subschemas, with every reference followed.
 const MAX_PARTS: u64 = 5_000;
@@ -49,7 +49,7 @@ impl Parts {
     ///
     /// # Errors
     /// With what is not allowed, or too much.
-    pub(super) fn of(schema: &Value) -> Result<Self, FieldError> {
+    pub(super) fn of(schema: &Value) -> Result<Self, Violation> {
         let mut reader = Reader {
             schema,
             parts: 0,
@@ -86,7 +86,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn part(&mut self, schema: &'a Value, pointer: String, weight: Weight) -> Result<Part, FieldError> {
+    fn part(&mut self, schema: &'a Value, pointer: String, weight: Weight) -> Result<Part, Violation> {
         self.parts += 1;
         if self.parts > MAX_PARTS {
             let message = format!("has more than {MAX_PARTS} subschemas when every `$ref` is followed");
@@ -119,7 +119,7 @@ impl<'a> Reader<'a> {
         keyword: &str,
         value: &'a Value,
         pointer: String,
-    ) -> Result<(), FieldError> {
+    ) -> Result<(), Violation> {
         match (keyword, value) {
             ("$ref", Value::String(reference)) => self.follow(part, reference, &pointer)?,
             ("$dynamicRef" | "$recursiveRef" | "$anchor" | "$dynamicAnchor" | "$recursiveAnchor", _) => {
@@ -177,7 +177,7 @@ impl<'a> Reader<'a> {
         map: &'a Map<String, Value>,
         pointer: &str,
         applies: Applies,
-    ) -> Result<(), FieldError> {
+    ) -> Result<(), Violation> {
         for (name, value) in map {
             match value {
                 // Names that another one calls for.
@@ -194,7 +194,7 @@ impl<'a> Reader<'a> {
         value: &'a Value,
         pointer: String,
         applies: Applies,
-    ) -> Result<(), FieldError> {
+    ) -> Result<(), Violation> {
         match value {
             Value::Array(schemas) => {
                 for (index, schema) in schemas.iter().enumerate() {
@@ -212,7 +212,7 @@ impl<'a> Reader<'a> {
         schema: &'a Value,
         pointer: String,
         applies: Applies,
-    ) -> Result<(), FieldError> {
+    ) -> Result<(), Violation> {
         let mut weight = part.weight();
         weight.levels += u64::from(applies == Applies::Perhaps);
         let child = self.part(schema, pointer, weight)?;
@@ -220,7 +220,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn follow(&mut self, part: &mut Part, reference: &'a str, pointer: &str) -> Result<(), FieldError> {
+    fn follow(&mut self, part: &mut Part, reference: &'a str, pointer: &str) -> Result<(), Violation> {
         let target = match reference.strip_prefix('#') {
             Some(target) if !target.contains('%') => {
                 self.schema.pointer(target).map(|schema| (target, schema))
@@ -243,7 +243,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Its steps for each byte of a text.
-    fn pattern(&mut self, pattern: &'a str, pointer: &str) -> Result<u64, FieldError> {
+    fn pattern(&mut self, pattern: &'a str, pointer: &str) -> Result<u64, Violation> {
         self.patterns += 1;
         if self.patterns > MAX_PATTERNS {
             let message =
@@ -291,6 +291,6 @@ fn join(pointer: &str, name: &str) -> String {
     format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1"))
 }
 
-fn mistake(pointer: &str, message: String) -> FieldError {
-    FieldError { field: path_of("", pointer), message }
+fn mistake(pointer: &str, message: String) -> Violation {
+    Violation { path: path_of("", pointer), message }
 }

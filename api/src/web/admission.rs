@@ -2,17 +2,20 @@
 //! of what its application may have. Who exceeds that waits a while and is then told so; nobody else is. What it
 //! holds of the requests and of the bytes of responses it holds until its response is written.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::{Method, header};
+use http::{Method, Uri, header};
 use poem::{Endpoint, Request};
 use postrider_domain::share::{Share, Shares};
+use postrider_store::applications::ApplicationRef;
 
 use crate::app::App;
 use crate::auth::party::Party;
 use crate::auth::{self, Credential};
 use crate::connections::Serving;
+use crate::web::parameter::Parameter as _;
 use crate::web::problem::Problem;
 
 /// Bytes of request bodies that this process holds, at most.
@@ -120,7 +123,7 @@ pub(crate) async fn admit<E: Endpoint>(next: Arc<E>, mut request: Request) -> po
     // One that proves nothing is refused where every operation looks first, and its body is not read.
     let Ok(credential) = credential else { return next.call(request).await };
     let announced = announced_bytes(&mut request);
-    let known = app.parties.of(&credential, request.uri()).await.map_err(Problem::from)?;
+    let known = app.parties.of(&credential, named_application(request.uri())).await.map_err(Problem::from)?;
     let party = match known {
         Some(party) => party,
         None if announced > 0 => return Err(auth::invalid().into()),
@@ -149,6 +152,17 @@ pub(crate) async fn admit<E: Endpoint>(next: Arc<E>, mut request: Request) -> po
     let result = next.call(request).await;
     turn.end();
     result
+}
+
+/// The application that the path or the query names.
+fn named_application(uri: &Uri) -> Option<ApplicationRef> {
+    let in_path = uri.path().strip_prefix("/v1/applications/").and_then(|rest| rest.split('/').next());
+    let in_query = || {
+        let query = uri.query()?.as_bytes();
+        url::form_urlencoded::parse(query).find(|(name, _)| name == "application_id").map(|(_, value)| value)
+    };
+    let text = in_path.map(Cow::Borrowed).or_else(in_query)?;
+    ApplicationRef::parse(&text).ok()
 }
 
 fn announced_bytes(request: &mut Request) -> u64 {

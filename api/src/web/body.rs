@@ -12,9 +12,9 @@ use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::storable_json;
 use crate::web::admission::Turn;
 use crate::web::problem::Problem;
-use crate::web::storable_json;
 
 /// The largest body of a request, but for a batch of events.
 pub(crate) const MAX_BYTES: usize = 262_144;

@@ -1,9 +1,11 @@
 //! What all operations have in common: bodies, parameters, pages, answers and refusals.
 
+mod accept_problem;
 pub(crate) mod admission;
 pub(crate) mod body;
 pub(crate) mod catalogue;
 pub(crate) mod check;
+pub(crate) mod idempotency_key;
 pub(crate) mod json_types;
 pub(crate) mod middleware;
 pub(crate) mod page;
@@ -12,5 +14,4 @@ pub(crate) mod parameter_values;
 pub(crate) mod problem;
 pub(crate) mod query;
 pub(crate) mod refused;
-pub(crate) mod storable_json;
 pub(crate) mod success;

@@ -12,9 +12,9 @@ use postrider_domain::ids::{
 use postrider_store::applications::ApplicationRef;
 
 use crate::specification::syntax;
+use crate::storable_json;
 use crate::web::json_types;
 use crate::web::parameter::Parameter;
-use crate::web::storable_json;
 
 macro_rules! id_parameters {
     ($($id:ident, $code:literal, $what:literal;)+) => { $(

@@ -141,5 +141,5 @@ impl InboxLines {
 }
 
 #[cfg(test)]
-#[path = "inbox_lines_tests.rs"]
+#[path = "lines_tests.rs"]
 mod tests;

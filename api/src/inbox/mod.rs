@@ -3,6 +3,8 @@
 //! An event is accepted first and then leaves the inbox: whoever dies in between finds it accepted, by its
 //! idempotency key. One api at a time does this; the others stand by.
 
+mod lines;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,12 +17,12 @@ use postrider_store::inbox::{EmissionId, Emitted, Inbox, Refusal};
 use postrider_store::{DatabaseConfig, StoreError};
 use tokio_util::sync::CancellationToken;
 
+use crate::accept::error::AcceptError;
 use crate::accept::idempotency_key::check_idempotency_key;
-use crate::accept::inbox_lines::InboxLines;
 use crate::accept::load::{is_heavy, rest_after};
 use crate::accept::posted::Posted;
-use crate::accept::{Mode, PublishResult, accept_all};
-use crate::app::App;
+use crate::accept::{AcceptResult, Acceptor, Mode};
+use crate::inbox::lines::InboxLines;
 use crate::web::problem::Problem;
 
 /// How often it looks without having heard anything.
@@ -32,11 +34,11 @@ const PAUSE: Duration = Duration::from_millis(500);
 const PART: &str = "api_inbox";
 
 /// Empties the inbox until `stop`.
-pub(crate) async fn run(app: Arc<App>, config: DatabaseConfig, stop: CancellationToken) {
+pub(crate) async fn run(acceptor: Arc<Acceptor>, config: DatabaseConfig, stop: CancellationToken) {
     // For the log alone: an API that cannot empty the inbox is ready for requests nevertheless.
     let health = Health::default();
     loop {
-        let session = async { empty(&app, &mut Inbox::open(&config).await?, &health).await };
+        let session = async { empty(&acceptor, &mut Inbox::open(&config).await?, &health).await };
         let Some(result) = stop.run_until_cancelled(session).await else { return };
         if let Err(error) = result {
             health.down(PART, error);
@@ -48,10 +50,10 @@ pub(crate) async fn run(app: Arc<App>, config: DatabaseConfig, stop: Cancellatio
 }
 
 /// Accepts what comes, until the session is lost.
-async fn empty(app: &App, inbox: &mut Inbox, health: &Health) -> Result<(), StoreError> {
+async fn empty(acceptor: &Acceptor, inbox: &mut Inbox, health: &Health) -> Result<(), StoreError> {
     let mut lines = InboxLines::default();
     loop {
-        let expect = |application| app.batcher.expect_of(&Producer::Admin(application));
+        let expect = |application| acceptor.expect_of(&Producer::Admin(application));
         let mut batch = Vec::new();
         if inbox.lead().await? {
             let is_full = inbox.is_full_due(lines.is_short());
@@ -65,7 +67,7 @@ async fn empty(app: &App, inbox: &mut Inbox, health: &Health) -> Result<(), Stor
         if !batch.is_empty() {
             let began = Instant::now();
             let emitted = inbox.read(&batch).await?;
-            let Promoted { accepted, refused, postponed } = inbox.during(promote(app, emitted)).await?;
+            let Promoted { accepted, refused, postponed } = inbox.during(promote(acceptor, emitted)).await?;
             failpoint::die_at("api.before_inbox_finish");
             inbox.finish(&accepted, &refused).await?;
             if batch.iter().filter_map(|found| found.application_id).any(|of| is_heavy(expect(of))) {
@@ -91,18 +93,19 @@ struct Promoted {
 }
 
 impl Promoted {
-    /// Notes an event that can never be accepted. Producers are told of theirs; what Postrider itself had to say to an
-    /// application that is gone is of no use to anybody.
-    fn refuse(&mut self, mark: Mark, problem: &Problem) {
+    /// Notes an event that can never be accepted. Producers are told of theirs, in the words of the API; what Postrider
+    /// itself had to say to an application that is gone is of no use to anybody.
+    fn refuse(&mut self, mark: Mark, error: AcceptError) {
         if mark.is_operational {
             self.accepted.push(mark.id);
             return;
         }
+        let problem = Problem::from(error);
         self.refused.push(Refusal {
             id: mark.id,
             application_id: mark.application_id,
             code: problem.code.to_owned(),
-            detail: problem.detail.clone(),
+            detail: problem.detail,
             errors: serde_json::to_string(&problem.errors).expect("errors are plain data"),
         });
     }
@@ -123,7 +126,7 @@ impl Mark {
 }
 
 /// Accepts what can be.
-async fn promote(app: &App, emitted: Vec<Emitted>) -> Promoted {
+async fn promote(acceptor: &Acceptor, emitted: Vec<Emitted>) -> Promoted {
     let mut promoted = Promoted::default();
     let (mut events, mut marks) = (Vec::new(), Vec::new());
     for emitted in emitted {
@@ -133,33 +136,34 @@ async fn promote(app: &App, emitted: Vec<Emitted>) -> Promoted {
                 events.push(event);
                 marks.push(mark);
             }
-            Err(problem) => promoted.refuse(mark, &problem),
+            Err(error) => promoted.refuse(mark, error),
         }
     }
-    let answers =
-        if events.is_empty() { Ok(Vec::new()) } else { accept_all(app, events, Mode::InOrder).await };
-    let Ok(answers) = answers else {
+    let results = match events.is_empty() {
+        true => Ok(Vec::new()),
+        false => acceptor.accept_all(events, Mode::InOrder).await,
+    };
+    let Ok(results) = results else {
         promoted.postponed.extend(marks.into_iter().map(|mark| mark.id));
         return promoted;
     };
-    for (mark, answer) in marks.into_iter().zip(answers) {
-        count(&answer);
-        match answer {
+    for (mark, result) in marks.into_iter().zip(results) {
+        count(&result);
+        match result {
             Ok(_) => promoted.accepted.push(mark.id),
-            Err(problem) if problem.status.is_server_error() => {
+            Err(error) if error.is_retryable() => {
                 promoted.postponed.insert(mark.id);
             }
-            Err(problem) => promoted.refuse(mark, &problem),
+            Err(error) => promoted.refuse(mark, error),
         }
     }
     promoted
 }
 
 /// The same checks as for what is posted.
-fn compose(emitted: Emitted) -> Result<NewEvent, Problem> {
-    let application =
-        emitted.application_id.ok_or_else(|| Problem::not_found("application_not_found", "application"))?;
-    let idempotency_key = check_idempotency_key("idempotency_key", emitted.idempotency_key.as_bytes())?;
+fn compose(emitted: Emitted) -> Result<NewEvent, AcceptError> {
+    let application = emitted.application_id.ok_or(AcceptError::UnknownApplication)?;
+    let idempotency_key = check_idempotency_key(emitted.idempotency_key.as_bytes())?;
     let event = if emitted.is_operational {
         Posted::operational(&emitted.event_type, emitted.data)?
     } else {
@@ -169,11 +173,11 @@ fn compose(emitted: Emitted) -> Result<NewEvent, Problem> {
     Ok(NewEvent { is_admitted: true, ..event.by(Producer::Admin(application), idempotency_key) })
 }
 
-fn count(answer: &PublishResult) {
-    let outcome = match answer {
-        Ok(event) if event.duplicate => "duplicate",
+fn count(result: &AcceptResult) {
+    let outcome = match result {
+        Ok(event) if event.is_duplicate => "duplicate",
         Ok(_) => "accepted",
-        Err(problem) if problem.status.is_server_error() => "postponed",
+        Err(error) if error.is_retryable() => "postponed",
         Err(_) => "rejected",
     };
     metrics::counter!("postrider_inbox_events_total", "outcome" => outcome).increment(1);
