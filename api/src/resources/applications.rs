@@ -133,7 +133,7 @@ impl CreateApplicationRequest {
         let mut checks = Checks::default();
         checks.name("name", &self.name);
         if let Some(uid) = &self.uid {
-            checks.text("uid", check_uid(uid));
+            checks.value("uid", check_uid(uid));
         }
         let metadata = checks.metadata(self.metadata);
         if let Some(rate) = self.ingest_rate_limit {
@@ -168,7 +168,7 @@ impl UpdateApplicationRequest {
             update.name = name;
         }
         set(&mut update.uid, None, self.uid, |uid| {
-            checks.text("uid", check_uid(&uid));
+            checks.value("uid", check_uid(&uid));
             Some(uid)
         });
         set(&mut update.metadata, "{}".to_owned(), self.metadata, |json| checks.metadata(Some(json)));

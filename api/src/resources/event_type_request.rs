@@ -70,7 +70,7 @@ impl CreateEventTypeRequest {
     /// 422.
     pub(crate) async fn check(self, party: &Party) -> Result<(EventType, EventTypeSettings), Problem> {
         let mut checks = Checks::default();
-        let name = checks.text("name", EventType::parse(&self.name).map_err(|error| error.to_string()));
+        let name = checks.value("name", EventType::parse(&self.name));
         if name.as_ref().is_some_and(EventType::is_reserved) {
             let message = format!(
                 "must not start with `{RESERVED_PREFIX}`, which is reserved for Postrider's own events"

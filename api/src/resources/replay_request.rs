@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::web::check::Checks;
 use crate::web::json_types::{Id, Timestamp};
 use crate::web::problem::Problem;
+use crate::web::value_error::ValueError;
 
 const MAX_ITEMS: usize = 100;
 /// What can be opened again in bulk.
@@ -59,7 +60,7 @@ impl CreateReplayRequest {
     /// 422.
     pub(crate) fn check(self) -> Result<(Selection, bool), Problem> {
         let mut checks = Checks::default();
-        let mode = checks.text("mode", one_of(&self.mode, ReplayMode::ALL, ReplayMode::as_str));
+        let mode = checks.value("mode", one_of(&self.mode, ReplayMode::ALL, ReplayMode::as_str));
         for (field, count) in [
             ("endpoint_ids", self.endpoint_ids.as_ref().map(Vec::len)),
             ("event_types", self.event_types.as_ref().map(Vec::len)),
@@ -106,7 +107,7 @@ fn check_statuses(checks: &mut Checks, names: &[String]) -> Vec<DeliveryStatus> 
     let mut statuses: Vec<_> = (0..)
         .zip(names.iter().take(REDRIVEN.len()))
         .filter_map(|(index, name): (usize, _)| {
-            checks.text(&format!("statuses[{index}]"), one_of(name, &REDRIVEN, DeliveryStatus::as_str))
+            checks.value(&format!("statuses[{index}]"), one_of(name, &REDRIVEN, DeliveryStatus::as_str))
         })
         .collect();
     statuses.sort_by_key(|status| status.as_str());
@@ -114,10 +115,10 @@ fn check_statuses(checks: &mut Checks, names: &[String]) -> Vec<DeliveryStatus> 
     statuses
 }
 
-fn one_of<T: Copy>(text: &str, all: &[T], name: impl Fn(T) -> &'static str) -> Result<T, String> {
+fn one_of<T: Copy>(text: &str, all: &[T], name: impl Fn(T) -> &'static str) -> Result<T, ValueError> {
     let names: Vec<_> = all.iter().map(|&one| format!("`{}`", name(one))).collect();
     let found = all.iter().copied().find(|&one| name(one) == text);
-    found.ok_or_else(|| format!("must be one of {}", names.join(", ")))
+    found.ok_or_else(|| ValueError::Name(names.join(", ")))
 }
 
 #[cfg(test)]

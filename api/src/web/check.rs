@@ -1,5 +1,7 @@
 //! Gathers what is wrong with the fields of a body, so that all of it is told at once.
 
+use std::fmt::Display;
+
 use poem_openapi::types::MaybeUndefined::{self, Null, Undefined, Value};
 
 use crate::web::json_types::JsonObject;
@@ -34,9 +36,9 @@ impl Checks {
         self.mistake(field, message);
     }
 
-    /// Notes the mistake of a check that failed.
-    pub(crate) fn text<T>(&mut self, field: &str, result: Result<T, String>) -> Option<T> {
-        result.map_err(|message| self.mistake(field, message)).ok()
+    /// Returns the value of a field, or notes why there is none.
+    pub(crate) fn value<T>(&mut self, field: &str, result: Result<T, impl Display>) -> Option<T> {
+        result.map_err(|error| self.mistake(field, error.to_string())).ok()
     }
 
     /// Notes a name that is blank or too long.

@@ -15,3 +15,4 @@ pub(crate) mod problem;
 pub(crate) mod query;
 pub(crate) mod refused;
 pub(crate) mod success;
+pub(crate) mod value_error;

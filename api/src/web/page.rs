@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::web::parameter::{InQuery, Parameter};
 use crate::web::parameter_values::Limit;
+use crate::web::value_error::ValueError;
 
 /// One page of a list.
 #[derive(Debug, Object, Serialize)]
@@ -63,9 +64,9 @@ impl Parameter for Cursor {
         text.is_empty()
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    fn parse(text: &str) -> Result<Self, ValueError> {
         let bytes = URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| Uuid::from_slice(&bytes).ok());
-        bytes.map(Self).ok_or_else(|| "must be the `next_cursor` of the previous page".to_owned())
+        bytes.map(Self).ok_or(ValueError::Cursor)
     }
 }
 
@@ -91,13 +92,13 @@ impl Parameter for PlaceCursor {
         Cursor::is_absent(text)
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    fn parse(text: &str) -> Result<Self, ValueError> {
         let place = URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| {
             let (application, name) = bytes.split_first_chunk::<16>()?;
             let name = std::str::from_utf8(name).ok().filter(|name| is_name(name))?;
             Some((ApplicationId(Uuid::from_bytes(*application)), name.to_owned()))
         });
-        place.map(Self).ok_or_else(|| "must be the `next_cursor` of the previous page".to_owned())
+        place.map(Self).ok_or(ValueError::Cursor)
     }
 }
 

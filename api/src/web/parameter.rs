@@ -5,6 +5,7 @@ use poem_openapi::registry::{MetaParamIn, MetaSchema, MetaSchemaRef};
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
 
 use crate::web::problem::Problem;
+use crate::web::value_error::ValueError;
 
 /// What a parameter's text is parsed into.
 pub(crate) trait Parameter: Sized + Send + Sync {
@@ -23,7 +24,7 @@ pub(crate) trait Parameter: Sized + Send + Sync {
     ///
     /// # Errors
     /// With what it must be.
-    fn parse(text: &str) -> Result<Self, String>;
+    fn parse(text: &str) -> Result<Self, ValueError>;
 }
 
 /// A part of the path. What cannot be parsed names nothing: 404. (poem-openapi tells parts of the path by the
@@ -127,6 +128,6 @@ fn parse_all<T: Parameter>(request: &Request, name: &str) -> Result<Vec<T>, Prob
     let query = request.uri().query().unwrap_or_default();
     url::form_urlencoded::parse(query.as_bytes())
         .filter(|(key, value)| key == name && !T::is_absent(value))
-        .map(|(_, value)| T::parse(&value).map_err(|message| Problem::invalid_field(name, message)))
+        .map(|(_, value)| T::parse(&value).map_err(|error| Problem::invalid_field(name, error.to_string())))
         .collect()
 }

@@ -15,6 +15,7 @@ use crate::specification::syntax;
 use crate::storable_json;
 use crate::web::json_types;
 use crate::web::parameter::Parameter;
+use crate::web::value_error::ValueError;
 
 macro_rules! id_parameters {
     ($($id:ident, $code:literal, $what:literal;)+) => { $(
@@ -26,8 +27,8 @@ macro_rules! id_parameters {
                 MetaSchema { example, ..MetaSchema::new_with_format("string", "uuid") }
             }
 
-            fn parse(text: &str) -> Result<Self, String> {
-                json_types::id(text).map(Self).ok_or_else(|| "must be a UUID".to_owned())
+            fn parse(text: &str) -> Result<Self, ValueError> {
+                json_types::id(text).map(Self).ok_or(ValueError::Id)
             }
         }
     )+ };
@@ -57,14 +58,14 @@ impl Parameter for ResourceId {
         }
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    fn parse(text: &str) -> Result<Self, ValueError> {
         let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         if let Some(id) = json_types::id(text) {
             Ok(Self(id.to_string()))
         } else if (1..=255).contains(&text.len()) && text.bytes().all(is_allowed) {
             Ok(Self(text.to_owned()))
         } else {
-            Err("must be a UUID, or the name of an event type".to_owned())
+            Err(ValueError::ResourceId)
         }
     }
 }
@@ -82,7 +83,7 @@ impl Parameter for ApplicationRef {
         }
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    fn parse(text: &str) -> Result<Self, ValueError> {
         if let Some(id) = json_types::id(text) {
             return Ok(Self::Id(ApplicationId(id)));
         }
@@ -90,12 +91,12 @@ impl Parameter for ApplicationRef {
     }
 }
 
-fn check_characters(uid: &str) -> Result<(), String> {
+fn check_characters(uid: &str) -> Result<(), ValueError> {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:@+|~=".contains(&byte);
     if (1..=255).contains(&uid.len()) && uid.bytes().all(is_allowed) {
         return Ok(());
     }
-    Err("must have 1 to 255 characters, only letters, digits and `. _ - : @ + | ~ =`".to_owned())
+    Err(ValueError::UidCharacters)
 }
 
 /// The syntax of a uid: it stands in paths, where `.` and `..` would not arrive, and cannot be taken for an
@@ -103,13 +104,13 @@ fn check_characters(uid: &str) -> Result<(), String> {
 ///
 /// # Errors
 /// With what it must be.
-pub(crate) fn check_uid(uid: &str) -> Result<(), String> {
+pub(crate) fn check_uid(uid: &str) -> Result<(), ValueError> {
     check_characters(uid)?;
     if uid.starts_with('.') {
-        return Err("must not start with a period".to_owned());
+        return Err(ValueError::UidPeriod);
     }
     if uid.parse::<uuid::Uuid>().is_ok() {
-        return Err("must not be a UUID, because it could be mistaken for an id".to_owned());
+        return Err(ValueError::UidIsId);
     }
     Ok(())
 }
@@ -135,9 +136,9 @@ impl Parameter for Limit {
         }
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    fn parse(text: &str) -> Result<Self, ValueError> {
         let number = text.parse().ok().filter(|number| (1..=Self::MAX).contains(number));
-        number.map(Self).ok_or_else(|| format!("must be a whole number from 1 to {}", Self::MAX))
+        number.map(Self).ok_or(ValueError::Number { least: 1, most: Self::MAX })
     }
 }
 
@@ -147,12 +148,8 @@ impl Parameter for DateTime<Utc> {
         MetaSchema { example, ..MetaSchema::new_with_format("string", "date-time") }
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
-        json_types::time(&with_plain_offset(text)).ok_or_else(|| {
-            "must be an RFC 3339 time up to the year 9999, such as `2026-01-31T12:00:00Z` or \
-             `2026-01-31T13:00:00+01:00`"
-                .to_owned()
-        })
+    fn parse(text: &str) -> Result<Self, ValueError> {
+        json_types::time(&with_plain_offset(text)).ok_or(ValueError::Time)
     }
 }
 
@@ -182,8 +179,8 @@ impl Parameter for bool {
         MetaSchema { default: Some(false.into()), ..MetaSchema::new("boolean") }
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
-        text.parse().map_err(|_| "must be `true` or `false`".to_owned())
+    fn parse(text: &str) -> Result<Self, ValueError> {
+        text.parse().map_err(|_| ValueError::Boolean)
     }
 }
 
@@ -199,8 +196,8 @@ impl Parameter for EventType {
         }
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
-        Self::parse(text).map_err(|error| error.to_string())
+    fn parse(text: &str) -> Result<Self, ValueError> {
+        Ok(Self::parse(text)?)
     }
 }
 
@@ -210,9 +207,9 @@ impl Parameter for DeliveryStatus {
         MetaSchema { enum_items, example: Some("dead_letter".into()), ..MetaSchema::new("string") }
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    fn parse(text: &str) -> Result<Self, ValueError> {
         let names = Self::ALL.iter().map(|status| status.as_str()).collect::<Vec<_>>().join(", ");
-        text.parse().map_err(|_| format!("must be one of {names}"))
+        text.parse().map_err(|_| ValueError::Name(names))
     }
 }
 
@@ -230,9 +227,9 @@ impl Parameter for HttpStatus {
         }
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    fn parse(text: &str) -> Result<Self, ValueError> {
         let number = text.parse().ok().filter(|number| (100..=599).contains(number));
-        number.map(Self).ok_or_else(|| "must be an HTTP status from 100 to 599".to_owned())
+        number.map(Self).ok_or(ValueError::HttpStatus)
     }
 }
 
@@ -245,14 +242,14 @@ impl Parameter for Containment {
         MetaSchema { example: Some(r#"{"currency":"EUR"}"#.into()), ..MetaSchema::new("string") }
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
-        storable_json::check_depth(text).map_err(|defect| defect.to_string())?;
-        let raw: &serde_json::value::RawValue = serde_json::from_str(text)
-            .map_err(|_| "must be valid JSON, such as `{\"currency\":\"EUR\"}`".to_owned())?;
+    fn parse(text: &str) -> Result<Self, ValueError> {
+        storable_json::check_depth(text)?;
+        let raw: &serde_json::value::RawValue =
+            serde_json::from_str(text).map_err(|_| ValueError::NotJson)?;
         if !raw.get().starts_with('{') {
-            return Err("must be a JSON object, such as `{\"currency\":\"EUR\"}`".to_owned());
+            return Err(ValueError::NotAnObject);
         }
-        storable_json::check(text).map_err(|defect| defect.to_string())?;
+        storable_json::check(text)?;
         Ok(Self(text.to_owned()))
     }
 }

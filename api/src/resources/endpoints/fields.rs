@@ -165,14 +165,12 @@ pub(crate) fn signing_key(
     algorithm: Option<&str>,
     algorithm_field: &str,
 ) -> Option<SigningKey> {
-    let known = "must be `hmac-sha256` or `ed25519`".to_owned();
-    let algorithm = algorithm
-        .map(|text| checks.text(algorithm_field, text.parse::<Algorithm>().map_err(|_| known)))
-        .unwrap_or(None);
+    let parse = |text: &str| text.parse::<Algorithm>().map_err(|_| "must be `hmac-sha256` or `ed25519`");
+    let algorithm = algorithm.and_then(|text| checks.value(algorithm_field, parse(text)));
     let Some(secret) = secret else {
         return Some(SigningKey::generate(algorithm.unwrap_or(Algorithm::HmacSha256)));
     };
-    let key = checks.text("secret", SigningKey::parse(secret).map_err(|error| error.to_string()))?;
+    let key = checks.value("secret", SigningKey::parse(secret))?;
     if algorithm.is_some_and(|algorithm| algorithm != key.algorithm()) {
         checks.mistake(algorithm_field, "must match `secret`; leave it out to use the algorithm of `secret`");
     }

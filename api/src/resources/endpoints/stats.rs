@@ -20,6 +20,7 @@ use crate::web::json_types::Timestamp;
 use crate::web::parameter::{InQuery, Parameter, Path};
 use crate::web::refused::{INVALID, NOT_FOUND, Refused};
 use crate::web::success::Found;
+use crate::web::value_error::ValueError;
 
 /// Statistics of the recent deliveries of an endpoint.
 #[derive(Debug, Object, Serialize)]
@@ -155,11 +156,9 @@ impl Parameter for Window {
         }
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    fn parse(text: &str) -> Result<Self, ValueError> {
         let number = text.parse().ok().filter(|number| (Self::LEAST..=Self::MOST).contains(number));
-        number.map(Self).ok_or_else(|| {
-            format!("must be a whole number of seconds from {} to {}", Self::LEAST, Self::MOST)
-        })
+        number.map(Self).ok_or(ValueError::Seconds { least: Self::LEAST, most: Self::MOST })
     }
 }
 
