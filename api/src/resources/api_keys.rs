@@ -18,7 +18,7 @@ use crate::auth::{Caller, Scope};
 use crate::web::body::JsonBody;
 use crate::web::check::Checks;
 use crate::web::json_types::Timestamp;
-use crate::web::page::{Cursor, Page, limit};
+use crate::web::page::{Cursor, Page};
 use crate::web::parameter::{InQuery, Path};
 use crate::web::parameter_values::Limit;
 use crate::web::problem::Problem;
@@ -182,16 +182,14 @@ impl ApiKeys {
         /// The id or `uid` of the application.
         application_id: Path<ApplicationRef>,
         /// Maximum number of items on a page.
-        #[oai(name = "limit")]
-        page_limit: InQuery<Limit>,
+        limit: InQuery<Limit>,
         /// The `next_cursor` of the previous page. Leave it out to get the first page.
         cursor: InQuery<Cursor>,
     ) -> Result<Found<Page<ApiKey>>, Refused<{ NOT_FOUND | INVALID }>> {
         caller.require(Scope::Read)?;
         let application = caller.application(&app, &application_id.0).await?;
-        let cursor = cursor.0.map(|cursor| ApiKeyId(cursor.0));
-        let page = api_keys::list(&app.store, application.id, cursor, limit(&page_limit)).await?;
-        Ok(Found::new(Page::of(page)))
+        let page = api_keys::list(&app.store, application.id, cursor.after(), limit.items()).await?;
+        Ok(Found::new(page))
     }
 
     /// Get an API key

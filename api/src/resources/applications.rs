@@ -17,7 +17,7 @@ use crate::auth::{self, Caller, Scope};
 use crate::web::body::JsonBody;
 use crate::web::check::{Checks, set};
 use crate::web::json_types::{JsonObject, Timestamp};
-use crate::web::page::{Cursor, Page, limit};
+use crate::web::page::{Cursor, Page};
 use crate::web::parameter::{InQuery, Path};
 use crate::web::parameter_values::{Limit, check_uid};
 use crate::web::problem::Problem;
@@ -269,15 +269,13 @@ impl Applications {
         caller: Caller,
         app: Data<&Arc<App>>,
         /// Maximum number of items on a page.
-        #[oai(name = "limit")]
-        page_limit: InQuery<Limit>,
+        limit: InQuery<Limit>,
         /// The `next_cursor` of the previous page. Leave it out to get the first page.
         cursor: InQuery<Cursor>,
     ) -> Result<Found<Page<Application>>, Refused<{ INVALID }>> {
         caller.require_admin()?;
-        let cursor = cursor.0.map(|cursor| postrider_domain::ids::ApplicationId(cursor.0));
-        let page = applications::list(&app.store, cursor, limit(&page_limit)).await?;
-        Ok(Found::new(Page::of(page)))
+        let page = applications::list(&app.store, cursor.after(), limit.items()).await?;
+        Ok(Found::new(page))
     }
 
     /// Get an application

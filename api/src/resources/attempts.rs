@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::app::{App, Tag};
 use crate::auth::{Caller, Scope};
 use crate::web::json_types::Timestamp;
-use crate::web::page::{Cursor, Page, limit};
+use crate::web::page::{Cursor, Page};
 use crate::web::parameter::{InQuery, Path};
 use crate::web::parameter_values::Limit;
 use crate::web::problem::Problem;
@@ -125,15 +125,14 @@ impl Attempts {
         /// response is 404.
         application_id: InQuery<ApplicationRef>,
         /// Maximum number of items on a page.
-        #[oai(name = "limit")]
-        page_limit: InQuery<Limit>,
+        limit: InQuery<Limit>,
         /// The `next_cursor` of the previous page. Leave it out to get the first page.
         cursor: InQuery<Cursor>,
     ) -> Result<Found<Page<Attempt>>, Refused<{ NOT_FOUND | INVALID }>> {
         caller.require(Scope::Read)?;
         let application = caller.listed_application(&app, application_id.0.as_ref()).await?;
         let after = cursor.0.map_or(0, number_in);
-        let page = attempts::list(&app.store, application, delivery_id.0, after, limit(&page_limit)).await?;
+        let page = attempts::list(&app.store, application, delivery_id.0, after, limit.items()).await?;
         let page = page.ok_or_else(|| Problem::not_found("delivery_not_found", "delivery"))?;
         Ok(Found::new(Page::with_cursor(page, cursor_after)))
     }

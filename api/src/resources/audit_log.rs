@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::app::{App, Tag};
 use crate::auth::{Caller, Scope};
 use crate::web::json_types::{JsonObject, Timestamp};
-use crate::web::page::{Cursor, Page, limit};
+use crate::web::page::{Cursor, Page};
 use crate::web::parameter::InQuery;
 use crate::web::parameter_values::{Limit, ResourceId};
 use crate::web::refused::{INVALID, NOT_FOUND, Refused};
@@ -91,8 +91,7 @@ impl AuditLog {
         /// of all applications, including deleted ones, and an API key those of its own application.
         application_id: InQuery<ApplicationRef>,
         /// Maximum number of items on a page.
-        #[oai(name = "limit")]
-        page_limit: InQuery<Limit>,
+        limit: InQuery<Limit>,
         /// The `next_cursor` of the previous page. Leave it out to get the first page.
         cursor: InQuery<Cursor>,
     ) -> Result<Found<Page<AuditEntry>>, Refused<{ NOT_FOUND | INVALID }>> {
@@ -103,8 +102,7 @@ impl AuditLog {
             created_after: created_after.0,
             created_before: created_before.0,
         };
-        let cursor = cursor.0.map(|cursor| cursor.0);
-        let page = audit::list(&app.store, &filter, cursor, limit(&page_limit)).await?;
-        Ok(Found::new(Page::of(page)))
+        let page = audit::list(&app.store, &filter, cursor.after(), limit.items()).await?;
+        Ok(Found::new(page))
     }
 }

@@ -18,7 +18,7 @@ use crate::app::{App, Tag};
 use crate::auth::{Caller, Scope};
 use crate::resources::events::names;
 use crate::web::json_types::Timestamp;
-use crate::web::page::{Cursor, Page, limit};
+use crate::web::page::{Cursor, Page};
 use crate::web::parameter::{AnyOf, InQuery, Path};
 use crate::web::parameter_values::{HttpStatus, Limit};
 use crate::web::problem::Problem;
@@ -116,8 +116,7 @@ impl Deliveries {
         /// deliveries of all applications, and an API key those of its own application.
         application_id: InQuery<ApplicationRef>,
         /// Maximum number of items on a page.
-        #[oai(name = "limit")]
-        page_limit: InQuery<Limit>,
+        limit: InQuery<Limit>,
         /// The `next_cursor` of the previous page. Leave it out to get the first page.
         cursor: InQuery<Cursor>,
     ) -> Result<Found<Page<Delivery>>, Refused<{ NOT_FOUND | INVALID }>> {
@@ -132,9 +131,8 @@ impl Deliveries {
             created_after: created_after.0,
             created_before: created_before.0,
         };
-        let cursor = cursor.0.map(|cursor| DeliveryId(cursor.0));
-        let page = deliveries::list(&app.store, &filter, cursor, limit(&page_limit)).await?;
-        Ok(Found::new(Page::of(page)))
+        let page = deliveries::list(&app.store, &filter, cursor.after(), limit.items()).await?;
+        Ok(Found::new(page))
     }
 
     /// Get a delivery

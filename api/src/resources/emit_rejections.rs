@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::app::{App, Tag};
 use crate::auth::{Caller, Scope};
 use crate::web::json_types::Timestamp;
-use crate::web::page::{Cursor, Page, limit};
+use crate::web::page::{Cursor, Page};
 use crate::web::parameter::{InQuery, Path};
 use crate::web::parameter_values::Limit;
 use crate::web::problem::{FieldError, Problem};
@@ -90,16 +90,14 @@ impl EmitRejections {
         /// rejections of all applications, and an API key those of its own application.
         application_id: InQuery<ApplicationRef>,
         /// Maximum number of items on a page.
-        #[oai(name = "limit")]
-        page_limit: InQuery<Limit>,
+        limit: InQuery<Limit>,
         /// The `next_cursor` of the previous page. Leave it out to get the first page.
         cursor: InQuery<Cursor>,
     ) -> Result<Found<Page<EmitRejection>>, Refused<{ NOT_FOUND | INVALID }>> {
         caller.require(Scope::Read)?;
         let application = caller.listed_application(&app, application_id.0.as_ref()).await?;
-        let cursor = cursor.0.map(|cursor| EmitRejectionId(cursor.0));
-        let page = emit_rejections::list(&app.store, application, cursor, limit(&page_limit)).await?;
-        Ok(Found::new(Page::of(page)))
+        let page = emit_rejections::list(&app.store, application, cursor.after(), limit.items()).await?;
+        Ok(Found::new(page))
     }
 
     /// Get a rejected event

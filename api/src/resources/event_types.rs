@@ -17,7 +17,7 @@ use crate::auth::{Caller, Scope};
 use crate::resources::event_type_request::{CreateEventTypeRequest, UpdateEventTypeRequest};
 use crate::web::body::JsonBody;
 use crate::web::json_types::{JsonObject, Timestamp};
-use crate::web::page::{Page, PlaceCursor, limit};
+use crate::web::page::{Page, PlaceCursor};
 use crate::web::parameter::{InQuery, Path};
 use crate::web::parameter_values::Limit;
 use crate::web::problem::Problem;
@@ -140,8 +140,7 @@ impl EventTypes {
         /// event types of all applications, and an API key those of its own application.
         application_id: InQuery<ApplicationRef>,
         /// Maximum number of items on a page.
-        #[oai(name = "limit")]
-        page_limit: InQuery<Limit>,
+        limit: InQuery<Limit>,
         /// The `next_cursor` of the previous page. Leave it out to get the first page.
         cursor: InQuery<PlaceCursor>,
     ) -> Result<Found<Page<EventType>>, Refused<{ NOT_FOUND | INVALID }>> {
@@ -149,8 +148,7 @@ impl EventTypes {
         let application = caller.listed_application(&app, application_id.0.as_ref()).await?;
         let after = cursor.0.as_ref().map(|cursor| &cursor.0);
         let with_archived = include_archived.0.unwrap_or_default();
-        let page =
-            event_types::list(&app.store, application, after, with_archived, limit(&page_limit)).await?;
+        let page = event_types::list(&app.store, application, after, with_archived, limit.items()).await?;
         Ok(Found::new(Page::with_cursor(page, PlaceCursor)))
     }
 

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use poem::web::Data;
 use poem_openapi::{Object, OpenApi};
 use postrider_domain::event_type::EventType;
-use postrider_domain::ids::{DeliveryId, EventId};
+use postrider_domain::ids::EventId;
 use postrider_store::applications::ApplicationRef;
 use postrider_store::deliveries::{self, DeliveryFilter};
 use postrider_store::events::{self, EventFilter};
@@ -21,7 +21,7 @@ use crate::resources::publish::{PostedEvent, PublishedEvent, publish};
 use crate::resources::publish_batch::{PostedBatch, PublishedEventBatch, publish_batch};
 use crate::web::idempotency_key::IdempotencyKey;
 use crate::web::json_types::{JsonObject, Timestamp};
-use crate::web::page::{Cursor, Page, limit};
+use crate::web::page::{Cursor, Page};
 use crate::web::parameter::{AnyOf, InQuery, Path};
 use crate::web::parameter_values::{Containment, Limit};
 use crate::web::problem::Problem;
@@ -136,8 +136,7 @@ impl Events {
         /// events of all applications, and an API key those of its own application.
         application_id: InQuery<ApplicationRef>,
         /// Maximum number of items on a page.
-        #[oai(name = "limit")]
-        page_limit: InQuery<Limit>,
+        limit: InQuery<Limit>,
         /// The `next_cursor` of the previous page. Leave it out to get the first page.
         cursor: InQuery<Cursor>,
     ) -> Result<Found<Page<Event>>, Refused<{ NOT_FOUND | INVALID }>> {
@@ -149,9 +148,8 @@ impl Events {
             created_before: created_before.0,
             data_contains: data_contains.0.map(|json| json.0),
         };
-        let cursor = cursor.0.map(|cursor| EventId(cursor.0));
-        let page = events::list(&app.store, &filter, cursor, limit(&page_limit)).await?;
-        Ok(Found::new(Page::of(page)))
+        let page = events::list(&app.store, &filter, cursor.after(), limit.items()).await?;
+        Ok(Found::new(page))
     }
 
     /// Get an event
@@ -213,8 +211,7 @@ impl Events {
         /// response is 404.
         application_id: InQuery<ApplicationRef>,
         /// Maximum number of items on a page.
-        #[oai(name = "limit")]
-        page_limit: InQuery<Limit>,
+        limit: InQuery<Limit>,
         /// The `next_cursor` of the previous page. Leave it out to get the first page.
         cursor: InQuery<Cursor>,
     ) -> Result<Found<Page<Delivery>>, Refused<{ NOT_FOUND | INVALID }>> {
@@ -225,9 +222,8 @@ impl Events {
         }
         let filter =
             DeliveryFilter { application_id, event_id: Some(event_id.0), ..DeliveryFilter::default() };
-        let cursor = cursor.0.map(|cursor| DeliveryId(cursor.0));
-        let page = deliveries::list(&app.store, &filter, cursor, limit(&page_limit)).await?;
-        Ok(Found::new(Page::of(page)))
+        let page = deliveries::list(&app.store, &filter, cursor.after(), limit.items()).await?;
+        Ok(Found::new(page))
     }
 }
 

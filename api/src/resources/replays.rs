@@ -18,7 +18,7 @@ use crate::resources::replay_event::unknown_endpoints;
 use crate::resources::replay_request::CreateReplayRequest;
 use crate::web::body::JsonBody;
 use crate::web::json_types::Timestamp;
-use crate::web::page::{Cursor, Page, limit};
+use crate::web::page::{Cursor, Page};
 use crate::web::parameter::{InQuery, Path};
 use crate::web::parameter_values::Limit;
 use crate::web::problem::Problem;
@@ -158,15 +158,13 @@ impl Replays {
         /// replays of all applications, and an API key those of its own application.
         application_id: InQuery<ApplicationRef>,
         /// Maximum number of items on a page.
-        #[oai(name = "limit")]
-        page_limit: InQuery<Limit>,
+        limit: InQuery<Limit>,
         /// The `next_cursor` of the previous page. Leave it out to get the first page.
         cursor: InQuery<Cursor>,
     ) -> Result<Found<Page<Replay>>, Refused<{ NOT_FOUND | INVALID }>> {
         caller.require(Scope::Read)?;
         let application = caller.listed_application(&app, application_id.0.as_ref()).await?;
-        let cursor = cursor.0.map(|cursor| ReplayId(cursor.0));
-        Ok(Found::new(Page::of(replays::list(&app.store, application, cursor, limit(&page_limit)).await?)))
+        Ok(Found::new(replays::list(&app.store, application, cursor.after(), limit.items()).await?))
     }
 
     /// Get a replay

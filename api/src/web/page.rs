@@ -26,12 +26,14 @@ pub(crate) struct Page<T: ParseFromJSON + ToJSON> {
     pub(crate) next_cursor: Option<String>,
 }
 
-impl<T: ParseFromJSON + ToJSON> Page<T> {
-    /// A page of a list whose cursor is an id.
-    pub(crate) fn of<I: Into<T>>(page: page::Page<I>) -> Self {
+/// A page of a list whose cursor is an id.
+impl<T: ParseFromJSON + ToJSON, I: Into<T>> From<page::Page<I>> for Page<T> {
+    fn from(page: page::Page<I>) -> Self {
         Self::with_cursor(page, Cursor)
     }
+}
 
+impl<T: ParseFromJSON + ToJSON> Page<T> {
     /// A page of a list with a cursor of its own.
     pub(crate) fn with_cursor<I: Into<T>, P, C: Display>(
         page: page::Page<I, P>,
@@ -107,9 +109,18 @@ fn is_name(text: &str) -> bool {
     text.len() <= 255 && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// The `limit` that was asked for, or the default.
-pub(crate) fn limit(limit: &InQuery<Limit>) -> u32 {
-    limit.0.map_or(Limit::DEFAULT, |limit| limit.0)
+impl InQuery<Cursor> {
+    /// The id that the previous page ended with. `None` for the first page.
+    pub(crate) fn after<I: From<Uuid>>(&self) -> Option<I> {
+        self.0.map(|cursor| cursor.0.into())
+    }
+}
+
+impl InQuery<Limit> {
+    /// The maximum number of items on a page.
+    pub(crate) fn items(&self) -> u32 {
+        self.0.map_or(Limit::DEFAULT, |limit| limit.0)
+    }
 }
 
 #[cfg(test)]

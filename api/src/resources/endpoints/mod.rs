@@ -26,7 +26,7 @@ use crate::auth::{Caller, Scope};
 use crate::resources::endpoints::request::{CreateEndpointRequest, UpdateEndpointRequest};
 use crate::web::body::JsonBody;
 use crate::web::json_types::{JsonObject, Timestamp};
-use crate::web::page::{Cursor, Page, limit};
+use crate::web::page::{Cursor, Page};
 use crate::web::parameter::{InQuery, Path};
 use crate::web::parameter_values::Limit;
 use crate::web::problem::Problem;
@@ -209,16 +209,14 @@ impl Endpoints {
         /// The id or `uid` of the application.
         application_id: Path<ApplicationRef>,
         /// Maximum number of items on a page.
-        #[oai(name = "limit")]
-        page_limit: InQuery<Limit>,
+        limit: InQuery<Limit>,
         /// The `next_cursor` of the previous page. Leave it out to get the first page.
         cursor: InQuery<Cursor>,
     ) -> Result<Found<Page<Endpoint>>, Refused<{ NOT_FOUND | INVALID }>> {
         caller.require(Scope::Read)?;
         let application = caller.application(&app, &application_id.0).await?.id;
-        let cursor = cursor.0.map(|cursor| EndpointId(cursor.0));
-        let page = endpoints::list(&app.store, application, cursor, limit(&page_limit)).await?;
-        Ok(Found::new(Page::of(page)))
+        let page = endpoints::list(&app.store, application, cursor.after(), limit.items()).await?;
+        Ok(Found::new(page))
     }
 
     /// Get an endpoint
