@@ -1,7 +1,7 @@
 use super::*;
 use crate::resources::api_keys::CreateApiKeyRequest;
 use crate::resources::applications::{CreateApplicationRequest, UpdateApplicationRequest};
-use crate::resources::endpoints::request::{CreateEndpointRequest, UpdateEndpointRequest};
+use crate::resources::endpoints::bodies::{CreateEndpointRequest, UpdateEndpointRequest};
 use crate::resources::endpoints::secrets::RotateSecretRequest;
 use crate::resources::endpoints::try_filter::{TestEndpointFilterRequest, TestFilterRequest};
 use crate::resources::event_type_request::{CreateEventTypeRequest, UpdateEventTypeRequest};

@@ -1,4 +1,4 @@
-//! What is set of an endpoint, at its creation and by a change of it: the same fields, checked the same way.
+//! The settings of an endpoint: their defaults and their checks, the same when it is created and when it is changed.
 
 use std::collections::BTreeMap;
 
@@ -8,33 +8,14 @@ use postrider_secrets::headers::MASK;
 use postrider_secrets::signing::{Algorithm, SigningKey};
 use postrider_secrets::stored_url::is_masked;
 
+use crate::resources::endpoints::bodies::UpdateEndpointRequest;
 use crate::resources::endpoints::check::{
     UrlRules, check_filter, check_headers, check_patterns, check_schedule, check_sensitive, check_statuses,
     check_url, checked_small,
 };
 use crate::web::check::{Checks, set};
-use crate::web::json_types::JsonObject;
 
 const MAX_DESCRIPTION_LENGTH: usize = 1_000;
-
-/// Fields that are given: an absent one stays as it is, null means what creation makes of an absent one.
-pub(crate) struct Fields {
-    pub(crate) url: MaybeUndefined<String>,
-    pub(crate) description: MaybeUndefined<String>,
-    pub(crate) metadata: MaybeUndefined<JsonObject>,
-    pub(crate) event_types: MaybeUndefined<Vec<String>>,
-    pub(crate) filter: MaybeUndefined<JsonObject>,
-    pub(crate) headers: MaybeUndefined<BTreeMap<String, String>>,
-    pub(crate) sensitive_headers: MaybeUndefined<Vec<String>>,
-    /// The exception: null means that there is no limit.
-    pub(crate) rate_limit: MaybeUndefined<i32>,
-    pub(crate) concurrency_limit: MaybeUndefined<i32>,
-    pub(crate) max_attempts: MaybeUndefined<i32>,
-    pub(crate) retry_schedule: MaybeUndefined<Vec<i32>>,
-    pub(crate) permanent_statuses: MaybeUndefined<Vec<i32>>,
-    pub(crate) timeout_seconds: MaybeUndefined<i32>,
-    pub(crate) ordered: MaybeUndefined<bool>,
-}
 
 /// An endpoint of which nothing was set yet.
 pub(crate) fn defaults() -> EndpointSettings {
@@ -56,10 +37,10 @@ pub(crate) fn defaults() -> EndpointSettings {
     }
 }
 
-impl Fields {
-    /// Sets what is given, and notes every mistake. Fields that are not given are not judged: they may be
-    /// older than the rules.
-    pub(crate) fn apply(self, settings: &mut EndpointSettings, checks: &mut Checks, rules: &UrlRules) {
+impl UpdateEndpointRequest {
+    /// Sets the fields that are given, and notes every mistake. Null sets the default, except that a `rate_limit` of null
+    /// means no limit. Fields that are not given are not checked: they may be older than the rules.
+    pub(crate) fn set(self, settings: &mut EndpointSettings, checks: &mut Checks, rules: &UrlRules) {
         if let Some(url) = checks.not_null("url", self.url) {
             check_url(checks, &url, rules);
             if is_masked(&url) && url != settings.url {
@@ -86,11 +67,7 @@ impl Fields {
             check_patterns(checks, &patterns);
             patterns
         });
-        match self.filter {
-            Undefined => {}
-            Null => settings.filter = None,
-            Value(filter) => settings.filter = check_filter(checks, &filter),
-        }
+        set(&mut settings.filter, None, self.filter, |filter| check_filter(checks, &filter));
         set(&mut settings.ordered, false, self.ordered, |ordered| ordered);
         set_headers(settings, checks, self.headers, self.sensitive_headers);
         set(&mut settings.rate_limit, None, self.rate_limit, |rate| {

@@ -1,5 +1,6 @@
 //! `/v1/applications/{application_id}/endpoints`: where webhooks go.
 
+pub(crate) mod bodies;
 pub(crate) mod check;
 pub(crate) mod fields;
 pub(crate) mod health;
@@ -9,7 +10,6 @@ pub(crate) mod stats;
 pub(crate) mod test_webhook;
 pub(crate) mod try_filter;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use http::StatusCode;
@@ -19,65 +19,17 @@ use postrider_domain::ids::EndpointId;
 use postrider_secrets::{endpoint_changes, endpoints};
 use postrider_store::applications::ApplicationRef;
 use serde::Serialize;
-use uuid::Uuid;
 
 use crate::app::{App, Tag};
 use crate::auth::{Caller, Scope};
-use crate::resources::endpoints::request::{CreateEndpointRequest, UpdateEndpointRequest};
+use crate::resources::endpoints::bodies::{CreateEndpointRequest, Endpoint, UpdateEndpointRequest};
 use crate::web::body::JsonBody;
-use crate::web::json_types::{JsonObject, Timestamp};
 use crate::web::page::{Cursor, Page};
 use crate::web::parameter::{InQuery, Path};
 use crate::web::parameter_values::Limit;
 use crate::web::problem::Problem;
 use crate::web::refused::{BODY, CONFLICT, INVALID, NOT_FOUND, Refused};
 use crate::web::success::{Created, Done, Found};
-
-/// A URL that webhooks are sent to, with its settings.
-#[derive(Debug, Object, Serialize)]
-pub(crate) struct Endpoint {
-    /// The unique id of the endpoint.
-    id: Uuid,
-    /// The id of the application that the endpoint belongs to.
-    application_id: Uuid,
-    /// The URL that webhooks are sent to. The values of its query are shown as `***`.
-    url: String,
-    /// A description for people.
-    description: String,
-    /// A JSON object for your own use.
-    metadata: JsonObject,
-    /// The event types that the endpoint receives: exact types, `prefix.*` or `*`.
-    event_types: Vec<String>,
-    /// The conditions that the `data` of an event must meet. Null if there are none.
-    filter: Option<JsonObject>,
-    /// Additional headers that are sent with every webhook, by name. Sensitive values are shown as `***`.
-    headers: BTreeMap<String, String>,
-    /// The names of the headers whose values are hidden.
-    sensitive_headers: Vec<String>,
-    /// Maximum number of webhooks per second. Null if there is no limit.
-    rate_limit: Option<i32>,
-    /// Maximum number of webhooks that are being sent at the same time.
-    concurrency_limit: i32,
-    /// Maximum number of attempts for each delivery, including the first one.
-    max_attempts: i32,
-    /// The delay before each retry, in seconds. Null if the schedule of the installation is used.
-    retry_schedule: Option<Vec<i32>>,
-    /// Response statuses after which a delivery is not retried. Independent of this list, 2xx is always a success,
-    /// and 410 always disables the endpoint.
-    permanent_statuses: Vec<i32>,
-    /// Timeout of a whole attempt in seconds, including reading the response.
-    timeout_seconds: i32,
-    /// If true, deliveries are sent one at a time, in the order in which their events were accepted.
-    ordered: bool,
-    /// If false, the endpoint is disabled: new events do not match it, and open deliveries wait.
-    is_active: bool,
-    /// Why the endpoint is disabled. Null if it is active, or if no reason was given.
-    disabled_reason: Option<String>,
-    /// When the endpoint was created.
-    created_at: Timestamp,
-    /// When the endpoint was last updated.
-    updated_at: Timestamp,
-}
 
 /// A new endpoint, including its signing secret or public key.
 #[derive(Debug, Object, Serialize)]
@@ -90,34 +42,6 @@ pub(crate) struct CreatedEndpoint {
     secret: Option<String>,
     /// The public key that the receiver needs to verify Ed25519 signatures. Null for other algorithms.
     public_key: Option<String>,
-}
-
-impl From<endpoints::Endpoint> for Endpoint {
-    fn from(stored: endpoints::Endpoint) -> Self {
-        let settings = stored.settings;
-        Self {
-            id: stored.id.0,
-            application_id: stored.application_id.0,
-            url: settings.url,
-            description: settings.description,
-            metadata: JsonObject::rendered(settings.metadata),
-            event_types: settings.event_types,
-            filter: settings.filter.map(|filter| JsonObject::rendered(filter.json)),
-            headers: settings.headers,
-            sensitive_headers: settings.sensitive_headers,
-            rate_limit: settings.rate_limit,
-            concurrency_limit: settings.concurrency_limit,
-            max_attempts: settings.max_attempts.into(),
-            retry_schedule: settings.retry_schedule,
-            permanent_statuses: settings.permanent_statuses.into_iter().map(Into::into).collect(),
-            timeout_seconds: settings.timeout_seconds.into(),
-            ordered: settings.ordered,
-            is_active: stored.is_active,
-            disabled_reason: stored.disabled_reason,
-            created_at: stored.created_at.into(),
-            updated_at: stored.updated_at.into(),
-        }
-    }
 }
 
 /// 404.
