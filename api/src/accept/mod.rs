@@ -71,9 +71,9 @@ struct Mark {
 
 /// What follows from the outcome of one try.
 #[derive(Debug, PartialEq, Eq)]
-enum Verdict {
+enum Step {
     /// There is nothing more to try.
-    Final(AcceptResult),
+    Done(AcceptResult),
     /// The event has to be checked again.
     Again(Outdated, ApplicationId),
 }
@@ -141,9 +141,9 @@ impl Acceptor {
                     results[index] = Err(AcceptError::Unavailable);
                     continue;
                 };
-                match self.judge(&event.producer, outcome, violations) {
-                    Verdict::Final(result) => results[index] = result,
-                    Verdict::Again(outdated, application) => {
+                match self.next_step(&event.producer, outcome, violations) {
+                    Step::Done(result) => results[index] = result,
+                    Step::Again(outdated, application) => {
                         // This is the result unless another round brings a better one.
                         results[index] = Err(outdated.into());
                         match self.learn(&event, outdated, application, &mut learned).await {
@@ -221,16 +221,16 @@ impl Acceptor {
         }
     }
 
-    fn judge(&self, producer: &Producer, outcome: Outcome, violations: Vec<Violation>) -> Verdict {
+    fn next_step(&self, producer: &Producer, outcome: Outcome, violations: Vec<Violation>) -> Step {
         if outcome == Ok(Accepted::UnknownKey) {
             self.ingest_limits.forget(producer);
         }
-        let verdict = verdict(producer, outcome, violations);
-        if let Verdict::Final(Ok(event)) = &verdict {
+        let step = step_after(producer, outcome, violations);
+        if let Step::Done(Ok(event)) = &step {
             let label = if event.is_duplicate { "true" } else { "false" };
             metrics::counter!("postrider_events_accepted_total", "duplicate" => label).increment(1);
         }
-        verdict
+        step
     }
 
     /// Learns what was outdated: a schema only once in a round.
@@ -252,14 +252,14 @@ impl Acceptor {
     }
 }
 
-fn verdict(producer: &Producer, outcome: Outcome, violations: Vec<Violation>) -> Verdict {
+fn step_after(producer: &Producer, outcome: Outcome, violations: Vec<Violation>) -> Step {
     let error = match outcome {
         Ok(Accepted::Stored { event_id, deliveries_queued, duplicate, cost: _ }) => {
             let event = AcceptedEvent { event_id, deliveries_queued, is_duplicate: duplicate };
-            return Verdict::Final(Ok(event));
+            return Step::Done(Ok(event));
         }
-        Ok(Accepted::SchemaChanged(application)) => return Verdict::Again(Outdated::Schema, application),
-        Ok(Accepted::NotAdmitted(application)) => return Verdict::Again(Outdated::RateLimit, application),
+        Ok(Accepted::SchemaChanged(application)) => return Step::Again(Outdated::Schema, application),
+        Ok(Accepted::NotAdmitted(application)) => return Step::Again(Outdated::RateLimit, application),
         Ok(Accepted::KeyReused) => AcceptError::KeyReused,
         Ok(Accepted::SchemaViolation) => AcceptError::SchemaViolation(violations),
         Ok(Accepted::UnknownEventType) => InvalidEvent::UnknownEventType.into(),
@@ -271,7 +271,7 @@ fn verdict(producer: &Producer, outcome: Outcome, violations: Vec<Violation>) ->
         Ok(Accepted::UnknownApplication | Accepted::UnknownKey) => AcceptError::UnknownKey,
         Err(error) => error,
     };
-    Verdict::Final(Err(error))
+    Step::Done(Err(error))
 }
 
 #[cfg(test)]

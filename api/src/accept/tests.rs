@@ -53,7 +53,7 @@ async fn what_the_statement_says_is_the_result() {
 #[test]
 fn an_application_that_a_key_names_no_longer_exists_with_its_key() {
     let outcome = || Ok(Accepted::UnknownApplication);
-    let of = |producer: Producer| verdict(&producer, outcome(), Vec::new());
-    assert_eq!(of(Producer::Admin(APPLICATION)), Verdict::Final(Err(AcceptError::UnknownApplication)));
-    assert_eq!(of(Producer::Key([0; 32])), Verdict::Final(Err(AcceptError::UnknownKey)));
+    let of = |producer: Producer| step_after(&producer, outcome(), Vec::new());
+    assert_eq!(of(Producer::Admin(APPLICATION)), Step::Done(Err(AcceptError::UnknownApplication)));
+    assert_eq!(of(Producer::Key([0; 32])), Step::Done(Err(AcceptError::UnknownKey)));
 }

@@ -81,6 +81,17 @@ pub struct Endpoint {
     pub updated_at: DateTime<Utc>,
 }
 
+/// An endpoint to create.
+#[derive(Debug, Clone)]
+pub struct NewEndpoint {
+    /// What its application chose.
+    pub settings: EndpointSettings,
+    /// False: the endpoint is created disabled.
+    pub is_active: bool,
+    /// Signs its webhooks.
+    pub key: SigningKey,
+}
+
 /// What the endpoints of one application may be together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EndpointQuota {
@@ -184,17 +195,15 @@ returning ",
 ///
 /// # Errors
 /// When PostgreSQL does not answer.
-#[expect(clippy::too_many_arguments, reason = "who, where, and what an endpoint is made of")]
 pub async fn create(
     store: &Store,
     keyring: &Keyring,
     actor: &Actor,
     application: ApplicationId,
-    settings: &EndpointSettings,
-    is_active: bool,
-    key: &SigningKey,
+    new: &NewEndpoint,
     quota: EndpointQuota,
 ) -> Result<Created, StoreError> {
+    let NewEndpoint { settings, is_active, key } = new;
     let mut client = store.durable().await?;
     let transaction = client.transaction().await?;
     // The new endpoint needs its id beforehand, for its secrets are bound to it.
@@ -228,7 +237,7 @@ pub async fn create(
                 &settings.permanent_statuses,
                 &settings.timeout_seconds,
                 &settings.ordered,
-                &is_active,
+                is_active,
                 &settings.filter.as_ref().map(|filter| &filter.json),
                 &settings.filter.as_ref().map(|filter| &filter.path),
                 &url.query(),

@@ -90,9 +90,7 @@ impl Endpoints {
             &app.keyring,
             &caller.actor(),
             application,
-            &new.settings,
-            new.is_active,
-            &new.key,
+            &new,
             app.endpoint_quota,
         )
         .await?;

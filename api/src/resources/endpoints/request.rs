@@ -2,9 +2,8 @@
 
 use poem_openapi::types::MaybeUndefined::{Null, Undefined, Value};
 use postrider_secrets::endpoint_changes::{OpenDeliveries, Update};
-use postrider_secrets::endpoints::{Endpoint, EndpointSettings};
+use postrider_secrets::endpoints::{Endpoint, EndpointSettings, NewEndpoint};
 use postrider_secrets::headers::MASK;
-use postrider_secrets::signing::SigningKey;
 use url::{Origin, Url};
 
 use crate::resources::endpoints::bodies::{CreateEndpointRequest, UpdateEndpointRequest};
@@ -14,16 +13,6 @@ use crate::web::check::Checks;
 use crate::web::problem::Problem;
 
 const MAX_REASON_LENGTH: usize = 500;
-
-/// What was asked for, checked.
-pub(crate) struct NewEndpoint {
-    /// Its settings.
-    pub(crate) settings: EndpointSettings,
-    /// Whether new events match it.
-    pub(crate) is_active: bool,
-    /// Signs its webhooks.
-    pub(crate) key: SigningKey,
-}
 
 impl CreateEndpointRequest {
     /// Checks everything, and tells all mistakes at once.

@@ -69,8 +69,7 @@ fn every_mistake_is_told_at_once() {
             "permanent_statuses":[200],"concurrency_limit":1001,"rate_limit":0,"secret":"x","filter":{},
             "sensitive_headers":["x"],"signing_algorithm":"x"}"#,
     )
-    .err()
-    .expect("a problem");
+    .expect_err("a problem");
     assert_eq!((problem.status.as_u16(), problem.code), (422, "filter_invalid"));
     let fields: Vec<_> = problem.errors.iter().map(|error| error.field.as_str()).collect();
     assert_eq!(
