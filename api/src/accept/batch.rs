@@ -84,21 +84,6 @@ impl Batcher {
         }))
     }
 
-    /// A batcher without writers: every event that is submitted has this outcome.
-    #[cfg(test)]
-    pub(crate) fn with_outcome(store: &Store, outcome: Outcome) -> Self {
-        let batcher = Self::new(store, &Health::default(), AcceptQueue::new(0, 1));
-        let shared = batcher.0.clone();
-        tokio::spawn(async move {
-            while shared.queue.arrival().await {
-                let Batch { events, occupancy } = shared.queue.take();
-                events.into_iter().for_each(|waiting| waiting.answer.send(waiting.event, outcome.clone()));
-                shared.queue.done(&occupancy);
-            }
-        });
-        batcher
-    }
-
     /// Takes in events of one producer, all or none of them, and stores each, and everything that follows from
     /// it, by itself: one outcome for each, in the same order, with the event; `None` where this program
     /// failed. Dropping the future does not take them back.
@@ -369,5 +354,22 @@ fn reason_for(error: &StoreError) -> AcceptError {
         AcceptError::Busy
     } else {
         AcceptError::Unavailable
+    }
+}
+
+#[cfg(test)]
+impl Batcher {
+    /// A batcher without writers: every event that is submitted has this outcome.
+    pub(crate) fn with_outcome(store: &Store, outcome: Outcome) -> Self {
+        let batcher = Self::new(store, &Health::default(), AcceptQueue::new(0, 1));
+        let shared = batcher.0.clone();
+        tokio::spawn(async move {
+            while shared.queue.arrival().await {
+                let Batch { events, occupancy } = shared.queue.take();
+                events.into_iter().for_each(|waiting| waiting.answer.send(waiting.event, outcome.clone()));
+                shared.queue.done(&occupancy);
+            }
+        });
+        batcher
     }
 }

@@ -18,7 +18,7 @@ impl From<AcceptError> for Problem {
                 ..Self::invalid(violations.into_iter().map(Into::into).collect())
             },
             AcceptError::Schema(error) => error.into(),
-            AcceptError::KeyReused => Self::new(
+            AcceptError::KeyReused => Problem::new(
                 StatusCode::CONFLICT,
                 "idempotency_key_reused",
                 "This idempotency key was already used for a different event. Use a new key for each new event.",
@@ -26,7 +26,7 @@ impl From<AcceptError> for Problem {
             AcceptError::UnknownKey => auth::invalid(),
             AcceptError::Forbidden => auth::scope_required(Scope::Publish.as_str()),
             AcceptError::UnknownApplication => Self::not_found("application_not_found", "application"),
-            AcceptError::InactiveApplication => Self::new(
+            AcceptError::InactiveApplication => Problem::new(
                 StatusCode::FORBIDDEN,
                 "application_inactive",
                 "The application is not active, so it cannot publish events. Activate it first.",
