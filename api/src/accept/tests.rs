@@ -14,7 +14,7 @@ async fn accept(outcome: Outcome) -> AcceptResult {
         pool_size: 1,
         extra_certificates: Vec::new(),
     };
-    let store = Store::for_requests(&config).expect("a pool that is not used");
+    let store = Store::for_requests(&config);
     let batcher = Batcher::with_outcome(&store, outcome);
     let acceptor = Acceptor::new(&store, batcher, Arc::new(Parties::new(store.clone())));
     let event = NewEvent {
