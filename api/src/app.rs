@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use poem_openapi::Tags;
 use postrider_domain::share::Shares;
+use postrider_runtime::every::Service;
 use postrider_secrets::endpoints::EndpointQuota;
 use postrider_secrets::keyring::Keyring;
-use postrider_store::Store;
+use postrider_store::{Store, StoreError};
 
 use crate::accept::Acceptor;
 use crate::auth::key_use::KeyUse;
@@ -18,7 +19,7 @@ pub(crate) struct App {
     /// PostgreSQL.
     pub(crate) store: Store,
     /// Accepts what is published.
-    pub(crate) acceptor: Arc<Acceptor>,
+    pub(crate) acceptor: Acceptor,
     /// On whose account requests are served.
     pub(crate) parties: Arc<Parties>,
     /// Requests that are worked on, but for publishing: how many at once.
@@ -32,7 +33,7 @@ pub(crate) struct App {
     /// Bytes of responses that are not written yet.
     pub(crate) responses: Shares<Party>,
     /// When keys were last used.
-    pub(crate) key_use: Arc<KeyUse>,
+    pub(crate) key_use: KeyUse,
     /// SHA-256 of each admin token; none: see [`crate::auth`].
     pub(crate) admin_tokens: Vec<[u8; 32]>,
     /// Encrypts what endpoints keep secret.
@@ -41,6 +42,13 @@ pub(crate) struct App {
     pub(crate) url_rules: UrlRules,
     /// What the endpoints of an application may be together.
     pub(crate) endpoint_quota: EndpointQuota,
+}
+
+impl Service for App {
+    type Error = StoreError;
+
+    /// Requests show how PostgreSQL is, and what a task notes besides is for the log alone.
+    async fn failed(&self, _: StoreError) {}
 }
 
 /// How the specification groups operations.

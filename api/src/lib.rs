@@ -10,6 +10,7 @@ mod auth;
 mod config;
 mod connections;
 mod inbox;
+mod metric;
 mod probes;
 mod readiness;
 mod resources;
@@ -26,12 +27,13 @@ use std::time::Duration;
 use metrics_exporter_prometheus::PrometheusHandle;
 use poem::{Endpoint, EndpointExt, IntoEndpoint as _, Response, Route};
 use postrider_domain::share::Shares;
+use postrider_runtime::every::{Next, Tasks};
 use postrider_runtime::health::Health;
 use postrider_runtime::supervise::{Supervisor, TaskFailed};
 use postrider_secrets::endpoints::EndpointQuota;
 use postrider_secrets::rekey;
-use postrider_store::lock_watch::{self, Tables};
-use postrider_store::{Store, StoreError, start};
+use postrider_store::lock_watch::{self, LockWatch, Tables};
+use postrider_store::{DatabaseConfig, Store, StoreError, start};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -43,8 +45,9 @@ pub use web::catalogue::{ERROR_CODES, ErrorCode};
 use crate::accept::Acceptor;
 use crate::accept::batch::Batcher;
 use crate::app::App;
-use crate::auth::key_use::KeyUse;
+use crate::auth::key_use::{self, KeyUse};
 use crate::auth::party::Parties;
+use crate::inbox::InboxLoop;
 use crate::readiness::SchemaReady;
 use crate::resources::endpoints::check::UrlRules;
 use crate::web::query::QueryParameters;
@@ -54,7 +57,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// The part of the health that PostgreSQL is.
 const POSTGRESQL: &str = "api_postgresql";
 /// How often samples are moved out of the recorder's buffers, whether or not anybody reads the metrics.
-const METRICS_INTERVAL: Duration = Duration::from_secs(5);
+const METRICS_CADENCE: Duration = Duration::from_secs(5);
 
 /// The tables without which the API takes no event in.
 const TABLES: Tables = Tables {
@@ -90,6 +93,7 @@ pub async fn run(
     metrics: PrometheusHandle,
     shutdown: CancellationToken,
 ) -> Result<(), ApiError> {
+    metric::describe();
     let store = Store::for_requests(&config.database);
     let max_connections = server::max_connections();
     let schema_ready = SchemaReady::new();
@@ -97,25 +101,19 @@ pub async fn run(
     let stop = supervisor.stop();
     let (batcher, writers) =
         Batcher::start(&store, &health, &supervisor, config.accept_writers, config.accept_queue_bytes);
-    let key_use = Arc::new(KeyUse::default());
-    // They go on until the last request has been answered.
-    let background = CancellationToken::new();
-    let flushing =
-        supervisor.spawn("api key use", key_use.clone().flush_until(store.clone(), background.clone()));
-    let upkeep = supervisor.spawn("api metrics", keep_up(metrics.clone(), background.clone()));
 
     let parties = Arc::new(Parties::new(store.clone()));
-    let acceptor = Arc::new(Acceptor::new(&store, batcher, parties.clone()));
+    let acceptor = Acceptor::new(&store, batcher, parties.clone());
     let app = Arc::new(App {
         store: store.clone(),
-        acceptor: acceptor.clone(),
+        acceptor,
         parties,
         work: web::admission::work(config.database.pool_size),
         fan_outs: Shares::one_at_a_time(),
         requests: Shares::new(max_connections as u64),
         bodies: web::admission::bodies(),
         responses: web::admission::responses(),
-        key_use,
+        key_use: KeyUse::default(),
         admin_tokens: config.admin_tokens.iter().map(|token| auth::key::hash(token.as_bytes())).collect(),
         keyring: config.keyring,
         url_rules: UrlRules { guard: config.guard, https_only: config.https_only },
@@ -124,16 +122,7 @@ pub async fn run(
             matching_steps: config.max_matching_steps,
         },
     });
-    let _locks =
-        supervisor.spawn("api locks", lock_watch::run(store.clone(), health.clone(), "api_locks", TABLES));
-    let emptying = {
-        let (schema_ready, background) = (schema_ready.clone(), background.clone());
-        supervisor.spawn("api inbox", async move {
-            if background.run_until_cancelled(schema_ready.reached()).await.is_some() {
-                inbox::run(acceptor, config.database, background).await;
-            }
-        })
-    };
+    let background = start_background(&supervisor, &app, &health, &metrics, config.database, &schema_ready);
     let opening = open(&app, &health, &schema_ready, stop);
     let probes = probes::routes(health.clone(), metrics, Some((store, schema_ready.clone())));
     let serving = async {
@@ -147,11 +136,33 @@ pub async fn run(
     if tokio::time::timeout(DRAIN_TIMEOUT, writers.drain()).await.is_err() {
         tracing::warn!("events that were taken in could not be stored in time; their producers have no 202");
     }
-    background.cancel();
-    let _ = tokio::join!(flushing, upkeep, emptying);
+    background.end().await;
+    app.key_use.flush(&app.store).await;
     opened?;
     served.map_err(ApiError::Serve)?;
     Ok(supervisor.outcome()?)
+}
+
+/// Starts what goes on until the last request has been answered.
+fn start_background(
+    supervisor: &Supervisor,
+    app: &Arc<App>,
+    health: &Health,
+    metrics: &PrometheusHandle,
+    database: DatabaseConfig,
+    schema_ready: &SchemaReady,
+) -> Tasks<App> {
+    let mut tasks = Tasks::new(supervisor, app);
+    tasks.every("api key use", key_use::CADENCE, key_use::flush);
+    let metrics = metrics.clone();
+    tasks.every("api metrics", METRICS_CADENCE, move |_| {
+        metrics.run_upkeep();
+        std::future::ready(Ok(Next::Later))
+    });
+    let locks = LockWatch::new(&app.store, health, "api_locks", TABLES);
+    tasks.every("api locks", lock_watch::CADENCE, locks);
+    tasks.every("api inbox", inbox::CADENCE, InboxLoop::new(database, schema_ready.clone()));
+    tasks
 }
 
 /// Waits until PostgreSQL was found to fit, and notes it. Where it does not, `stop` is cancelled.
@@ -199,10 +210,4 @@ fn routes(
         .data(QueryParameters::of(&document))
         .data(app);
     web::middleware::wrap(routes, methods)
-}
-
-async fn keep_up(metrics: PrometheusHandle, stop: CancellationToken) {
-    while stop.run_until_cancelled(tokio::time::sleep(METRICS_INTERVAL)).await.is_some() {
-        metrics.run_upkeep();
-    }
 }

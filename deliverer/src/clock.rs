@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use postrider_runtime::health::Health;
 
+use crate::metric;
+
 /// From so much on somebody has to look: one of the two clocks is wrong.
 const TOLERATED: Duration = Duration::from_secs(30);
 
 /// Notes by how many seconds this machine's clock is ahead of PostgreSQL's.
 pub(crate) fn note(health: &Health, ahead_seconds: f64) {
-    metrics::gauge!("postrider_deliverer_clock_ahead_seconds").set(ahead_seconds);
+    metrics::gauge!(metric::CLOCK_AHEAD).set(ahead_seconds);
     if ahead_seconds.abs() > TOLERATED.as_secs_f64() {
         let how = if ahead_seconds > 0.0 { "ahead of" } else { "behind" };
         let reason = format!("this machine's clock is {:.0} s {how} PostgreSQL's", ahead_seconds.abs());

@@ -2,20 +2,22 @@
 //! days is disabled.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use postrider_domain::attempt::{Recorded, Verdict};
 use postrider_domain::delivery::ErrorClass;
 use postrider_domain::ids::EndpointId;
+use postrider_runtime::every::Next;
 use postrider_secrets::endpoint_changes::{self, Cause};
 use postrider_store::bisect::Bisect;
 use postrider_store::{StoreError, health};
 
-use crate::Deliverer;
+use crate::{Deliverer, StepError};
 
 /// How often it is written. A crash loses the notes of this time, which the next attempts make again.
-const EVERY: Duration = Duration::from_secs(5);
+pub(crate) const CADENCE: Duration = Duration::from_secs(5);
 
 /// The endpoints that were sent to since the last time: true where anything has succeeded.
 #[derive(Default)]
@@ -29,31 +31,30 @@ impl Condition {
             return;
         }
         let has_succeeded = recorded.verdict == Verdict::Succeeded;
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(endpoint).or_default() |= has_succeeded;
+        *self.0.lock().entry(endpoint).or_default() |= has_succeeded;
     }
 
     fn take(&self) -> (Vec<EndpointId>, Vec<EndpointId>) {
-        let notes = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let notes = std::mem::take(&mut *self.0.lock());
         let (succeeded, failed): (Vec<_>, Vec<_>) = notes.into_iter().partition(|&(_, succeeded)| succeeded);
         let ids = |notes: Vec<(EndpointId, bool)>| notes.into_iter().map(|(id, _)| id).collect();
         (ids(succeeded), ids(failed))
     }
 }
 
-/// Writes for ever, where endpoints are to be disabled at all.
-pub(crate) async fn run(deliverer: Arc<Deliverer>) {
-    let limit = deliverer.config.auto_disable_after;
-    loop {
-        tokio::time::sleep(EVERY).await;
-        let (succeeded, failed) = deliverer.condition.take();
-        let Some(limit) = limit else { continue };
-        if let Err(error) = write(&deliverer, &succeeded, &failed, limit).await {
-            tracing::debug!(%error, "how endpoints fare was not noted");
-        }
+/// Writes what was noted, if endpoints are to be disabled at all.
+pub(crate) async fn write(deliverer: Arc<Deliverer>) -> Result<Next, StepError> {
+    let (succeeded, failed) = deliverer.condition.take();
+    if let Some(limit) = deliverer.config.auto_disable_after
+        && let Err(error) = note(&deliverer, &succeeded, &failed, limit).await
+    {
+        // The next attempts make the same notes again.
+        tracing::debug!(%error, "how endpoints fare was not noted");
     }
+    Ok(Next::Later)
 }
 
-async fn write(
+async fn note(
     deliverer: &Deliverer,
     succeeded: &[EndpointId],
     failed: &[EndpointId],

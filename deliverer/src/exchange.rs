@@ -12,7 +12,7 @@ use postrider_domain::retry::{RetrySchedule, parse_retry_after};
 use postrider_queue::Reservation;
 use postrider_runtime::failpoint;
 use postrider_secrets::claim::{Claimed, LEASE_MARGIN, SendSettings, Unrendered};
-use postrider_store::expunge;
+use tracing::{Instrument as _, Span};
 
 use crate::classify::{Ending, Judgement, Policy, feedback};
 use crate::client::{self, Client, Deadline, Failure, Fault, Sent};
@@ -20,7 +20,7 @@ use crate::in_flight::Place;
 use crate::recorder::Finished;
 use crate::request::{self, Outgoing, Unsendable};
 use crate::unsent::{self, Outage, Unsent};
-use crate::{Deliverer, conceal};
+use crate::{Deliverer, conceal, metric};
 
 /// As much of an answer's body is read and kept.
 const MAX_RESPONSE_BODY: usize = 16 * 1024;
@@ -41,15 +41,29 @@ pub(crate) struct Task {
 /// leaves the delivery to the sweep, as if this deliverer had vanished.
 pub(crate) async fn deliver(deliverer: Arc<Deliverer>, task: Task) {
     let (lease_id, reservation) = (task.claimed.lease_id, task.reservation);
-    if AssertUnwindSafe(deliver_to_the_end(&deliverer, task)).catch_unwind().await.is_err() {
+    let span = span(&task);
+    let delivered = AssertUnwindSafe(deliver_to_the_end(&deliverer, task)).catch_unwind().instrument(span);
+    if delivered.await.is_err() {
         deliverer.leases.abandon(lease_id);
         deliverer.held.remove(&reservation);
     }
 }
 
+/// Gives its ids to whatever is logged in an attempt: panics and warnings too, hence the level. It costs a microsecond.
+fn span(Task { claimed, reservation, .. }: &Task) -> Span {
+    tracing::error_span!(
+        "attempt",
+        delivery_id = %claimed.delivery_id,
+        event_id = %claimed.event_id,
+        endpoint_id = %claimed.endpoint_id,
+        application_id = %reservation.application_id,
+        attempt = claimed.attempt_number,
+    )
+}
+
 async fn deliver_to_the_end(deliverer: &Deliverer, task: Task) {
     let Task { claimed, claimed_at, reservation, place } = task;
-    if claimed.event.is_err() && cancel_expunged(deliverer, &claimed, reservation).await {
+    if claimed.event.is_err() && unsent::cancel_expunged(deliverer, &claimed, reservation).await {
         return;
     }
     let mut began = Instant::now();
@@ -182,7 +196,7 @@ fn finish(
     let duration = began.elapsed();
     let feedback = feedback(&judgement, exchange.response_status, duration);
     let (error_class, error_message) =
-        judgement.error.map(|(class, message)| (class, told(claimed, &message))).unzip();
+        judgement.error.map(|(class, message)| (class, told(&message))).unzip();
     Finished {
         recorded: Recorded {
             delivery_id: claimed.delivery_id,
@@ -201,11 +215,10 @@ fn finish(
 }
 
 /// What is recorded of an error, for its tenant to read. An address in it stands in the log alone.
-fn told(claimed: &Claimed, message: &str) -> String {
+fn told(message: &str) -> String {
     let told = conceal::addresses(message);
     if told != message {
-        let Claimed { delivery_id, endpoint_id, attempt_number, .. } = claimed;
-        tracing::info!(%delivery_id, %endpoint_id, attempt = attempt_number, error = message, "an attempt failed");
+        tracing::info!(error = message, "an attempt failed");
     }
     // PostgreSQL's text holds no NUL.
     told.replace('\0', "�")
@@ -218,18 +231,8 @@ fn count(recorded: &Recorded) {
         Verdict::Dead => "dead_letter",
     };
     let class = recorded.exchange.error_class.map_or("none", ErrorClass::as_str);
-    metrics::counter!("postrider_attempts_total", "outcome" => outcome, "error_class" => class).increment(1);
-    metrics::histogram!("postrider_exchange_seconds").record(recorded.exchange.duration);
-}
-
-/// Cancels a delivery of an event whose payload was removed. False: the event is missing for another reason.
-async fn cancel_expunged(deliverer: &Deliverer, claimed: &Claimed, reservation: Reservation) -> bool {
-    let cancelled = expunge::cancel_claimed(&deliverer.store, claimed.delivery_id, claimed.lease_id).await;
-    if matches!(cancelled, Ok(false)) {
-        return false;
-    }
-    unsent::end(deliverer, &[Unsent::of(claimed, reservation)], cancelled.map(drop)).await;
-    true
+    metrics::counter!(metric::ATTEMPTS, "outcome" => outcome, "error_class" => class).increment(1);
+    metrics::histogram!(metric::EXCHANGE_SECONDS).record(recorded.exchange.duration);
 }
 
 impl From<Failure> for Ending {

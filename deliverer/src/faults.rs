@@ -8,6 +8,7 @@ use postrider_runtime::health::Health;
 use tokio::sync::watch;
 
 use crate::client::Fault;
+use crate::metric;
 
 /// How long nothing is taken in after a fault, and between two tries while it lasts.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -23,7 +24,7 @@ impl Faults {
             faults.insert(part, Instant::now());
         });
         health.down(part, reason);
-        metrics::counter!("postrider_claims_given_back_total", "part" => *part).increment(1);
+        metrics::counter!(metric::CLAIMS_GIVEN_BACK, "part" => *part).increment(1);
     }
 
     /// Notes that what began then has found none.

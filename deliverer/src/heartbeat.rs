@@ -2,15 +2,17 @@
 //! back in their queues within seconds.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use postrider_queue::{RESERVATION, Reservation};
+use postrider_runtime::every::Next;
 
-use crate::Deliverer;
+use crate::{Deliverer, StepError, metric};
 
 /// Twice within the life of a reservation, with time to spare.
-const EVERY: Duration = RESERVATION.checked_div(3).expect("three is not zero");
+pub(crate) const CADENCE: Duration = RESERVATION.checked_div(3).expect("three is not zero");
 
 /// The reservations that this deliverer holds.
 #[derive(Default)]
@@ -20,37 +22,29 @@ pub(crate) struct Held {
 
 impl Held {
     pub(crate) fn insert(&self, reservation: Reservation) {
-        self.lock().insert(reservation, Instant::now());
+        self.since.lock().insert(reservation, Instant::now());
     }
 
     pub(crate) fn remove(&self, reservation: &Reservation) {
-        self.lock().remove(reservation);
+        self.since.lock().remove(reservation);
     }
 
     /// Those that were made a while ago: most exchanges are over before they need it.
     fn old(&self) -> Vec<Reservation> {
-        let is_old = |(_, since): &(&Reservation, &Instant)| since.elapsed() >= EVERY;
-        self.lock().iter().filter(is_old).map(|(reservation, _)| *reservation).collect()
+        let is_old = |(_, since): &(&Reservation, &Instant)| since.elapsed() >= CADENCE;
+        self.since.lock().iter().filter(is_old).map(|(reservation, _)| *reservation).collect()
     }
 
     fn len(&self) -> usize {
-        self.lock().len()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Reservation, Instant>> {
-        self.since.lock().unwrap_or_else(PoisonError::into_inner)
+        self.since.lock().len()
     }
 }
 
-/// Extends for ever.
-pub(crate) async fn run(deliverer: Arc<Deliverer>) {
-    loop {
-        tokio::time::sleep(EVERY).await;
-        metrics::gauge!("postrider_deliverer_in_flight").set(deliverer.held.len() as f64);
-        match deliverer.queue.extend(&deliverer.held.old()).await {
-            Ok(()) => deliverer.health.up("deliverer_redis"),
-            // The ids come back, and are found to be leased.
-            Err(error) => deliverer.redis_failed(error).await,
-        }
-    }
+/// Extends what has been held for a while.
+pub(crate) async fn extend(deliverer: Arc<Deliverer>) -> Result<Next, StepError> {
+    metrics::gauge!(metric::IN_FLIGHT).set(deliverer.held.len() as f64);
+    // If this fails, the ids come back, and are found to be leased.
+    deliverer.queue.extend(&deliverer.held.old()).await?;
+    deliverer.health.up("deliverer_redis");
+    Ok(Next::Later)
 }

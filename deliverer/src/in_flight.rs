@@ -2,8 +2,9 @@
 //! applications, so that one whose receivers are slow or whose events are large always leaves room for the others.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use postrider_domain::ids::ApplicationId;
 use postrider_domain::share::{FACTOR, may_take};
 use postrider_queue::Allotment;
@@ -94,7 +95,7 @@ impl InFlight {
     }
 
     fn usage(&self) -> MutexGuard<'_, Usage> {
-        self.usage.lock().unwrap_or_else(PoisonError::into_inner)
+        self.usage.lock()
     }
 }
 

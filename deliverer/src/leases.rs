@@ -2,8 +2,8 @@
 //! delivery removes a lease; one of which something is never recorded is left to the sweep.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parking_lot::Mutex;
 use postrider_domain::attempt::Recorded;
 use postrider_domain::ids::LeaseId;
 use postrider_secrets::claim::Claimed;
@@ -17,7 +17,7 @@ pub(crate) struct Leases {
 impl Leases {
     /// Notes what was claimed.
     pub(crate) fn taken(&self, claimed: &[Claimed]) {
-        let mut unrecorded = self.lock();
+        let mut unrecorded = self.unrecorded.lock();
         for claimed in claimed {
             *unrecorded.entry(claimed.lease_id).or_default() += 1;
         }
@@ -25,14 +25,14 @@ impl Leases {
 
     /// The leases of which nothing is left once these are recorded.
     pub(crate) fn ended_by(&self, results: &[&Recorded]) -> Vec<LeaseId> {
-        let unrecorded = self.lock();
+        let unrecorded = self.unrecorded.lock();
         let is_ended = |(lease, count): &(LeaseId, usize)| unrecorded.get(lease) == Some(count);
         counts(results.iter().copied()).into_iter().filter(is_ended).map(|(lease, _)| lease).collect()
     }
 
     /// Notes what has been recorded.
     pub(crate) fn recorded<'a>(&self, results: impl Iterator<Item = &'a Recorded>) {
-        let mut unrecorded = self.lock();
+        let mut unrecorded = self.unrecorded.lock();
         for (lease, count) in counts(results) {
             if let Some(left) = unrecorded.get_mut(&lease) {
                 *left = left.saturating_sub(count);
@@ -45,11 +45,7 @@ impl Leases {
 
     /// Notes that something of a lease will never be recorded: it was given back, or cannot be.
     pub(crate) fn abandon(&self, lease: LeaseId) {
-        self.lock().remove(&lease);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<LeaseId, usize>> {
-        self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner)
+        self.unrecorded.lock().remove(&lease);
     }
 }
 
@@ -101,7 +97,7 @@ mod tests {
         assert_eq!(ended_by(&leases, &results(2, 2)), [], "it has ended");
         assert_eq!(ended_by(&leases, &results(1, 1)), [LeaseId(1)]);
         leases.recorded(results(1, 1).iter());
-        assert!(leases.lock().is_empty());
+        assert!(leases.unrecorded.lock().is_empty());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! decides who receives what, and holds neither a transaction nor a pooled connection while it sends.
 
 mod claim_loop;
+mod claiming;
 mod classify;
 mod client;
 mod clock;
@@ -13,6 +14,7 @@ mod faults;
 mod heartbeat;
 mod in_flight;
 mod leases;
+mod metric;
 mod notes;
 mod recorder;
 mod registration;
@@ -24,27 +26,33 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postrider_queue::{Queue, QueueError};
+use postrider_runtime::every::{Service, Tasks};
 use postrider_runtime::health::Health;
-use postrider_runtime::supervise::{self, Supervisor, TaskFailed};
+use postrider_runtime::supervise::{Supervisor, TaskFailed};
 use postrider_secrets::rekey;
-use postrider_store::lock_watch::{self, Tables};
+use postrider_store::lock_watch::{self, LockWatch, Tables};
 use postrider_store::{Store, StoreError, start};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+use claim_loop::ClaimLoop;
 use client::Client;
+pub use client::ClientError;
 use condition::Condition;
 pub use config::DelivererConfig;
 use faults::Faults;
 use heartbeat::Held;
 use in_flight::InFlight;
 use leases::Leases;
-use notes::Notes;
+use notes::{NoteWriter, Notes};
 use recorder::Recorder;
-use registration::Registration;
+use registration::{Registration, RegistrationError, Session};
 
 /// After a failure, nothing is tried for this long.
 const PAUSE: Duration = Duration::from_millis(250);
+
+/// The part of the health that PostgreSQL is.
+const POSTGRESQL: &str = "deliverer_postgresql";
 
 /// The tables that a deliverer cannot do without.
 const TABLES: Tables = Tables {
@@ -62,11 +70,22 @@ pub enum DelivererError {
     #[error(transparent)]
     Queue(#[from] QueueError),
     /// The HTTP client: certificates, proxy or name servers.
-    #[error("{0}")]
-    Client(String),
+    #[error(transparent)]
+    Client(#[from] ClientError),
     /// A defect in one of its tasks.
     #[error("the deliverer cannot go on")]
     Task(#[from] TaskFailed),
+}
+
+/// Why a step of a task failed.
+#[derive(Debug, thiserror::Error)]
+enum StepError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    #[error(transparent)]
+    Registration(#[from] RegistrationError),
 }
 
 /// What the parts of a deliverer share.
@@ -98,6 +117,20 @@ impl Deliverer {
     }
 }
 
+impl Service for Deliverer {
+    type Error = StepError;
+
+    async fn failed(&self, error: StepError) {
+        match error {
+            // A table is locked, which the health has a part for.
+            StepError::Store(error) if error.is_contention() => {}
+            StepError::Store(error) => self.health.down(POSTGRESQL, error),
+            StepError::Queue(error) => self.redis_failed(error).await,
+            StepError::Registration(error) => self.health.down("deliverer_registration", error),
+        }
+    }
+}
+
 /// Runs a deliverer until `shutdown`; then it takes nothing new, finishes what is under way within the
 /// grace of its configuration, records it and gives back what was not sent. Outages of PostgreSQL and
 /// Redis are waited out.
@@ -110,12 +143,12 @@ pub async fn run(
     health: Health,
     shutdown: CancellationToken,
 ) -> Result<(), DelivererError> {
+    metric::describe();
     let store = Store::new(&config.database);
     let queue = Queue::new(&config.queue)?;
-    let client = Client::new(&config).map_err(DelivererError::Client)?;
-    let part = "deliverer_postgresql";
+    let client = Client::new(&config)?;
     let keyring = || rekey::check_keyring(&store, &config.keyring);
-    if !start::until_it_fits(&store, keyring, &health, part, &shutdown).await? {
+    if !start::until_it_fits(&store, keyring, &health, POSTGRESQL, &shutdown).await? {
         return Ok(());
     }
     let (recorder, results) = recorder::channel();
@@ -138,31 +171,36 @@ pub async fn run(
     tracing::info!("deliverer started");
 
     let supervisor = Supervisor::new(&shutdown);
-    let stop = supervisor.stop().clone();
-    let helpers = [
-        supervisor.spawn("deliverer registration", registration::run(deliverer.clone())),
-        supervisor.spawn("deliverer heartbeat", heartbeat::run(deliverer.clone())),
-        supervisor.spawn("deliverer condition", condition::run(deliverer.clone())),
-        supervisor.spawn("deliverer notes", notes::run(deliverer.clone())),
-        supervisor.spawn(
-            "deliverer locks",
-            lock_watch::run(deliverer.store.clone(), deliverer.health.clone(), "deliverer_locks", TABLES),
-        ),
-    ];
+    let stop = supervisor.stop();
+    let upkeep = start_upkeep(&supervisor, &deliverer);
     let recording = supervisor.spawn("deliverer recorder", recorder::run(deliverer.clone(), results));
-    let taking_in = supervisor.spawn("deliverer claims", claim_loop::run(deliverer.clone(), stop.clone()));
+    let mut claims = Tasks::new(&supervisor, &deliverer);
+    claims.every("deliverer claims", claim_loop::CADENCE, ClaimLoop::until(stop.clone()));
     stop.cancelled().await;
-    finish(&deliverer, taking_in, recording).await;
-    supervise::end(helpers).await;
+    finish(&deliverer, claims, recording).await;
+    upkeep.end().await;
     tracing::info!("deliverer stopped");
     Ok(supervisor.outcome()?)
 }
 
+/// Starts what goes on until everything is recorded.
+fn start_upkeep(supervisor: &Supervisor, deliverer: &Arc<Deliverer>) -> Tasks<Deliverer> {
+    let mut tasks = Tasks::new(supervisor, deliverer);
+    tasks.every("deliverer registration", registration::CADENCE, Session::default());
+    tasks.every("deliverer heartbeat", heartbeat::CADENCE, heartbeat::extend);
+    tasks.every("deliverer condition", condition::CADENCE, condition::write);
+    tasks.every("deliverer notes", notes::CADENCE, NoteWriter);
+    tasks.every("deliverer connections", client::SWEEP_CADENCE, client::sweep);
+    let locks = LockWatch::new(&deliverer.store, &deliverer.health, "deliverer_locks", TABLES);
+    tasks.every("deliverer locks", lock_watch::CADENCE, locks);
+    tasks
+}
+
 /// Waits for the end of what is being taken in, of what is under way, and for its records, no longer than the grace.
-async fn finish(deliverer: &Deliverer, taking_in: AbortOnDropHandle<()>, recording: AbortOnDropHandle<()>) {
+async fn finish(deliverer: &Deliverer, claims: Tasks<Deliverer>, recording: AbortOnDropHandle<()>) {
     let finished = async {
-        // It ends between two batches.
-        let _ = taking_in.await;
+        // Between two batches.
+        claims.finish().await;
         deliverer.sending.close();
         let in_flight = deliverer.sending.len();
         if in_flight > 0 {

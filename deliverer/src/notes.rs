@@ -2,21 +2,23 @@
 //! receivers that want no more webhooks. Apart from the records, which wait for no lock on an endpoint.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use postrider_domain::endpoint::BreakerChange;
 use postrider_domain::ids::EndpointId;
+use postrider_runtime::every::{Next, Step};
 use postrider_secrets::endpoint_changes::{self, Cause};
 use postrider_secrets::stored_url::StoredUrl;
 use postrider_store::bisect::Bisect;
 use postrider_store::{StoreError, health};
 use tokio::sync::Notify;
 
-use crate::Deliverer;
+use crate::{Deliverer, StepError};
 
 /// What could not be noted, for a lock or an outage, is tried again after this.
-const PAUSE: Duration = Duration::from_secs(1);
+pub(crate) const CADENCE: Duration = Duration::from_secs(1);
 
 /// What is to be noted: the latest of each endpoint.
 #[derive(Default)]
@@ -61,12 +63,12 @@ impl Notes {
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Waiting) -> T) {
-        change(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.waiting.lock());
         self.arrived.notify_one();
     }
 
     fn take(&self) -> Waiting {
-        std::mem::take(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.waiting.lock())
     }
 }
 
@@ -76,16 +78,22 @@ fn endpoint_of(change: &BreakerChange) -> EndpointId {
     }
 }
 
-/// Notes what comes, for ever.
-pub(crate) async fn run(deliverer: Arc<Deliverer>) {
-    let notes = &deliverer.notes;
-    loop {
-        notes.arrived.notified().await;
-        let left = note(&deliverer, notes.take()).await;
-        if !left.is_empty() {
-            tokio::time::sleep(PAUSE).await;
-            notes.change(|waiting| waiting.add_older(left));
+/// Writes the notes when there are any.
+pub(crate) struct NoteWriter;
+
+impl Step<Deliverer> for NoteWriter {
+    async fn run(&mut self, deliverer: &Arc<Deliverer>) -> Result<Next, StepError> {
+        let left = note(deliverer, deliverer.notes.take()).await;
+        if left.is_empty() {
+            return Ok(Next::Later);
         }
+        deliverer.notes.change(|waiting| waiting.add_older(left));
+        Ok(Next::After(CADENCE))
+    }
+
+    async fn woken(&mut self, deliverer: &Arc<Deliverer>) -> Result<(), StepError> {
+        deliverer.notes.arrived.notified().await;
+        Ok(())
     }
 }
 

@@ -4,9 +4,10 @@
 //! be recorded is tried again, and of what is recorded the ids leave Redis.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use postrider_domain::attempt::{Exchange, Recorded, Verdict};
 use postrider_domain::endpoint::{BreakerChange, Feedback};
 use postrider_domain::ids::{DeliveryId, EndpointId};
@@ -19,7 +20,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::{mpsc, watch};
 
 use crate::in_flight::Place;
-use crate::{Deliverer, PAUSE};
+use crate::{Deliverer, PAUSE, POSTGRESQL, metric};
 
 /// Attempts that are recorded in one statement.
 const BATCH: usize = 128;
@@ -63,7 +64,7 @@ pub(crate) fn channel() -> (Recorder, UnboundedReceiver<Finished>) {
 impl Recorder {
     /// Hands an attempt in.
     pub(crate) fn submit(&self, finished: Finished) {
-        if let Some(sender) = &*self.sender.lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(sender) = &*self.sender.lock() {
             let _ = sender.send(finished);
         }
     }
@@ -75,7 +76,7 @@ impl Recorder {
 
     /// Takes nothing more; [`run`] ends when all is recorded.
     pub(crate) fn close(&self) {
-        self.sender.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.sender.lock().take();
     }
 }
 
@@ -98,7 +99,7 @@ async fn record_what_ends(
 ) {
     let mut batch = Vec::with_capacity(BATCH);
     while receiver.recv_many(&mut batch, BATCH).await > 0 {
-        metrics::histogram!("postrider_record_batch_size").record(batch.len() as f64);
+        metrics::histogram!(metric::RECORD_BATCH_SIZE).record(batch.len() as f64);
         for left in write(deliverer, batch.drain(..), &written).await {
             let _ = set_aside.send(left);
         }
@@ -134,7 +135,7 @@ async fn record_what_waits(
 
 /// Says what waits, where that lasts.
 fn tell(deliverer: &Deliverer, waiting: &[Finished]) {
-    metrics::gauge!("postrider_deliverer_records_waiting").set(waiting.len() as f64);
+    metrics::gauge!(metric::RECORDS_WAITING).set(waiting.len() as f64);
     match waiting.iter().find(|finished| finished.age() > NOTICEABLE) {
         None => deliverer.health.up("deliverer_records"),
         Some(first) => {
@@ -210,7 +211,7 @@ async fn write(
                 if let Err(NoCulprit { part, error }) = bisect.split(part, error) {
                     deliverer.recorder.is_flowing.send_replace(false);
                     if error.is_outage() {
-                        deliverer.health.down("deliverer_postgresql", error);
+                        deliverer.health.down(POSTGRESQL, error);
                     }
                     tokio::time::sleep(PAUSE).await;
                     bisect.retry(part);
@@ -257,7 +258,7 @@ async fn write_alone(
             Ok(locked) if locked.is_empty() => {
                 if !with_attempt {
                     tracing::error!(%delivery_id, %error, "the attempt cannot be stored; its delivery goes on");
-                    metrics::counter!("postrider_attempts_lost_total").increment(1);
+                    metrics::counter!(metric::ATTEMPTS_LOST).increment(1);
                 }
                 let _ = written.send(finished);
                 return None;
@@ -277,7 +278,7 @@ async fn write_alone(
 fn lose(deliverer: &Deliverer, lost: &Finished, error: &str) {
     let delivery_id = lost.recorded.delivery_id;
     tracing::error!(%delivery_id, error, "the attempt cannot be recorded; its delivery will be sent again");
-    metrics::counter!("postrider_attempts_lost_total").increment(1);
+    metrics::counter!(metric::ATTEMPTS_LOST).increment(1);
     deliverer.leases.abandon(lost.recorded.lease_id);
     if let Some(reservation) = &lost.reservation {
         deliverer.held.remove(reservation);
@@ -298,7 +299,7 @@ async fn record(
         record::record(&deliverer.store, number, &results, &ended, with_attempts).await?;
     let recorded = || results.iter().copied().filter(|result| !locked.contains(&result.delivery_id));
     deliverer.leases.recorded(recorded());
-    metrics::histogram!("postrider_record_seconds").record(began.elapsed().as_secs_f64());
+    metrics::histogram!(metric::RECORD_SECONDS).record(began.elapsed().as_secs_f64());
     deliverer.recorder.is_flowing.send_if_modified(|flowing| !std::mem::replace(flowing, true));
     measure(recorded(), &moved);
     Ok(locked)
@@ -311,10 +312,10 @@ fn measure<'a>(results: impl Iterator<Item = &'a Recorded>, moved: &[Moved]) {
         let Some(age) = ages.get(&result.delivery_id) else { continue };
         if result.attempt_number == 1 {
             let before = age.saturating_sub(result.began.elapsed());
-            metrics::histogram!("postrider_first_attempt_delay_seconds").record(before.as_secs_f64());
+            metrics::histogram!(metric::FIRST_ATTEMPT_DELAY).record(before.as_secs_f64());
         }
         if result.verdict == Verdict::Succeeded {
-            metrics::histogram!("postrider_success_delay_seconds").record(age.as_secs_f64());
+            metrics::histogram!(metric::SUCCESS_DELAY).record(age.as_secs_f64());
         }
     }
 }

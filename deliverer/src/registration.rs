@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postrider_domain::ids::DelivererNumber;
-use postrider_runtime::health::Health;
+use postrider_runtime::every::{Next, Step};
 use postrider_store::{DatabaseConfig, Dedicated, StoreError, clock, connect_dedicated, leases};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::{Deliverer, PAUSE};
+use crate::{Deliverer, StepError};
 
-/// How often the session is asked whether it is still there.
-const CHECK_EVERY: Duration = Duration::from_secs(5);
+/// How often the session is asked whether it is still there, and how long it has to answer.
+pub(crate) const CADENCE: Duration = Duration::from_secs(5);
 
 /// The number under which this deliverer is known to live, for as long as it does.
 pub(crate) struct Registration {
@@ -35,41 +35,59 @@ impl Registration {
     }
 }
 
-/// Keeps the deliverer registered, for ever.
-pub(crate) async fn run(deliverer: Arc<Deliverer>) {
+/// Why a deliverer is not registered.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RegistrationError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the old session is still there")]
+    Occupied,
+    #[error("the connection was lost")]
+    Lost,
+}
+
+/// The session that holds the lock, which is made again when it is lost.
+#[derive(Default)]
+pub(crate) struct Session(Option<Dedicated>);
+
+impl Step<Deliverer> for Session {
+    /// Registers, and asks the session for the time, to see whether it is still there.
+    async fn run(&mut self, deliverer: &Arc<Deliverer>) -> Result<Next, StepError> {
+        let session = match &self.0 {
+            Some(session) => session,
+            None => self.0.insert(register(deliverer).await?),
+        };
+        match timeout(CADENCE, clock::ahead_seconds(&session.client)).await {
+            Ok(Ok(ahead)) => crate::clock::note(&deliverer.health, ahead),
+            Ok(Err(_)) | Err(_) => return Err(self.lost(deliverer).into()),
+        }
+        Ok(Next::Later)
+    }
+
+    /// Returns when the session is lost.
+    async fn woken(&mut self, deliverer: &Arc<Deliverer>) -> Result<(), StepError> {
+        if let Some(session) = &mut self.0 {
+            while session.messages.recv().await.is_some() {}
+        }
+        Err(self.lost(deliverer).into())
+    }
+}
+
+impl Session {
+    fn lost(&mut self, deliverer: &Deliverer) -> RegistrationError {
+        self.0 = None;
+        deliverer.registration.is_held.send_replace(false);
+        RegistrationError::Lost
+    }
+}
+
+async fn register(deliverer: &Deliverer) -> Result<Dedicated, RegistrationError> {
     let registration = &deliverer.registration;
-    loop {
-        match register(registration).await {
-            Ok(Some(session)) => {
-                deliverer.health.up("deliverer_registration");
-                registration.is_held.send_replace(true);
-                watch_over(&deliverer.health, session).await;
-                registration.is_held.send_replace(false);
-                deliverer.health.down("deliverer_registration", "the connection was lost");
-            }
-            Ok(None) => deliverer.health.down("deliverer_registration", "the old session is still there"),
-            Err(error) => deliverer.health.down("deliverer_registration", error),
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
-}
-
-async fn register(registration: &Registration) -> Result<Option<Dedicated>, StoreError> {
     let session = connect_dedicated(&registration.database).await?;
-    let is_held = leases::register(&session.client, registration.number).await?;
-    Ok(is_held.then_some(session))
-}
-
-/// Returns when the session is lost. What it is asked is the time.
-async fn watch_over(health: &Health, mut session: Dedicated) {
-    loop {
-        match timeout(CHECK_EVERY, clock::ahead_seconds(&session.client)).await {
-            Ok(Ok(ahead)) => crate::clock::note(health, ahead),
-            Ok(Err(_)) | Err(_) => return,
-        }
-        // Nobody notifies it: this ends with the connection, or never.
-        if let Ok(None) = timeout(CHECK_EVERY, session.messages.recv()).await {
-            return;
-        }
+    if !leases::register(&session.client, registration.number).await? {
+        return Err(RegistrationError::Occupied);
     }
+    deliverer.health.up("deliverer_registration");
+    registration.is_held.send_replace(true);
+    Ok(session)
 }

@@ -52,13 +52,10 @@ impl Resolver {
     /// Asks these name servers, or the system's.
     ///
     /// # Errors
-    /// With a sentence, when the system's configuration cannot be read.
-    pub(crate) fn new(servers: &[SocketAddr]) -> Result<Self, String> {
-        let unusable = |error: &dyn std::fmt::Display| {
-            format!("the system's name servers cannot be read, set POSTRIDER_DNS_SERVERS: {error}")
-        };
+    /// If the system's configuration cannot be read.
+    pub(crate) fn new(servers: &[SocketAddr]) -> Result<Self, NetError> {
         let mut builder = if servers.is_empty() {
-            TokioResolver::builder_tokio().map_err(|error| unusable(&error))?
+            TokioResolver::builder_tokio()?
         } else {
             let servers = servers.iter().copied().map(name_server).collect();
             let servers = ResolverConfig::from_name_servers(servers);
@@ -69,7 +66,7 @@ impl Resolver {
         options.attempts = ATTEMPTS;
         options.positive_max_ttl = Some(MAX_TTL);
         options.negative_max_ttl = Some(Duration::from_secs(10));
-        Ok(Self(builder.build().map_err(|error| unusable(&error))?))
+        Ok(Self(builder.build()?))
     }
 
     /// Looks up the addresses of a host.

@@ -4,9 +4,9 @@ use postrider_domain::endpoint::Feedback;
 use postrider_domain::ids::{DeliveryId, LeaseId};
 use postrider_queue::Reservation;
 use postrider_secrets::claim::Claimed;
-use postrider_store::{StoreError, record};
+use postrider_store::{StoreError, expunge, record};
 
-use crate::{Deliverer, PAUSE};
+use crate::{Deliverer, PAUSE, POSTGRESQL};
 
 /// A claim of which nothing was sent.
 pub(crate) struct Unsent {
@@ -41,7 +41,7 @@ pub(crate) async fn give_back(deliverer: &Deliverer, unsent: &[Unsent], outage: 
         match record::give_back(&deliverer.store, &leases).await {
             Err(error) if outage == Outage::Wait && (error.is_outage() || error.is_contention()) => {
                 if error.is_outage() {
-                    deliverer.health.down("deliverer_postgresql", error);
+                    deliverer.health.down(POSTGRESQL, error);
                 }
                 tokio::time::sleep(PAUSE).await;
             }
@@ -51,8 +51,22 @@ pub(crate) async fn give_back(deliverer: &Deliverer, unsent: &[Unsent], outage: 
     end(deliverer, unsent, given).await;
 }
 
+/// Cancels a delivery of an event whose payload was removed. Returns false if the event is missing for another reason.
+pub(crate) async fn cancel_expunged(
+    deliverer: &Deliverer,
+    claimed: &Claimed,
+    reservation: Reservation,
+) -> bool {
+    let cancelled = expunge::cancel_claimed(&deliverer.store, claimed.delivery_id, claimed.lease_id).await;
+    if matches!(cancelled, Ok(false)) {
+        return false;
+    }
+    end(deliverer, &[Unsent::of(claimed, reservation)], cancelled.map(drop)).await;
+    true
+}
+
 /// Ends claims that were given back or cancelled. If that failed, their leases are swept.
-pub(crate) async fn end(deliverer: &Deliverer, unsent: &[Unsent], ended: Result<(), StoreError>) {
+async fn end(deliverer: &Deliverer, unsent: &[Unsent], ended: Result<(), StoreError>) {
     match ended {
         Ok(()) => {
             let done = unsent.iter().map(|claim| (claim.reservation, Feedback::None));
@@ -60,7 +74,7 @@ pub(crate) async fn end(deliverer: &Deliverer, unsent: &[Unsent], ended: Result<
                 deliverer.redis_failed(error).await;
             }
         }
-        Err(error) => deliverer.health.down("deliverer_postgresql", error),
+        Err(error) => deliverer.health.down(POSTGRESQL, error),
     }
     for claim in unsent {
         deliverer.leases.abandon(claim.lease_id);

@@ -3,11 +3,12 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
+use parking_lot::Mutex;
 use poem::http::{HeaderMap, StatusCode};
 use poem::listener::TcpAcceptor;
 use poem::web::Data;
@@ -182,7 +183,7 @@ impl Receiver {
     }
 
     fn count(&self, webhook_id: &str) -> u32 {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen.lock();
         if let Some(attempts) = seen.attempts.get_mut(webhook_id) {
             *attempts += 1;
             return *attempts;

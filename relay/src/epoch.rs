@@ -1,33 +1,43 @@
 //! Notices when Redis has lost its memory, and puts everything open back into the outbox.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use postrider_runtime::every::{Next, Step};
 use postrider_store::reconcile::{self, Epoch};
-use tokio::time::timeout;
 
-use crate::{Relay, RelayError};
+use crate::{Relay, StepError, metric};
 
 /// How often Redis is asked what it remembers.
-const CHECK_EVERY: Duration = Duration::from_millis(500);
+pub(crate) const CADENCE: Duration = Duration::from_millis(500);
 
 /// Open deliveries that one step looks at.
 const STEP: i64 = 5_000;
 
-/// Watches for ever.
-pub(crate) async fn run(relay: &Relay) {
-    let mut has_warned = false;
-    let mut is_first = true;
-    loop {
-        let result = check(relay, is_first).await;
-        if relay.note_result(result).await.is_some() {
-            is_first = false;
-            has_warned = has_warned || warn_of_eviction(relay).await;
-        }
-        let _ = timeout(CHECK_EVERY, relay.epoch_changed.notified()).await;
+/// Compares the epoch in Redis with that in PostgreSQL.
+#[derive(Default)]
+pub(crate) struct EpochWatch {
+    /// Redis has been asked before.
+    has_checked: bool,
+    /// Nothing is left to warn of.
+    has_warned: bool,
+}
+
+impl Step<Relay> for EpochWatch {
+    async fn run(&mut self, relay: &Arc<Relay>) -> Result<Next, StepError> {
+        check(relay, !self.has_checked).await?;
+        self.has_checked = true;
+        self.has_warned = self.has_warned || warn_of_eviction(relay).await;
+        Ok(Next::Later)
+    }
+
+    async fn woken(&mut self, relay: &Arc<Relay>) -> Result<(), StepError> {
+        relay.epoch_changed.notified().await;
+        Ok(())
     }
 }
 
-async fn check(relay: &Relay, is_first: bool) -> Result<(), RelayError> {
+async fn check(relay: &Relay, is_first: bool) -> Result<(), StepError> {
     let believed = reconcile::read_epoch(&relay.store).await?;
     let (number, run_id) = relay.queue.memory().await?;
     relay.health.up("relay_redis");
@@ -43,7 +53,7 @@ async fn check(relay: &Relay, is_first: bool) -> Result<(), RelayError> {
 
 /// A killed Redis comes back with an old snapshot that holds the epoch but not the ids, which is why the
 /// run counts too.
-async fn begin(relay: &Relay, believed: &Epoch, run_id: &str, is_first: bool) -> Result<(), RelayError> {
+async fn begin(relay: &Relay, believed: &Epoch, run_id: &str, is_first: bool) -> Result<(), StepError> {
     if believed.number > 0 {
         if is_first {
             // Who starts Redis anew together with the relay, as `up` does, need not be warned.
@@ -57,7 +67,7 @@ async fn begin(relay: &Relay, believed: &Epoch, run_id: &str, is_first: bool) ->
                 "Redis has lost its memory: putting open deliveries back"
             );
         }
-        metrics::counter!("postrider_relay_reconciliations_total").increment(1);
+        metrics::counter!(metric::RECONCILIATIONS).increment(1);
     }
     reconcile::begin_epoch(&relay.store, believed, run_id, async |epoch| {
         Ok(relay.queue.install_epoch(epoch).await?)
@@ -65,7 +75,7 @@ async fn begin(relay: &Relay, believed: &Epoch, run_id: &str, is_first: bool) ->
     .await
 }
 
-async fn reconcile(relay: &Relay) -> Result<(), RelayError> {
+async fn reconcile(relay: &Relay) -> Result<(), StepError> {
     let mut total = 0;
     while let Some(count) = reconcile::reconcile_step(&relay.store, STEP).await? {
         total += count;

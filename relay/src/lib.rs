@@ -1,38 +1,36 @@
-//! The relay: listens, takes what is due from the outbox, pushes it to Redis, parks what does not fit,
-//! and reconciles; takes bulk replays on, and removes what was deleted. The only producer to Redis. It never
-//! sees a URL, a secret or a payload, and any number of relays run side by side.
+//! The relay: listens, takes what is due from the outbox, pushes it to Redis, parks what does not fit, and notices when
+//! Redis has lost its memory. The rest is [`maintenance`]. The only producer to Redis. It never sees a URL, a secret or a
+//! payload, and any number of relays run side by side.
 
-mod cleanup;
 mod config;
 mod epoch;
 mod listener;
 mod low_water;
-mod partitions;
+mod maintenance;
+mod metric;
 mod pump;
 mod refill;
-mod replay;
-mod statistics;
-mod stranded;
-mod sweep;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use postrider_domain::retry::RetrySchedule;
 use postrider_queue::{Queue, QueueError};
+use postrider_runtime::every::{Service, Tasks};
 use postrider_runtime::health::Health;
-use postrider_runtime::supervise::{self, Supervisor, TaskFailed};
-use postrider_store::lock_watch::{self, Tables};
+use postrider_runtime::supervise::{Supervisor, TaskFailed};
+use postrider_store::lock_watch::{self, LockWatch, Tables};
 use postrider_store::{DatabaseConfig, Store, StoreError, start};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
 pub use config::RelayConfig;
-use listener::Listener;
+use epoch::EpochWatch;
+use listener::{Heard, Listener, ListenerError};
+use pump::Pump;
+use refill::Refill;
 
-/// After a failure, nothing is tried for this long.
-const PAUSE: Duration = Duration::from_millis(250);
+/// The part of the health that PostgreSQL is.
+const POSTGRESQL: &str = "relay_postgresql";
 
 /// The tables that a relay cannot do without.
 const TABLES: Tables = Tables {
@@ -40,21 +38,32 @@ const TABLES: Tables = Tables {
     read: &["endpoints", "endpoint_health"],
 };
 
-/// What ends a relay, or one of its steps.
+/// What ends a relay.
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
     /// PostgreSQL.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Redis.
+    /// The address of Redis, or its certificates.
     #[error(transparent)]
     Queue(#[from] QueueError),
-    /// A defect in one of the loops.
+    /// A defect in one of its tasks.
     #[error("the relay cannot go on")]
     Task(#[from] TaskFailed),
 }
 
-/// What the loops of a relay share.
+/// Why a step of a task failed.
+#[derive(Debug, thiserror::Error)]
+enum StepError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    #[error(transparent)]
+    Listener(#[from] ListenerError),
+}
+
+/// What the tasks of a relay share.
 struct Relay {
     store: Store,
     queue: Queue,
@@ -62,7 +71,7 @@ struct Relay {
     retry_schedule: RetrySchedule,
     database: DatabaseConfig,
     retention_days: u32,
-    listener: Listener,
+    heard: Heard,
     /// Redis was found to hold another epoch.
     epoch_changed: Notify,
 }
@@ -70,14 +79,13 @@ struct Relay {
 /// Runs a relay until `shutdown`. Outages of PostgreSQL and Redis are waited out.
 ///
 /// # Errors
-/// At its start, when PostgreSQL does not fit or the configuration cannot be used; later, when one of its loops has
+/// At its start, when PostgreSQL does not fit or the configuration cannot be used; later, when one of its tasks has
 /// panicked.
 pub async fn run(config: RelayConfig, health: Health, shutdown: CancellationToken) -> Result<(), RelayError> {
+    metric::describe();
     let store = Store::new(&config.database);
     let queue = Queue::new(&config.queue)?;
-    if !start::until_it_fits(&store, || std::future::ready(Ok(())), &health, "relay_postgresql", &shutdown)
-        .await?
-    {
+    if !start::until_it_fits(&store, || std::future::ready(Ok(())), &health, POSTGRESQL, &shutdown).await? {
         return Ok(());
     }
     let relay = Arc::new(Relay {
@@ -85,68 +93,51 @@ pub async fn run(config: RelayConfig, health: Health, shutdown: CancellationToke
         queue,
         health,
         retry_schedule: config.retry_schedule,
-        listener: Listener::new(config.database.clone()),
         database: config.database,
         retention_days: config.retention_days,
+        heard: Heard::default(),
         epoch_changed: Notify::new(),
     });
     tracing::info!("relay started");
     let supervisor = Supervisor::new(&shutdown);
-    let mut loops = start_loops(&supervisor, &relay);
-    let watch = lock_watch::run(relay.store.clone(), relay.health.clone(), "relay_locks", TABLES);
-    loops.push(supervisor.spawn("relay locks", watch));
+    let tasks = start_tasks(&supervisor, &relay);
     supervisor.stop().cancelled().await;
     // Whatever was under way is undone by PostgreSQL, and taken again by another relay.
-    supervise::end(loops).await;
+    tasks.end().await;
     tracing::info!("relay stopped");
     Ok(supervisor.outcome()?)
 }
 
-/// Starts the loops. They run until their handles are dropped.
-fn start_loops(supervisor: &Supervisor, relay: &Arc<Relay>) -> Vec<AbortOnDropHandle<()>> {
-    macro_rules! start {
-        ($($name:literal: $run:path),+ $(,)?) => {
-            vec![$({
-                let relay = relay.clone();
-                supervisor.spawn($name, async move { $run(&relay).await })
-            }),+]
-        };
-    }
-    start![
-        "relay listener": listener::run,
-        "relay pump": pump::run,
-        "relay refill": refill::run,
-        "relay epoch": epoch::run,
-        "relay replay": replay::run,
-        "relay sweep": sweep::run,
-        "relay stranded": stranded::run,
-        "relay cleanup": cleanup::run,
-        "relay statistics": statistics::run,
-        "relay partitions": partitions::run,
-    ]
+fn start_tasks(supervisor: &Supervisor, relay: &Arc<Relay>) -> Tasks<Relay> {
+    let mut tasks = Tasks::new(supervisor, relay);
+    tasks.every("relay listener", listener::CADENCE, Listener::default());
+    tasks.every("relay pump", pump::CADENCE, Pump::default());
+    tasks.every("relay refill", refill::CADENCE, Refill::default());
+    tasks.every("relay epoch", epoch::CADENCE, EpochWatch::default());
+    maintenance::start(relay, &mut tasks);
+    let locks = LockWatch::new(&relay.store, &relay.health, "relay_locks", TABLES);
+    tasks.every("relay locks", lock_watch::CADENCE, locks);
+    tasks
 }
 
-impl Relay {
-    /// Notes how a step ended, and waits a little after a failure.
-    async fn note_result<T>(&self, result: Result<T, RelayError>) -> Option<T> {
-        match result {
-            Ok(value) => {
-                self.health.up("relay_postgresql");
-                return Some(value);
-            }
-            Err(RelayError::Queue(QueueError::EpochChanged)) => self.epoch_changed.notify_one(),
-            Err(RelayError::Queue(error)) => {
+impl Service for Relay {
+    type Error = StepError;
+
+    fn succeeded(&self) {
+        self.health.up(POSTGRESQL);
+    }
+
+    async fn failed(&self, error: StepError) {
+        match error {
+            StepError::Queue(QueueError::EpochChanged) => self.epoch_changed.notify_one(),
+            StepError::Queue(error) => {
                 self.queue.forget_damage(&error).await;
                 self.health.down("relay_redis", error);
             }
             // Another relay is at it, or a table is locked, which the health has a part for.
-            Err(RelayError::Store(error)) if error.is_contention() => {
-                tracing::debug!(%error, "a step met a lock");
-            }
-            Err(RelayError::Store(error)) => self.health.down("relay_postgresql", error),
-            Err(RelayError::Task(failed)) => tracing::error!(%failed, "a step has failed"),
+            StepError::Store(error) if error.is_contention() => {}
+            StepError::Store(error) => self.health.down(POSTGRESQL, error),
+            StepError::Listener(error) => self.health.down("relay_listener", error),
         }
-        tokio::time::sleep(PAUSE).await;
-        None
     }
 }

@@ -1,15 +1,18 @@
 //! Takes what is due and pushes it. A take stays open over the push: what was not pushed is still there.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postrider_queue::Group;
+use postrider_runtime::every::{Next, Step};
 use postrider_runtime::failpoint;
-use postrider_store::backlog;
 use postrider_store::outbox::{self, DueRow, Parked, Take};
+use postrider_store::{PooledClient, backlog};
+use tracing::Instrument as _;
 
 use crate::low_water::LowWater;
-use crate::{Relay, RelayError};
+use crate::{Relay, StepError, metric};
 
 /// Rows of one take.
 const BATCH: usize = 256;
@@ -23,80 +26,99 @@ const GATHER: Duration = Duration::from_millis(2);
 const LEAST_WAIT: Duration = Duration::from_millis(5);
 
 /// Without a notification the outbox is looked at this often.
-const POLL: Duration = Duration::from_secs(1);
+pub(crate) const CADENCE: Duration = Duration::from_secs(1);
 
 /// Looking ahead after full takes costs at most one part in so many of the time, but is done at least this often:
 /// without it, everybody stands behind what one application has in the line.
 const LOOK_AHEAD_SHARE: u32 = 10;
 const LOOK_AHEAD_EVERY: Duration = Duration::from_secs(1);
 
-/// Pumps for ever.
-pub(crate) async fn run(relay: &Relay) {
-    let mut is_pushing = false;
-    let mut low_water = LowWater::default();
-    let mut look_ahead_at = Instant::now();
-    loop {
+/// Takes and pushes.
+#[derive(Default)]
+pub(crate) struct Pump {
+    /// The last step succeeded.
+    is_pushing: bool,
+    low_water: LowWater,
+    /// When it is to look ahead again; `None`: after the next full take.
+    look_ahead_at: Option<Instant>,
+}
+
+impl Step<Relay> for Pump {
+    async fn run(&mut self, relay: &Arc<Relay>) -> Result<Next, StepError> {
         // While Redis is away, rows are not held open only to find that out.
-        let step = async {
-            if !is_pushing {
-                relay.queue.memory().await?;
-            }
-            pump(relay, &mut low_water, &mut look_ahead_at).await
-        };
-        let result = step.await;
-        is_pushing = result.is_ok();
-        if let Some(wait) = relay.note_result(result).await
-            && !wait.is_zero()
-        {
-            relay.listener.wait(wait).await;
+        if !std::mem::take(&mut self.is_pushing) {
+            relay.queue.memory().await?;
         }
+        let next = self.pump(relay).await?;
+        self.is_pushing = true;
+        Ok(next)
+    }
+
+    async fn woken(&mut self, relay: &Arc<Relay>) -> Result<(), StepError> {
+        relay.heard.due.notified().await;
+        Ok(())
     }
 }
 
-/// Pushes one batch and answers how long the next can wait.
-async fn pump(
-    relay: &Relay,
-    low_water: &mut LowWater,
-    look_ahead_at: &mut Instant,
-) -> Result<Duration, RelayError> {
-    let mut client = relay.store.relaxed().await?;
-    let began = Instant::now();
-    let since = low_water.since(began);
-    let take = outbox::take(&mut client, BATCH as i64, since).await?;
-    let (count, due_until, late_by) = (take.rows.len(), take.due_until, take.late_by);
-    if count == 0 {
-        drop(take);
-    } else {
-        push(relay, take).await?;
-        metrics::counter!("postrider_relay_taken_total").increment(count as u64);
-        metrics::histogram!("postrider_relay_batch_size").record(count as f64);
-        metrics::histogram!("postrider_relay_lag_seconds").record(late_by.as_secs_f64());
-    }
-    low_water.note(since, due_until, began, Instant::now());
-    if count == BATCH && *look_ahead_at <= Instant::now() {
-        // The line is long: nobody is to stand behind all that somebody else has in it.
-        let began = Instant::now();
-        // From the head of the line on, past the dead rows of what was taken.
-        let parked = backlog::set_aside(&client, low_water.head()).await?;
-        metrics::counter!("postrider_relay_parked_total").increment(parked);
-        let pause = (began.elapsed() * LOOK_AHEAD_SHARE).min(LOOK_AHEAD_EVERY);
-        *look_ahead_at = Instant::now() + pause;
-    }
-    if count >= MANY_ROWS {
-        // There is more, or soon will be.
-        if count < BATCH {
-            tokio::time::sleep(GATHER).await;
+impl Pump {
+    /// Takes a batch and pushes it.
+    async fn pump(&mut self, relay: &Relay) -> Result<Next, StepError> {
+        let mut client = relay.store.relaxed().await?;
+        let count = self.take(relay, &mut client).await?;
+        if count == BATCH {
+            self.look_ahead(&client).await?;
+            return Ok(Next::Now);
         }
-        return Ok(Duration::ZERO);
+        if count >= MANY_ROWS {
+            // There will be more soon.
+            return Ok(Next::After(GATHER));
+        }
+        // Whatever has been written since the take notifies, unless it is due later.
+        let poll = self.low_water.pause(Instant::now()).min(CADENCE);
+        let next = outbox::next_due(&client).await?;
+        Ok(Next::Within(next.map_or(poll, |due| due.min(poll)).max(LEAST_WAIT)))
     }
-    // Whatever has been written since the take notifies, unless it is due later.
-    let poll = low_water.pause(Instant::now()).min(POLL);
-    let next = outbox::next_due(&client).await?;
-    Ok(next.map_or(poll, |due| due.min(poll)).max(LEAST_WAIT))
+
+    /// Takes a batch, pushes it, and returns how many rows it had.
+    async fn take(&mut self, relay: &Relay, client: &mut PooledClient) -> Result<usize, StepError> {
+        let began = Instant::now();
+        let since = self.low_water.since(began);
+        let take = outbox::take(client, BATCH as i64, since).await?;
+        let (count, due_until, late_by) = (take.rows.len(), take.due_until, take.late_by);
+        if count == 0 {
+            drop(take);
+        } else {
+            push(relay, take).await?;
+            metrics::counter!(metric::TAKEN).increment(count as u64);
+            metrics::histogram!(metric::BATCH_SIZE).record(count as f64);
+            metrics::histogram!(metric::LAG).record(late_by.as_secs_f64());
+        }
+        self.low_water.note(since, due_until, began, Instant::now());
+        Ok(count)
+    }
+
+    /// Parks what one application has in a long line beyond a few hundred rows, so that nobody stands behind all of it.
+    async fn look_ahead(&mut self, client: &PooledClient) -> Result<(), StepError> {
+        let began = Instant::now();
+        if self.look_ahead_at.is_some_and(|at| at > began) {
+            return Ok(());
+        }
+        // From the head of the line on, past the dead rows of what was taken.
+        let parked = backlog::set_aside(client, self.low_water.head()).await?;
+        metrics::counter!(metric::PARKED).increment(parked);
+        let pause = (began.elapsed() * LOOK_AHEAD_SHARE).min(LOOK_AHEAD_EVERY);
+        self.look_ahead_at = Some(Instant::now() + pause);
+        Ok(())
+    }
 }
 
 /// Pushes what was taken, parks what has to wait, and ends the take.
-pub(crate) async fn push(relay: &Relay, take: Take<'_>) -> Result<(), RelayError> {
+pub(crate) async fn push(relay: &Relay, take: Take<'_>) -> Result<(), StepError> {
+    let span = tracing::debug_span!("take", epoch = take.epoch, rows = take.rows.len());
+    push_and_commit(relay, take).instrument(span).await
+}
+
+async fn push_and_commit(relay: &Relay, take: Take<'_>) -> Result<(), StepError> {
     let mut parked = Vec::new();
     let groups = group(&take.rows, &mut parked);
     if !groups.is_empty() {
@@ -113,7 +135,7 @@ pub(crate) async fn push(relay: &Relay, take: Take<'_>) -> Result<(), RelayError
         }
     }
     failpoint::die_at("relay.after_push");
-    metrics::counter!("postrider_relay_parked_total").increment(parked.len() as u64);
+    metrics::counter!(metric::PARKED).increment(parked.len() as u64);
     take.commit(&parked).await?;
     Ok(())
 }

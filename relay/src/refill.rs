@@ -2,18 +2,20 @@
 //! after endpoint.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postrider_domain::ids::{ApplicationId, EndpointId};
 use postrider_queue::Space;
+use postrider_runtime::every::{Next, Step};
 use postrider_store::backlog::{self, ParkedEndpoint};
 use postrider_store::outbox::{self, Room};
 
-use crate::{Relay, RelayError, pump};
+use crate::{Relay, StepError, pump};
 
-/// How often it begins with the first application, while something is parked and while nothing is.
+/// How often it begins with the first application, while nothing is parked and while something is.
+pub(crate) const CADENCE: Duration = Duration::from_millis(500);
 const PAUSE_WHILE_PARKED: Duration = Duration::from_millis(100);
-const PAUSE_WHILE_EMPTY: Duration = Duration::from_millis(500);
 
 /// Between two steps it rests as long as the first of them took, at least this long.
 const LEAST_REST: Duration = Duration::from_millis(5);
@@ -30,9 +32,9 @@ const ROWS: i64 = 1_000;
 const LEAST_BURST: i64 = 8;
 const LARGEST_BURST: i64 = 100;
 
-/// Where the walk over what is parked goes on.
+/// A walk over what is parked: where it goes on.
 #[derive(Default)]
-struct Walk {
+pub(crate) struct Refill {
     /// Behind this application; `None`: with the first.
     after: Option<ApplicationId>,
     /// Behind this endpoint of an application that has more than one step looks at.
@@ -41,32 +43,20 @@ struct Walk {
     bursts: HashMap<EndpointId, i64>,
 }
 
-/// What a step came to.
-enum Step {
-    /// There are more applications, or more endpoints of one that has room.
-    More,
-    /// That were the last ones.
-    Last,
-    /// Nothing is parked.
-    Nothing,
-}
+impl Step<Relay> for Refill {
+    async fn run(&mut self, relay: &Arc<Relay>) -> Result<Next, StepError> {
+        refill(relay, self).await
+    }
 
-/// Refills for ever.
-pub(crate) async fn run(relay: &Relay) {
-    let mut walk = Walk::default();
-    loop {
-        let began = Instant::now();
-        let result = step(relay, &mut walk).await;
-        match relay.note_result(result).await {
-            Some(Step::More) => tokio::time::sleep(began.elapsed().max(LEAST_REST)).await,
-            Some(Step::Last) => tokio::time::sleep(PAUSE_WHILE_PARKED).await,
-            Some(Step::Nothing) | None => relay.listener.wait_for_parked(PAUSE_WHILE_EMPTY).await,
-        }
+    async fn woken(&mut self, relay: &Arc<Relay>) -> Result<(), StepError> {
+        relay.heard.parked.notified().await;
+        Ok(())
     }
 }
 
 /// Moves what fits of the next applications.
-async fn step(relay: &Relay, walk: &mut Walk) -> Result<Step, RelayError> {
+async fn refill(relay: &Relay, walk: &mut Refill) -> Result<Next, StepError> {
+    let began = Instant::now();
     let mut client = relay.store.relaxed().await?;
     let is_first = walk.after.is_none();
     let applications = backlog::applications(&client, walk.after, APPLICATIONS as i64).await?;
@@ -74,7 +64,7 @@ async fn step(relay: &Relay, walk: &mut Walk) -> Result<Step, RelayError> {
     if applications.is_empty() {
         walk.within.clear();
         walk.bursts.clear();
-        return Ok(if is_first { Step::Nothing } else { Step::Last });
+        return Ok(if is_first { Next::Later } else { Next::After(PAUSE_WHILE_PARKED) });
     }
     let each = ENDPOINTS / applications.len();
     let places: Vec<_> =
@@ -95,11 +85,13 @@ async fn step(relay: &Relay, walk: &mut Walk) -> Result<Step, RelayError> {
             pump::push(relay, take).await?;
         }
     }
-    Ok(if walk.after.is_some() || has_room && !walk.within.is_empty() { Step::More } else { Step::Last })
+    // More applications, or more endpoints of one that has room.
+    let is_more = walk.after.is_some() || has_room && !walk.within.is_empty();
+    Ok(Next::After(if is_more { began.elapsed().max(LEAST_REST) } else { PAUSE_WHILE_PARKED }))
 }
 
 /// How many rows of each endpoint fit.
-async fn rooms(relay: &Relay, walk: &mut Walk, parked: &[ParkedEndpoint]) -> Result<Vec<Room>, RelayError> {
+async fn rooms(relay: &Relay, walk: &mut Refill, parked: &[ParkedEndpoint]) -> Result<Vec<Room>, StepError> {
     let open: Vec<_> = parked.iter().filter(|endpoint| endpoint.is_open).collect();
     if open.is_empty() {
         return Ok(Vec::new());

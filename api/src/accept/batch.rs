@@ -22,6 +22,7 @@ use crate::accept::error::{AcceptError, InvalidEvent};
 use crate::accept::load::{Load, MAX_BATCH_DELIVERIES, rest_with};
 use crate::accept::queue::{AcceptQueue, Batch, Occupancy, OutcomeSender};
 use crate::auth::party::Party;
+use crate::metric;
 
 /// How long a batch waits for the statement before it to end, and gathers. One after the other they are fewer and
 /// fuller than side by side, which costs a seventh less CPU for each event; one that takes longer waits for the
@@ -145,7 +146,7 @@ async fn write_until_closed(shared: Arc<Shared>) {
         }
         // Nobody gathers behind one that takes long.
         let _turn = turn.filter(|_| !occupancy.is_heavy);
-        metrics::histogram!("postrider_accept_batch_size").record(events.len() as f64);
+        metrics::histogram!(metric::ACCEPT_BATCH_SIZE).record(events.len() as f64);
         let began = Instant::now();
         // A task of its own: a defect that panics costs this batch, not the writer.
         let storing = tokio::spawn({
@@ -294,7 +295,7 @@ async fn store_part(store: &Store, events: &[NewEvent], in_order: bool) -> Resul
         let result = accept(store, events, in_order).await;
         if result.is_ok() {
             failpoint::die_at("api.after_commit");
-            metrics::histogram!("postrider_accept_seconds").record(began.elapsed().as_secs_f64());
+            metrics::histogram!(metric::ACCEPT_SECONDS).record(began.elapsed().as_secs_f64());
         }
         tries -= 1;
         match result {

@@ -24,6 +24,7 @@ use crate::accept::error::{AcceptError, InvalidEvent};
 use crate::accept::ingest_limit::IngestLimits;
 use crate::accept::known_schemas::KnownSchemas;
 use crate::auth::party::Parties;
+use crate::metric;
 use crate::schema::Violation;
 
 /// How often an event is tried because the schema of its type, or the rate limit of its application, was not what this
@@ -228,7 +229,7 @@ impl Acceptor {
         let step = step_after(producer, outcome, violations);
         if let Step::Done(Ok(event)) = &step {
             let label = if event.is_duplicate { "true" } else { "false" };
-            metrics::counter!("postrider_events_accepted_total", "duplicate" => label).increment(1);
+            metrics::counter!(metric::EVENTS_ACCEPTED, "duplicate" => label).increment(1);
         }
         step
     }

@@ -1,16 +1,19 @@
 //! When API keys were last used: noted in memory, written now and then, so that no request waits for it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use postrider_store::Store;
+use parking_lot::Mutex;
+use postrider_runtime::every::Next;
 use postrider_store::api_keys::{self, KeyHash};
-use tokio_util::sync::CancellationToken;
+use postrider_store::{Store, StoreError};
+
+use crate::app::App;
 
 /// How old `last_used_at` may be.
-const FLUSH_INTERVAL: Duration = Duration::from_secs(30);
+pub(crate) const CADENCE: Duration = Duration::from_secs(30);
 /// Keys that are noted between two flushes; more than these go unnoted.
 const MAX_KEYS: usize = 100_000;
 
@@ -23,22 +26,15 @@ pub(crate) struct KeyUse {
 impl KeyUse {
     /// Notes that a key was used, and was good.
     pub(crate) fn note(&self, hash: KeyHash) {
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut used = self.used.lock();
         if used.len() < MAX_KEYS || used.contains_key(&hash) {
             used.insert(hash, Utc::now());
         }
     }
 
-    /// Writes what was noted, every half minute and once more at the end.
-    pub(crate) async fn flush_until(self: Arc<Self>, store: Store, stop: CancellationToken) {
-        while stop.run_until_cancelled(tokio::time::sleep(FLUSH_INTERVAL)).await.is_some() {
-            self.flush(&store).await;
-        }
-        self.flush(&store).await;
-    }
-
-    async fn flush(&self, store: &Store) {
-        let used = std::mem::take(&mut *self.used.lock().unwrap_or_else(PoisonError::into_inner));
+    /// Writes what was noted.
+    pub(crate) async fn flush(&self, store: &Store) {
+        let used = std::mem::take(&mut *self.used.lock());
         if used.is_empty() {
             return;
         }
@@ -47,4 +43,10 @@ impl KeyUse {
             tracing::debug!(%error, keys = uses.len(), "the last use of keys was not recorded");
         }
     }
+}
+
+/// Writes what was noted, as a step of a task.
+pub(crate) async fn flush(app: Arc<App>) -> Result<Next, StoreError> {
+    app.key_use.flush(&app.store).await;
+    Ok(Next::Later)
 }

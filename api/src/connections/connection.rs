@@ -1,9 +1,9 @@
 //! What is known of one connection.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use postrider_domain::share::{Share, Shares};
 use tokio_util::sync::CancellationToken;
 
@@ -76,7 +76,7 @@ impl Connection {
     }
 
     pub(super) fn phase(&self) -> MutexGuard<'_, Phase> {
-        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+        self.phase.lock()
     }
 
     /// `None` while the API works on one of its requests.

@@ -9,10 +9,11 @@ mod stream;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use postrider_domain::share::Shares;
 use tokio::net::TcpStream;
 
@@ -20,6 +21,7 @@ pub(crate) use self::connection::MAX_HEAD_BYTES;
 use self::connection::{Candidate, Connection};
 pub(crate) use self::serving::Serving;
 pub(crate) use self::stream::Watched;
+use crate::metric;
 
 /// Bytes of heads that have not come to their end, beyond what each connection may have anyway.
 const HEAD_BYTES: u64 = 32 << 20;
@@ -60,12 +62,12 @@ impl Connections {
             let Some(victim) = dispensable(&open) else {
                 drop(open);
                 self.0.refused.fetch_add(1, Ordering::Relaxed);
-                metrics::counter!("postrider_connections_refused_total").increment(1);
+                metrics::counter!(metric::CONNECTIONS_REFUSED).increment(1);
                 return None;
             };
             if let Some(victim) = open.remove(&victim) {
                 victim.closed.cancel();
-                metrics::counter!("postrider_connections_pushed_out_total").increment(1);
+                metrics::counter!(metric::CONNECTIONS_PUSHED_OUT).increment(1);
             }
         }
         open.insert(peer, connection.clone());
@@ -101,7 +103,7 @@ impl Connections {
 
 impl Table {
     fn open(&self) -> MutexGuard<'_, HashMap<SocketAddr, Arc<Connection>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock()
     }
 }
 

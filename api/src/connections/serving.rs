@@ -1,10 +1,11 @@
 //! A request under way, and what it holds until the last byte of its response is written.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use poem::Response;
 use postrider_domain::share::{Share, Shares};
 
@@ -148,7 +149,7 @@ impl Serving {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -11,48 +11,88 @@ use std::time::{Duration, Instant};
 
 use postrider_domain::event::{NewEvent, Producer};
 use postrider_domain::ids::ApplicationId;
+use postrider_runtime::every::{Next, Step};
 use postrider_runtime::failpoint;
 use postrider_runtime::health::Health;
 use postrider_store::inbox::{EmissionId, Emitted, Inbox, Refusal};
 use postrider_store::{DatabaseConfig, StoreError};
-use tokio_util::sync::CancellationToken;
 
 use crate::accept::error::AcceptError;
 use crate::accept::idempotency_key::check_idempotency_key;
 use crate::accept::load::{is_heavy, rest_after};
 use crate::accept::posted::Posted;
 use crate::accept::{AcceptResult, Acceptor, Mode};
+use crate::app::App;
 use crate::inbox::lines::InboxLines;
+use crate::metric;
+use crate::readiness::SchemaReady;
 use crate::web::problem::Problem;
 
 /// How often it looks without having heard anything.
-const POLL: Duration = Duration::from_secs(1);
-/// After a failure, nothing is tried for this long.
-const PAUSE: Duration = Duration::from_millis(500);
+pub(crate) const CADENCE: Duration = Duration::from_secs(1);
 
 /// What the log calls it.
 const PART: &str = "api_inbox";
 
-/// Empties the inbox until `stop`.
-pub(crate) async fn run(acceptor: Arc<Acceptor>, config: DatabaseConfig, stop: CancellationToken) {
-    // For the log alone: an API that cannot empty the inbox is ready for requests nevertheless.
-    let health = Health::default();
-    loop {
-        let session = async { empty(&acceptor, &mut Inbox::open(&config).await?, &health).await };
-        let Some(result) = stop.run_until_cancelled(session).await else { return };
-        if let Err(error) = result {
-            health.down(PART, error);
-        }
-        if stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
-            return;
+/// Empties the inbox.
+pub(crate) struct InboxLoop {
+    config: DatabaseConfig,
+    schema_ready: SchemaReady,
+    session: Option<Session>,
+    /// For the log alone: an API that cannot empty the inbox is ready for requests nevertheless.
+    health: Health,
+}
+
+/// A session that hears of what is emitted, and what it has found.
+struct Session {
+    inbox: Inbox,
+    lines: InboxLines,
+}
+
+impl InboxLoop {
+    /// Begins when the schema is ready.
+    pub(crate) fn new(config: DatabaseConfig, schema_ready: SchemaReady) -> Self {
+        Self { config, schema_ready, session: None, health: Health::default() }
+    }
+
+    async fn session(&mut self) -> Result<&mut Session, StoreError> {
+        match &mut self.session {
+            Some(session) => Ok(session),
+            session => {
+                let inbox = Inbox::open(&self.config).await?;
+                Ok(session.insert(Session { inbox, lines: InboxLines::default() }))
+            }
         }
     }
 }
 
-/// Accepts what comes, until the session is lost.
-async fn empty(acceptor: &Acceptor, inbox: &mut Inbox, health: &Health) -> Result<(), StoreError> {
-    let mut lines = InboxLines::default();
-    loop {
+impl Step<App> for InboxLoop {
+    async fn run(&mut self, app: &Arc<App>) -> Result<Next, StoreError> {
+        self.schema_ready.reached().await;
+        let health = self.health.clone();
+        let step = async { self.session().await?.step(&app.acceptor, &health).await };
+        let result = step.await;
+        if let Err(error) = &result {
+            self.session = None;
+            health.down(PART, error);
+        }
+        result
+    }
+
+    async fn woken(&mut self, _: &Arc<App>) -> Result<(), StoreError> {
+        if let Some(session) = &mut self.session
+            && !session.inbox.wait(CADENCE).await
+        {
+            self.session = None;
+        }
+        Ok(())
+    }
+}
+
+impl Session {
+    /// Accepts what has come.
+    async fn step(&mut self, acceptor: &Acceptor, health: &Health) -> Result<Next, StoreError> {
+        let Self { inbox, lines } = self;
         let expect = |application| acceptor.expect_of(&Producer::Admin(application));
         let mut batch = Vec::new();
         if inbox.lead().await? {
@@ -64,20 +104,20 @@ async fn empty(acceptor: &Acceptor, inbox: &mut Inbox, health: &Health) -> Resul
             batch = lines.take(Instant::now(), expect);
         }
         health.up(PART);
-        if !batch.is_empty() {
-            let began = Instant::now();
-            let emitted = inbox.read(&batch).await?;
-            let Promoted { accepted, refused, postponed } = inbox.during(promote(acceptor, emitted)).await?;
-            failpoint::die_at("api.before_inbox_finish");
-            inbox.finish(&accepted, &refused).await?;
-            if batch.iter().filter_map(|found| found.application_id).any(|of| is_heavy(expect(of))) {
-                lines.rest(Instant::now() + rest_after(began.elapsed()));
-            }
-            batch.retain(|found| postponed.contains(&found.id));
-            lines.postpone(Instant::now(), batch);
-        } else if !inbox.wait(lines.resting(Instant::now()).unwrap_or(POLL)).await {
-            return Ok(());
+        if batch.is_empty() {
+            return Ok(lines.resting(Instant::now()).map_or(Next::Later, Next::Within));
         }
+        let began = Instant::now();
+        let emitted = inbox.read(&batch).await?;
+        let Promoted { accepted, refused, postponed } = inbox.during(promote(acceptor, emitted)).await?;
+        failpoint::die_at("api.before_inbox_finish");
+        inbox.finish(&accepted, &refused).await?;
+        if batch.iter().filter_map(|found| found.application_id).any(|of| is_heavy(expect(of))) {
+            lines.rest(Instant::now() + rest_after(began.elapsed()));
+        }
+        batch.retain(|found| postponed.contains(&found.id));
+        lines.postpone(Instant::now(), batch);
+        Ok(Next::Now)
     }
 }
 
@@ -180,5 +220,5 @@ fn count(result: &AcceptResult) {
         Err(error) if error.is_retryable() => "postponed",
         Err(_) => "rejected",
     };
-    metrics::counter!("postrider_inbox_events_total", "outcome" => outcome).increment(1);
+    metrics::counter!(metric::INBOX_EVENTS, "outcome" => outcome).increment(1);
 }

@@ -4,8 +4,9 @@
 //! can displace the schemas of one that takes less than itself.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use postrider_domain::ids::ApplicationId;
 use postrider_store::event_types::StoredSchema;
 
@@ -115,7 +116,7 @@ impl KeptSchemas {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics between two changes that belong together.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -3,10 +3,11 @@
 //! holds of the requests and of the bytes of responses it holds until its response is written.
 
 use std::borrow::Cow;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, Uri, header};
+use parking_lot::{Mutex, MutexGuard};
 use poem::{Endpoint, Request};
 use postrider_domain::share::{Share, Shares};
 use postrider_store::applications::ApplicationRef;
@@ -99,7 +100,7 @@ impl Turn {
     }
 
     fn held(&self) -> MutexGuard<'_, Option<Held>> {
-        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.held.lock()
     }
 
     /// Waits until no other request makes many deliveries, and keeps others from it until what this returns is

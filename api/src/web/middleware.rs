@@ -12,6 +12,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::connections::Serving;
+use crate::metric;
 use crate::web::problem::Problem;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -110,8 +111,8 @@ async fn handle(endpoint: &impl Endpoint, request: Request, methods: &Methods) -
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
     let labels = [("method", method_label(&method)), ("status", status_label(status))];
-    metrics::counter!("postrider_http_requests_total", &labels).increment(1);
-    metrics::histogram!("postrider_http_request_seconds").record(began.elapsed().as_secs_f64());
+    metrics::counter!(metric::HTTP_REQUESTS, &labels).increment(1);
+    metrics::histogram!(metric::HTTP_REQUEST_SECONDS).record(began.elapsed().as_secs_f64());
     response
 }
 

@@ -12,7 +12,6 @@ use postrider_domain::delivery::ErrorClass;
 use tokio::net::TcpStream;
 use url::{Position, Url};
 
-use super::Post;
 use super::connection::Connection;
 use super::deadline::Deadline;
 use super::dial::dial;
@@ -20,6 +19,7 @@ use super::failure::Failure;
 use super::proxy::Proxy;
 use super::tls::Tls;
 use super::watched::Stream;
+use super::{ClientError, Post};
 use crate::DelivererConfig;
 use crate::resolver::Resolver;
 
@@ -36,7 +36,7 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    pub(super) fn new(config: &DelivererConfig) -> Result<Self, String> {
+    pub(super) fn new(config: &DelivererConfig) -> Result<Self, ClientError> {
         Ok(Self {
             resolver: Resolver::new(&config.dns_servers)?,
             guard: config.guard.clone(),

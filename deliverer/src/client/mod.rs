@@ -16,15 +16,18 @@ mod tls;
 mod watched;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use hickory_resolver::net::NetError;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use postrider_domain::delivery::ErrorClass;
+use postrider_runtime::every::Next;
 use url::{Position, Url};
 
-use crate::DelivererConfig;
+use crate::{Deliverer, DelivererConfig, StepError};
 use connect::Connector;
 use connection::Connection;
 pub(crate) use deadline::Deadline;
@@ -35,6 +38,32 @@ use pool::Pool;
 pub(crate) struct Client {
     connector: Connector,
     pool: Arc<Pool>,
+}
+
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// There are no trusted certificates.
+    #[error(
+        "there is no certificate to verify receivers by: install the system's CA certificates (ca-certificates) or set \
+         POSTRIDER_EXTRA_CA_FILE"
+    )]
+    NoCertificates,
+    /// The URL of the proxy cannot be used.
+    #[error("POSTRIDER_EGRESS_PROXY (--egress-proxy): give an http:// or https:// URL")]
+    Proxy,
+    /// The system's name servers are not known.
+    #[error("the system's name servers cannot be read, set POSTRIDER_DNS_SERVERS: {0}")]
+    NameServers(#[from] NetError),
+}
+
+/// How often connections are looked for that have waited for too long.
+pub(crate) const SWEEP_CADENCE: Duration = Duration::from_secs(1);
+
+/// Closes those connections.
+pub(crate) async fn sweep(deliverer: Arc<Deliverer>) -> Result<Next, StepError> {
+    deliverer.client.pool.sweep();
+    Ok(Next::Later)
 }
 
 /// What is sent: a POST.
@@ -64,9 +93,9 @@ impl Client {
     /// Builds the client.
     ///
     /// # Errors
-    /// With a sentence, when certificates, proxy or name servers cannot be used.
-    pub(crate) fn new(config: &DelivererConfig) -> Result<Self, String> {
-        Ok(Self { connector: Connector::new(config)?, pool: Pool::start(config.concurrency) })
+    /// If certificates, proxy or name servers cannot be used.
+    pub(crate) fn new(config: &DelivererConfig) -> Result<Self, ClientError> {
+        Ok(Self { connector: Connector::new(config)?, pool: Arc::new(Pool::new(config.concurrency)) })
     }
 
     /// Sends, and waits for the head of the answer, all before `deadline`.

@@ -1,8 +1,9 @@
 //! Connections that wait for another request to the same origin.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::connection::Connection;
 
@@ -11,9 +12,6 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The most connections that wait for one origin.
 const MAX_PER_ORIGIN: usize = 256;
-
-/// How often connections are looked for that have waited for too long.
-const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// What connections of one client wait in.
 pub(super) struct Pool {
@@ -41,23 +39,14 @@ impl Idle {
 }
 
 impl Pool {
-    /// A pool of up to `limit` connections, which is swept for as long as it lives.
-    pub(super) fn start(limit: usize) -> Arc<Self> {
-        let pool = Arc::new(Self { waiting: Mutex::default(), limit });
-        let swept = Arc::downgrade(&pool);
-        tokio::spawn(async move {
-            while let Some(pool) = swept.upgrade() {
-                pool.sweep();
-                drop(pool);
-                tokio::time::sleep(SWEEP_EVERY).await;
-            }
-        });
-        pool
+    /// A pool of up to `limit` connections.
+    pub(super) fn new(limit: usize) -> Self {
+        Self { waiting: Mutex::default(), limit }
     }
 
     /// The connection that was used last and can be used now.
     pub(super) fn take(&self, origin: &str) -> Option<Connection> {
-        let mut waiting = self.lock();
+        let mut waiting = self.waiting.lock();
         let idle = waiting.by_origin.get_mut(origin)?;
         let usable = idle.iter().rposition(|idle| idle.is_kept() && idle.connection.is_ready())?;
         let Idle { connection, .. } = idle.remove(usable);
@@ -67,7 +56,7 @@ impl Pool {
 
     /// Keeps a connection whose latest answer was read to its end, where there is room.
     pub(super) fn put(&self, origin: Box<str>, connection: Connection) {
-        let mut waiting = self.lock();
+        let mut waiting = self.waiting.lock();
         if connection.has_failed() || waiting.count >= self.limit {
             return;
         }
@@ -78,16 +67,13 @@ impl Pool {
         }
     }
 
-    fn sweep(&self) {
-        let mut waiting = self.lock();
+    /// Closes connections that have waited for too long.
+    pub(super) fn sweep(&self) {
+        let mut waiting = self.waiting.lock();
         waiting.by_origin.retain(|_, idle| {
             idle.retain(Idle::is_kept);
             !idle.is_empty()
         });
         waiting.count = waiting.by_origin.values().map(Vec::len).sum();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,7 +1,7 @@
 //! The proxy that webhooks go through, where the operator has set one.
 
 use std::fmt::Display;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
@@ -10,15 +10,16 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use percent_encoding::percent_decode_str;
 use postrider_domain::address::AddressGuard;
 use postrider_domain::delivery::ErrorClass;
 use url::Url;
 
-use super::connection;
 use super::deadline::Deadline;
 use super::failure::{Failure, root};
 use super::watched::Stream;
+use super::{ClientError, connection};
 
 /// Where something got past the proxy so lately, it is not the proxy that refuses the rest.
 const LATELY: Duration = Duration::from_secs(2);
@@ -34,9 +35,9 @@ pub(super) struct Proxy {
 }
 
 impl Proxy {
-    pub(super) fn new(url: Url) -> Result<Self, String> {
+    pub(super) fn new(url: Url) -> Result<Self, ClientError> {
         if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
-            return Err("POSTRIDER_EGRESS_PROXY (--egress-proxy): give an http:// or https:// URL".to_owned());
+            return Err(ClientError::Proxy);
         }
         let everything = ["0.0.0.0/0", "::/0"].map(|network| network.parse().expect("a network"));
         Ok(Self {
@@ -95,11 +96,11 @@ impl Proxy {
     }
 
     fn note_passed(&self) {
-        *self.passed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self.passed.lock() = Some(Instant::now());
     }
 
     fn has_passed_lately(&self) -> bool {
-        let passed = *self.passed.lock().unwrap_or_else(PoisonError::into_inner);
+        let passed = *self.passed.lock();
         passed.is_some_and(|passed| passed.elapsed() < LATELY)
     }
 

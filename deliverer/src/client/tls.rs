@@ -8,6 +8,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::TlsConnector;
 use url::Url;
 
+use super::ClientError;
 use super::deadline::Deadline;
 use super::failure::Failure;
 use super::watched::Stream;
@@ -16,14 +17,10 @@ use super::watched::Stream;
 pub(super) struct Tls(TlsConnector);
 
 impl Tls {
-    pub(super) fn new(extra: &[CertificateDer<'static>]) -> Result<Self, String> {
+    pub(super) fn new(extra: &[CertificateDer<'static>]) -> Result<Self, ClientError> {
         let roots = tls_roots::roots(extra);
         if roots.is_empty() {
-            return Err(
-                "there is no certificate to verify receivers by: install the system's CA certificates \
-                        (ca-certificates) or set POSTRIDER_EXTRA_CA_FILE"
-                    .to_owned(),
-            );
+            return Err(ClientError::NoCertificates);
         }
         let mut config = tls_roots::client_config(roots);
         config.alpn_protocols = vec![b"http/1.1".to_vec()];

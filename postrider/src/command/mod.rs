@@ -36,7 +36,7 @@ pub fn run() -> ExitCode {
     descriptors::raise_limit();
     let source = cli::source(matches);
     if let Err(mistake) = telemetry::start_logging(&source) {
-        return exit(Err(Mistakes(vec![mistake]).into()));
+        return exit(Err(Mistakes(vec![mistake.to_string()]).into()));
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use proc_macro2::{TokenStream, TokenTree};
+use proc_macro2::{Ident, TokenStream, TokenTree};
 
 use super::markdown::root;
 
@@ -37,18 +37,33 @@ fn evaluate(expression: &str) -> Option<u64> {
     expression.split('*').try_fold(1, |product, factor| Some(product * factor.trim().parse::<u64>().ok()?))
 }
 
-/// The metrics of a crate, with their kinds.
+/// The metrics that a crate declares by `metrics!`, with their kinds.
+///
+/// # Panics
+/// If a metric is named by a literal anywhere else.
 pub(crate) fn metrics_of(name: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
+    let is_kind = |ident: &Ident| ["counter", "gauge", "histogram"].iter().any(|known| ident == known);
     for text in sources_of(name) {
-        each_window(&text, &mut |tokens| {
-            if let [TokenTree::Ident(kind), TokenTree::Punct(mark), TokenTree::Group(arguments), ..] = tokens
-                && mark.as_char() == '!'
-                && ["counter", "gauge", "histogram"].iter().any(|known| kind == known)
-                && let Some(metric) = arguments.stream().into_iter().find_map(|token| text_of(&token))
-            {
-                found.push((metric, kind.to_string()));
+        each_window(&text, &mut |tokens| match tokens {
+            // counter NAME = "…"
+            [
+                TokenTree::Ident(kind),
+                TokenTree::Ident(_),
+                TokenTree::Punct(mark),
+                TokenTree::Literal(metric),
+                ..,
+            ] if mark.as_char() == '=' && is_kind(kind) => {
+                found.extend(text_of(&metric.clone().into()).map(|metric| (metric, kind.to_string())));
             }
+            // counter!("…")
+            [TokenTree::Ident(kind), TokenTree::Punct(mark), TokenTree::Group(arguments), ..]
+                if mark.as_char() == '!' && is_kind(kind) =>
+            {
+                let metric = arguments.stream().into_iter().next().and_then(|token| text_of(&token));
+                assert_eq!(metric, None, "{name}: name this metric by a constant");
+            }
+            _ => {}
         });
     }
     found

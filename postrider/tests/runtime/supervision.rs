@@ -11,7 +11,7 @@ use crate::support::service::{Process, free_port};
 use crate::support::{Bed, within};
 
 const TASKS: [(&str, &[&str]); 4] = [
-    ("api", &["api key use", "api metrics", "api inbox", "api writer"]),
+    ("api", &["api key use", "api metrics", "api locks", "api inbox", "api writer"]),
     (
         "relay",
         &[
@@ -25,7 +25,9 @@ const TASKS: [(&str, &[&str]); 4] = [
             "relay stranded",
             "relay cleanup",
             "relay statistics",
+            "relay survey",
             "relay partitions",
+            "relay locks",
         ],
     ),
     (
@@ -35,6 +37,9 @@ const TASKS: [(&str, &[&str]); 4] = [
             "deliverer registration",
             "deliverer heartbeat",
             "deliverer condition",
+            "deliverer notes",
+            "deliverer connections",
+            "deliverer locks",
             "deliverer recorder",
             "deliverer claims",
         ],

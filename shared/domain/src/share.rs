@@ -7,9 +7,10 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 /// How much a holder may have for each unit that is free.
@@ -141,7 +142,7 @@ impl<K: Eq + Hash + Clone> Shares<K> {
 
     fn state(&self) -> MutexGuard<'_, State<K>> {
         // Nothing panics between two changes that belong together.
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock()
     }
 }
 

@@ -1,9 +1,9 @@
 //! What to do when Redis holds something that the scripts cannot work with: a key of another type, or text where they
 //! expect a number. They would fail for ever, so everything is forgotten, as if Redis had lost its memory.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use redis::{ErrorKind, RedisError};
 
 use super::{Queue, QueueError};
@@ -31,7 +31,7 @@ struct State {
 impl Failures {
     /// Notes a failure. True: they have gone on for long enough.
     fn note(&self, now: Instant) -> bool {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         let is_recent = |at: &Instant| now.duration_since(*at) < FORGIVEN;
         if state.forgot.filter(is_recent).is_some() {
             return false;

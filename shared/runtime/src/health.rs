@@ -1,8 +1,10 @@
 //! What a service says of itself at `/health/ready`.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 /// A part that was down is up again when nobody has found it down for this long. Many loops use the same part: while
 /// it comes back some of them succeed and others still fail, which is one outage and not many.
@@ -38,7 +40,7 @@ const NOT_YET: &str = "not tried yet";
 impl Health {
     /// Says that `part` is needed, and was not tried yet.
     pub fn expect(&self, part: &'static str) {
-        self.lock().insert(part, State::Expected);
+        self.parts.lock().insert(part, State::Expected);
     }
 
     /// Says that `part` works.
@@ -55,7 +57,7 @@ impl Health {
     /// True while `part` is known not to work.
     #[must_use]
     pub fn is_down(&self, part: &'static str) -> bool {
-        matches!(self.lock().get(part), Some(State::Down(_)))
+        matches!(self.parts.lock().get(part), Some(State::Down(_)))
     }
 
     /// Each part with `None` where it works, or the reason why it does not. None yet: the service has not begun.
@@ -65,7 +67,7 @@ impl Health {
     }
 
     fn up_at(&self, part: &'static str, now: Instant) {
-        let mut parts = self.lock();
+        let mut parts = self.parts.lock();
         match parts.entry(part).or_insert(State::Up) {
             State::Down(outage) => {
                 outage.recovered.get_or_insert(now);
@@ -76,7 +78,7 @@ impl Health {
     }
 
     fn down_at(&self, part: &'static str, reason: String, now: Instant) {
-        let mut parts = self.lock();
+        let mut parts = self.parts.lock();
         settle(&mut parts, now);
         match parts.entry(part).or_insert(State::Expected) {
             State::Down(outage) => {
@@ -91,7 +93,7 @@ impl Health {
     }
 
     fn parts_at(&self, now: Instant) -> BTreeMap<&'static str, Option<String>> {
-        let mut parts = self.lock();
+        let mut parts = self.parts.lock();
         settle(&mut parts, now);
         let reason = |state: &State| match state {
             State::Expected => Some(NOT_YET.to_owned()),
@@ -99,10 +101,6 @@ impl Health {
             State::Down(outage) => Some(outage.reason.clone()),
         };
         parts.iter().map(|(part, state)| (*part, reason(state))).collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, State>> {
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -133,9 +131,9 @@ mod tests {
         let at = |milliseconds| start + Duration::from_millis(milliseconds);
         health.down_at("relay_sweep", "locked".to_owned(), at(0));
         health.up_at("relay_sweep", at(0));
-        assert_eq!(settle(&mut health.lock(), at(1_999)), []);
-        assert_eq!(settle(&mut health.lock(), at(2_000)), [("relay_sweep", Duration::from_secs(2))]);
-        assert_eq!(settle(&mut health.lock(), at(2_001)), []);
+        assert_eq!(settle(&mut health.parts.lock(), at(1_999)), []);
+        assert_eq!(settle(&mut health.parts.lock(), at(2_000)), [("relay_sweep", Duration::from_secs(2))]);
+        assert_eq!(settle(&mut health.parts.lock(), at(2_001)), []);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
 
 use crate::failpoint;
 
@@ -55,6 +56,8 @@ impl Supervisor {
                 failpoint::die_at_for("task", name);
                 task.await;
             };
+            // At this level the name is in every line, whatever is logged.
+            let task = task.instrument(tracing::error_span!("background", task = name));
             match AssertUnwindSafe(task).catch_unwind().await {
                 Ok(()) if supervisor.stop.is_cancelled() => {}
                 Ok(()) => supervisor.fail(TaskFailed::Ended(name)),
@@ -76,15 +79,6 @@ impl Supervisor {
     /// When one has failed: the first.
     pub fn outcome(&self) -> Result<(), TaskFailed> {
         self.failure.get().cloned().map_or(Ok(()), Err)
-    }
-}
-
-/// Ends tasks that go on for ever, and waits until they have ended.
-pub async fn end(tasks: impl IntoIterator<Item = AbortOnDropHandle<()>>) {
-    let tasks: Vec<_> = tasks.into_iter().inspect(|task| task.abort()).collect();
-    for task in tasks {
-        // It was aborted.
-        let _ = task.await;
     }
 }
 

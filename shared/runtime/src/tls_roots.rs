@@ -5,23 +5,56 @@ use std::sync::Arc;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::{ClientConfig, RootCertStore};
+
+/// Why a file of certificates cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateFileError {
+    /// It cannot be read.
+    #[error("cannot read `{path}`: {cause}")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        cause: CertificateError,
+    },
+    /// There is no certificate in it.
+    #[error("`{0}` contains no certificate, that is no line `-----BEGIN CERTIFICATE-----`")]
+    Empty(String),
+}
+
+/// Why a certificate cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// It is not PEM.
+    #[error(transparent)]
+    Pem(#[from] pem::Error),
+    /// It cannot be a root.
+    #[error(transparent)]
+    Root(#[from] rustls::Error),
+}
 
 /// Reads the certificates of a PEM file. There has to be one at least, and each has to be usable as a root: who
 /// names a file expects it to count.
-pub fn read(path: &str) -> Result<Vec<CertificateDer<'static>>, String> {
-    let unreadable = |error: &dyn std::fmt::Display| format!("cannot read `{path}`: {error}");
-    let mut certificates = Vec::new();
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| unreadable(&error))? {
-        let certificate = certificate.map_err(|error| unreadable(&error))?;
-        RootCertStore::empty().add(certificate.clone()).map_err(|error| unreadable(&error))?;
-        certificates.push(certificate);
+///
+/// # Errors
+/// If the file cannot be read, or has no certificate.
+pub fn read(path: &str) -> Result<Vec<CertificateDer<'static>>, CertificateFileError> {
+    let path = path.to_owned();
+    match certificates_of(&path) {
+        Ok(certificates) if certificates.is_empty() => Err(CertificateFileError::Empty(path)),
+        Ok(certificates) => Ok(certificates),
+        Err(cause) => Err(CertificateFileError::Unreadable { path, cause }),
     }
-    if certificates.is_empty() {
-        return Err(format!(
-            "`{path}` contains no certificate, that is no line `-----BEGIN CERTIFICATE-----`"
-        ));
+}
+
+fn certificates_of(path: &str) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+    let mut certificates = Vec::new();
+    for certificate in CertificateDer::pem_file_iter(path)? {
+        let certificate = certificate?;
+        RootCertStore::empty().add(certificate.clone())?;
+        certificates.push(certificate);
     }
     Ok(certificates)
 }

@@ -50,4 +50,5 @@ pub mod synthetic;
 
 pub use config::DatabaseConfig;
 pub use connect::{Dedicated, Store, connect_dedicated};
+pub use deadpool_postgres::Object as PooledClient;
 pub use error::StoreError;

@@ -3,14 +3,17 @@
 
 use std::collections::HashMap;
 use std::fmt::{self, Display};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use postrider_runtime::every::{Next, Service, Step};
 use postrider_runtime::health::Health;
 
 use crate::sql::{self, Sql};
 use crate::{Store, StoreError, from_row};
 
-const EVERY: Duration = Duration::from_secs(1);
+/// How often it looks.
+pub const CADENCE: Duration = Duration::from_secs(1);
 
 /// A lock that does not last longer is not worth a word.
 const TOLERATED: Duration = Duration::from_secs(5);
@@ -69,22 +72,39 @@ impl Display for TableLock {
     }
 }
 
-/// Watches for ever: `part` of the health is down while one of the tables has been locked for some seconds.
-pub async fn run(store: Store, health: Health, part: &'static str, tables: Tables) {
-    let mut seen: HashMap<TableLock, Instant> = HashMap::new();
-    loop {
-        // Without an answer nothing is known, and another part of the health is down.
-        if let Ok(locks) = strong(&store, tables).await {
-            let now = Instant::now();
-            let since = |lock: &TableLock| seen.get(lock).copied().unwrap_or(now);
-            let lasting = locks.iter().find(|lock| now.duration_since(since(lock)) >= TOLERATED);
-            match lasting {
-                Some(lock) => health.down(part, lock),
-                None => health.up(part),
-            }
-            seen = locks.iter().map(|lock| (lock.clone(), since(lock))).collect();
+/// A task that looks for locks: a part of the health is down while one of the tables has been locked for some seconds.
+pub struct LockWatch {
+    store: Store,
+    health: Health,
+    part: &'static str,
+    tables: Tables,
+    /// The locks that were there last time, each with when it was found first.
+    seen: HashMap<TableLock, Instant>,
+}
+
+impl LockWatch {
+    /// Watches `tables` for this `part` of the health.
+    #[must_use]
+    pub fn new(store: &Store, health: &Health, part: &'static str, tables: Tables) -> Self {
+        Self { store: store.clone(), health: health.clone(), part, tables, seen: HashMap::new() }
+    }
+
+    async fn look(&mut self) -> Result<Next, StoreError> {
+        let locks = strong(&self.store, self.tables).await?;
+        let now = Instant::now();
+        let since = |lock: &TableLock| self.seen.get(lock).copied().unwrap_or(now);
+        match locks.iter().find(|lock| now.duration_since(since(lock)) >= TOLERATED) {
+            Some(lock) => self.health.down(self.part, lock),
+            None => self.health.up(self.part),
         }
-        tokio::time::sleep(EVERY).await;
+        self.seen = locks.iter().map(|lock| (lock.clone(), since(lock))).collect();
+        Ok(Next::Later)
+    }
+}
+
+impl<S: Service<Error: From<StoreError>>> Step<S> for LockWatch {
+    async fn run(&mut self, _: &Arc<S>) -> Result<Next, S::Error> {
+        Ok(self.look().await?)
     }
 }
 

@@ -14,7 +14,7 @@ use postrider_domain::retry::RetrySchedule;
 use rustls::pki_types::CertificateDer;
 
 use crate::tls_roots;
-pub use read::{Mistakes, Reader, Source, socket_address};
+pub use read::{InvalidSocketAddress, Mistakes, Reader, Source, socket_address};
 pub use settings::{SETTINGS, Service, Setting};
 
 /// Where a service serves its health, as its own configuration would say.

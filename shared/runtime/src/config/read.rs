@@ -91,23 +91,23 @@ impl Reader<'_> {
     where
         T: FromStr<Err: fmt::Display> + Placeholder,
     {
-        self.required_with(setting, |text| text.parse().map_err(|error: T::Err| error.to_string()))
+        self.required_with(setting, str::parse)
     }
 
     /// A setting that must have a value, parsed by `parse`.
-    pub fn required_with<T: Placeholder>(
+    pub fn required_with<T: Placeholder, E: fmt::Display>(
         &mut self,
         setting: &Setting,
-        parse: impl Fn(&str) -> Result<T, String>,
+        parse: impl Fn(&str) -> Result<T, E>,
     ) -> T {
         self.required_or(setting, parse, T::placeholder)
     }
 
     /// The same for a type of another crate: `placeholder` stands in for a value that could not be read.
-    pub fn required_or<T>(
+    pub fn required_or<T, E: fmt::Display>(
         &mut self,
         setting: &Setting,
-        parse: impl Fn(&str) -> Result<T, String>,
+        parse: impl Fn(&str) -> Result<T, E>,
         placeholder: impl FnOnce() -> T,
     ) -> T {
         match self.source.get(setting.env) {
@@ -122,14 +122,14 @@ impl Reader<'_> {
 
     /// A setting that may be absent.
     pub fn optional<T: FromStr<Err: fmt::Display>>(&mut self, setting: &Setting) -> Option<T> {
-        self.optional_with(setting, |text| text.parse().map_err(|error: T::Err| error.to_string()))
+        self.optional_with(setting, str::parse)
     }
 
     /// A setting that may be absent, parsed by `parse`.
-    pub fn optional_with<T>(
+    pub fn optional_with<T, E: fmt::Display>(
         &mut self,
         setting: &Setting,
-        parse: impl Fn(&str) -> Result<T, String>,
+        parse: impl Fn(&str) -> Result<T, E>,
     ) -> Option<T> {
         match parse(self.source.get(setting.env)?) {
             Ok(value) => Some(value),
@@ -149,7 +149,11 @@ impl Reader<'_> {
     }
 
     /// A comma-separated list, empty where the setting is absent.
-    pub fn list<T>(&mut self, setting: &Setting, parse: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
+    pub fn list<T, E: fmt::Display>(
+        &mut self,
+        setting: &Setting,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Vec<T> {
         let mut items = Vec::new();
         let texts = self.source.get(setting.env).unwrap_or_default().to_owned();
         for text in texts.split(',').map(str::trim).filter(|text| !text.is_empty()) {
@@ -162,11 +166,19 @@ impl Reader<'_> {
     }
 }
 
+/// The text is not a socket address.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is not an address such as `127.0.0.1:8000` or `:8000`")]
+pub struct InvalidSocketAddress(String);
+
 /// An address to listen on or to ask, such as `127.0.0.1:8000` or `:8000` (every interface).
-pub fn socket_address(text: &str) -> Result<SocketAddr, String> {
+///
+/// # Errors
+/// If it is neither.
+pub fn socket_address(text: &str) -> Result<SocketAddr, InvalidSocketAddress> {
     let full =
         if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.replace("localhost", "127.0.0.1") };
-    full.parse().map_err(|_| format!("`{text}` is not an address such as `127.0.0.1:8000` or `:8000`"))
+    full.parse().map_err(|_| InvalidSocketAddress(text.to_owned()))
 }
 
 /// What stands in for a value that could not be read; it is never used, for the mistake ends the start.

@@ -82,7 +82,7 @@ fn write(waiting: &Receiver<Entry>, mut out: impl Write) {
 }
 
 fn count_lost() {
-    metrics::counter!("postrider_log_lines_lost_total").increment(1);
+    metrics::counter!(super::metric::LOG_LINES_LOST).increment(1);
 }
 
 /// Takes each write as a line, which is how the formatter writes. Never fails, and never waits.

@@ -1,11 +1,14 @@
 //! Logs and metrics.
 
 mod lines;
+pub(crate) mod metric;
 
+use std::error::Error;
 use std::io::IsTerminal as _;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
 
 pub use lines::Lines;
 
@@ -19,17 +22,30 @@ const SECONDS: [f64; 15] =
 /// Upper bounds of the histogram buckets for batch sizes.
 const SIZES: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
+/// Why logging did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum LoggingError {
+    /// The filter is not valid.
+    #[error("POSTRIDER_LOG (--log): {0}")]
+    Filter(#[from] ParseError),
+    /// There is no such format.
+    #[error("POSTRIDER_LOG_FORMAT (--log-format): `{0}` is neither `text` nor `json`")]
+    Format(String),
+    /// Logging was started before.
+    #[error(transparent)]
+    Start(Box<dyn Error + Send + Sync>),
+}
+
 /// Starts logging to standard error, once for the process. Panics are logged too. A log that cannot be written harms
 /// nothing, and nobody waits for it.
 ///
 /// # Errors
-/// With a sentence when the filter or the format cannot be read.
-pub fn start_logging(source: &Source) -> Result<(), String> {
+/// If the filter or the format is not valid, or logging was started before.
+pub fn start_logging(source: &Source) -> Result<(), LoggingError> {
     let filter = source.get("POSTRIDER_LOG").unwrap_or("info");
     // What libraries say below a warning is not about webhooks, and that a connection was lost, of which a pool may
     // have many, the health of the service says once.
-    let filter = EnvFilter::try_new(format!("warn,deadpool=error,{}", widen(filter)))
-        .map_err(|error| format!("POSTRIDER_LOG (--log): {error}"))?;
+    let filter = EnvFilter::try_new(format!("warn,deadpool=error,{}", widen(filter)))?;
     let is_for_people = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -39,18 +55,14 @@ pub fn start_logging(source: &Source) -> Result<(), String> {
     let result = match source.get("POSTRIDER_LOG_FORMAT").unwrap_or("text") {
         "text" => builder.try_init(),
         "json" => builder.json().flatten_event(true).try_init(),
-        other => {
-            return Err(format!(
-                "POSTRIDER_LOG_FORMAT (--log-format): `{other}` is neither `text` nor `json`"
-            ));
-        }
+        other => return Err(LoggingError::Format(other.to_owned())),
     };
     // The default hook writes to standard error by itself, and waits for it.
     std::panic::set_hook(Box::new(|panic| {
         let location = panic.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(location, "panic: {}", supervise::message(panic.payload()));
     }));
-    result.map_err(|error| error.to_string())
+    result.map_err(LoggingError::Start)
 }
 
 /// Writes `text` behind all that was logged, and waits until all of it is written: for a second at most.
@@ -97,5 +109,7 @@ pub fn start_metrics() -> PrometheusHandle {
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
         .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_size".to_owned()), &SIZES))
         .expect("the buckets are not empty");
-    builder.install_recorder().expect("metrics are started once")
+    let handle = builder.install_recorder().expect("metrics are started once");
+    metric::describe();
+    handle
 }

@@ -2,53 +2,51 @@
 //! open then end as dead letters first, and stay for a day.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
+use postrider_runtime::every::Next;
 use postrider_store::partitions::{self, Detached, Expired};
 use postrider_store::{Dedicated, StoreError, connect_dedicated, emit_rejections, expire};
 
-use crate::{Relay, RelayError};
+use crate::{Relay, StepError, metric};
 
-const EVERY: Duration = Duration::from_secs(600);
+pub(super) const CADENCE: Duration = Duration::from_secs(600);
 
 /// With fewer partitions than this ahead the relay is not ready: somebody has to look.
 const TOO_FEW: Duration = Duration::from_secs(2 * 86_400);
 
-/// How soon it tries again what failed.
+/// How soon it looks again while something is wrong.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// Looks after the partitions for ever.
-pub(crate) async fn run(relay: &Relay) {
-    relay.health.expect("relay_partitions");
-    loop {
-        let result = maintain(relay).await;
-        let is_well = relay.note_result(result).await.is_some() && !relay.health.is_down("relay_partitions");
-        tokio::time::sleep(if is_well { EVERY } else { AGAIN }).await;
-    }
-}
+/// The part of the health that this is.
+pub(super) const PART: &str = "relay_partitions";
 
-async fn maintain(relay: &Relay) -> Result<(), RelayError> {
+/// Makes and drops what is due.
+pub(super) async fn maintain(relay: Arc<Relay>) -> Result<Next, StepError> {
+    let relay = &*relay;
     let session = connect_dedicated(&relay.database).await?;
     let changed =
         if partitions::try_lock(&session.client).await? { change(relay, &session).await } else { Ok(()) };
     report(relay, &session).await?;
-    Ok(changed?)
+    changed?;
+    Ok(if relay.health.is_down(PART) { Next::After(AGAIN) } else { Next::Later })
 }
 
-async fn report(relay: &Relay, Dedicated { client, .. }: &Dedicated) -> Result<(), RelayError> {
+async fn report(relay: &Relay, Dedicated { client, .. }: &Dedicated) -> Result<(), StepError> {
     let remaining = partitions::holes(client).await?.first().map(|hole| hole.in_time).unwrap_or_default();
-    metrics::gauge!("postrider_partitions_remaining_seconds").set(remaining.as_secs_f64());
+    metrics::gauge!(metric::PARTITIONS_REMAINING).set(remaining.as_secs_f64());
     let detached = partitions::detached(client, relay.retention_days).await?;
     let missed =
         detached.iter().filter(|detached| !detached.is_expired).map(|detached| detached.name.as_str());
     let missed: Vec<_> = missed.collect();
     if !missed.is_empty() {
         let reason = format!("detached: {}; attach them again, or rename or drop them", missed.join(", "));
-        relay.health.down("relay_partitions", reason);
+        relay.health.down(PART, reason);
     } else if remaining < TOO_FEW {
-        relay.health.down("relay_partitions", "there are partitions for less than two days to come");
+        relay.health.down(PART, "there are partitions for less than two days to come");
     } else {
-        relay.health.up("relay_partitions");
+        relay.health.up(PART);
     }
     Ok(())
 }
@@ -133,7 +131,7 @@ async fn end_open(relay: &Relay, deliveries: &Expired) -> Result<(), StoreError>
         if ended == 0 {
             break;
         }
-        metrics::counter!("postrider_deliveries_expired_total").increment(ended as u64);
+        metrics::counter!(metric::DELIVERIES_EXPIRED).increment(ended as u64);
         total += ended;
     }
     if total > 0 {

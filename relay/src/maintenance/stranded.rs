@@ -2,15 +2,17 @@
 //! distributed system lose in ways that nobody has thought of.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postrider_domain::ids::{ApplicationId, DeliveryId, EndpointId};
+use postrider_runtime::every::{Next, Step};
 use postrider_store::leases;
 use postrider_store::reconcile::{self, Overdue, Stranded};
 
-use crate::{Relay, RelayError};
+use crate::{Relay, StepError, metric};
 
-const EVERY: Duration = Duration::from_secs(2);
+pub(super) const CADENCE: Duration = Duration::from_secs(2);
 
 /// A step that takes long is followed by a rest of this many times as long, up to a minute: it has no hurry.
 const REST: u32 = 50;
@@ -22,16 +24,18 @@ const STEP: i64 = 5_000;
 /// Endpoints whose queues are read at once: some megabytes.
 const QUEUES: usize = 64;
 
-/// Audits for ever.
-pub(crate) async fn run(relay: &Relay) {
-    let mut after = None;
-    let mut rest = EVERY;
-    loop {
-        tokio::time::sleep(rest).await;
+/// A walk through all open deliveries, over and over.
+#[derive(Default)]
+pub(super) struct Search {
+    /// Where it goes on.
+    after: Option<DeliveryId>,
+}
+
+impl Step<Relay> for Search {
+    async fn run(&mut self, relay: &Arc<Relay>) -> Result<Next, StepError> {
         let began = Instant::now();
-        let result = audit(relay, &mut after).await;
-        relay.note_result(result).await;
-        rest = (began.elapsed() * REST).clamp(EVERY, LONGEST_REST);
+        look(relay, &mut self.after).await?;
+        Ok(Next::After((began.elapsed() * REST).clamp(CADENCE, LONGEST_REST)))
     }
 }
 
@@ -39,7 +43,7 @@ pub(crate) async fn run(relay: &Relay) {
 /// One whose id is there may merely wait its turn, or its endpoint has dropped out of the rings of Redis: so the relay
 /// pushes to each endpoint that is late, which lets it line up again.
 /// One whose lease is gone nobody would sweep.
-async fn audit(relay: &Relay, after: &mut Option<DeliveryId>) -> Result<(), RelayError> {
+async fn look(relay: &Relay, after: &mut Option<DeliveryId>) -> Result<(), StepError> {
     let (Stranded { overdue, abandoned }, next) =
         reconcile::find_stranded(&relay.store, *after, STEP).await?;
     *after = next;
@@ -66,7 +70,7 @@ async fn audit(relay: &Relay, after: &mut Option<DeliveryId>) -> Result<(), Rela
 
 fn note(deliveries: u64) {
     if deliveries > 0 {
-        metrics::counter!("postrider_relay_stranded_total").increment(deliveries);
+        metrics::counter!(metric::STRANDED).increment(deliveries);
         tracing::warn!(deliveries, "deliveries were stranded; they are due again");
     }
 }
