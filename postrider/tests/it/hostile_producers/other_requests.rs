@@ -1,0 +1,106 @@
+//! Good events that are stored by the same statements as bad ones.
+
+use futures_util::future::{join, join_all};
+use serde_json::json;
+
+use super::setup::{Setup, problem_in};
+use crate::support::eventually;
+use crate::support::producer::{Producer, sent, text};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn good_events_are_stored_though_bad_ones_arrive_with_them() {
+    let setup = Setup::new().await;
+    let owner = &setup.producer;
+    let path = format!("/v1/applications/{}/api-keys", owner.application_id);
+    let reading = owner.post(&path, &json!({"name": "reader", "scopes": ["read"]})).await;
+    let reader = Producer { key: Some(text(&reading["api_key"])), ..owner.clone() };
+    let known = owner.key.clone().expect("a key");
+    let unknown = Producer { key: Some(format!("{}AAAA", &known[..known.len() - 4])), ..owner.clone() };
+    owner.try_publish("taken", "user.created", &json!({})).await.expect("an answer");
+    let before = setup.stored().await;
+
+    let bad = async |number: usize| {
+        let data = json!({ "n": number });
+        let (key, raw) =
+            (format!("bad-{number}"), |data: &str| format!(r#"{{"event_type":"a","data":{data}}}"#));
+        let request = || match number % 6 {
+            0 => reader.publish_request(&key, "user.created", &data),
+            1 => unknown.publish_request(&key, "user.created", &data),
+            2 => owner.publish_request("taken", "user.created", &data),
+            3 => setup.event().body(raw(r#"{"a":"\u0000"}"#)),
+            4 => setup.event().body(raw(r#"{"a":1e131071}"#)),
+            _ => setup.event().body("{"),
+        };
+        let response = sent(request).await;
+        let expected = [403, 401, 409, 422, 422, 400][number % 6];
+        assert_eq!(response.status(), expected, "{number}");
+        problem_in(response, "a bad event").await;
+    };
+    let good = async |number: usize| {
+        let data = json!({ "n": number });
+        let key = format!("good-{number}");
+        let response = sent(|| owner.publish_request(&key, "user.created", &data)).await;
+        assert_eq!(response.status(), 202, "{number}");
+    };
+    join(join_all((0..300).map(bad)), join_all((0..300).map(good))).await;
+
+    assert_eq!(setup.stored().await, before + 600, "three hundred events with their keys, and nothing else");
+    let good = "select count(*) from events where idempotency_key like 'good-%'";
+    assert_eq!(setup.bed.count(good).await, 300);
+    setup.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idempotency_key_that_another_transaction_holds_costs_its_own_event_alone() {
+    let setup = Setup::new().await;
+    let owner = &setup.producer;
+    // The same key, under way elsewhere, and stuck there.
+    let mut sql = setup.bed.sql().await;
+    let held = sql.transaction().await.expect("a transaction");
+    let hold = "insert into idempotency_keys values ($1::text::uuid, 'stuck', gen_random_uuid(), '', 0)";
+    held.execute(hold, &[&owner.application_id]).await.expect("a key");
+
+    let data = json!({});
+    let stuck = owner.try_publish("stuck", "user.created", &data);
+    let free = join_all((0..50).map(async |number: usize| {
+        let response = owner.try_publish(&format!("free-{number}"), "user.created", &json!({})).await;
+        response.expect("an answer").status()
+    }));
+    let (stuck, free) = join(stuck, free).await;
+    assert!(free.iter().all(|status| *status == 202), "{free:?}");
+    let stuck = stuck.expect("an answer");
+    assert_eq!(stuck.status(), 503);
+    assert_eq!(problem_in(stuck, "the key that is held").await["code"], "idempotency_key_busy");
+    held.rollback().await.expect("let go");
+    eventually("the key to be free", async || {
+        let response = owner.try_publish("stuck", "user.created", &json!({})).await.expect("an answer");
+        (response.status() == 202).then_some(())
+    })
+    .await;
+    setup.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_than_the_queue_holds_is_a_503_and_what_is_taken_is_stored() {
+    // Room for 64 large events, of which one producer may have half.
+    let token = ("POSTRIDER_ADMIN_TOKEN", super::setup::ADMIN_TOKEN);
+    let setup = Setup::with(&[token, ("POSTRIDER_ACCEPT_QUEUE_BYTES", "16777216")]).await;
+    let data = json!({"a": "x".repeat(250_000)});
+    let posts = join_all((0..200).map(async |number: usize| {
+        // A connection that says nothing for long, as on a busy machine, is closed: then under the same key again.
+        let key = number.to_string();
+        let response = eventually("an answer", async || {
+            setup.producer.try_publish(&key, "user.created", &data).await.ok()
+        })
+        .await;
+        if response.status() == 202 {
+            return true;
+        }
+        assert_eq!(problem_in(response, "one too many").await["code"], "overloaded");
+        false
+    }));
+    let taken = posts.await.into_iter().filter(|taken| *taken).count();
+    assert!((1..200).contains(&taken), "{taken} were taken");
+    assert_eq!(setup.bed.count("select count(*) from events").await, taken as i64);
+    setup.finish().await;
+}

@@ -1,8 +1,0 @@
-//! Services as processes: tasks that fail, logs that cannot be written, and what is logged about an outage.
-
-#[path = "../support/mod.rs"]
-mod support;
-
-mod outage_log;
-mod supervision;
-mod unwritable_log;
