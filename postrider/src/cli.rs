@@ -1,7 +1,5 @@
 //! The command line: every setting is a flag and an environment variable, and both are told by `--help`.
 
-mod bench;
-
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use postrider_runtime::config::{SETTINGS, Service, Setting, Source};
 
@@ -57,7 +55,7 @@ pub fn command() -> Command {
             Command::new("openapi").about("Print the OpenAPI specification of the API"),
             health(),
             receive(),
-            bench::command(),
+            postrider_bench::command(),
         ])
 }
 

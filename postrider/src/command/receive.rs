@@ -15,7 +15,7 @@ use crate::receive::{FailFirst, ReceiveOptions, Secrets, serve as receive};
 
 pub(super) async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     let mut mistakes = Vec::new();
-    let address = listen_address(matches, "listen").map_err(|mistake| mistakes.push(mistake)).ok();
+    let address = listen_address(matches, "listen").map_err(|error| mistakes.push(error.to_string())).ok();
     let mut secrets = Vec::new();
     for text in matches.get_many::<String>("secret").unwrap_or_default() {
         match Secret::parse(text) {
@@ -47,8 +47,8 @@ pub(super) async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     receive(listener, options, shutdown).await.context("the receiver failed")
 }
 
-/// Reads an address that is a flag of its own.
-pub(super) fn listen_address(matches: &ArgMatches, flag: &str) -> Result<SocketAddr, String> {
+/// Reads the address in a flag.
+pub(super) fn listen_address(matches: &ArgMatches, flag: &str) -> anyhow::Result<SocketAddr> {
     let text = matches.get_one::<String>(flag).map(String::as_str).unwrap_or_default();
-    text.parse().map_err(|_| format!("--{flag}: `{text}` is not an address such as `127.0.0.1:9000`"))
+    text.parse().with_context(|| format!("--{flag}: `{text}` is not an address such as `127.0.0.1:9000`"))
 }

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{descriptors, receive, serve, signals};
 use crate::demo;
-use crate::embedded::{Embedded, Options, default_data_dir};
+use postrider_embedded::{Embedded, Options, default_data_dir};
 
 /// After everything else has stopped, what is left of the grace for the servers to be asked to end.
 const STOP_MARGIN: Duration = Duration::from_secs(10);
@@ -97,7 +97,7 @@ fn plan(matches: &ArgMatches, source: &Source) -> anyhow::Result<Plan> {
     let mut receiver = None;
     if matches.get_flag("demo") {
         receiver = receive::listen_address(matches, "receiver-listen")
-            .map_err(|mistake| mistakes.push(mistake))
+            .map_err(|error| mistakes.push(error.to_string()))
             .ok();
     }
     if !mistakes.is_empty() {

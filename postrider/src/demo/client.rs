@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use url::Url;
 
-use crate::api_client::{ApiClient, As, parsed};
+use postrider_api_client::{ApiClient, As, parsed};
 
 /// Calls the API as the demo does.
 pub(super) struct Client(ApiClient);

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use postrider::embedded::{Embedded, EmbeddedError, Options, Stop};
+use postrider_embedded::{Embedded, EmbeddedError, Options, Stop};
 use rustix::process::{Pid, getpgid, getpgrp};
 use tempfile::TempDir;
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use postrider::embedded::Stop;
+use postrider_embedded::Stop;
 use serde_json::{Value, json};
 
 use crate::support::producer::{Producer, text};

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use postrider::embedded::Stop;
+use postrider_embedded::Stop;
 use serde_json::{Value, json};
 
 use crate::support::producer::{Producer, text};

@@ -249,7 +249,7 @@ async fn an_attempt_began_when_it_was_sent_though_it_was_recorded_after_an_outag
     receiver.wait_for(1).await;
     let unwritten = "select (pg_current_wal_insert_lsn() - pg_current_wal_flush_lsn())::bigint";
     eventually("the claim on disk", async || (bed.count(unwritten).await <= 0).then_some(())).await;
-    servers.stop_postgres(postrider::embedded::Stop::Immediate).await.expect("stopped");
+    servers.stop_postgres(postrider_embedded::Stop::Immediate).await.expect("stopped");
     tokio::time::sleep(Duration::from_secs(4)).await;
     let back = Utc::now();
     servers.start_postgres().await.expect("started");

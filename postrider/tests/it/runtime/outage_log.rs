@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use postrider::embedded::Stop;
+use postrider_embedded::Stop;
 use serde_json::{Value, json};
 
 use crate::support::producer::Producer;

@@ -1,6 +1,6 @@
 //! One of each service as processes, and servers that can be stopped.
 
-use postrider::embedded::{Embedded, Options};
+use postrider_embedded::{Embedded, Options};
 
 use super::Bed;
 use super::service::Process;

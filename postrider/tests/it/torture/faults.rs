@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::process::Command;
 use std::time::Duration;
 
-use postrider::embedded::Stop;
+use postrider_embedded::Stop;
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 use tokio::time::sleep;

@@ -8,7 +8,7 @@ use std::process::Stdio;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use postrider::embedded::{Embedded, Stop};
+use postrider_embedded::{Embedded, Stop};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use super::proxy::{Mode, Proxy};
