@@ -8,8 +8,8 @@ ARG RUNTIME_IMAGE=debian:bookworm-slim
 FROM ${BUILD_IMAGE} AS build
 WORKDIR /build
 COPY . .
-RUN cargo build --release --locked --package postrider \
-    && strip target/release/postrider
+RUN cargo build --profile dist --locked --package postrider \
+    && strip target/dist/postrider
 
 FROM ${RUNTIME_IMAGE}
 LABEL org.opencontainers.image.title="Postrider" \
@@ -17,7 +17,7 @@ LABEL org.opencontainers.image.title="Postrider" \
       org.opencontainers.image.licenses="MIT"
 # For TLS to receivers, PostgreSQL and Redis.
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
-COPY --from=build /build/target/release/postrider /usr/local/bin/postrider
+COPY --from=build /build/target/dist/postrider /usr/local/bin/postrider
 ENV POSTRIDER_API_LISTEN=:8000 \
     POSTRIDER_RELAY_LISTEN=:8001 \
     POSTRIDER_DELIVERER_LISTEN=:8002

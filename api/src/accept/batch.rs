@@ -16,6 +16,7 @@ use postrider_store::accept::accept;
 use postrider_store::{Store, StoreError};
 use tokio::sync::Mutex;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
 
 use crate::POSTGRESQL;
 use crate::accept::error::{AcceptError, InvalidEvent};
@@ -148,6 +149,7 @@ async fn write_until_closed(shared: Arc<Shared>) {
         let _turn = turn.filter(|_| !occupancy.is_heavy);
         metrics::histogram!(metric::ACCEPT_BATCH_SIZE).record(events.len() as f64);
         let began = Instant::now();
+        let span = tracing::error_span!("accept batch", events = events.len());
         // A task of its own: a defect that panics costs this batch, not the writer.
         let storing = tokio::spawn({
             let shared = shared.clone();
@@ -158,6 +160,7 @@ async fn write_until_closed(shared: Arc<Shared>) {
                 })
                 .await;
             }
+            .instrument(span)
         });
         if let Err(error) = storing.await {
             tracing::error!(%error, "storing a batch of events ended badly");

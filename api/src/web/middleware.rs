@@ -9,6 +9,7 @@ use poem::error::{MethodNotAllowedError, NotFoundError, ParsePathError};
 use poem::middleware::CatchPanic;
 use poem::{Endpoint, EndpointExt, IntoResponse, Request, Response};
 use serde_json::Value;
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use crate::connections::Serving;
@@ -85,16 +86,33 @@ fn panicked(_: Box<dyn Any + Send>) -> Response {
     Problem::internal().into_response()
 }
 
+/// Handles a request within a span, so that every line that is logged meanwhile names the request.
 async fn handle(endpoint: &impl Endpoint, request: Request, methods: &Methods) -> Response {
-    let began = Instant::now();
     let id = request_id(&request);
     let method = request.method().clone();
     let path = request.original_uri().path().to_owned();
+    let request_id = id.to_str().unwrap_or_default();
+    // Of the highest level: warnings and errors carry it whichever level is logged.
+    let span = tracing::error_span!("request", request_id, %method, path);
+    let handled = respond(endpoint, request, &method, &path, methods).instrument(span);
+    let mut response = handled.await;
+    response.headers_mut().insert(REQUEST_ID, id);
+    response
+}
+
+async fn respond(
+    endpoint: &impl Endpoint,
+    request: Request,
+    method: &Method,
+    path: &str,
+    methods: &Methods,
+) -> Response {
+    let began = Instant::now();
     let serving = request.data::<Arc<Serving>>().cloned();
     let response = match endpoint.call(request).await {
         Ok(response) => response.into_response(),
         Err(error) if error.is_from_response() => error.into_response(),
-        Err(error) => problem_of(&error, &path, methods).into_response(),
+        Err(error) => problem_of(&error, path, methods).into_response(),
     };
     let mut response = match serving {
         Some(serving) => serving.respond(response).await.unwrap_or_else(IntoResponse::into_response),
@@ -102,15 +120,14 @@ async fn handle(endpoint: &impl Endpoint, request: Request, methods: &Methods) -
     };
     let status = response.status();
     if status == StatusCode::INTERNAL_SERVER_ERROR {
-        tracing::error!(request_id = id.to_str().unwrap_or_default(), %method, path, "answered 500");
+        tracing::error!("responded 500");
     }
     let headers = response.headers_mut();
-    headers.insert(REQUEST_ID, id);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if path.starts_with("/v1/") {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
-    let labels = [("method", method_label(&method)), ("status", status_label(status))];
+    let labels = [("method", method_label(method)), ("status", status_label(status))];
     metrics::counter!(metric::HTTP_REQUESTS, &labels).increment(1);
     metrics::histogram!(metric::HTTP_REQUEST_SECONDS).record(began.elapsed().as_secs_f64());
     response
