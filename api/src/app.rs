@@ -1,4 +1,4 @@
-//! What all requests share.
+//! The state that all requests share.
 
 use std::sync::Arc;
 
@@ -14,40 +14,41 @@ use crate::auth::key_use::KeyUse;
 use crate::auth::party::{Parties, Party};
 use crate::resources::endpoints::check::UrlRules;
 
-/// The state of the API.
+/// The shared state of the API.
 pub(crate) struct App {
-    /// PostgreSQL.
+    /// The pool for requests.
     pub(crate) store: Store,
-    /// Accepts what is published.
+    /// Accepts events.
     pub(crate) acceptor: Acceptor,
-    /// On whose account requests are served.
+    /// Maps producers to the application that their requests count for.
     pub(crate) parties: Arc<Parties>,
-    /// Requests that are worked on, but for publishing: how many at once.
+    /// Limits the requests in progress, apart from those that publish.
     pub(crate) work: Shares<Party>,
-    /// Requests that make many deliveries at once: one at a time.
+    /// Limits requests that make many deliveries to one at a time.
     pub(crate) fan_outs: Shares<Party>,
-    /// Requests under way, whatever they wait for: how many.
+    /// Limits the requests in flight, including those that only wait.
     pub(crate) requests: Shares<Party>,
-    /// Bytes of request bodies.
+    /// Limits the bytes of request bodies in memory.
     pub(crate) bodies: Shares<Party>,
-    /// Bytes of responses that are not written yet.
+    /// Limits the bytes of responses that clients have not read yet.
     pub(crate) responses: Shares<Party>,
-    /// When keys were last used.
+    /// When each API key was last used, until the next flush to the database.
     pub(crate) key_use: KeyUse,
-    /// SHA-256 of each admin token; none: see [`crate::auth`].
+    /// SHA-256 of each admin token. Without one, [`crate::auth`] treats every request without credentials as the
+    /// admin.
     pub(crate) admin_tokens: Vec<[u8; 32]>,
-    /// Encrypts what endpoints keep secret.
+    /// Encrypts the secrets of endpoints.
     pub(crate) keyring: Keyring,
-    /// Where endpoints may be.
+    /// Which endpoint URLs are allowed.
     pub(crate) url_rules: UrlRules,
-    /// What the endpoints of an application may be together.
+    /// The limits on the endpoints of one application.
     pub(crate) endpoint_quota: EndpointQuota,
 }
 
 impl Service for App {
     type Error = StoreError;
 
-    /// Requests show how PostgreSQL is, and what a task notes besides is for the log alone.
+    /// Does nothing: health follows the requests, and the task runner logs the error.
     async fn failed(&self, _: StoreError) {}
 }
 

@@ -1,4 +1,4 @@
-//! What the API starts from.
+//! The configuration of the API.
 
 use std::net::SocketAddr;
 
@@ -7,33 +7,34 @@ use postrider_runtime::config::{self, Reader, settings};
 use postrider_secrets::keyring::{self, Keyring};
 use postrider_store::DatabaseConfig;
 
-/// What the API starts from.
+/// The configuration of the API.
 #[derive(Clone, Debug)]
 pub struct ApiConfig {
-    /// Where it listens.
+    /// The address to listen on.
     pub listen: SocketAddr,
-    /// PostgreSQL.
+    /// How to connect to PostgreSQL.
     pub database: DatabaseConfig,
-    /// Either of these is the admin. Empty only where `listen` is a loopback address.
+    /// One or two admin tokens, either of which is valid. May be empty only if `listen` is a loopback address.
     pub admin_tokens: Vec<String>,
-    /// Encrypts what endpoints keep secret.
+    /// Encrypts the secrets of endpoints.
     pub keyring: Keyring,
-    /// Which IP literals an endpoint may name.
+    /// Which IP addresses an endpoint URL may contain.
     pub guard: AddressGuard,
-    /// Refuses `http://` endpoints.
+    /// If true, endpoints must use `https://`.
     pub https_only: bool,
-    /// Endpoints an application may have.
+    /// The most endpoints that one application may have.
     pub max_endpoints: u32,
-    /// Steps that the filters of an application may take for one event.
+    /// The most steps that the filters of one application may take for one event.
     pub max_matching_steps: u32,
-    /// Statements that accept events side by side.
+    /// How many statements that accept events may run in parallel for one application.
     pub accept_writers: usize,
-    /// Bytes of events that may wait to be accepted before the API answers 503.
+    /// How many bytes of events may wait to be stored before the API responds with 503.
     pub accept_queue_bytes: usize,
 }
 
 impl ApiConfig {
-    /// Reads the settings of the API. Without an admin token it may listen on loopback only.
+    /// Reads the settings of the API. Reports a mistake if there is no admin token and the address is not a loopback
+    /// address.
     pub fn read(reader: &mut Reader<'_>) -> Self {
         let listen: SocketAddr = reader.required_with(&settings::API_LISTEN, config::socket_address);
         let admin_tokens: Vec<String> = reader.list(&settings::ADMIN_TOKEN, |text| {

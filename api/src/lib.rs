@@ -1,8 +1,8 @@
-//! The HTTP API: applications, keys and endpoints are managed here, events are taken in, and everything that
-//! became of them can be read. It never sends a webhook and never touches Redis.
+//! The HTTP API: it manages applications, API keys and endpoints, accepts events, and reports on deliveries and
+//! attempts. It never sends a webhook and never connects to Redis.
 //!
-//! An event that is answered 202 is on disk together with its deliveries and their outbox rows: events that
-//! arrive together are stored by one statement (`accept::batch`).
+//! When an event gets its 202, it is on disk together with its deliveries and their outbox rows. Events that arrive
+//! together are stored by one statement (`accept::batch`).
 
 mod accept;
 mod app;
@@ -52,40 +52,43 @@ use crate::readiness::SchemaReady;
 use crate::resources::endpoints::check::UrlRules;
 use crate::web::query::QueryParameters;
 
-/// How long storing what was taken in may last after the last connection is closed.
+/// How long shutdown waits, after the last connection is closed, for accepted events to be stored.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// The part of the health that PostgreSQL is.
+/// The name of PostgreSQL's part in `/health/ready`.
 const POSTGRESQL: &str = "api_postgresql";
-/// How often samples are moved out of the recorder's buffers, whether or not anybody reads the metrics.
+/// How often the metrics recorder empties its buffers. It does so even if no one reads the metrics; otherwise they
+/// would grow.
 const METRICS_CADENCE: Duration = Duration::from_secs(5);
 
-/// The tables without which the API takes no event in.
+/// The tables that the API needs to accept events.
 const TABLES: Tables = Tables {
     written: &["events", "deliveries", "outbox", "idempotency_keys"],
     read: &["applications", "api_keys", "endpoints", "endpoint_health", "event_types"],
 };
 
-/// Why the API did not start, or ended.
+/// Why the API failed to start, or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    /// PostgreSQL has another schema than this program needs, or refuses it.
+    /// The database schema is not the one that this program needs, or PostgreSQL refuses the connection for good.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The listener cannot be used.
+    /// The listener failed.
     #[error("the API cannot accept connections")]
     Serve(#[source] io::Error),
-    /// A defect in one of its tasks.
+    /// A background task panicked.
     #[error("the API cannot continue")]
     Task(#[from] TaskFailed),
 }
 
-/// Serves the API on `listener` until `shutdown`. A PostgreSQL that is away is waited for: meanwhile requests
-/// are answered 503, and those for health and metrics as ever. After `shutdown` no connection is taken any more, requests under way
-/// are answered, and what was taken in is stored: for ten seconds each at most.
+/// Serves the API on `listener` until `shutdown`.
+///
+/// While PostgreSQL is unavailable, the API waits for it and responds to requests with 503; health and metrics still
+/// work. After `shutdown` it accepts no more connections, completes the requests in flight, and stores the events it
+/// has accepted. Each of the two steps takes at most ten seconds.
 ///
 /// # Errors
-/// At its start, when PostgreSQL does not fit or the configuration cannot be used; later, when the listener
-/// cannot be used, or one of its tasks has panicked.
+/// At startup, if the database does not fit or the configuration cannot be used. Later, if the listener fails or a
+/// background task panics.
 pub async fn run(
     config: ApiConfig,
     listener: TcpListener,
@@ -134,7 +137,7 @@ pub async fn run(
     let (opened, served) = tokio::join!(opening, serving);
 
     if tokio::time::timeout(DRAIN_TIMEOUT, writers.drain()).await.is_err() {
-        tracing::warn!("events that were taken in could not be stored in time; their producers have no 202");
+        tracing::warn!("some submitted events were not stored before shutdown; their producers got no 202");
     }
     background.end().await;
     app.key_use.flush(&app.store).await;
@@ -143,7 +146,7 @@ pub async fn run(
     Ok(supervisor.outcome()?)
 }
 
-/// Starts what goes on until the last request has been answered.
+/// Starts the background tasks that run until the last request has its response.
 fn start_background(
     supervisor: &Supervisor,
     app: &Arc<App>,
@@ -165,7 +168,8 @@ fn start_background(
     tasks
 }
 
-/// Waits until PostgreSQL was found to fit, and notes it. Where it does not, `stop` is cancelled.
+/// Waits until PostgreSQL is reachable and its schema fits, and then sets `schema_ready`. Cancels `stop` if it does
+/// not fit.
 async fn open(
     app: &App,
     health: &Health,
@@ -184,7 +188,7 @@ async fn open(
     Ok(())
 }
 
-/// The specification of the API (OpenAPI 3.0) as JSON: pretty, in a fixed order, with a newline at its end.
+/// Returns the OpenAPI 3.0 document of the API as pretty-printed JSON, in a fixed order, with a final newline.
 #[must_use]
 pub fn specification() -> String {
     specification::text()

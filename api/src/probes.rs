@@ -1,4 +1,4 @@
-//! `/health/live`, `/health/ready` and `/metrics`: the same on every service.
+//! `/health/live`, `/health/ready` and `/metrics`, which are the same on every service.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::POSTGRESQL;
 use crate::readiness::SchemaReady;
 use crate::web::middleware;
 
-/// What `/health/ready` says.
+/// The body of `/health/ready`.
 #[derive(Serialize)]
 struct Readiness {
     status: &'static str,
@@ -27,9 +27,12 @@ struct Part {
     reason: Option<String>,
 }
 
-/// The routes that every service has. `/health/live` answers 200 as long as the process serves at all;
-/// `/health/ready` 200 when every part of `health` is up, else 503; both in JSON that names the parts.
-/// `/metrics` is in Prometheus's text format.
+/// Returns the routes that every service has:
+///
+/// - `/health/live` responds with 200 as long as the process can serve requests.
+/// - `/health/ready` responds with 200 if every part of `health` is up, and otherwise with 503. The JSON body lists
+///   the parts.
+/// - `/metrics` uses the Prometheus text format.
 pub(crate) fn probe_routes(
     health: Health,
     metrics: PrometheusHandle,
@@ -37,7 +40,8 @@ pub(crate) fn probe_routes(
     middleware::wrap(routes(health, metrics, None), middleware::Methods::default())
 }
 
-/// The same; once the schema was found to fit, PostgreSQL is asked for a sign of life whenever readiness is.
+/// Returns the same routes, without middleware. With a `store` whose schema is ready, each readiness check also pings
+/// PostgreSQL.
 pub(crate) fn routes(
     health: Health,
     metrics: PrometheusHandle,

@@ -1,4 +1,4 @@
-//! Whether the API may serve: not before PostgreSQL is reachable and its schema is the right one.
+//! Whether the API may serve requests: PostgreSQL is reachable and has the right schema.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use tokio::time::timeout;
 
 use crate::web::problem::Problem;
 
-/// How long a request waits: an API that is being started beside a PostgreSQL that is there needs no longer.
+/// How long a request waits for readiness. That is enough when the API starts while PostgreSQL is already running.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// False at first, and true from some time on. All clones are one.
+/// False at startup, then true for good. Clones share the value.
 #[derive(Clone)]
 pub(crate) struct SchemaReady(watch::Sender<bool>);
 
@@ -19,7 +19,7 @@ impl SchemaReady {
         Self(watch::Sender::new(false))
     }
 
-    /// PostgreSQL was found to fit.
+    /// Records that PostgreSQL is reachable and its schema fits.
     pub(crate) fn set(&self) {
         self.0.send_replace(true);
     }
@@ -28,15 +28,15 @@ impl SchemaReady {
         *self.0.borrow()
     }
 
-    /// Waits until it is true.
+    /// Waits until the schema is ready.
     pub(crate) async fn reached(&self) {
         let _ = self.0.subscribe().wait_for(|is_ready| *is_ready).await;
     }
 
-    /// Lets a request wait for it.
+    /// Makes a request wait until the schema is ready.
     ///
     /// # Errors
-    /// 503 where it takes longer than five seconds.
+    /// 503 after five seconds.
     pub(crate) async fn let_in(&self) -> Result<(), Problem> {
         if self.is_set() {
             return Ok(());

@@ -22,25 +22,25 @@ use tokio_util::task::TaskTracker;
 use crate::connections::{Connections, MAX_HEAD_BYTES, Refusals, Watched};
 use crate::probes::probe_routes;
 
-/// How long requests under way may go on after a signal to stop.
+/// How long requests in flight may take after the shutdown signal.
 const STOP_GRACE: Duration = Duration::from_secs(10);
-/// Requests under way at once on one connection of HTTP/2, which clients may speak without being asked.
+/// Concurrent requests on one HTTP/2 connection. Clients may use HTTP/2 without negotiation.
 const MAX_STREAMS: u32 = 32;
-/// The longest head of a request in HTTP/2, its fields without compression.
+/// The largest HTTP/2 request head, counted with its fields uncompressed.
 const MAX_HTTP2_HEAD_BYTES: u32 = 16_384;
-/// How often connections are looked at that may have to be closed.
+/// How often overdue connections are closed.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// Connections to the API that are open at once, where the system allows so many descriptors.
+/// The most open connections to the API, if the limit on file descriptors allows it.
 const MAX_CONNECTIONS: usize = 8_192;
-/// The same where health and metrics alone are served.
+/// The most open connections for a service that serves only health and metrics.
 const MAX_OPERATIONS_CONNECTIONS: usize = 64;
-/// How long to wait after a connection could not be taken in: most likely all descriptors are in use.
+/// The pause after a failed accept. The most likely cause is that no file descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves `/health/live`, `/health/ready` and `/metrics` of a service that has no API, until `stop`.
+/// Serves `/health/live`, `/health/ready` and `/metrics` for a service without an API, until `stop`.
 ///
 /// # Errors
-/// When the listener cannot be used.
+/// If the listener fails.
 pub async fn serve_probes(
     listener: TcpListener,
     health: Health,
@@ -51,11 +51,11 @@ pub async fn serve_probes(
     serve(listener, probe_routes(health, metrics), max_connections, stop).await
 }
 
-/// Serves until `stop`, then lets what is under way finish, for ten seconds at most. No more than `max_connections` are
-/// open at once.
+/// Serves at most `max_connections` open connections until `stop`. Then lets requests in flight complete, for at most
+/// ten seconds.
 ///
 /// # Errors
-/// When the listener cannot be used.
+/// If the listener fails.
 pub(crate) async fn serve(
     listener: TcpListener,
     routes: impl Endpoint<Output = Response> + 'static,
@@ -90,23 +90,24 @@ pub(crate) async fn serve(
     Ok(())
 }
 
-/// The next connection, which sends small responses at once; `None` where it could not be taken in.
+/// Accepts the next connection, with `TCP_NODELAY` set so that small responses leave at once. Returns `None` if that
+/// failed.
 async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
     match listener.accept().await {
         Ok((stream, peer)) => {
-            // A connection that is gone already is found out by its first read.
+            // If the connection is already closed, the first read will report it.
             let _ = stream.set_nodelay(true);
             Some((stream, peer))
         }
         Err(error) => {
-            tracing::warn!(%error, "a connection could not be taken in");
+            tracing::warn!(%error, "could not accept a connection");
             tokio::time::sleep(ACCEPT_PAUSE).await;
             None
         }
     }
 }
 
-/// What all connections share.
+/// The state that all connections share.
 struct Server<E> {
     routes: E,
     local: SocketAddr,
@@ -115,12 +116,12 @@ struct Server<E> {
 }
 
 impl<E: Endpoint<Output = Response> + 'static> Server<E> {
-    /// Serves a connection until it is closed. Once the server is to stop, requests under way are its last.
+    /// Serves a connection until it is closed. After `stop`, it completes the requests in flight and takes no more.
     async fn connection(self: Arc<Self>, watched: Watched, peer: SocketAddr) {
         let (stop, closed) = (self.stop.clone(), watched.closed());
         let service = service_fn(move |request| self.clone().request(request, peer));
         let mut builder = auto::Builder::new(TokioExecutor::new());
-        // A client may say that it sends no more, and still read.
+        // A client may close its sending side and still read the response.
         builder.http1().max_buf_size(MAX_HEAD_BYTES).half_close(true);
         builder.http2().max_concurrent_streams(MAX_STREAMS).max_header_list_size(MAX_HTTP2_HEAD_BYTES);
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(watched), service));
@@ -129,7 +130,7 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
                 _ = &mut connection => return,
                 () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
             }
-            // Whatever it ends with, there is nobody to tell.
+            // No one is left to report an error to.
             let _ = connection.await;
         };
         closed.run_until_cancelled(serving).await;
@@ -158,12 +159,12 @@ async fn close_overdue(connections: &Connections) {
     }
 }
 
-/// Connections to the API that may be open at once.
+/// Returns how many connections to the API may be open at once.
 pub(crate) fn max_connections() -> usize {
     MAX_CONNECTIONS.min(spare_descriptors())
 }
 
-/// Half of what descriptors there are: PostgreSQL and whatever else is in this process need some too.
+/// Returns half of the file descriptor limit. PostgreSQL and everything else in this process need the rest.
 fn spare_descriptors() -> usize {
     let descriptors = rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(1_024, |(soft, _)| soft);
     usize::try_from(descriptors / 2).unwrap_or(usize::MAX)

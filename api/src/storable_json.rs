@@ -1,28 +1,28 @@
-//! Whether JSON can be stored, and how large it becomes: looked at as text, without a detour over floating
+//! Checks whether JSON can be stored, and how large it becomes. Works on the text and never converts to floating
 //! point, so that no digit is lost.
 //!
-//! PostgreSQL stores numbers as exact decimals and renders them without an exponent: `1e131071` is nine
-//! bytes here and 131,072 there. What cannot be stored, or swells when rendered, is refused with a reason
-//! before it can harm what is stored together with it.
+//! PostgreSQL stores numbers as exact decimals and renders them without an exponent: `1e131071` is 8 bytes of JSON
+//! and 131,072 bytes rendered. JSON that cannot be stored, or that becomes too large, is refused with a reason before
+//! it can affect the events that are stored by the same statement.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
 
 use serde_json::Value;
 
-/// How deep a request body may be nested; the body itself is the first level.
+/// How deep a request body may be nested. The body itself is the first level.
 pub(crate) const MAX_DEPTH: usize = 64;
-/// Characters that one number may have when it is written without an exponent.
+/// The most characters of one number that is written without an exponent.
 pub(crate) const MAX_NUMBER_LENGTH: usize = 1_000;
-/// The largest exponent that PostgreSQL takes, even for a zero, is a little larger.
+/// The largest exponent that is allowed. PostgreSQL's own limit, which it applies even to a zero, is slightly larger.
 const MAX_EXPONENT: i64 = 1_000_000_000;
-/// Bytes that an event's `data` may have as PostgreSQL renders it.
+/// The largest `data` of an event, in bytes as PostgreSQL renders it.
 pub(crate) const MAX_RENDERED_BYTES: usize = 524_288;
 
-/// Why JSON is refused although it is well-formed.
+/// Why well-formed JSON is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Defect {
-    /// Deeper than [`MAX_DEPTH`].
+    /// Nested deeper than [`MAX_DEPTH`].
     #[error("must not be nested deeper than {MAX_DEPTH} levels, including the body itself")]
     TooDeep,
     /// A key that appears twice in one object.
@@ -31,7 +31,7 @@ pub(crate) enum Defect {
     /// `\u0000`, which PostgreSQL cannot hold.
     #[error("contains the NUL character (`\\u0000`), which cannot be stored; remove it")]
     Nul,
-    /// Half of a surrogate pair, which is no character.
+    /// Half of a surrogate pair, which is not a character.
     #[error(
         "contains a lone surrogate (such as `\\ud800`), which is not a valid character; send complete pairs"
     )]
@@ -51,7 +51,7 @@ pub(crate) enum Defect {
 }
 
 impl Defect {
-    /// The stable name of it.
+    /// Returns the stable error code.
     pub(crate) fn code(&self) -> &'static str {
         match self {
             Self::TooDeep => "json_too_deep",
@@ -64,17 +64,17 @@ impl Defect {
     }
 }
 
-/// Checks well-formed JSON and measures how many bytes PostgreSQL renders it to, at most.
+/// Checks well-formed JSON and returns an upper bound of the bytes that PostgreSQL renders it to.
 ///
 /// # Errors
-/// With what stands in the way of storing it.
+/// The [`Defect`] that prevents it from being stored.
 pub(crate) fn check(json: &str) -> Result<usize, Defect> {
     check_depth(json)?;
     let rendered = measure(json)?;
     if rendered > MAX_RENDERED_BYTES { Err(Defect::TooLarge) } else { Ok(rendered) }
 }
 
-/// Refuses what is nested too deep, in one pass: everything after it may recurse.
+/// Refuses JSON that is nested too deep, in one pass without recursion. Later steps may recurse.
 ///
 /// # Errors
 /// [`Defect::TooDeep`].
@@ -98,12 +98,12 @@ pub(crate) fn check_depth(json: &str) -> Result<(), Defect> {
 struct Container<'a> {
     /// `None` in an array.
     keys: Option<HashSet<Cow<'a, str>>>,
-    /// A key has been read, and its value has not.
+    /// True after a key, until its value.
     is_value_next: bool,
     items: usize,
 }
 
-/// The rendered length of a value, in one pass however deep it is. jsonb writes a space after `:` and `,`.
+/// Returns the rendered length of a value, in one pass without recursion. jsonb writes a space after `:` and `,`.
 fn measure(json: &str) -> Result<usize, Defect> {
     let mut length = 0;
     let mut open: Vec<Container<'_>> = Vec::new();
@@ -143,9 +143,10 @@ fn measure(json: &str) -> Result<usize, Defect> {
     Ok(length)
 }
 
-/// Well-formed JSON as values for looking at: a number that no float holds is the nearest one.
+/// Parses well-formed JSON into values that are good enough to examine. A number outside the range of `f64` becomes
+/// the nearest one inside it.
 pub(crate) fn approximate(json: &str) -> Value {
-    // Nearly always.
+    // This succeeds unless a number is out of range.
     serde_json::from_str(json).unwrap_or_else(|_| {
         let (mut held, mut copied) = (String::with_capacity(json.len()), 0);
         let mut tokens = Tokens::of(json);
@@ -164,8 +165,7 @@ pub(crate) fn approximate(json: &str) -> Value {
     })
 }
 
-/// What a text means. The JSON is well-formed, so the one thing that can still be wrong is an escape that means no
-/// character.
+/// Decodes a JSON string. The JSON is well-formed, so the only possible mistake is an escape that is not a character.
 fn decode(text: &str) -> Result<Cow<'_, str>, Defect> {
     if text.contains('\\') {
         serde_json::from_str(text).map(Cow::Owned).map_err(|_| Defect::LoneSurrogate)
@@ -183,7 +183,7 @@ fn measure_text(text: &str) -> Result<usize, Defect> {
     })
 }
 
-/// The length of a number without its exponent, or a little more; `None`: more than
+/// Returns the length of a number without its exponent, or slightly more. Returns `None` if that exceeds
 /// [`MAX_NUMBER_LENGTH`].
 fn measure_number(number: &str) -> Option<usize> {
     let digits = number.strip_prefix('-').unwrap_or(number);
@@ -196,7 +196,7 @@ fn measure_number(number: &str) -> Option<usize> {
     }
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     let length_of = |text: &str| i64::try_from(text.len()).ok();
-    // A positive exponent adds no digit to a zero. A negative one does: `0e-2` is `0.00`.
+    // A positive exponent adds no digits to a zero. A negative one does: `0e-2` is `0.00`.
     let is_zero = mantissa.bytes().all(|byte| matches!(byte, b'0' | b'.'));
     let whole = if is_zero { 1 } else { length_of(whole)?.checked_add(exponent)?.max(1) };
     let fraction = length_of(fraction)?.checked_sub(exponent)?.max(0);
@@ -206,7 +206,7 @@ fn measure_number(number: &str) -> Option<usize> {
     usize::try_from(length).ok().filter(|&length| length <= MAX_NUMBER_LENGTH)
 }
 
-/// What JSON is made of.
+/// A token of JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Token<'a> {
     /// `{`
@@ -215,15 +215,15 @@ enum Token<'a> {
     Array,
     /// `}` or `]`
     End,
-    /// A text as it is written, with its quotes.
+    /// A string as written, with its quotes.
     Text(&'a str),
-    /// A number as it is written.
+    /// A number as written.
     Number(&'a str),
     /// `true`, `false` or `null`.
     Word(&'a str),
 }
 
-/// The tokens of JSON but for `:` and `,`. Of what is not well-formed, something bounded.
+/// Iterates over the tokens of JSON, except `:` and `,`. Malformed JSON yields some bounded sequence of tokens.
 struct Tokens<'a> {
     json: &'a str,
     at: usize,
@@ -234,7 +234,7 @@ impl<'a> Tokens<'a> {
         Self { json, at: 0 }
     }
 
-    /// Moves to the next byte that is `wanted`, or to the end.
+    /// Moves to the next byte for which `wanted` is true, or to the end.
     fn seek(&mut self, wanted: impl Fn(u8) -> bool) -> Option<u8> {
         let rest = &self.json.as_bytes()[self.at..];
         let found = rest.iter().position(|byte| wanted(*byte));
@@ -242,7 +242,7 @@ impl<'a> Tokens<'a> {
         found.map(|position| rest[position])
     }
 
-    /// Moves to the end of a text that has begun.
+    /// Moves past the end of a string whose opening quote has been read.
     fn end_text(&mut self) {
         while self.seek(|byte| matches!(byte, b'"' | b'\\')) == Some(b'\\') {
             self.at = (self.at + 2).min(self.json.len());

@@ -1,7 +1,7 @@
-//! Group commit: while one batch of events is being stored, the next gathers. Idle adds no delay, and a
-//! statement that takes long keeps nobody waiting: others go beside it.
+//! Group commit: while one batch of events is being stored, the next one gathers. An idle system adds no delay, and a
+//! slow statement holds up nobody, because others run in parallel.
 //!
-//! What was submitted is stored or refused whether or not its producer still listens.
+//! A submitted event is stored or refused even if its producer disconnects.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -25,21 +25,22 @@ use crate::accept::queue::{AcceptQueue, Batch, Occupancy, OutcomeSender};
 use crate::auth::party::Party;
 use crate::metric;
 
-/// How long a batch waits for the statement before it to end, and gathers. One after the other they are fewer and
-/// fuller than side by side, which costs a seventh less CPU for each event; one that takes longer waits for the
-/// disk, for a lock or for much data, and the next goes beside it.
+/// How long a batch gathers while it waits for the statement before it. Running statements one after the other makes
+/// batches fewer and fuller, which costs a seventh less CPU per event than running them in parallel. A statement that
+/// takes longer than this waits for the disk, for a lock or for much data, and the next one starts in parallel.
 const PATIENCE: Duration = Duration::from_millis(10);
-/// How often an event that is blocked is tried alone, or a batch of one producer.
+/// How often a single event, or a batch of one producer, is tried when a lock blocks it.
 const TRIES: u32 = 3;
-/// After so many producers in a row that met a lock, the rest of a batch is refused as well: it would meet it too.
+/// After this many producers in a row were blocked by a lock, the rest of the batch is refused, because the lock
+/// would block it too.
 const MOST_BUSY: u32 = 3;
-/// How long to wait between these.
+/// The pause between two tries.
 const RETRY_DELAY: Duration = Duration::from_millis(20);
 
-/// What became of an event.
+/// The outcome for one event.
 pub(crate) type Outcome = Result<Accepted, AcceptError>;
 
-/// Takes events from requests and stores them in batches.
+/// Stores the events of requests in batches.
 #[derive(Clone)]
 pub(crate) struct Batcher(Arc<Shared>);
 
@@ -47,22 +48,22 @@ struct Shared {
     store: Store,
     health: Health,
     queue: AcceptQueue,
-    /// Held by the one that gathers the next batch. A second one would wait for two statements, give up waiting, and go
-    /// beside the others with few events.
+    /// Held by the writer that gathers the next batch. Without it, a second writer would wait behind the first, reach
+    /// its timeout, and run in parallel with only a few events.
     gathering: Mutex<()>,
-    /// Held while a batch is stored.
+    /// Held while a batch is being stored.
     turn: Mutex<()>,
 }
 
-/// The tasks that store; to be waited for at the end.
+/// The tasks that store events. Wait for them at shutdown.
 pub(crate) struct Writers {
     tasks: Vec<AbortOnDropHandle<()>>,
     batcher: Batcher,
 }
 
 impl Batcher {
-    /// Starts tasks that store: `writers` for any one application, and one more, so that there is always one for the
-    /// others. Events of up to `queue_bytes` bytes may wait for them.
+    /// Starts the writer tasks: `writers` for any one application, and one more, so that one is always free for the
+    /// others. Up to `queue_bytes` bytes of events may wait for them.
     pub(crate) fn start(
         store: &Store,
         health: &Health,
@@ -86,12 +87,12 @@ impl Batcher {
         }))
     }
 
-    /// Takes in events of one producer, all or none of them, and stores each, and everything that follows from
-    /// it, by itself: one outcome for each, in the same order, with the event; `None` where this program
-    /// failed. Dropping the future does not take them back.
+    /// Submits all events of one producer, or none of them. The future returns one outcome for each, in the same
+    /// order, together with the event, or `None` if a defect of this program prevented it. Dropping the future does
+    /// not withdraw the events.
     ///
     /// # Errors
-    /// When none was taken in.
+    /// If no event was submitted.
     pub(crate) fn submit_all(
         &self,
         party: Party,
@@ -109,7 +110,7 @@ impl Batcher {
 }
 
 impl Batcher {
-    /// Stores events here and now, in their order, past all that waits.
+    /// Stores events at once and in order, ahead of everything in the queue.
     pub(crate) async fn store_in_order(&self, events: Vec<NewEvent>) -> Vec<Option<(NewEvent, Outcome)>> {
         let mut outcomes: Vec<_> = events.iter().map(|_| None).collect();
         let parts = sized(events, &self.0.queue);
@@ -120,14 +121,14 @@ impl Batcher {
         outcomes
     }
 
-    /// How many deliveries an event of a producer is expected to make.
+    /// Returns how many deliveries an event of a producer is expected to make.
     pub(crate) fn expect_of(&self, producer: &Producer) -> usize {
         self.0.queue.expect_of(producer)
     }
 }
 
 impl Writers {
-    /// Takes no more events, and stores those that wait.
+    /// Closes the queue and stores the events that still wait.
     pub(crate) async fn drain(self) {
         self.batcher.0.queue.close();
         for task in self.tasks {
@@ -145,12 +146,12 @@ async fn write_until_closed(shared: Arc<Shared>) {
         if events.is_empty() {
             continue;
         }
-        // Nobody gathers behind one that takes long.
+        // A heavy batch takes long, so the next one need not wait for it.
         let _turn = turn.filter(|_| !occupancy.is_heavy);
         metrics::histogram!(metric::ACCEPT_BATCH_SIZE).record(events.len() as f64);
         let began = Instant::now();
         let span = tracing::error_span!("accept batch", events = events.len());
-        // A task of its own: a defect that panics costs this batch, not the writer.
+        // In a task of its own, so that a panic costs this batch and not the writer.
         let storing = tokio::spawn({
             let shared = shared.clone();
             async move {
@@ -163,17 +164,17 @@ async fn write_until_closed(shared: Arc<Shared>) {
             .instrument(span)
         });
         if let Err(error) = storing.await {
-            tracing::error!(%error, "storing a batch of events ended badly");
+            tracing::error!(%error, "a batch of events was not stored because of a defect");
         }
         let under_way = UnderWay { shared: shared.clone(), occupancy };
-        // At the end there is no time to rest.
+        // During shutdown there is no time to rest.
         if under_way.occupancy.is_heavy && !shared.queue.is_closed() {
             rest_with(under_way, began.elapsed());
         }
     }
 }
 
-/// What a batch keeps busy, for as long as this lives.
+/// Occupies what a batch occupies until it is dropped.
 struct UnderWay {
     shared: Arc<Shared>,
     occupancy: Occupancy,
@@ -185,9 +186,10 @@ impl Drop for UnderWay {
     }
 }
 
-/// Stores events in their order, and tells of each what became of it, with what belongs to it. Where one of
-/// them is to blame for a failure, they are split until that one stands alone. `in_order`: what comes behind one
-/// of the same producer that was not stored is not stored either.
+/// Stores events in order and calls `tell` with each event, its companion value and its outcome. If one event causes
+/// a failure, the part is split until that event is alone.
+///
+/// With `in_order`, an event that was not stored also prevents the later events of its producer from being stored.
 async fn store_all<T>(
     shared: &Shared,
     mut parts: Vec<Part<T>>,
@@ -195,9 +197,9 @@ async fn store_all<T>(
     mut tell: impl FnMut(NewEvent, T, Outcome),
 ) {
     let fanout = shared.queue.fanout();
-    // The first is the last of the list.
+    // `pop` takes from the end.
     parts.reverse();
-    // What has become of one decides over those behind it.
+    // Producers whose later events must get the same outcome.
     let mut held: HashMap<Producer, Outcome> = HashMap::new();
     let mut busy_in_a_row = 0;
     while let Some((mut events, mut answers)) = parts.pop() {
@@ -234,7 +236,7 @@ async fn store_all<T>(
                     tell(event, answer, Ok(accepted));
                 }
             }
-            // Whoever it was, the others wait no longer for it.
+            // Split by producer, so that the others no longer wait for the one to blame.
             Err(error) if (error.is_timeout() || is_busy(&error)) && !is_of_one(&events) => {
                 if error.is_timeout() {
                     for event in &events {
@@ -283,13 +285,13 @@ fn is_of_one(events: &[NewEvent]) -> bool {
     events.iter().all(|event| event.producer == events[0].producer)
 }
 
-/// True where a lock is waited for that is not that of one event's key.
+/// Returns true if the statement waited for a lock other than that of one event's idempotency key.
 fn is_busy(error: &StoreError) -> bool {
     error.is_contention() && !error.is_contention_for_key()
 }
 
 async fn store_part(store: &Store, events: &[NewEvent], in_order: bool) -> Result<Vec<Accepted>, StoreError> {
-    // What will not be taken apart.
+    // True if the caller will not split this part any further.
     let is_whole = |error: &StoreError| events.len() == 1 || is_busy(error) && is_of_one(events);
     let mut tries = TRIES;
     loop {
@@ -310,11 +312,11 @@ async fn store_part(store: &Store, events: &[NewEvent], in_order: bool) -> Resul
     }
 }
 
-/// Events for one statement, and what belongs to each.
+/// The events for one statement, and a companion value for each.
 type Part<T> = (Vec<NewEvent>, Vec<T>);
 
-/// Events with their indices, in their order, in parts that are expected to make no more deliveries than a statement
-/// may.
+/// Splits events into parts that are each expected to make no more deliveries than one statement may. Keeps the
+/// order, and pairs each event with its index.
 fn sized(events: Vec<NewEvent>, queue: &AcceptQueue) -> Vec<Part<usize>> {
     let (mut parts, mut load): (Vec<Part<usize>>, _) = (Vec::new(), Load::default());
     for (index, event) in events.into_iter().enumerate() {
@@ -324,14 +326,14 @@ fn sized(events: Vec<NewEvent>, queue: &AcceptQueue) -> Vec<Part<usize>> {
             load = Load::default();
         }
         load.add(event.data.len() as u64, expected);
-        let (events, indices) = parts.last_mut().expect("one was begun");
+        let (events, indices) = parts.last_mut().expect("a part was added above if there was none");
         events.push(event);
         indices.push(index);
     }
     parts
 }
 
-/// Events with what belongs to them, those of each producer by themselves, in their order.
+/// Groups events by producer and keeps their order.
 fn by_producer<T>(items: impl Iterator<Item = (NewEvent, T)>) -> Vec<Part<T>> {
     let mut parts: Vec<Part<T>> = Vec::new();
     for (event, answer) in items {
@@ -363,7 +365,7 @@ fn reason_for(error: &StoreError) -> AcceptError {
 
 #[cfg(test)]
 impl Batcher {
-    /// A batcher without writers: every event that is submitted has this outcome.
+    /// Returns a batcher without writers. Every submitted event gets `outcome`.
     pub(crate) fn with_outcome(store: &Store, outcome: Outcome) -> Self {
         let batcher = Self::new(store, &Health::default(), AcceptQueue::new(0, 1));
         let shared = batcher.0.clone();

@@ -1,4 +1,4 @@
-//! Why an event is not accepted. How a producer is told is up to [`web`](crate::web).
+//! The reasons why an event is not accepted. [`web`](crate::web) translates them into responses.
 
 use std::time::Duration;
 
@@ -70,19 +70,19 @@ pub(crate) enum AcceptError {
 /// What is wrong with a field of an event: the rest of a sentence that begins with the field.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum InvalidEvent {
-    /// The event type does not have the syntax of one.
+    /// The event type is not valid.
     #[error(transparent)]
     EventType(#[from] EventTypeError),
-    /// The event type is one of Postrider's own.
+    /// The event type is reserved for Postrider's own events.
     #[error("must not start with `{RESERVED_PREFIX}`, which is reserved for Postrider's own events")]
     ReservedEventType,
-    /// The event type is not in the catalogue of an application that accepts no others.
+    /// The event type is not in the catalogue of an application that accepts no other types.
     #[error(
         "is not in the event type catalogue of the application, and the application only accepts types of \
          its catalogue; add the type first"
     )]
     UnknownEventType,
-    /// The idempotency key does not have the syntax of one.
+    /// The idempotency key is not valid.
     #[error("must have 1 to 255 visible ASCII characters, without spaces")]
     IdempotencyKey,
     /// The data is JSON, but not an object.
@@ -91,13 +91,13 @@ pub(crate) enum InvalidEvent {
     /// The data cannot be stored unchanged.
     #[error(transparent)]
     Data(#[from] Defect),
-    /// PostgreSQL refused the data for a reason that [`Defect`] does not know.
+    /// PostgreSQL refused the data for a reason that [`Defect`] does not cover.
     #[error("cannot be stored in the database; look for unusual numbers or characters")]
     NotStorable,
 }
 
 impl AcceptError {
-    /// True if the same event may be accepted later.
+    /// Returns true if the same event may be accepted later.
     pub(crate) fn is_retryable(&self) -> bool {
         match self {
             Self::Invalid(_)
@@ -122,7 +122,7 @@ impl AcceptError {
     }
 }
 
-/// Errors of what is read before an event is stored.
+/// For the reads that precede storing an event.
 impl From<StoreError> for AcceptError {
     fn from(error: StoreError) -> Self {
         if error.is_unavailable() {

@@ -1,6 +1,6 @@
-//! What it may cost to store an event, in deliveries. A guess that only sizes statements: as much as the last one of
-//! the same producer and type cost, by the endpoints that subscribed to it and the steps of their filters; for another
-//! type, as the last one of the same producer.
+//! Estimates what storing an event costs, in deliveries. The cost counts the endpoints that subscribe to the event
+//! and the steps of their filters. The estimate only sizes statements. It is the cost of the last event of the same
+//! producer and type, or else of the last event of the same producer.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -9,36 +9,36 @@ use std::time::{Duration, Instant};
 
 use postrider_domain::event::{NewEvent, Producer};
 
-/// Producers and types that are remembered; then all is forgotten.
+/// How many producers and types are remembered. When the map is full, it is cleared.
 const MAX_KNOWN: usize = 65_536;
 
-/// How long events of a producer and type are refused after one that took too long although it was alone.
+/// How long events of a producer and type are refused after one of them took too long on its own.
 const REFUSED_FOR: Duration = Duration::from_secs(5);
 
-/// What was seen.
+/// The costs seen so far.
 #[derive(Default)]
 pub(crate) struct Fanout {
     hasher: RandomState,
     seen: Mutex<HashMap<u64, u32>>,
-    /// When one took too long although it was alone.
+    /// When an event took too long on its own, by producer and type.
     too_costly: Mutex<HashMap<u64, Instant>>,
 }
 
 impl Fanout {
-    /// What to expect; `None` where nothing is known of the producer yet.
+    /// Returns the expected cost of an event, or `None` if the producer has not been seen yet.
     pub(crate) fn expect(&self, event: &NewEvent) -> Option<usize> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let cost = seen.get(&self.key(event)).or_else(|| seen.get(&self.hasher.hash_one(&event.producer)));
         cost.map(|&cost| cost as usize)
     }
 
-    /// The same for an event of any type.
+    /// Returns the expected cost of an event of any type, or `None` if the producer has not been seen yet.
     pub(crate) fn expect_of(&self, producer: &Producer) -> Option<usize> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.get(&self.hasher.hash_one(producer)).map(|&cost| cost as usize)
     }
 
-    /// Notes what one cost.
+    /// Records the cost of an event.
     pub(crate) fn learn(&self, event: &NewEvent, cost: i32) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.len() >= MAX_KNOWN {
@@ -49,13 +49,13 @@ impl Fanout {
         }
     }
 
-    /// Notes that an event was in a statement that took too long: the next such one has a statement of its own, and
-    /// shows what it costs.
+    /// Records that an event was in a statement that took too long. The next one like it gets a statement of its own,
+    /// which shows its cost.
     pub(crate) fn suspect(&self, event: &NewEvent) {
         self.learn(event, i32::MAX);
     }
 
-    /// Notes that an event took too long although nothing else was with it.
+    /// Records that an event took too long on its own.
     pub(crate) fn refuse(&self, event: &NewEvent) {
         let mut too_costly = self.too_costly.lock().unwrap_or_else(PoisonError::into_inner);
         if too_costly.len() >= MAX_KNOWN {
@@ -64,7 +64,7 @@ impl Fanout {
         too_costly.insert(self.key(event), Instant::now());
     }
 
-    /// True where that was a moment ago: those that wait behind it would each take as long.
+    /// Returns true if that happened a moment ago. The events that wait behind it would each take as long.
     pub(crate) fn is_refused(&self, event: &NewEvent) -> bool {
         let mut too_costly = self.too_costly.lock().unwrap_or_else(PoisonError::into_inner);
         if too_costly.is_empty() {

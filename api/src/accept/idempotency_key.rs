@@ -1,8 +1,8 @@
-//! Idempotency keys.
+//! The syntax of idempotency keys.
 
 use crate::accept::error::InvalidEvent;
 
-/// Checks an idempotency key.
+/// Checks an idempotency key: 1 to 255 visible ASCII characters.
 ///
 /// # Errors
 /// [`InvalidEvent::IdempotencyKey`].

@@ -1,8 +1,8 @@
-//! The limit of what an application may publish, for all APIs together.
+//! The ingest rate limit of an application, shared by all API processes.
 //!
-//! Which producers are limited is known here as a guess only: the statement that stores an event refuses it
-//! where the budget of its application was not asked. The budget is kept in PostgreSQL, and drawn from in
-//! advance for a tenth of a second, so that most events cost no statement of their own.
+//! This process only guesses which producers are limited. The statement that stores an event refuses it if the
+//! application has a limit and its budget was not charged. The budget is kept in PostgreSQL. Each process draws a
+//! tenth of a second's worth in advance, so that most events need no statement of their own.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,40 +16,40 @@ use tokio::sync::Mutex;
 
 use crate::accept::error::AcceptError;
 
-/// Producers, and applications, that are remembered.
+/// How many producers and applications are remembered.
 const MAX_KNOWN: u64 = 100_000;
-/// What was drawn in advance is of no use after this time.
+/// How long events that were drawn in advance stay valid.
 const KEPT: Duration = Duration::from_secs(1);
-/// After a failure nothing is drawn for this long, and who would is told to come back.
+/// How long after a failure nothing is drawn, and events are refused with a 503.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The producers that are known to be limited, and what may be published of their budgets here.
+/// The producers known to be limited, and what is left of the budgets drawn here.
 pub(crate) struct IngestLimits {
     store: Store,
     limited: Cache<Producer, ApplicationId>,
     budgets: Cache<ApplicationId, Arc<Mutex<Budget>>>,
 }
 
-/// What this process knows of a budget. Whoever draws from it holds it, so that nobody else does meanwhile.
+/// What this process knows about a budget. A mutex guards it, so that only one task draws from PostgreSQL at a time.
 #[derive(Default)]
 struct Budget {
     events: u32,
     drawn_at: Option<Instant>,
-    /// There is nothing to be had before.
+    /// The budget is empty until this time.
     empty_until: Option<Instant>,
     failed_at: Option<Instant>,
 }
 
 impl IngestLimits {
-    /// Knows nothing yet.
+    /// Creates an empty cache.
     pub(crate) fn new(store: Store) -> Self {
         Self { store, limited: Cache::new(MAX_KNOWN), budgets: Cache::new(MAX_KNOWN) }
     }
 
-    /// Takes an event off the budget of its application, where that is known to have one.
+    /// Charges an event to the budget of its application, if the application is known to have one.
     ///
     /// # Errors
-    /// When the budget is spent, or PostgreSQL is unavailable.
+    /// If the budget is spent or PostgreSQL is unavailable.
     pub(crate) async fn admit(&self, event: &mut NewEvent) -> Result<(), AcceptError> {
         if event.is_admitted {
             return Ok(());
@@ -64,17 +64,17 @@ impl IngestLimits {
         Ok(())
     }
 
-    /// Learns that the application of a producer is limited.
+    /// Records that the application of a producer is limited.
     pub(crate) fn learn(&self, producer: Producer, application: ApplicationId) {
         self.limited.insert(producer, application);
     }
 
-    /// Forgets a producer that is none: its key was revoked.
+    /// Forgets a producer whose key is unknown or revoked.
     pub(crate) fn forget(&self, producer: &Producer) {
         self.limited.invalidate(producer);
     }
 
-    /// Takes one event. False: there is no limit any more.
+    /// Takes one event from the budget. Returns false if the application is no longer limited.
     async fn take(&self, budget: &mut Budget, application: ApplicationId) -> Result<bool, AcceptError> {
         let now = Instant::now();
         if budget.drawn_at.is_none_or(|at| now - at > KEPT) {

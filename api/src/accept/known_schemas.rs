@@ -1,8 +1,8 @@
-//! Which schema the events of a type must satisfy, as far as this process knows.
+//! The schemas that events must satisfy, as far as this process knows.
 //!
-//! What is known here is a guess, and never decides: the statement that stores an event compares the schema
-//! that it was checked against with the one of that moment. A change of the catalogue therefore holds for
-//! every event that is stored after it, on every replica.
+//! The cache may be outdated and never decides. The statement that stores an event compares the schema that the event
+//! was checked against with the current one. A change of the catalogue therefore applies to every event that is
+//! stored after it, on every replica.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
@@ -17,20 +17,20 @@ use crate::auth::party::Party;
 use crate::schema::kept::KeptSchemas;
 use crate::schema::{Checked, SchemaError, Violation};
 
-/// Producers and types of which it is remembered what their events must satisfy.
+/// How many pairs of producer and type are remembered.
 const MAX_KNOWN: u64 = 100_000;
 
-/// The schemas that are known, of all applications.
+/// The known schemas of all applications.
 pub(crate) struct KnownSchemas {
     store: Store,
     hasher: RandomState,
-    /// The application and the hash of the schema, by producer and type.
+    /// The application and the hash of its schema, by producer and type.
     known: Cache<u64, (ApplicationId, [u8; 32])>,
     compiled: Arc<KeptSchemas>,
 }
 
 impl KnownSchemas {
-    /// Knows nothing yet.
+    /// Creates an empty cache.
     pub(crate) fn new(store: Store) -> Self {
         Self {
             store,
@@ -40,11 +40,11 @@ impl KnownSchemas {
         }
     }
 
-    /// Checks an event against the schema that its type is known to have, notes the finding in the event, and returns
-    /// the violations.
+    /// Checks an event against the known schema of its type, stores the finding in the event, and returns the
+    /// violations.
     ///
     /// # Errors
-    /// When the data could not be checked.
+    /// If the data could not be checked.
     pub(crate) async fn check(
         &self,
         party: &Party,
@@ -68,10 +68,10 @@ impl KnownSchemas {
         }
     }
 
-    /// Learns what events such as this one of the application must satisfy now.
+    /// Reads the current schema for events of this producer and type.
     ///
     /// # Errors
-    /// When the schema could not be read or compiled.
+    /// If the schema could not be read or compiled.
     pub(crate) async fn learn(
         &self,
         event: &NewEvent,

@@ -1,36 +1,36 @@
-//! What one statement is given to store.
+//! The limits on what one statement stores.
 
 use std::time::Duration;
 
-/// Events in one statement, at most.
+/// The most events in one statement.
 pub(crate) const MAX_BATCH: usize = 64;
-/// Bytes of events in one statement; the event that exceeds them is its last.
+/// The most bytes of events in one statement. The event that exceeds this is still included, as the last.
 const MAX_BATCH_BYTES: u64 = 2 << 20;
-/// Deliveries that one statement is expected to make, unless a single event makes more: about five
-/// milliseconds' worth.
+/// The most deliveries that one statement is expected to make, about five milliseconds' worth. A single event may
+/// make more.
 pub(crate) const MAX_BATCH_DELIVERIES: usize = 1_000;
 
-/// An event that makes more deliveries is heavy.
+/// An event that makes more deliveries than this is heavy.
 const MAX_LIGHT_DELIVERIES: usize = 200;
 
-/// After heavy events, the next ones wait for this many times as long as storing them took, but no longer than a
-/// second. Meanwhile PostgreSQL and the other services work for everybody else. Sending is slower than storing, so that
-/// nothing is sent later for it.
+/// The pause after heavy events, as a multiple of the time that storing them took, up to one second. During the pause
+/// PostgreSQL and the other services work for everyone else. Since sending is slower than storing, the pause delays
+/// no webhook.
 const REST: u32 = 2;
 const MAX_REST: Duration = Duration::from_secs(1);
 
-/// True for an event that makes, or is expected to make, many deliveries. Heavy events are stored apart from the others,
-/// which wait for none of them, and one batch at a time.
+/// Returns true for an event that makes, or is expected to make, many deliveries. Heavy events are stored apart from
+/// the others, so that those do not wait for them, and one batch at a time.
 pub(crate) fn is_heavy(deliveries: usize) -> bool {
     deliveries > MAX_LIGHT_DELIVERIES
 }
 
-/// How long the next heavy events wait after some that took so long.
+/// Returns the pause after heavy events that took `took` to store.
 pub(crate) fn rest_after(took: Duration) -> Duration {
     (took * REST).min(MAX_REST)
 }
 
-/// Keeps the turn of heavy events until the next ones may follow.
+/// Holds the turn of heavy events until the pause is over.
 pub(crate) fn rest_with<T: Send + 'static>(turn: T, took: Duration) {
     tokio::spawn(async move {
         tokio::time::sleep(rest_after(took)).await;
@@ -38,7 +38,7 @@ pub(crate) fn rest_with<T: Send + 'static>(turn: T, took: Duration) {
     });
 }
 
-/// What a statement has been given so far.
+/// What a statement contains so far.
 #[derive(Debug, Default)]
 pub(crate) struct Load {
     events: usize,
@@ -47,13 +47,13 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// True where nothing more is added.
+    /// Returns true if nothing more may be added.
     pub(crate) fn is_full(&self) -> bool {
         self.events >= MAX_BATCH || self.bytes >= MAX_BATCH_BYTES
     }
 
-    /// True where an event that makes so many deliveries may be added to what is expected to make `most` of them in all.
-    /// The first one may always be.
+    /// Returns true if an event with this many expected deliveries may be added without exceeding `most` in total.
+    /// The first event always fits.
     pub(crate) fn has_room(&self, deliveries: usize, most: usize) -> bool {
         self.events == 0 || self.deliveries + deliveries <= most
     }

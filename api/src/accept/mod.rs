@@ -1,5 +1,5 @@
-//! Accepts events, however they arrive: checks them against the rate limit of the application and the schemas of their
-//! types, and stores them.
+//! Accepts events from all sources: checks each against its application's rate limit and the schema of its type, and
+//! stores it.
 
 pub(crate) mod batch;
 pub(crate) mod error;
@@ -27,18 +27,18 @@ use crate::auth::party::Parties;
 use crate::metric;
 use crate::schema::Violation;
 
-/// How often an event is tried because the schema of its type, or the rate limit of its application, was not what this
-/// process thought it was.
+/// How often an event is tried again because this process had an outdated schema or rate limit.
 const ROUNDS: usize = 5;
 
-/// An event that is stored, together with everything that follows from it.
+/// An event that is stored, together with its deliveries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AcceptedEvent {
-    /// Its id.
+    /// The id that PostgreSQL gave it.
     pub(crate) event_id: EventId,
-    /// The number of its deliveries.
+    /// How many deliveries it made.
     pub(crate) deliveries_queued: i32,
-    /// True if it had been accepted before, with the same idempotency key.
+    /// True if an event with the same idempotency key was accepted before. The id and the count are then those of
+    /// that event.
     pub(crate) is_duplicate: bool,
 }
 
@@ -48,9 +48,10 @@ pub(crate) type AcceptResult = Result<AcceptedEvent, AcceptError>;
 /// How events are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// Together with those of others, each producer in turn. All events are of one producer.
+    /// Through the queue, in batches with other producers' events; applications are served in turn. All events must
+    /// have the same producer.
     Queued,
-    /// By themselves, in their order.
+    /// At once and in the given order, without the queue.
     InOrder,
 }
 
@@ -62,24 +63,24 @@ pub(crate) struct Acceptor {
     parties: Arc<Parties>,
 }
 
-/// Belongs to an event while it is stored.
+/// What the caller remembers about an event while it is being stored.
 struct Mark {
-    /// Its place in the results.
+    /// Its index in the results.
     index: usize,
-    /// How it violates the schema that it was checked against.
+    /// Its violations of the schema that it was checked against.
     violations: Vec<Violation>,
 }
 
-/// What follows from the outcome of one try.
+/// What to do after one try.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
-    /// There is nothing more to try.
+    /// The result is final.
     Done(AcceptResult),
-    /// The event has to be checked again.
+    /// The event must be checked again with newer knowledge.
     Again(Outdated, ApplicationId),
 }
 
-/// What this process did not know about an application.
+/// Which cached knowledge about an application is outdated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outdated {
     Schema,
@@ -96,7 +97,7 @@ impl From<Outdated> for AcceptError {
 }
 
 impl Acceptor {
-    /// Accepts events by way of `batcher`.
+    /// Creates an acceptor that stores events through `batcher`.
     pub(crate) fn new(store: &Store, batcher: Batcher, parties: Arc<Parties>) -> Self {
         Self {
             batcher,
@@ -109,7 +110,7 @@ impl Acceptor {
     /// Accepts one event.
     ///
     /// # Errors
-    /// With why it was not accepted.
+    /// The reason why the event was not accepted.
     pub(crate) async fn accept(&self, event: NewEvent) -> AcceptResult {
         self.accept_all(vec![event], Mode::Queued).await?.pop().unwrap_or(Err(AcceptError::Internal))
     }
@@ -117,7 +118,7 @@ impl Acceptor {
     /// Accepts events independently of each other. Returns one result for each, in the same order.
     ///
     /// # Errors
-    /// When no event was accepted, and the reason is the same for all of them.
+    /// If no event was accepted, and the reason is the same for all of them.
     pub(crate) async fn accept_all(
         &self,
         events: Vec<NewEvent>,
@@ -145,11 +146,11 @@ impl Acceptor {
                 match self.next_step(&event.producer, outcome, violations) {
                     Step::Done(result) => results[index] = result,
                     Step::Again(outdated, application) => {
-                        // This is the result unless another round brings a better one.
+                        // The result, unless another round brings a better one.
                         results[index] = Err(outdated.into());
                         match self.learn(&event, outdated, application, &mut learned).await {
                             Ok(()) => open.push((index, event)),
-                            // The events behind it must not overtake it.
+                            // Later events must not overtake this one.
                             Err(error) if mode == Mode::InOrder => return Err(error),
                             Err(error) => results[index] = Err(error),
                         }
@@ -163,13 +164,13 @@ impl Acceptor {
         Ok(results)
     }
 
-    /// The number of deliveries that an event of this producer is expected to make.
+    /// Returns how many deliveries an event of this producer is expected to make.
     pub(crate) fn expect_of(&self, producer: &Producer) -> usize {
         self.batcher.expect_of(producer)
     }
 
-    /// Returns the events that pass all checks, and notes the results of the others. In order, an event that cannot be
-    /// checked now holds back those of the same producer behind it.
+    /// Returns the events that pass all checks, and stores the results of the others. In [`Mode::InOrder`], an event
+    /// that cannot be checked now also holds back the later events of its producer.
     async fn check(
         &self,
         open: Vec<(usize, NewEvent)>,
@@ -194,7 +195,7 @@ impl Acceptor {
                 }
             }
             if !is_alone {
-                // A thousand events are not checked in one go.
+                // Yield between events, so that checking a thousand of them does not block the runtime.
                 tokio::task::yield_now().await;
             }
         }
@@ -234,7 +235,7 @@ impl Acceptor {
         step
     }
 
-    /// Learns what was outdated: a schema only once in a round.
+    /// Refreshes what was outdated; each schema at most once per round.
     async fn learn(
         &self,
         event: &NewEvent,

@@ -1,4 +1,4 @@
-//! An event as a producer has written it, checked.
+//! An event as a producer sent it, checked.
 
 use postrider_domain::event::{NewEvent, Producer, SchemaCheck};
 use postrider_domain::event_type::EventType;
@@ -6,20 +6,20 @@ use postrider_domain::event_type::EventType;
 use crate::accept::error::InvalidEvent;
 use crate::storable_json;
 
-/// What of an event is stored.
+/// The parts of an event that are stored.
 #[derive(Debug)]
 pub(crate) struct Posted {
-    /// Its type.
+    /// The event type, whose syntax is valid.
     pub(crate) event_type: EventType,
-    /// Its data, as it was written.
+    /// The JSON object, exactly as sent.
     pub(crate) data: Box<str>,
 }
 
 impl Posted {
-    /// Checks all that would keep an event from being stored.
+    /// Checks everything that would prevent an event from being stored.
     ///
     /// # Errors
-    /// With what is wrong with it.
+    /// The first rule that the event type or the data breaks.
     pub(crate) fn check(event_type: &str, data: &str) -> Result<Self, InvalidEvent> {
         let event_type = EventType::parse(event_type)?;
         if event_type.is_reserved() {
@@ -32,15 +32,15 @@ impl Posted {
         Ok(Self { event_type, data: data.into() })
     }
 
-    /// An event of Postrider's own, whose type is reserved.
+    /// Returns an operational event. Its type is reserved.
     ///
     /// # Errors
-    /// When the event type is not valid.
+    /// If the event type is not valid.
     pub(crate) fn operational(event_type: &str, data: String) -> Result<Self, InvalidEvent> {
         Ok(Self { event_type: EventType::parse(event_type)?, data: data.into() })
     }
 
-    /// What is to be accepted: neither its schema nor the limit of its application was looked at yet.
+    /// Turns it into an event to accept. Its schema and the rate limit of its application have not been checked yet.
     pub(crate) fn by(self, producer: Producer, idempotency_key: String) -> NewEvent {
         NewEvent {
             producer,

@@ -1,6 +1,6 @@
-//! Events that wait to be stored: a line for each application, served in turn, so that one who posts a hundred
-//! thousand at once does not keep the next one waiting. Bounded in bytes and in events, of which each application
-//! has its share at most, however many keys it has.
+//! The queue of events that wait to be stored. Each application has a line of its own and the lines are served in
+//! turn, so that an application that posts 100,000 events does not hold up the next one. The queue is bounded in
+//! bytes and in events. Each application can use at most its share, however many keys it has.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::pin::pin;
@@ -16,35 +16,36 @@ use crate::accept::fanout::Fanout;
 use crate::accept::load::{Load, MAX_BATCH_DELIVERIES, is_heavy};
 use crate::auth::party::Party;
 
-/// What an event of an unknown producer counts for, so that a few of them fill a statement. It is not stored apart.
+/// The assumed number of deliveries for a producer that has not been seen yet: a few such events fill a statement.
+/// They are not stored apart.
 const UNKNOWN_DELIVERIES: usize = 250;
-/// Events that may wait, at most.
+/// The most events that may wait.
 const MAX_WAITING: u64 = 16_384;
-/// What an event takes beside its data.
+/// Memory that an event needs in addition to its data, in bytes.
 const OVERHEAD_BYTES: usize = 512;
 
-/// The smallest room in which a whole batch of a request fits beside others.
+/// The smallest queue in which one full batch request and other events fit.
 pub(crate) const MIN_BYTES: usize = 16 << 20;
 
-/// An event, who waits for its answer, and the room it takes until it is answered.
+/// A waiting event and the sender of its outcome.
 #[derive(Debug)]
 pub(crate) struct Waiting {
-    /// On whose account.
+    /// The party whose share of the queue it uses.
     pub(crate) party: Party,
-    /// What is to be stored.
+    /// The event to store.
     pub(crate) event: NewEvent,
-    /// Where its answer goes.
+    /// Receives the outcome, and holds the event's room in the queue until then.
     pub(crate) answer: OutcomeSender,
 }
 
-/// Who waits for an answer.
+/// Sends the outcome of one event to the request that waits for it.
 #[derive(Debug)]
 pub(crate) struct OutcomeSender {
     sender: oneshot::Sender<(NewEvent, Outcome)>,
     _room: Room,
 }
 
-/// What an event takes while it waits.
+/// The room that a waiting event uses in the queue. Dropping it frees the room.
 #[derive(Debug)]
 struct Room {
     _bytes: Share<Party>,
@@ -52,37 +53,37 @@ struct Room {
 }
 
 impl OutcomeSender {
-    /// Answers what became of an event, and gives its room back.
+    /// Sends the outcome of an event and frees its room in the queue.
     pub(crate) fn send(self, event: NewEvent, outcome: Outcome) {
-        // A producer that has gone is not told.
+        // If the receiver was dropped, the request is gone and no one waits.
         let _ = self.sender.send((event, outcome));
     }
 }
 
-/// What is stored in one statement.
+/// The events to store by one statement.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     /// In the order in which they were taken.
     pub(crate) events: Vec<Waiting>,
-    /// What it keeps busy until it is [done](AcceptQueue::done).
+    /// What it occupies until it is [done](AcceptQueue::done).
     pub(crate) occupancy: Occupancy,
 }
 
-/// What a batch that is under way keeps busy.
+/// What a batch in progress occupies.
 #[derive(Debug, Default)]
 pub(crate) struct Occupancy {
     parties: HashSet<Party>,
-    /// Its events make many deliveries each.
+    /// True if each of its events makes many deliveries.
     pub(crate) is_heavy: bool,
 }
 
-/// The lines.
+/// The queue: one line per party.
 pub(crate) struct AcceptQueue {
     lines: Mutex<Lines>,
     arrived: Notify,
     bytes: Shares<Party>,
     places: Shares<Party>,
-    /// Batches under way at once in which one party may have events.
+    /// How many batches in progress may contain events of the same party.
     max_of_party: usize,
     fanout: Fanout,
 }
@@ -90,16 +91,17 @@ pub(crate) struct AcceptQueue {
 #[derive(Default)]
 struct Lines {
     of: HashMap<Party, VecDeque<Waiting>>,
-    /// Those who have a line, in the order in which they are served.
+    /// The parties that have a line, in the order in which they are served.
     turns: VecDeque<Party>,
     is_heavy_under_way: bool,
-    /// In how many batches that are under way a party has events.
+    /// How many batches in progress contain events of each party.
     under_way: HashMap<Party, usize>,
     is_closed: bool,
 }
 
 impl AcceptQueue {
-    /// Room for `max_bytes` of events. Each party is in so many batches at once, at most.
+    /// Creates a queue with room for `max_bytes` of events. At most `max_of_party` batches in progress contain events
+    /// of the same party.
     pub(crate) fn new(max_bytes: usize, max_of_party: usize) -> Self {
         Self {
             lines: Mutex::default(),
@@ -111,15 +113,15 @@ impl AcceptQueue {
         }
     }
 
-    /// What events have cost.
+    /// Returns the record of what past events have cost.
     pub(crate) fn fanout(&self) -> &Fanout {
         &self.fanout
     }
 
-    /// Puts events of one party into its line: all of them, or none.
+    /// Adds all events to the line of their party, or none of them.
     ///
     /// # Errors
-    /// When there is no room, or the service stops.
+    /// If there is no room or the service is shutting down.
     pub(crate) fn push(
         &self,
         party: Party,
@@ -145,11 +147,11 @@ impl AcceptQueue {
         Ok(receivers)
     }
 
-    /// Waits until an event can be taken; false once all is done after [`close`](Self::close).
+    /// Waits until an event can be taken. Returns false once the queue is [closed](Self::close) and empty.
     pub(crate) async fn arrival(&self) -> bool {
         loop {
             let mut arrived = pin!(self.arrived.notified());
-            // From here on nothing that arrives is missed.
+            // From here on, no arrival is missed.
             arrived.as_mut().enable();
             {
                 let lines = self.lines();
@@ -164,7 +166,7 @@ impl AcceptQueue {
         }
     }
 
-    /// Takes what fits into one statement of what waits.
+    /// Takes as many waiting events as fit into one statement.
     pub(crate) fn take(&self) -> Batch {
         let mut lines = self.lines();
         let batch = lines.take(self);
@@ -174,7 +176,7 @@ impl AcceptQueue {
         batch
     }
 
-    /// Notes that a batch is no longer under way.
+    /// Frees what a finished batch occupied.
     pub(crate) fn done(&self, occupancy: &Occupancy) {
         let mut lines = self.lines();
         lines.is_heavy_under_way &= !occupancy.is_heavy;
@@ -194,7 +196,7 @@ impl AcceptQueue {
         }
     }
 
-    /// Whether an event is expected to make many deliveries, and how many.
+    /// Returns whether an event is expected to make many deliveries, and how many.
     pub(crate) fn weigh(&self, event: &NewEvent) -> (bool, usize) {
         match self.fanout.expect(event) {
             Some(expected) => (is_heavy(expected), expected),
@@ -202,24 +204,24 @@ impl AcceptQueue {
         }
     }
 
-    /// How many deliveries an event of a producer is expected to make, whatever its type.
+    /// Returns how many deliveries an event of a producer is expected to make, whatever its type.
     pub(crate) fn expect_of(&self, producer: &Producer) -> usize {
         self.fanout.expect_of(producer).unwrap_or(UNKNOWN_DELIVERIES)
     }
 
-    /// Takes nothing in any more.
+    /// Closes the queue: it accepts no more events.
     pub(crate) fn close(&self) {
         self.lines().is_closed = true;
         self.arrived.notify_waiters();
     }
 
-    /// True once nothing more is taken in.
+    /// Returns true once the queue is closed.
     pub(crate) fn is_closed(&self) -> bool {
         self.lines().is_closed
     }
 
     fn lines(&self) -> std::sync::MutexGuard<'_, Lines> {
-        // Nothing panics between two changes that belong together.
+        // Ignoring the poison is safe: nothing panics between two changes that belong together.
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -233,20 +235,21 @@ impl Lines {
         line.push_back(waiting);
     }
 
-    /// True where something waits that can be taken now.
+    /// Returns true if an event waits that can be taken now.
     fn may_take(&self, queue: &AcceptQueue) -> bool {
         let mut firsts = self.of.values().filter_map(VecDeque::front);
         firsts.any(|first| self.is_possible(queue, first.party, || queue.weigh(&first.event).0))
     }
 
-    /// True where an event of a party can be taken beside what is under way.
+    /// Returns true if an event of a party may be stored in parallel with the batches in progress.
     fn is_possible(&self, queue: &AcceptQueue, party: Party, is_heavy: impl FnOnce() -> bool) -> bool {
         self.under_way.get(&party).is_none_or(|&count| count < queue.max_of_party)
             && !(self.is_heavy_under_way && is_heavy())
     }
 
-    /// One event of each line in turn, until the statement is full. Whose turn it is decides whether those that make
-    /// many deliveries are taken, or those that make few; the lines of the others keep their places.
+    /// Takes one event from each line in turn until the statement is full. The first event decides whether the batch
+    /// contains heavy events or light ones; lines whose next event is of the other kind are skipped and keep their
+    /// places.
     fn take(&mut self, queue: &AcceptQueue) -> Batch {
         let mut batch = Batch::default();
         let (mut load, mut passed_over) = (Load::default(), VecDeque::new());

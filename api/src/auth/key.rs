@@ -1,29 +1,29 @@
-//! API keys: made, and told from anything else.
+//! Generates and recognizes API keys.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rand::Rng as _;
 use sha2::{Digest, Sha256};
 
-/// Begins every key, so that one that was leaked can be recognised.
+/// Starts every key, so that scanners can recognize a leaked one.
 const PREFIX: &str = "pr_";
-/// `pr_` and 43 characters of base64url: 32 random bytes.
+/// The length of a key: `pr_` and 43 characters of base64url, which encode 32 random bytes.
 const LENGTH: usize = 46;
-/// Characters that are kept for people to recognise a key by.
+/// How many leading characters are stored in clear, so that people can recognize a key.
 const SHOWN: usize = 11;
 
-/// A key that was just made: the only time its text is known.
+/// A new key. Its text is known only now.
 pub(crate) struct FreshKey {
     /// The whole key.
     pub(crate) text: String,
-    /// Its first characters.
+    /// Its first characters, which the API shows later.
     pub(crate) prefix: String,
-    /// What is stored of it.
+    /// Its hash, which is stored instead of the key.
     pub(crate) hash: [u8; 32],
 }
 
 impl FreshKey {
-    /// A key of 256 random bits.
+    /// Generates a key of 256 random bits.
     pub(crate) fn generate() -> Self {
         let mut bytes = [0; 32];
         rand::rng().fill_bytes(&mut bytes);
@@ -32,13 +32,13 @@ impl FreshKey {
     }
 }
 
-/// True for a text of the form of a key; whether there is such a key is another question.
+/// Returns true if the text has the form of a key, whether or not the key exists.
 pub(crate) fn is_key(token: &[u8]) -> bool {
     let is_base64url = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     token.len() == LENGTH && token.starts_with(PREFIX.as_bytes()) && token.iter().all(is_base64url)
 }
 
-/// SHA-256, under which keys are stored. They are random, so that a fast hash is the right one.
+/// Returns the SHA-256 under which a key is stored. A fast hash is sufficient because keys are random.
 pub(crate) fn hash(token: &[u8]) -> [u8; 32] {
     Sha256::digest(token).into()
 }

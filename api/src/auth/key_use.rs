@@ -1,4 +1,5 @@
-//! When API keys were last used: noted in memory, written now and then, so that no request waits for it.
+//! Records when API keys were last used. Uses are collected in memory and written from time to time, so that no
+//! request waits for the write.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,19 +13,19 @@ use postrider_store::{Store, StoreError};
 
 use crate::app::App;
 
-/// How old `last_used_at` may be.
+/// How often uses are written, and so how outdated `last_used_at` may be.
 pub(crate) const CADENCE: Duration = Duration::from_secs(30);
-/// Keys that are noted between two flushes; more than these go unnoted.
+/// The most keys that are recorded between two flushes. Uses of further keys are ignored.
 const MAX_KEYS: usize = 100_000;
 
-/// The keys that were used since the last flush.
+/// The API keys that were used since the last flush.
 #[derive(Default)]
 pub(crate) struct KeyUse {
     used: Mutex<HashMap<KeyHash, DateTime<Utc>>>,
 }
 
 impl KeyUse {
-    /// Notes that a key was used, and was good.
+    /// Records that a valid key was used.
     pub(crate) fn note(&self, hash: KeyHash) {
         let mut used = self.used.lock();
         if used.len() < MAX_KEYS || used.contains_key(&hash) {
@@ -32,7 +33,7 @@ impl KeyUse {
         }
     }
 
-    /// Writes what was noted.
+    /// Writes the recorded uses to PostgreSQL. If that fails, they are lost.
     pub(crate) async fn flush(&self, store: &Store) {
         let used = std::mem::take(&mut *self.used.lock());
         if used.is_empty() {
@@ -40,12 +41,12 @@ impl KeyUse {
         }
         let uses: Vec<_> = used.into_iter().collect();
         if let Err(error) = api_keys::record_use(store, &uses).await {
-            tracing::debug!(%error, keys = uses.len(), "the last use of keys was not recorded");
+            tracing::debug!(%error, keys = uses.len(), "could not record the last use of API keys");
         }
     }
 }
 
-/// Writes what was noted, as a step of a task.
+/// Flushes the recorded uses, as a step of a background task.
 pub(crate) async fn flush(app: Arc<App>) -> Result<Next, StoreError> {
     app.key_use.flush(&app.store).await;
     Ok(Next::Later)

@@ -1,4 +1,4 @@
-//! The admin on loopback, who needs no credential.
+//! The local admin, who needs no credential.
 
 use std::net::IpAddr;
 
@@ -8,7 +8,8 @@ use poem::Request;
 use crate::app::App;
 use crate::web::problem::Problem;
 
-/// True for a request without a credential that is the admin's, because the API listens on loopback only.
+/// Returns true if a request without a credential is treated as the admin's, because the API listens on loopback
+/// only.
 pub(super) fn is_local_admin(request: &Request, app: &App) -> bool {
     let path = request.original_uri().path();
     let is_applications = path == "/v1/applications" || path.starts_with("/v1/applications/");
@@ -19,8 +20,8 @@ fn host(request: &Request) -> Option<&str> {
     request.header(header::HOST).or_else(|| request.uri().authority().map(http::uri::Authority::as_str))
 }
 
-/// True for a request that a page of another origin makes, as far as the browser says so (Fetch Metadata, and
-/// `Origin` of RFC 6454). Swagger UI is of the same origin; what is no browser says nothing.
+/// Returns true if the browser's headers say that a page of another origin made the request (Fetch Metadata, and
+/// `Origin` of RFC 6454). Swagger UI has the same origin, and clients that are not browsers send neither header.
 pub(super) fn is_cross_site(request: &Request) -> bool {
     let own = host(request).unwrap_or_default();
     let is_own = |origin: &[u8]| {
@@ -34,7 +35,7 @@ pub(super) fn is_cross_site(request: &Request) -> bool {
         || origins.any(|origin| !is_own(origin.as_bytes()))
 }
 
-/// 403: without a credential, nothing is done for pages of other sites.
+/// 403: a page of another site made the request without a credential.
 pub(super) fn cross_site() -> Problem {
     Problem::new(
         StatusCode::FORBIDDEN,
@@ -44,7 +45,7 @@ pub(super) fn cross_site() -> Problem {
     )
 }
 
-/// True for `localhost`, `127.0.0.0/8` and `[::1]`, with or without a port.
+/// Returns true for `localhost`, `127.0.0.0/8` and `[::1]`, with or without a port.
 fn is_loopback_host(host: &str) -> bool {
     let Ok(authority) = host.parse::<http::uri::Authority>() else {
         return false;

@@ -1,9 +1,12 @@
-//! Who calls, and what they may do.
+//! Authentication and authorization.
 //!
-//! `Authorization: Bearer` with an API key reaches its own application; with an admin token, everything.
-//! Where no admin token is configured the API listens on loopback only, and a request with no credential,
-//! addressed to a loopback host, is the admin on `/v1/applications…`. A page of a foreign site can make a browser send
-//! requests here: under a name of its own, which the host shows, or across sites, which the browser says.
+//! `Authorization: Bearer` with an API key gives access to the application of the key; with an admin token, to
+//! everything.
+//!
+//! If no admin token is configured, the API listens on loopback only. A request without a credential to a loopback
+//! host is then treated as the admin's on `/v1/applications…`. Since a page of another site can make a browser send
+//! requests here, two checks guard this: the `Host` must be a loopback host, and the browser's headers must not say
+//! that the request is cross-site.
 
 pub(crate) mod key;
 pub(crate) mod key_use;
@@ -30,22 +33,22 @@ use crate::web::query::QueryParameters;
 /// The name of the security scheme in the specification.
 pub(crate) const SCHEME: &str = "bearer";
 
-/// What a key may do.
+/// A scope of an API key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope {
-    /// Post events.
+    /// Publish events.
     Publish,
     /// Read everything but secrets.
     Read,
-    /// Change things, and read secrets.
+    /// Change resources, and read secrets.
     Manage,
 }
 
 impl Scope {
-    /// All of them.
+    /// All scopes.
     pub(crate) const ALL: [Self; 3] = [Self::Publish, Self::Read, Self::Manage];
 
-    /// Its name.
+    /// Returns the name that the API uses.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Publish => "publish",
@@ -55,26 +58,26 @@ impl Scope {
     }
 }
 
-/// What was sent to prove who calls. A key was not looked up yet.
+/// The credential of a request. An API key has not been looked up yet.
 #[derive(Clone)]
 pub(crate) enum Credential {
     /// The admin.
     Admin,
-    /// Whoever holds the key of this hash.
+    /// An API key, by its hash.
     Key(KeyHash),
 }
 
-/// Who calls.
+/// The identified caller of a request.
 #[derive(Clone)]
 pub(crate) enum Caller {
     /// The admin.
     Admin,
-    /// An application, by one of its keys.
+    /// An application, through one of its API keys.
     Application(KeyOwner),
 }
 
 impl Credential {
-    /// What a request brings.
+    /// Reads the credential of a request.
     ///
     /// # Errors
     /// 401.
@@ -103,10 +106,10 @@ impl Credential {
         }
     }
 
-    /// Looks the key up.
+    /// Looks up the API key.
     ///
     /// # Errors
-    /// 401 where it is unknown, expired or revoked; 503.
+    /// 401 if the key is unknown, expired or revoked; 503 if PostgreSQL is unavailable.
     pub(crate) async fn identify(&self, app: &App) -> Result<Caller, Problem> {
         match self {
             Self::Admin => Ok(Caller::Admin),
@@ -120,7 +123,7 @@ impl Credential {
 }
 
 impl Caller {
-    /// How the audit log names it.
+    /// Returns the actor for the audit log.
     pub(crate) fn actor(&self) -> Actor {
         match self {
             Self::Admin => Actor::Admin,
@@ -128,7 +131,7 @@ impl Caller {
         }
     }
 
-    /// Refuses keys without a scope.
+    /// Requires that an API key has a scope.
     ///
     /// # Errors
     /// 403.
@@ -142,7 +145,7 @@ impl Caller {
         }
     }
 
-    /// Refuses everybody but the admin.
+    /// Requires the admin.
     ///
     /// # Errors
     /// 403.
@@ -155,10 +158,10 @@ impl Caller {
         }
     }
 
-    /// The application that a path or a query names, where the caller may act for it.
+    /// Returns the application that a path or query names, if the caller has access to it.
     ///
     /// # Errors
-    /// 404 where there is none, or it is another's.
+    /// 404 if it does not exist or the caller has no access to it.
     pub(crate) async fn application(
         &self,
         app: &App,
@@ -172,10 +175,11 @@ impl Caller {
         }
     }
 
-    /// The application to list from: the key's own, or the one that the admin names, or all.
+    /// Returns the application to list from: the one that is named, or else the key's own. Returns `None`, which
+    /// means all applications, for the admin without a name.
     ///
     /// # Errors
-    /// 404 where there is none, or it is another's.
+    /// 404 if it does not exist or the caller has no access to it.
     pub(crate) async fn listed_application(
         &self,
         app: &App,
@@ -188,10 +192,10 @@ impl Caller {
         }
     }
 
-    /// The application to write to: the key's own, or the one that the admin must name.
+    /// Returns the application to write to: the key's own, or the one that the admin must name.
     ///
     /// # Errors
-    /// 422 where the admin names none; 404 where there is none, or it is another's.
+    /// 422 if the admin names none; 404 if it does not exist or the caller has no access to it.
     pub(crate) async fn written_application(
         &self,
         app: &App,
@@ -207,12 +211,12 @@ impl Caller {
     }
 }
 
-/// 403: this is not for keys.
+/// 403: the operation requires an admin token.
 pub(crate) fn admin_required(detail: &str) -> Problem {
     Problem::new(StatusCode::FORBIDDEN, "admin_required", detail)
 }
 
-/// 403: the key has not this scope.
+/// 403: the API key does not have this scope.
 pub(crate) fn scope_required(scope: &str) -> Problem {
     let detail = format!("This API key does not have the `{scope}` scope. Use a key that has it.");
     Problem::new(StatusCode::FORBIDDEN, "scope_required", detail)
@@ -262,13 +266,13 @@ macro_rules! security_extractor {
                 _: &mut RequestBody,
                 _: ExtractParamOptions<()>,
             ) -> poem::Result<Self> {
-                let app = request.data::<Arc<App>>().expect("the state is given to every route");
+                let app = request.data::<Arc<App>>().expect("every route has the state");
                 let found =
-                    request.data::<Result<Credential, Problem>>().expect("every request is admitted first");
+                    request.data::<Result<Credential, Problem>>().expect("admission runs first and sets it");
                 let credential = found.clone()?;
-                let parameters = request.data::<QueryParameters>().expect("they are given to every route");
+                let parameters = request.data::<QueryParameters>().expect("every route has them");
                 if let Err(problem) = parameters.check(request) {
-                    // What is wrong with a request is not told to strangers.
+                    // Identify the caller first: details about a bad request are for authenticated callers only.
                     credential.identify(app).await?;
                     return Err(problem.into());
                 }

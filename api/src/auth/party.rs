@@ -1,8 +1,8 @@
-//! On whose account a request is served: known at once, so that what one application holds can be bounded before
-//! anything is paid for it.
+//! Determines which application a request counts for, before any expensive work, so that the resources of each
+//! application can be limited.
 //!
-//! What is remembered here decides who shares with whom, and nothing else: a key that was revoked a moment ago is
-//! still counted as its application's, and refused where it always is.
+//! The cached result only decides who shares with whom. A key that was revoked a moment ago still counts for its
+//! application, and the usual check then refuses it.
 
 use moka::sync::Cache;
 use postrider_domain::event::Producer;
@@ -14,23 +14,23 @@ use tokio::sync::Semaphore;
 
 use crate::auth::Credential;
 
-/// Keys and uids whose application is remembered.
+/// How many keys and how many uids are cached.
 const MAX_KNOWN: u64 = 100_000;
-/// Look-ups of what is not remembered that may take place at once, whoever asks.
+/// How many look-ups of uncached keys and uids may run at once, for all callers.
 const MAX_LOOK_UPS: usize = 2;
 
-/// Who has a share of what this process has.
+/// The owner of a share of this process's resources.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Party {
-    /// An application, by one of its keys or by the admin who acts for it.
+    /// An application, through one of its keys or the admin acting for it.
     Application(ApplicationId),
-    /// The admin, for nobody.
+    /// The admin, acting for no application.
     Admin,
-    /// Those of whom nothing is known.
+    /// All callers that are not identified.
     Stranger,
 }
 
-/// Whose each credential is, as far as it was seen.
+/// A cache of the application that each key and uid belongs to.
 pub(crate) struct Parties {
     store: Store,
     by_key: Cache<KeyHash, ApplicationId>,
@@ -39,17 +39,17 @@ pub(crate) struct Parties {
 }
 
 impl Parties {
-    /// Knows nobody yet.
+    /// Creates an empty cache.
     pub(crate) fn new(store: Store) -> Self {
         let (by_key, by_uid) = (Cache::new(MAX_KNOWN), Cache::new(MAX_KNOWN));
         Self { store, by_key, by_uid, look_ups: Semaphore::new(MAX_LOOK_UPS) }
     }
 
-    /// The party of a request with this credential that names this application. Returns `None` if the API key does not
-    /// exist.
+    /// Returns the party of a request that has this credential and names this application. Returns `None` if the API
+    /// key does not exist.
     ///
     /// # Errors
-    /// When PostgreSQL does not answer.
+    /// `StoreError` if the look-up fails.
     pub(crate) async fn of(
         &self,
         credential: &Credential,
@@ -65,7 +65,7 @@ impl Parties {
         })
     }
 
-    /// On whose account an event is stored, without asking anybody.
+    /// Returns the party of an event, from the cache alone.
     pub(crate) fn of_producer(&self, producer: &Producer) -> Party {
         match producer {
             Producer::Admin(application) => Party::Application(*application),

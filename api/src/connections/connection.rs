@@ -1,4 +1,4 @@
-//! What is known of one connection.
+//! The state of one connection.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -9,41 +9,41 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::party::Party;
 
-/// How long the head of a request may take, from its first byte; and how long a new connection may say nothing.
+/// How long a request head may take from its first byte, and how long a new connection may be silent.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long a connection may be silent after a response.
+/// How long a connection may be idle after a response.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// How long a client may take to read a response.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
-/// The longest head of a request.
+/// The largest request head.
 pub(crate) const MAX_HEAD_BYTES: usize = 65_536;
-/// The part of it that every connection may have. What is beyond comes out of what all connections share.
+/// The part of a request head that every connection may use. The rest is charged to what all connections share.
 const FREE_HEAD_BYTES: usize = 8_192;
 
 pub(super) struct Connection {
     pub(super) peer: SocketAddr,
-    /// Cancelled when the connection has to be closed.
+    /// Cancelled when the connection must be closed.
     pub(super) closed: CancellationToken,
     phase: Mutex<Phase>,
 }
 
 /// What a connection is doing.
 pub(super) struct Phase {
-    /// Requests under way: from the end of their heads until their responses are written.
+    /// Requests in flight: from the end of their heads until their responses are written.
     pub(super) requests: usize,
-    /// Those among them that the API works on.
+    /// How many of these the API is working on.
     pub(super) worked_on: usize,
-    /// When each response began that is being written, the oldest first.
+    /// When each response that is being written began, the oldest first.
     pub(super) responses: Vec<Instant>,
-    /// On whose account the last request was.
+    /// The party of the last request.
     pub(super) party: Option<Party>,
-    /// It has had a request.
+    /// True after the first request.
     is_known: bool,
-    /// Its frames are bounded by HTTP/2 itself.
+    /// True for HTTP/2, which bounds its frames itself.
     is_http2: bool,
-    /// When it was opened, or had its last request.
+    /// When it was opened or its last request ended.
     quiet_since: Instant,
-    /// The head that has not come to its end.
+    /// The incomplete request head, if there is one.
     head: Option<Head>,
 }
 
@@ -58,12 +58,12 @@ pub(super) struct Candidate {
     pub(super) peer: SocketAddr,
     pub(super) holder: Holder,
     pub(super) is_known: bool,
-    /// It has a request under way on which nobody works.
+    /// True if it has a request in flight that no one is working on.
     pub(super) is_busy: bool,
     pub(super) quiet_since: Instant,
 }
 
-/// Who has a connection.
+/// The holder of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Holder {
     Party(Party),
@@ -79,7 +79,7 @@ impl Connection {
         self.phase.lock()
     }
 
-    /// `None` while the API works on one of its requests.
+    /// Returns the connection as a candidate for closing, or `None` while the API works on one of its requests.
     pub(super) fn candidate(&self) -> Option<Candidate> {
         let phase = self.phase();
         let holder = match phase.party {
@@ -131,7 +131,7 @@ impl Phase {
             || since(self.quiet_since) >= silence
     }
 
-    /// How many bytes may be read now. 0: there are too many long heads.
+    /// Returns how many bytes may be read now, or 0 if there are too many long request heads.
     pub(super) fn may_read(&mut self, heads: &Shares<IpAddr>, address: IpAddr) -> usize {
         if self.requests > 0 || self.is_http2 {
             return usize::MAX;
@@ -144,7 +144,7 @@ impl Phase {
         most.saturating_sub(head.bytes)
     }
 
-    /// Counts what was read.
+    /// Counts bytes that were read towards the current head.
     pub(super) fn note_read(&mut self, bytes: &[u8], now: Instant) {
         if self.requests > 0 || bytes.is_empty() {
             return;

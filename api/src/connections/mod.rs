@@ -1,7 +1,7 @@
-//! The connections that are open, and which of them have to go: one whose request head does not arrive in time or is
-//! too long, one that is idle for too long, one that does not read its response, and, where no more can be had, the one
-//! that is missed least. A connection is spared only while the API works on one of its requests, so that nobody keeps
-//! others out by being slow.
+//! The open connections, and which of them to close: a connection whose request head takes too long or is too large,
+//! one that is idle for too long, one that does not read its response, and, if no further connection can be opened,
+//! the least important one. A connection is exempt only while the API works on one of its requests, so that slow
+//! clients cannot keep others out.
 
 mod connection;
 mod serving;
@@ -23,14 +23,14 @@ pub(crate) use self::serving::Serving;
 pub(crate) use self::stream::Watched;
 use crate::metric;
 
-/// Bytes of heads that have not come to their end, beyond what each connection may have anyway.
+/// The most bytes of incomplete request heads, beyond what each connection may use anyway.
 const HEAD_BYTES: u64 = 32 << 20;
-/// Bytes of responses to requests that are on no application's account, such as metrics.
+/// The most bytes of unread responses that count for no application, such as metrics.
 const STRANGERS_BYTES: u64 = 32 << 20;
-/// Refusals are over when there was none for this long.
+/// After this long without a refusal, the log says that refusing is over.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// All connections of a listener. All clones are one.
+/// All connections of a listener. Clones share them.
 #[derive(Clone)]
 pub(crate) struct Connections(Arc<Table>);
 
@@ -43,7 +43,7 @@ struct Table {
 }
 
 impl Connections {
-    /// Room for `max` connections.
+    /// Creates an empty table for at most `max` connections.
     pub(crate) fn new(max: usize) -> Self {
         Self(Arc::new(Table {
             max,
@@ -54,7 +54,8 @@ impl Connections {
         }))
     }
 
-    /// Takes a connection in, for which another may have to go; `None` where all are being worked on.
+    /// Adds a connection. If the table is full, closes another one for it. Returns `None` if the API is working on a
+    /// request of every connection.
     pub(crate) fn add(&self, stream: TcpStream, peer: SocketAddr) -> Option<Watched> {
         let connection = Arc::new(Connection::new(peer, Instant::now()));
         let mut open = self.0.open();
@@ -75,13 +76,13 @@ impl Connections {
         Some(Watched::new(stream, connection, self.0.clone()))
     }
 
-    /// A request of the connection from `peer` is under way until what this returns is dropped.
+    /// Marks a request of the connection from `peer` as in flight until the returned value is dropped.
     pub(crate) fn serving(&self, peer: SocketAddr) -> Arc<Serving> {
         let connection = self.0.open().get(&peer).cloned();
         Arc::new(Serving::new(connection, self.0.strangers.clone()))
     }
 
-    /// Closes those that have been given their time.
+    /// Closes the connections whose time is up.
     pub(crate) fn close_overdue(&self, now: Instant) {
         let overdue: Vec<_> =
             self.0.open().values().filter(|connection| connection.phase().is_overdue(now)).cloned().collect();
@@ -90,12 +91,12 @@ impl Connections {
         }
     }
 
-    /// Connections that were refused since the start.
+    /// Returns how many connections were refused since the start.
     pub(crate) fn refused(&self) -> u64 {
         self.0.refused.load(Ordering::Relaxed)
     }
 
-    /// How many may be open at once.
+    /// Returns how many connections may be open at once.
     pub(crate) fn max(&self) -> usize {
         self.0.max
     }
@@ -107,9 +108,10 @@ impl Table {
     }
 }
 
-/// The connection that is missed least. Those that have had no request go first, then those on which nothing is worked
-/// on; in both cases one of whoever has most of them: an application, or an address where none is known. Of these the
-/// one that is idle longest goes, and one with a request under way only where none is idle.
+/// Returns the connection to close for a new one. Connections that have had no request go first, then those on which
+/// no work is being done. In both groups, the holder with the most connections loses one. A holder is an application,
+/// or a client address if the application is not known. Of its connections, the one that has been idle longest is
+/// closed; one with a request in flight is closed only if none is idle.
 fn dispensable(open: &HashMap<SocketAddr, Arc<Connection>>) -> Option<SocketAddr> {
     let candidates: Vec<Candidate> = open.values().filter_map(|connection| connection.candidate()).collect();
     let of_most = |is_known: bool| {
@@ -125,7 +127,7 @@ fn dispensable(open: &HashMap<SocketAddr, Arc<Connection>>) -> Option<SocketAddr
     of_most(false).or_else(|| of_most(true)).map(|candidate| candidate.peer)
 }
 
-/// Says in the log when connections begin to be refused, and when that is over.
+/// Logs when connections begin to be refused, and when that ends.
 pub(crate) struct Refusals {
     seen: u64,
     current: Option<Refusing>,
@@ -137,12 +139,12 @@ struct Refusing {
 }
 
 impl Refusals {
-    /// None so far.
+    /// Starts with no refusals.
     pub(crate) fn new() -> Self {
         Self { seen: 0, current: None }
     }
 
-    /// To be called now and then.
+    /// Compares the number of refusals with the last call. Call it regularly.
     pub(crate) fn look(&mut self, connections: &Connections, now: Instant) {
         let refused = connections.refused();
         if refused > self.seen {
@@ -150,7 +152,7 @@ impl Refusals {
             self.current.get_or_insert_with(|| {
                 tracing::warn!(
                     max = connections.max(),
-                    "connections are refused: all that may be open are in use"
+                    "connections are refused: all allowed connections are in use"
                 );
                 Refusing { before, last: now }
             });

@@ -1,4 +1,4 @@
-//! A request under way, and what it holds until the last byte of its response is written.
+//! A request in flight, and what it holds until the last byte of its response is written.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use crate::auth::party::Party;
 use crate::web::admission::exhausted;
 use crate::web::problem::Problem;
 
-/// Responses up to this size are not counted: they are no larger than what a connection costs anyway.
+/// Responses up to this size are not counted. They are no larger than what a connection uses anyway.
 const SMALL_RESPONSE: usize = 1_024;
 
-/// A request from the end of its head until its response is written, or its connection is closed.
+/// A request, from the end of its head until its response is written or its connection is closed.
 pub(crate) struct Serving {
     connection: Option<Arc<Connection>>,
     strangers: Shares<IpAddr>,
@@ -27,29 +27,29 @@ pub(crate) struct Serving {
 struct State {
     stage: Stage,
     account: Option<Account>,
-    /// What was set aside for its response before the work began.
+    /// What was reserved for its response before the work began.
     reserved: Option<Share<Party>>,
-    /// What its response takes.
+    /// The bytes of its response.
     room: Option<Room>,
 }
 
-/// On whose account a request is.
+/// The party that a request counts for.
 struct Account {
     party: Party,
-    /// Its place among the requests of that account.
+    /// Its place among the party's requests.
     _place: Share<Party>,
     responses: Shares<Party>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// For its body, or its turn.
+    /// Waits for its body, or for its turn.
     Waiting,
     WorkedOn,
     Responding(Instant),
 }
 
-/// Whose bytes a response takes.
+/// The share that a response uses.
 #[expect(dead_code, reason = "they are held, and released when they are dropped")]
 enum Room {
     Party(Share<Party>),
@@ -65,8 +65,8 @@ impl Serving {
         Self { connection, strangers, state: Mutex::new(state) }
     }
 
-    /// Says on whose account it is. Holds its place among the requests of that account, and charges its response to
-    /// the account's share of `responses`.
+    /// Sets the party that the request counts for. Holds its place among the requests of that party, and charges its
+    /// response to the party's share of `responses`.
     pub(crate) fn belongs_to(&self, party: Party, place: Share<Party>, responses: Shares<Party>) {
         if let Some(connection) = &self.connection {
             connection.phase().party = Some(party);
@@ -74,20 +74,20 @@ impl Serving {
         self.state().account = Some(Account { party, _place: place, responses });
     }
 
-    /// The API works on it from now on.
+    /// Marks the request as being worked on.
     pub(crate) fn work_begins(&self) {
         self.move_to(Stage::WorkedOn);
     }
 
-    /// Holds what was set aside for its response.
+    /// Holds what was reserved for its response.
     pub(crate) fn reserve(&self, share: Share<Party>) {
         self.state().reserved = Some(share);
     }
 
-    /// Makes the request last until `response` is written.
+    /// Keeps the request in flight until `response` is written.
     ///
     /// # Errors
-    /// 503 where there is no room for the response, because the client does not read others.
+    /// 503 if there is no room for the response, because the client does not read earlier ones.
     pub(crate) async fn respond(self: Arc<Self>, mut response: Response) -> Result<Response, Problem> {
         let bytes = response.take_body().into_bytes().await.map_err(|_| Problem::internal())?;
         if bytes.len() <= SMALL_RESPONSE {
@@ -100,7 +100,7 @@ impl Serving {
         Ok(response)
     }
 
-    /// Charges the bytes of the response to its account, or to the client's address where it is on no account.
+    /// Charges the bytes of the response to the party, or to the client's address if there is no party.
     fn take_room(&self, size: u64) -> Result<(), Problem> {
         let Some(connection) = &self.connection else { return Ok(()) };
         let mut state = self.state();
@@ -162,7 +162,7 @@ impl Drop for Serving {
     }
 }
 
-/// The body of a response, wherever it waits to be written: in the protocol's buffers too.
+/// The body of a response until it is written, including the time it spends in the protocol's buffers.
 struct Unwritten {
     bytes: Bytes,
     _serving: Arc<Serving>,

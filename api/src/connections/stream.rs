@@ -1,4 +1,4 @@
-//! A connection's bytes: no more is read of a head than it may have.
+//! The byte stream of a connection, which reads no more of a request head than allowed.
 
 use std::io;
 use std::pin::Pin;
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::Table;
 use super::connection::Connection;
 
-/// A connection that was taken in. It counts as open until this is dropped.
+/// An accepted connection. It counts as open until this is dropped.
 pub(crate) struct Watched {
     stream: Take<TcpStream>,
     pub(super) connection: Arc<Connection>,
@@ -25,7 +25,7 @@ impl Watched {
         Self { stream: stream.take(0), connection, table }
     }
 
-    /// Cancelled when this has to be dropped.
+    /// Returns the token that is cancelled when the connection must be closed.
     pub(crate) fn closed(&self) -> CancellationToken {
         self.connection.closed.clone()
     }
@@ -38,7 +38,7 @@ impl Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         let mut open = self.table.open();
-        // It may have been pushed out, and its address be another's by now.
+        // It may have been pushed out already, and another connection may now have its address.
         if open.get(&self.connection.peer).is_some_and(|other| Arc::ptr_eq(other, &self.connection)) {
             open.remove(&self.connection.peer);
         }

@@ -1,5 +1,5 @@
-//! Emissions that were found and wait to be accepted: a line for each application, served in turn, so that one that
-//! emits a hundred thousand does not keep the next one waiting.
+//! Found emissions that wait to be accepted. Each application has a line of its own and the lines are served in turn,
+//! so that an application that emits 100,000 events does not hold up the next one.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -10,33 +10,33 @@ use postrider_store::inbox::{EmissionId, Found};
 
 use crate::accept::load::{Load, MAX_BATCH_DELIVERIES, is_heavy};
 
-/// Emissions that are remembered, about. The inbox may have more.
+/// About how many emissions are held in memory. The inbox may contain more.
 const CAPACITY: usize = 100_000;
-/// What a line may have however long the others are.
+/// The length that a line may always reach, however long the others are.
 const MIN_LINE: usize = 64;
-/// How long an application is left alone after its events could not be stored.
+/// The pause of an application after its events could not be stored.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The lines.
+/// The lines of all applications.
 pub(crate) struct InboxLines {
-    /// `None`: what names no application.
+    /// `None` stands for emissions that name no application.
     of: HashMap<Option<ApplicationId>, Line>,
-    /// Those that have emissions, in the order in which they are served.
+    /// Those with waiting emissions, in the order in which they are served.
     turns: VecDeque<Option<ApplicationId>>,
     capacity: usize,
-    /// Emissions in all lines.
+    /// The number of emissions in all lines.
     len: usize,
-    /// Until when those that make many deliveries rest.
+    /// Heavy events are not taken before this time.
     heavy_not_before: Option<Instant>,
 }
 
 #[derive(Default)]
 struct Line {
-    /// Their sizes, in the order in which they are to be accepted.
+    /// The size of each emission in bytes, in the order in which they must be accepted.
     waiting: BTreeMap<EmissionId, u32>,
     not_before: Option<Instant>,
-    /// Some that come behind these were left out. Until the next look at everything it takes in nothing: a later one
-    /// would overtake them.
+    /// True if later emissions were left out. The line then accepts none until the next full look, because a newer
+    /// one would overtake those.
     is_cut: bool,
 }
 
@@ -51,14 +51,14 @@ impl InboxLines {
         Self { of: HashMap::new(), turns: VecDeque::new(), capacity, len: 0, heavy_not_before: None }
     }
 
-    /// Puts an emission into its line, unless it is there already or the line is too long.
+    /// Adds an emission to its line, unless it is already there or the line is too long.
     pub(crate) fn add(&mut self, found: Found) {
         let free = self.capacity.saturating_sub(self.len);
         let line = self.of.entry(found.application_id).or_default();
         if line.is_cut || line.waiting.contains_key(&found.id) {
             return;
         }
-        // As with any share: nobody gets more while he has over eight times what is free.
+        // The usual rule for shares: a line that holds more than eight times the free room gets no more.
         if line.waiting.len() >= MIN_LINE.max(free.saturating_mul(FACTOR as usize)) {
             line.is_cut = true;
             return;
@@ -70,9 +70,9 @@ impl InboxLines {
         self.len += 1;
     }
 
-    /// Takes what is to be accepted next: one of each line in turn, until the batch is full. `expect` tells how many
-    /// deliveries an event of an application may make. Where one that makes many does not fit any more, those that make
-    /// few still do.
+    /// Takes the next batch: one emission from each line in turn until the batch is full. `expect` returns how many
+    /// deliveries an event of an application is expected to make. When a heavy event no longer fits, light ones still
+    /// may.
     pub(crate) fn take(&mut self, now: Instant, expect: impl Fn(ApplicationId) -> usize) -> Vec<Found> {
         let (mut batch, mut passed_over) = (Vec::new(), VecDeque::new());
         let mut load = Load::default();
@@ -104,17 +104,17 @@ impl InboxLines {
         batch
     }
 
-    /// Lets those that make many deliveries rest.
+    /// Takes no heavy events before `until`.
     pub(crate) fn rest(&mut self, until: Instant) {
         self.heavy_not_before = Some(until);
     }
 
-    /// How long some of them rest, if they do.
+    /// Returns how long heavy events still rest, or `None` if they do not.
     pub(crate) fn resting(&self, now: Instant) -> Option<Duration> {
         self.heavy_not_before.map(|until| until.saturating_duration_since(now)).filter(|rest| !rest.is_zero())
     }
 
-    /// Puts back what could not be accepted now, to be tried again after a while.
+    /// Puts back emissions that could not be accepted, to be tried again after a pause.
     pub(crate) fn postpone(&mut self, now: Instant, emissions: impl IntoIterator<Item = Found>) {
         for Found { id, application_id, bytes } in emissions {
             let line = self.of.entry(application_id).or_default();
@@ -126,12 +126,12 @@ impl InboxLines {
         }
     }
 
-    /// True where a line that others were left out of has come to its end.
+    /// Returns true if a line that left out emissions is now empty.
     pub(crate) fn is_short(&self) -> bool {
         self.of.values().any(|line| line.is_cut && line.waiting.is_empty())
     }
 
-    /// To be called before everything is looked at: what was left out is found again.
+    /// Prepares for a full look at the inbox, which finds the left-out emissions again.
     pub(crate) fn begin_full_look(&mut self) {
         self.of.retain(|_, line| {
             line.is_cut = false;

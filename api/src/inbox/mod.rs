@@ -1,7 +1,7 @@
-//! Accepts what producers have emitted in transactions of their own, as if it had been posted.
+//! Accepts the events that producers emitted in transactions of their own, as if they had been posted.
 //!
-//! An event is accepted first and then leaves the inbox: whoever dies in between finds it accepted, by its
-//! idempotency key. One api at a time does this; the others stand by.
+//! An event is accepted first and removed from the inbox afterwards. After a crash in between, its idempotency key
+//! shows that it was accepted. One API process at a time does this; the others stand by.
 
 mod lines;
 
@@ -28,29 +28,29 @@ use crate::metric;
 use crate::readiness::SchemaReady;
 use crate::web::problem::Problem;
 
-/// How often it looks without having heard anything.
+/// How often the inbox is polled without a notification.
 pub(crate) const CADENCE: Duration = Duration::from_secs(1);
 
-/// What the log calls it.
+/// The name in the log.
 const PART: &str = "api_inbox";
 
-/// Empties the inbox.
+/// Empties the inbox, as a background task.
 pub(crate) struct InboxLoop {
     config: DatabaseConfig,
     schema_ready: SchemaReady,
     session: Option<Session>,
-    /// For the log alone: an API that cannot empty the inbox is ready for requests nevertheless.
+    /// Used for logging only: an API that cannot empty the inbox can still serve requests.
     health: Health,
 }
 
-/// A session that hears of what is emitted, and what it has found.
+/// A session that listens for new events, and the events it has found.
 struct Session {
     inbox: Inbox,
     lines: InboxLines,
 }
 
 impl InboxLoop {
-    /// Begins when the schema is ready.
+    /// Creates the task, which begins once the schema is ready.
     pub(crate) fn new(config: DatabaseConfig, schema_ready: SchemaReady) -> Self {
         Self { config, schema_ready, session: None, health: Health::default() }
     }
@@ -90,7 +90,7 @@ impl Step<App> for InboxLoop {
 }
 
 impl Session {
-    /// Accepts what has come.
+    /// Accepts one batch of waiting events.
     async fn step(&mut self, acceptor: &Acceptor, health: &Health) -> Result<Next, StoreError> {
         let Self { inbox, lines } = self;
         let expect = |application| acceptor.expect_of(&Producer::Admin(application));
@@ -121,20 +121,20 @@ impl Session {
     }
 }
 
-/// What became of events that were emitted.
+/// The results of a batch.
 #[derive(Default)]
 struct Promoted {
-    /// They leave the inbox.
+    /// Accepted; to be removed from the inbox.
     accepted: Vec<EmissionId>,
-    /// They never can be.
+    /// Can never be accepted; to be moved to the rejections.
     refused: Vec<Refusal>,
-    /// They are to be tried again.
+    /// To be tried again later.
     postponed: HashSet<EmissionId>,
 }
 
 impl Promoted {
-    /// Notes an event that can never be accepted. Producers are told of theirs, in the words of the API; what Postrider
-    /// itself had to say to an application that is gone is of no use to anybody.
+    /// Records an event that can never be accepted, with the problem that a request would have got. Operational
+    /// events for an application that no longer exists are dropped, because no one would read the rejection.
     fn refuse(&mut self, mark: Mark, error: AcceptError) {
         if mark.is_operational {
             self.accepted.push(mark.id);
@@ -151,7 +151,7 @@ impl Promoted {
     }
 }
 
-/// What is kept of an event while it is being accepted.
+/// What is remembered about an event while it is being accepted.
 struct Mark {
     id: EmissionId,
     application_id: Option<ApplicationId>,
@@ -165,7 +165,7 @@ impl Mark {
     }
 }
 
-/// Accepts what can be.
+/// Accepts the events that can be accepted.
 async fn promote(acceptor: &Acceptor, emitted: Vec<Emitted>) -> Promoted {
     let mut promoted = Promoted::default();
     let (mut events, mut marks) = (Vec::new(), Vec::new());
@@ -200,7 +200,7 @@ async fn promote(acceptor: &Acceptor, emitted: Vec<Emitted>) -> Promoted {
     promoted
 }
 
-/// The same checks as for what is posted.
+/// Applies the same checks as for posted events.
 fn compose(emitted: Emitted) -> Result<NewEvent, AcceptError> {
     let application = emitted.application_id.ok_or(AcceptError::UnknownApplication)?;
     let idempotency_key = check_idempotency_key(emitted.idempotency_key.as_bytes())?;
@@ -209,7 +209,7 @@ fn compose(emitted: Emitted) -> Result<NewEvent, AcceptError> {
     } else {
         Posted::check(&emitted.event_type, &emitted.data)?
     };
-    // It is committed already: no limit can slow its producer down.
+    // It is already committed, so the rate limit could not slow its producer down.
     Ok(NewEvent { is_admitted: true, ..event.by(Producer::Admin(application), idempotency_key) })
 }
 
