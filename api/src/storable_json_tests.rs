@@ -9,7 +9,7 @@ fn rendered(json: &str) -> usize {
 
 #[test]
 fn the_length_is_that_of_what_postgresql_renders() {
-    // Rendered by `select length($1::jsonb::text)`.
+    // The lengths come from `select length($1::jsonb::text)`.
     for (json, length) in [
         ("{}", 2),
         (r#"{"a":1}"#, 8),
@@ -110,7 +110,7 @@ fn json() -> impl Strategy<Value = Value> {
     })
 }
 
-/// What PostgreSQL renders: a space after `:` and `,`.
+/// Renders as PostgreSQL does, with a space after `:` and `,`.
 fn spaced(value: &Value) -> String {
     match value {
         Value::Array(items) => {
@@ -144,7 +144,7 @@ proptest! {
         let number = format!("{whole}.{fraction}e{exponent}");
         let value: f64 = number.parse().expect("a number");
         let measured = measure_number(&number).expect("short");
-        // Its digits, shifted: no fewer than are written before the point.
+        // Rendering shifts the digits; the digits of the whole part are the fewest that are written.
         let whole = format!("{:.0}", value.trunc());
         prop_assert!(whole.len() <= measured);
     }

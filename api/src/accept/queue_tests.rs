@@ -25,7 +25,7 @@ fn queue() -> AcceptQueue {
     AcceptQueue::new(MIN_BYTES, 2)
 }
 
-/// Events of which each is expected to make so many deliveries.
+/// Posts events, each of which is expected to make this many deliveries.
 fn post(queue: &AcceptQueue, producer: u128, keys: &[String], expected: i32) -> Result<(), AcceptError> {
     queue.fanout().learn(&event(producer, ""), expected);
     let events = keys.iter().map(|key| event(producer, key)).collect();
@@ -74,7 +74,7 @@ fn who_makes_few_deliveries_waits_for_none_who_makes_many() {
     let heavy = queue.take();
     let parties: Vec<_> = heavy.events.iter().map(|waiting| waiting.party).collect();
     assert_eq!((heavy.occupancy.is_heavy, parties), (true, vec![party(1), party(3), party(1), party(1)]));
-    // Side by side with that only the other goes, and then nothing until it is done.
+    // In parallel with that, only the light event is taken, and then nothing until the heavy batch is done.
     assert_eq!(take(&queue), [(event(2, "").producer, "0".to_owned())]);
     assert!(!queue.lines().may_take(&queue));
     assert!(queue.take().events.is_empty());

@@ -6,7 +6,7 @@ use super::*;
 
 const APPLICATION: ApplicationId = ApplicationId(Uuid::nil());
 
-/// Accepts one event of which PostgreSQL says the same on every try.
+/// Accepts one event, for which PostgreSQL returns the same outcome on every try.
 async fn accept(outcome: Outcome) -> AcceptResult {
     let config = DatabaseConfig {
         url: Default::default(),
@@ -23,7 +23,7 @@ async fn accept(outcome: Outcome) -> AcceptResult {
         event_type: EventType::parse("user.created").expect("a type"),
         data: "{}".into(),
         schema: SchemaCheck::Unchecked,
-        // So that no budget is asked for it.
+        // So that no budget is charged.
         is_admitted: true,
     };
     acceptor.accept(event).await

@@ -8,7 +8,7 @@ use super::connection::Phase;
 use super::*;
 use crate::auth::party::Party;
 
-/// Connections that were taken in, with the other end of each.
+/// Returns accepted connections, with the client end of each.
 async fn opened(connections: &Connections, count: usize) -> Vec<(Option<Watched>, TcpStream)> {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
     let address = listener.local_addr().expect("an address");
@@ -25,7 +25,7 @@ fn is_closed(watched: &Option<Watched>) -> bool {
     watched.as_ref().expect("it was taken in").closed().is_cancelled()
 }
 
-/// A request of a connection that was taken in.
+/// Starts a request on an accepted connection.
 fn request(connections: &Connections, near: &Option<Watched>) -> Arc<Serving> {
     connections.serving(near.as_ref().expect("it was taken in").connection.peer)
 }

@@ -13,7 +13,7 @@ fn found(of: u128, number: i64) -> Found {
     Found { id: EmissionId { transaction: number, number }, application_id: Some(application(of)), bytes: 2 }
 }
 
-/// Of whom, and which.
+/// Returns the application and the number of each emission.
 fn taken(batch: &[Found]) -> Vec<(u128, i64)> {
     batch.iter().map(|found| (found.application_id.expect("named").0.as_u128(), found.id.number)).collect()
 }
@@ -41,7 +41,7 @@ fn a_batch_has_few_that_make_many_deliveries_and_whatever_makes_few() {
     assert_eq!(taken(&lines.take(Instant::now(), expect)), [(1, 1), (2, 11)]);
     assert_eq!(taken(&lines.take(Instant::now(), expect)), [(1, 2)]);
     lines.add(found(3, 12));
-    // Whoever came is served before the one who was passed over has another.
+    // A new line is served before the one that was passed over gets another turn.
     assert_eq!(taken(&lines.take(Instant::now(), expect)), [(1, 3), (3, 12)]);
 }
 
@@ -96,13 +96,13 @@ fn a_long_line_leaves_room_to_others_and_loses_nothing() {
     for _ in 0..20 {
         let batch = lines.take(Instant::now(), |_| 1);
         if batch.is_empty() && lines.is_short() {
-            // Everything that has not been taken is found again.
+            // A full look finds everything that has not been taken.
             lines.begin_full_look();
             let next = order.iter().filter(|(of, _)| *of == 1).count() as i64 + 1;
             (next..=all).for_each(|number| lines.add(found(1, number)));
         }
         order.extend(taken(&batch));
-        // What comes behind those that were left out does not overtake them.
+        // Later emissions do not overtake those that were left out.
         if order.len() < 2 * MIN_LINE {
             lines.add(found(1, all + 2));
         }

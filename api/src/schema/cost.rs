@@ -1,11 +1,11 @@
-//! What work with a schema costs, in steps of about ten nanoseconds. Everything is estimated before it is done: a
-//! compilation from the schema alone, a check and the naming of violations from the schema and the data.
+//! The cost of working with a schema, in steps of about ten nanoseconds. All work is estimated beforehand:
+//! compilation from the schema alone, checking and naming violations from the schema and the data.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-/// Steps to make a violation, which is an object of its own.
+/// Steps to create a violation, which is an object of its own.
 const VIOLATION: u64 = 200;
 /// Steps to compile anything at all, to compile a subschema, and to compile a keyword or a name in it.
 const COMPILATION: u64 = 5_000;
@@ -18,25 +18,25 @@ const LOOK_UP: u64 = 4;
 /// A subschema with every reference followed.
 #[derive(Debug, Default)]
 pub(super) struct Part {
-    /// Where it is in the schema.
+    /// Its JSON pointer in the schema.
     pub(super) pointer: String,
     /// Steps for each value.
     pub(super) steps: u64,
-    /// Steps for each byte of a text: matching a pattern takes its size.
+    /// Steps per byte of a string: matching a pattern takes as many as the pattern's size.
     pub(super) text_steps: u64,
-    /// Steps for each byte of the name of a property.
+    /// Steps per byte of a property name.
     pub(super) name_steps: u64,
-    /// Names of properties that are required.
+    /// The number of required properties.
     pub(super) names: usize,
-    /// Steps for each byte of an array, with all that is in it.
+    /// Steps per byte of an array, with everything in it.
     pub(super) array_steps: u64,
-    /// How many violations of one value it may name by itself.
+    /// How many violations of one value it can report itself.
     pub(super) violations: u64,
-    /// How often it is applied: what looks for unevaluated parts applies its subschemas again.
+    /// How often it is applied: keywords for unevaluated parts apply their subschemas again.
     pub(super) times: u64,
-    /// To name the violations of alternatives, each of them is first checked again.
+    /// The factor for naming violations: to name those of alternatives, each of them is first checked again.
     pub(super) levels: u64,
-    /// `properties`.
+    /// The subschemas of `properties`.
     pub(super) properties: BTreeMap<String, Part>,
     /// All other subschemas.
     pub(super) others: Vec<(Applies, Part)>,
@@ -45,32 +45,32 @@ pub(super) struct Part {
 /// The values that a subschema applies to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Applies {
-    /// This value, by `$ref`.
+    /// This value, through `$ref`.
     ByReference,
     /// This value, as `allOf` does.
     Always,
-    /// This value, depending on others or on the value.
+    /// This value, depending on other subschemas or on the value.
     Perhaps,
     /// Each item of an array.
     ToItems,
     /// Some items of an array.
     ToSomeItems,
-    /// The values of an object, perhaps not of all properties.
+    /// The values of an object, though perhaps not of all properties.
     ToMembers,
-    /// The names of its properties.
+    /// The property names of an object.
     ToNames,
 }
 
-/// What is to be done with data.
+/// What to do with data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Task {
-    /// Tell whether it satisfies the schema.
+    /// Find out whether it satisfies the schema.
     Check,
     /// Name every violation.
     Name,
 }
 
-/// A number of steps that may not be exceeded.
+/// A limited number of steps.
 #[derive(Debug)]
 pub(super) struct Budget {
     left: u64,
@@ -85,13 +85,14 @@ impl Budget {
         self.left
     }
 
-    /// Takes so many steps, if they are left.
+    /// Spends steps, or returns `None` if fewer are left.
     pub(super) fn spend(&mut self, steps: u64) -> Option<()> {
         self.left = self.left.checked_sub(steps)?;
         Some(())
     }
 
-    /// Takes the steps of a task, if they are left; else only those of finding that out.
+    /// Spends the estimated steps of a task. If fewer are left, spends only those of the estimate itself and returns
+    /// `None`.
     pub(super) fn spend_on(&mut self, task: Task, part: &Part, value: &Value) -> Option<()> {
         let mut estimate = Estimate { task, left: self.left, visits: 0 };
         let is_enough = estimate.visit(part, value).is_some();
@@ -100,7 +101,7 @@ impl Budget {
     }
 }
 
-/// Goes through the data as the validator does, but without a look at what is in it.
+/// Traverses the data as the validator does, but does not examine its contents.
 struct Estimate {
     task: Task,
     left: u64,
@@ -172,7 +173,7 @@ impl Part {
     fn steps_on(&self, value: &Value) -> u64 {
         let rest = match value {
             Value::String(text) => {
-                // Counting its characters is fast.
+                // Counting characters is fast.
                 let length = text.len() as u64;
                 self.text_steps.saturating_mul(length).saturating_add(length / 16)
             }
@@ -187,7 +188,7 @@ impl Part {
                 } else {
                     0
                 };
-                // The first that is missing ends it.
+                // The validator stops at the first missing name.
                 let names = (self.properties.len() + self.names).min(object.len() + 1);
                 let looked_up = LOOK_UP * names as u64;
                 matched.saturating_add(looked_up).saturating_add(self.marks() * object.len() as u64)
@@ -197,12 +198,12 @@ impl Part {
         self.steps.saturating_add(rest)
     }
 
-    /// What looks for unevaluated parts marks each item or property that a subschema evaluates.
+    /// Keywords for unevaluated parts mark each item or property that a subschema evaluates.
     fn marks(&self) -> u64 {
         u64::from(self.times > 1)
     }
 
-    /// Steps to compile it when its patterns are compiled already.
+    /// Returns the steps to compile it, given that its patterns are compiled already.
     pub(super) fn compilation_steps(&self) -> u64 {
         COMPILATION + self.compiled_steps()
     }
@@ -214,7 +215,7 @@ impl Part {
     }
 }
 
-/// About how many bytes a value takes as text; no less than two for each value in it.
+/// Returns about how many bytes a value has as text, and at least two for each value in it.
 fn size(value: &Value) -> u64 {
     match value {
         Value::Array(items) => 2 + items.iter().map(|item| size(item) + 1).sum::<u64>(),

@@ -1,7 +1,7 @@
-//! Compiled schemas that are kept, on the accounts of the applications that use them.
+//! A cache of compiled schemas, which charges each schema to the applications that use it.
 //!
-//! When there is no room, the application that takes most loses what it has not used for longest. So no application
-//! can displace the schemas of one that takes less than itself.
+//! When there is no room, the application that uses the most memory loses the schema that it has not used for
+//! longest. So no application can displace the schemas of one that uses less.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,11 +13,11 @@ use postrider_store::event_types::StoredSchema;
 use super::{Schema, SchemaError, Violation, in_turn};
 use crate::auth::party::Party;
 
-/// Bytes of all of them.
+/// The most bytes for all applications.
 const MAX_BYTES: u64 = 256 << 20;
-/// Bytes of those of one application.
+/// The most bytes for one application.
 const MAX_BYTES_OF_ONE: u64 = 64 << 20;
-/// Bytes that it takes to know that an application uses a schema.
+/// Bytes needed to record that an application uses a schema.
 const USE_BYTES: u64 = 256;
 
 type Hash = [u8; 32];
@@ -31,23 +31,23 @@ pub(crate) struct KeptSchemas {
 
 #[derive(Default)]
 struct State {
-    /// Each is kept once, with the number of applications that use it.
+    /// Each schema is stored once, with the number of applications that use it.
     schemas: HashMap<Hash, (Arc<Schema>, usize)>,
     accounts: HashMap<ApplicationId, Account>,
     bytes: u64,
-    /// Counts uses.
+    /// A counter that orders uses by time.
     now: u64,
 }
 
 #[derive(Default)]
 struct Account {
-    /// As if nobody else used its schemas.
+    /// The bytes of its schemas, as if no one else used them.
     bytes: u64,
     last_used: HashMap<Hash, u64>,
 }
 
 impl KeptSchemas {
-    /// Nothing is kept yet.
+    /// Creates an empty cache.
     pub(crate) fn new() -> Self {
         Self::of_at_most(MAX_BYTES, MAX_BYTES_OF_ONE)
     }
@@ -56,7 +56,7 @@ impl KeptSchemas {
         Self { state: Mutex::default(), max_bytes, max_bytes_of_one }
     }
 
-    /// A schema that the application uses.
+    /// Returns a schema that the application uses, if it is cached.
     pub(crate) fn get(&self, application: ApplicationId, hash: &Hash) -> Option<Arc<Schema>> {
         let mut state = self.state();
         state.now += 1;
@@ -65,11 +65,11 @@ impl KeptSchemas {
         state.schemas.get(hash).map(|(schema, _)| schema.clone())
     }
 
-    /// Compiles a schema that the application uses, unless that has been done; true: it was compiled. Whoever asks
-    /// for the same meanwhile waits for a turn, and finds it.
+    /// Compiles a schema for an application, unless it is cached. Returns true if it was compiled. A concurrent call
+    /// for the same schema waits for a turn, and then finds it.
     ///
     /// # Errors
-    /// When others wait for the same, or the schema cannot be used although it is stored.
+    /// If too many others wait, or the stored schema cannot be used.
     pub(crate) async fn learn(
         self: &Arc<Self>,
         application: ApplicationId,
@@ -87,20 +87,20 @@ impl KeptSchemas {
             kept.keep(application, Arc::new(schema));
             Ok(true)
         });
-        // It was compiled when it was set, so this fails only where a newer version reads it differently.
+        // It compiled when it was set, so this fails only if a newer version reads it differently.
         compiling.await?.map_err(|error: Violation| {
-            tracing::error!(?error, "a stored schema cannot be used");
+            tracing::error!(?error, "a stored schema does not compile");
             SchemaError::Internal
         })
     }
 
-    /// Has the application use a schema that is kept; false: it is not.
+    /// Records that the application uses a cached schema. Returns false if it is not cached.
     fn adopt(&self, application: ApplicationId, hash: &Hash) -> bool {
         let known = self.state().schemas.get(hash).map(|(schema, _)| schema.clone());
         known.map(|schema| self.keep(application, schema)).is_some()
     }
 
-    /// Keeps a schema that the application uses.
+    /// Caches a schema for an application, and makes room for it.
     fn keep(&self, application: ApplicationId, schema: Arc<Schema>) {
         let mut state = self.state();
         state.keep(application, schema);
@@ -136,7 +136,7 @@ impl State {
         }
     }
 
-    /// Drops what an application has not used for longest.
+    /// Removes the schema that the application has not used for longest.
     fn drop_one_of(&mut self, application: ApplicationId) {
         let Some(account) = self.accounts.get_mut(&application) else { return };
         let oldest = account.last_used.iter().min_by_key(|(_, used)| **used).map(|(hash, _)| *hash);

@@ -44,7 +44,7 @@ async fn no_application_displaces_the_schemas_of_another() {
     for number in 100..200 {
         kept.learn(greedy, stored(number)).await.expect("no refusal");
         assert!(kept.get(greedy, &[number; 32]).is_some(), "the newest is kept");
-        // One that is used stays.
+        // A schema that is in use stays.
         assert!(kept.get(greedy, &[100; 32]).is_some());
     }
     for number in 0..3 {

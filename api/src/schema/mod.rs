@@ -1,9 +1,9 @@
-//! The JSON Schema of an event type: compiled within bounds, and what `data` is checked against.
+//! The JSON Schemas of event types: compiles them within limits, and checks `data` against them.
 //!
-//! A schema is written by a tenant, so nothing in it may cost without bound: no reference leaves it or comes back
-//! to itself, and it has a bounded size with every reference followed ([`parts`]). What a compilation, a check or
-//! the naming of violations takes is estimated in the same [steps](cost) before it is done. What takes more than
-//! a few is done apart from the requests, one task at a time, of one application after the other.
+//! Tenants write the schemas, so the cost of each must be bounded. A reference cannot leave the schema or be
+//! circular, and the size of the schema with every reference followed is limited ([`parts`]). The cost of compiling,
+//! checking and naming violations is estimated beforehand, in the same [steps](cost). Work that needs more than a few
+//! steps runs outside the request tasks, one job at a time, with applications served in turn.
 
 mod cost;
 pub(crate) mod kept;
@@ -24,22 +24,22 @@ use crate::storable_json;
 use cost::{Budget, Task};
 use parts::Parts;
 
-/// Bytes of a schema, at most.
+/// The largest schema, in bytes.
 pub(crate) const MAX_BYTES: usize = 65_536;
-/// Violations that are told.
+/// The most violations that are reported.
 const MAX_VIOLATIONS: usize = 20;
-/// Characters of one violation.
+/// The longest message of a violation, in characters.
 const MAX_MESSAGE_LENGTH: usize = 300;
-/// Steps of a check that takes place where the request is served: a millisecond at most.
+/// The most steps for a check in the task that serves the request: at most a millisecond.
 const MAX_STEPS_HERE: u64 = 100_000;
-/// Bytes of data that is checked there: reading it takes as long.
+/// The most bytes of data for such a check. Parsing them takes about as long.
 const MAX_BYTES_HERE: usize = 32_768;
-/// Steps beyond which an event is refused: about a tenth of a second. Naming takes as many at most.
+/// The most steps for checking an event, about a tenth of a second. Naming violations may take as many again.
 pub(crate) const MAX_STEPS: u64 = 10_000_000;
-/// How long a task waits for its turn.
+/// How long a job waits for its turn.
 const TURN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// One task at a time takes place apart, of one application after the other.
+/// Lets one job run at a time, with applications served in turn.
 static TURNS: LazyLock<Shares<Party>> = LazyLock::new(Shares::one_at_a_time);
 
 /// A compiled schema.
@@ -53,22 +53,22 @@ pub(crate) struct Schema {
     validator: Validator,
 }
 
-/// What is wrong at one place of the data, or of a schema.
+/// A violation at one place of the data, or a mistake at one place of a schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Violation {
     /// The path of the place, such as `data.items[2].price`.
     pub(crate) path: String,
-    /// What is wrong there.
+    /// What is wrong there, without the value.
     pub(crate) message: String,
 }
 
 /// Why data was not checked, or a schema not compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SchemaError {
-    /// It would take too many steps.
+    /// The check would take too many steps.
     #[error("checking the data against the schema of its event type takes too long")]
     TooCostly,
-    /// Others wait for the same.
+    /// Too many other jobs are waiting.
     #[error("too many schema checks are waiting")]
     Overloaded,
     /// A defect of this program, which has been logged.
@@ -77,25 +77,25 @@ pub(crate) enum SchemaError {
 }
 
 impl SchemaError {
-    /// True if the same check may succeed later.
+    /// Returns true if the same check may succeed later.
     pub(crate) fn is_retryable(self) -> bool {
         self != Self::TooCostly
     }
 }
 
-/// What a check found.
+/// The result of a check.
 pub(crate) enum Checked {
-    /// Nothing.
+    /// The data satisfies the schema.
     Satisfied,
-    /// These violations. Their paths begin with `data`.
+    /// The data has these violations. Their paths begin with `data`.
     Violated(Vec<Violation>),
 }
 
 impl Schema {
-    /// Compiles a schema that is stored: in a [turn](in_turn).
+    /// Compiles a stored schema. Call it [in a turn](in_turn).
     ///
     /// # Errors
-    /// With what is wrong with it: a path in the schema, and a sentence.
+    /// The first mistake, with its path in the schema.
     pub(crate) fn compile(stored: &StoredSchema) -> Result<Self, Violation> {
         let json = storable_json::approximate(&stored.json);
         let parts = Parts::of(&json)?;
@@ -107,15 +107,15 @@ impl Schema {
         Ok(Self { hash: stored.hash, bytes_of_text: stored.json.len(), json, parts, patterns, validator })
     }
 
-    /// About how many bytes it takes, at most.
+    /// Returns about how many bytes of memory it uses, at most.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes_of_text as u64 * 2 + self.parts.bytes()
     }
 
-    /// Checks the `data` of an event, as text, on the account of `party`.
+    /// Checks the `data` of an event. If the check needs a turn, it counts for `party`.
     ///
     /// # Errors
-    /// When the data was not checked.
+    /// [`SchemaError`] if the data was not checked.
     pub(crate) async fn check(self: &Arc<Self>, party: &Party, data: &str) -> Result<Checked, SchemaError> {
         if data.len() <= MAX_BYTES_HERE
             && self.is_satisfied_by(&storable_json::approximate(data), MAX_STEPS_HERE) == Some(true)
@@ -126,7 +126,7 @@ impl Schema {
         in_turn(party, move || schema.check_apart(&data)).await?.ok_or(SchemaError::TooCostly)
     }
 
-    /// `None` where it would take more than `steps` to tell.
+    /// Returns whether the value satisfies the schema, or `None` if finding out would take more than `steps`.
     fn is_satisfied_by(&self, value: &Value, steps: u64) -> Option<bool> {
         Budget::new(steps).spend_on(Task::Check, &self.parts.root, value)?;
         Some(self.validator.is_valid(value))
@@ -142,40 +142,40 @@ impl Schema {
     }
 }
 
-/// Does what may take long, on the account of `party`: no two such tasks take place at once.
+/// Runs a job that may take long, on the account of `party`. No two jobs run at the same time.
 ///
 /// # Errors
-/// When others wait for the same, or the task panicked.
+/// If too many others wait, or the job panicked.
 pub(crate) async fn in_turn<T: Send + 'static>(
     party: &Party,
     task: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, SchemaError> {
     let Some(turn) = TURNS.acquire(party, 1, TURN_TIMEOUT).await else { return Err(SchemaError::Overloaded) };
-    // The turn lasts as long as the task, whether or not somebody still waits for it.
+    // The turn lasts as long as the job, even if no one waits for its result any more.
     let doing = tokio::task::spawn_blocking(move || {
         let done = task();
         drop(turn);
         done
     });
     doing.await.map_err(|error| {
-        tracing::error!(%error, "work with a schema ended badly");
+        tracing::error!(%error, "a schema job panicked");
         SchemaError::Internal
     })
 }
 
-/// How a schema, or a part of one, is compiled.
+/// Returns the options for compiling a schema or a part of one.
 fn options(patterns: &PatternCache) -> ValidationOptions<'static> {
     jsonschema::options()
         .offline()
         .should_validate_formats(true)
         .should_ignore_unknown_formats(true)
-        // Its check compiles the text.
+        // The library's check would compile the text.
         .with_format("regex", |_: &str| true)
         .with_pattern_options(pattern::options())
         .with_pattern_cache(patterns.clone())
 }
 
-/// `data.items[2].price`, out of `data` and `/items/2/price`.
+/// Returns a path such as `data.items[2].price`, given `data` and `/items/2/price`.
 fn path_of(root: &str, pointer: &str) -> String {
     let mut path = root.to_owned();
     for part in pointer.split('/').skip(1) {
@@ -192,7 +192,7 @@ fn path_of(root: &str, pointer: &str) -> String {
     path
 }
 
-/// What is wrong, without the value that is.
+/// Returns the message of an error, without the value.
 fn message(error: &ValidationError<'_>) -> String {
     let message = error.masked_with("it").to_string();
     let mut short: String = message.chars().take(MAX_MESSAGE_LENGTH).collect();

@@ -1,9 +1,9 @@
-//! What is wrong with data that violates a schema, in bounded steps.
+//! Names the violations of data that does not satisfy a schema, in a bounded number of steps.
 //!
-//! The validator makes an object of every violation before it tells the first one, and of those of every
-//! alternative of an `anyOf` too. Where that would be too many, the schema is taken apart: the part that applies
-//! to a property or an item is compiled by itself, once, and asked about that value alone, until a part is small
-//! enough to name what it finds. What is compiled and asked is taken from the same steps.
+//! The validator creates an object for every violation before it returns the first one, including those of every
+//! alternative of an `anyOf`. If that would be too many, the schema is taken apart: the part that applies to a
+//! property or an item is compiled separately, once, and checked against that value alone. This continues until a
+//! part is small enough to report its violations. Compiling and checking are paid for from the same budget of steps.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -16,14 +16,14 @@ use super::cost::{Applies, Budget, Part, Task};
 use super::{MAX_STEPS, MAX_VIOLATIONS, Schema, message, options, path_of};
 use crate::schema::Violation;
 
-/// What the schema is called while its parts are compiled.
+/// The URI of the schema while its parts are compiled.
 const NAME: &str = "postrider:schema";
-/// Steps to prepare that, for each byte of the schema.
+/// Steps per byte of the schema to prepare it for that.
 const PREPARED_BYTE: u64 = 4;
-/// Steps to look at a part and a value.
+/// Steps to visit a part and a value.
 const LOOK: u64 = 50;
 
-/// The first violations of data that violates the schema, and what it took to find them.
+/// Returns the first violations of data that does not satisfy the schema, and the work that finding them took.
 pub(super) fn violations(schema: &Schema, data: &Value) -> (Vec<Violation>, Work) {
     let mut budget = Budget::new(MAX_STEPS);
     let root = &schema.parts.root;
@@ -46,26 +46,26 @@ pub(super) fn violations(schema: &Schema, data: &Value) -> (Vec<Violation>, Work
     (found, Work { steps: MAX_STEPS - budget.left(), compiled })
 }
 
-/// What was done.
+/// The work that was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Work {
-    /// Steps that were taken.
+    /// Steps spent.
     pub(super) steps: u64,
-    /// Parts that were compiled.
+    /// Parts compiled.
     pub(super) compiled: usize,
 }
 
 struct Naming<'a> {
     schema: &'a Schema,
     registry: &'a Registry<'a>,
-    /// Of each part, by its place; `None`: it is too large.
+    /// The validators by JSON pointer of their part; `None` if a part is too large to compile.
     validators: HashMap<&'a str, Option<Rc<Validator>>>,
     found: Vec<Violation>,
     budget: Budget,
 }
 
 impl<'a> Naming<'a> {
-    /// Names what is wrong with one value by a part of the schema, if that part is violated at all.
+    /// Names the violations of one value by one part of the schema, if there are any.
     fn part(&mut self, part: &'a Part, value: &Value, path: &str) {
         if self.is_done() || self.budget.spend(LOOK).is_none() {
             return;
@@ -85,9 +85,9 @@ impl<'a> Naming<'a> {
         }
     }
 
-    /// Goes on with the parts of a part that must be satisfied by the value, or by parts of it.
+    /// Continues with the subschemas that apply to the value itself or to values in it, and that it must satisfy.
     fn take_apart(&mut self, part: &'a Part, value: &Value, path: &str) {
-        // In older drafts a reference stands for all.
+        // In older drafts, keywords beside a reference are ignored.
         if let Some((_, target)) = part.others.iter().find(|(applies, _)| *applies == Applies::ByReference) {
             return self.part(target, value, path);
         }
@@ -132,7 +132,7 @@ impl<'a> Naming<'a> {
         validator
     }
 
-    /// Compiles what a reference to the part leads to. Its patterns have been compiled with the whole.
+    /// Compiles a reference to the part. Its patterns were compiled with the whole schema.
     fn compile(&self, part: &Part) -> Option<Validator> {
         let pointer: Vec<String> = part
             .pointer

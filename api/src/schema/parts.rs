@@ -1,5 +1,4 @@
-//! The parts of a schema with every reference followed, and how many there may be: looked at before anything is
-//! compiled.
+//! Takes a schema apart, with every reference followed, and enforces the limits on it before anything is compiled.
 
 use std::collections::HashMap;
 
@@ -9,38 +8,38 @@ use super::cost::{Applies, Part};
 use super::{path_of, pattern};
 use crate::schema::Violation;
 
-/// Subschemas, with every reference followed.
+/// The most subschemas, with every reference followed.
 const MAX_PARTS: u64 = 5_000;
-/// How deep they may be nested; `data` is no deeper.
+/// How deep subschemas may be nested. `data` cannot be nested deeper.
 const MAX_DEPTH: usize = 64;
-/// Patterns, with every reference followed.
+/// The most patterns, with every reference followed.
 const MAX_PATTERNS: usize = 50;
-/// Characters of all patterns that differ.
+/// The most characters of all distinct patterns together.
 const MAX_PATTERN_LENGTH: usize = 16_384;
-/// States of all patterns that differ, when they are compiled.
+/// The most states of all distinct patterns together, when compiled.
 const MAX_PATTERN_STATES: u64 = 20_000;
-/// Steps that `multipleOf` takes where a number needs exact fractions.
+/// Steps for `multipleOf` if a number needs exact fractions.
 const EXACT_REMAINDER: u64 = 400;
 
-/// Bytes that a compiled subschema takes, a pattern with what it remembers of sets of states, and a state.
+/// Bytes of a compiled subschema, of a pattern with its cache of state sets, and of a state.
 const PART_BYTES: u64 = 1_536;
 const PATTERN_BYTES: u64 = 131_072;
 const STATE_BYTES: u64 = 64;
 
-/// What a schema is made of.
+/// The parts of a schema.
 pub(super) struct Parts {
-    /// The whole.
+    /// The whole schema.
     pub(super) root: Part,
-    /// Subschemas.
+    /// The number of subschemas.
     pub(super) parts: u64,
-    /// Patterns that differ.
+    /// The number of distinct patterns.
     patterns: usize,
-    /// Their states.
+    /// The number of their states.
     states: u64,
 }
 
 impl Parts {
-    /// About how many bytes they take when they are compiled, at most.
+    /// Returns about how many bytes they use when compiled, at most.
     pub(super) fn bytes(&self) -> u64 {
         self.parts * PART_BYTES + self.patterns as u64 * PATTERN_BYTES + self.states * STATE_BYTES
     }
@@ -48,7 +47,7 @@ impl Parts {
     /// Takes a schema apart.
     ///
     /// # Errors
-    /// With what is not allowed, or too much.
+    /// The first keyword that is not supported or exceeds a limit.
     pub(super) fn of(schema: &Value) -> Result<Self, Violation> {
         let mut reader = Reader {
             schema,
@@ -78,9 +77,9 @@ struct Reader<'a> {
     parts: u64,
     patterns: usize,
     pattern_length: usize,
-    /// Of each pattern that was seen.
+    /// The states of each pattern seen so far.
     states: HashMap<&'a str, u64>,
-    /// The references that lead to where it is.
+    /// The references that were followed to reach the current subschema.
     followed: Vec<&'a str>,
     depth: usize,
 }
@@ -103,7 +102,7 @@ impl<'a> Reader<'a> {
         if keywords.contains_key("unevaluatedProperties") || keywords.contains_key("unevaluatedItems") {
             part.times = part.times.saturating_mul(2);
         }
-        // Any keyword may be violated.
+        // Each keyword may be violated.
         part.violations = keywords.len().max(1) as u64;
         for (keyword, value) in keywords {
             let pointer = join(&part.pointer, keyword);
@@ -139,13 +138,14 @@ impl<'a> Reader<'a> {
             }
             ("patternProperties", Value::Object(map)) => {
                 for pattern in map.keys() {
-                    // `additionalProperties` asks once more which names match.
+                    // `additionalProperties` matches the names once more.
                     part.name_steps += 2 * self.pattern(pattern, &join(&pointer, pattern))?;
                 }
                 self.each(part, map, &pointer, Applies::ToMembers)?;
             }
             ("pattern", Value::String(pattern)) => part.text_steps += self.pattern(pattern, &pointer)?,
-            // One of those that hold a text takes no more than one step for each byte; the others parse it.
+            // The formats that accept a long string take at most one step per byte. The other keywords parse the
+            // string.
             ("format", _) => part.text_steps += 1,
             ("contentMediaType" | "contentEncoding", _) => part.text_steps += 4,
             ("items", Value::Object(_)) => self.any(part, value, pointer, Applies::ToItems)?,
@@ -161,9 +161,9 @@ impl<'a> Reader<'a> {
                 self.any(part, value, pointer, Applies::Perhaps)?;
             }
             ("required", Value::Array(names)) => part.names(names.len()),
-            // A value is compared with each, as far as it is equal.
+            // The value is compared with each entry as far as they are equal.
             ("enum" | "const", value) => part.steps += value.to_string().len() as u64 / 4,
-            // All of an array is hashed, or compared if it is short.
+            // The whole array is hashed, or compared if it is short.
             ("uniqueItems", Value::Bool(true)) => part.array_steps = 4,
             ("multipleOf", _) => part.steps += EXACT_REMAINDER,
             _ => {}
@@ -180,7 +180,7 @@ impl<'a> Reader<'a> {
     ) -> Result<(), Violation> {
         for (name, value) in map {
             match value {
-                // Names that another one calls for.
+                // The names that another property requires.
                 Value::Array(names) => part.names(names.len()),
                 schema => self.child(part, schema, join(pointer, name), applies)?,
             }
@@ -242,7 +242,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Its steps for each byte of a text.
+    /// Returns the steps of a pattern per byte of a string.
     fn pattern(&mut self, pattern: &'a str, pointer: &str) -> Result<u64, Violation> {
         self.patterns += 1;
         if self.patterns > MAX_PATTERNS {
@@ -279,14 +279,14 @@ impl Part {
         Weight { times: self.times, levels: self.levels }
     }
 
-    /// Each name that is missing is a violation.
+    /// Each missing name is a violation.
     fn names(&mut self, count: usize) {
         self.names += count;
         self.violations += count as u64;
     }
 }
 
-/// A JSON pointer to something in what `pointer` leads to.
+/// Extends a JSON pointer by a name.
 fn join(pointer: &str, name: &str) -> String {
     format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1"))
 }

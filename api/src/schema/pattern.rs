@@ -1,27 +1,27 @@
-//! What a pattern costs.
+//! The cost of a pattern.
 //!
-//! The engine follows all states of a compiled pattern in parallel. It remembers which sets of states it has seen, and
-//! then takes one step for each byte; but a hostile pattern leads to a new set at every byte, and then the engine takes
-//! a step for each state and byte.
+//! The regex engine follows all states of a compiled pattern in parallel. It caches the sets of states that it has
+//! seen, and then takes one step per byte. But a hostile pattern leads to a new set at every byte, and then the
+//! engine takes one step per state and byte.
 
 use jsonschema::PatternOptions;
 use jsonschema_regex::{Search, search_form, to_rust_regex};
 use regex_automata::nfa::thompson::{NFA, State, WhichCaptures};
 
-/// Bytes that a compiled pattern may take.
+/// The largest compiled pattern, in bytes.
 const MAX_BYTES: usize = 262_144;
-/// Bytes of the sets of states that are remembered, for each thread and direction.
+/// The largest cache of state sets for each thread and direction, in bytes.
 const MAX_CACHE_BYTES: usize = 32_768;
-/// How much more it costs to read a character of a pattern that has flags: without regard to case, a class is looked
-/// up in the tables of Unicode.
+/// How much more each character costs in a pattern with flags: matching without regard to case looks a class up in
+/// the Unicode tables.
 const FLAGGED: usize = 8;
 
-/// How patterns are compiled.
+/// Returns the options for compiling patterns.
 pub(super) fn options() -> PatternOptions<jsonschema::Regex> {
     PatternOptions::regex().size_limit(MAX_BYTES).dfa_size_limit(MAX_CACHE_BYTES)
 }
 
-/// Characters, weighted by what reading them costs.
+/// Returns the length of a pattern, weighted by what parsing a character costs.
 pub(super) fn length(pattern: &str) -> usize {
     let has_flags = pattern
         .match_indices("(?")
@@ -29,15 +29,15 @@ pub(super) fn length(pattern: &str) -> usize {
     pattern.len() * if has_flags { FLAGGED } else { 1 }
 }
 
-/// Steps for each byte of a text: the states of the compiled pattern, with the alternatives of each.
+/// Returns the steps per byte of a string: the states of the compiled pattern, plus the alternatives of each.
 ///
 /// # Errors
-/// With why it cannot be compiled.
+/// Why the pattern cannot be compiled.
 pub(super) fn size(pattern: &str) -> Result<u64, &'static str> {
     const INVALID: &str = "is not a valid pattern; look-around and back-references are not supported";
     let translated = to_rust_regex(pattern).map_err(|()| INVALID)?;
     let searched = match search_form(pattern, &translated) {
-        // Characters are counted instead.
+        // The validator counts characters instead of matching.
         Some(Search::RepeatedClass(_)) => return Ok(1),
         Some(Search::Collapsed(simpler)) => simpler.into(),
         None => translated,

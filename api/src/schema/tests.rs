@@ -86,7 +86,7 @@ fn what_is_no_schema_is_refused_with_its_path() {
     }
 }
 
-/// Each level of it applies the next one twice.
+/// Each level applies the next one twice.
 fn bomb(levels: usize, keyword: &str) -> Value {
     let mut definitions = serde_json::Map::new();
     for level in 0..levels {
@@ -114,7 +114,7 @@ fn what_costs_too_much_is_refused_before_it_is_compiled() {
     assert!(compile(&json!({"patternProperties": patterns})).is_err());
 }
 
-/// Steps to check data.
+/// Returns the steps to check data.
 fn steps(schema: &Value, data: &Value) -> u64 {
     let parts = Parts::of(schema).expect("a schema");
     let mut budget = Budget::new(u64::MAX);
@@ -215,14 +215,14 @@ fn patterns_that_are_too_large_together_are_refused() {
     let (field, message) = patterns(48, 150).expect("a refusal");
     assert!(message.contains("20000 states"), "{message}");
     assert!(field.starts_with("allOf["), "{field}");
-    // Reading them costs something even where nothing comes of it.
+    // Parsing them has a cost even if the result is empty.
     for unread in [r"(?i)\pL{0}".repeat(250), r"\pL{0}".repeat(3_000)] {
         let message = compile(&json!({"pattern": unread})).err().expect("a refusal").message;
         assert!(message.contains("16384 characters"), "{message}");
     }
 }
 
-/// What is named of a small event that violates a schema in very many ways, and what that took.
+/// Returns the violations named for a small event that violates a schema in very many ways, and the work that took.
 fn named(schema: &Value, data: &str) -> (Vec<String>, naming::Work) {
     let schema = compile(schema).expect("a schema");
     let value = serde_json::from_str(data).expect("JSON");

@@ -1,11 +1,11 @@
-//! `/openapi.json` and `/docs`: the specification, and Swagger UI, which comes with the program and works
-//! without the internet.
+//! `/openapi.json` and `/docs`: the specification, and Swagger UI, which is built into the program and works without
+//! internet access.
 
 use poem::endpoint::make_sync;
 use poem::{Response, Route, get};
 use poem_openapi::OpenApiService;
 
-/// Everything is served from here, and nothing may be loaded from elsewhere.
+/// Everything is served from here, and the browser may load nothing from elsewhere.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
                       img-src 'self' data:; font-src data:; connect-src 'self'; base-uri 'none'; \
                       form-action 'self'; frame-ancestors 'none'";
@@ -66,8 +66,8 @@ fn serve(content_type: &'static str, text: String, cache: &'static str) -> impl 
     })
 }
 
-/// The style and the script of the Swagger UI that poem-openapi brings along, taken out of the page that it
-/// makes of them: that page would show poem's own document, and needs inline scripts.
+/// Extracts the style and the script from the Swagger UI page of poem-openapi. That page itself cannot be used: it
+/// would show poem's own document, and it needs inline scripts.
 fn swagger_ui() -> (String, String) {
     let page = OpenApiService::new((), "", "").swagger_ui_html();
     let between = |start: &str, end: &str| {
@@ -75,7 +75,7 @@ fn swagger_ui() -> (String, String) {
         rest.split_once(end).map(|(text, _)| text.to_owned())
     };
     let style = between("<style charset=\"UTF-8\">", "</style>");
-    // The script may itself contain the end tag in a string: the page's own is the last before `</head>`.
+    // The script may contain the end tag in a string. The real one is the last before `</head>`.
     let script = page
         .split_once("<script charset=\"UTF-8\">")
         .and_then(|(_, rest)| rest.split_once("</script>\n</head>").map(|(text, _)| text.to_owned()));

@@ -45,7 +45,7 @@ fn add_to_content(holder: &mut Value) {
     }
 }
 
-/// The example of a schema.
+/// Returns the example of a schema.
 pub(crate) fn of(schema: &str) -> Option<Value> {
     if let Some(item) = schema.strip_suffix("Page") {
         return Some(json!({ "data": [of(item)?], "next_cursor": null }));

@@ -1,5 +1,6 @@
-//! The specification (OpenAPI 3.0): what poem-openapi makes of the operations, corrected and completed so
-//! that generators and people can rely on it. This document is the one that is served, shown and kept.
+//! The specification (OpenAPI 3.0): the document that poem-openapi generates from the operations, corrected and
+//! completed so that people and code generators can rely on it. This document is served, shown in `/docs` and kept in
+//! the repository.
 
 pub(crate) mod docs;
 pub(crate) mod examples;
@@ -36,7 +37,7 @@ in RFC 3339 format, in UTC. Lists are paginated with `limit` and `cursor`. Every
 (RFC 9457) with a stable `code`. Every response has an `X-Request-Id` header. If the request has one, it is used; \
 otherwise a new one is generated.";
 
-/// Fields of a change that may be left out and yet not be null.
+/// Fields of update requests that may be left out, but may not be null.
 const NEVER_NULL: [(&str, &str); 4] = [
     ("UpdateApplicationRequest", "name"),
     ("UpdateApplicationRequest", "is_active"),
@@ -44,7 +45,7 @@ const NEVER_NULL: [(&str, &str); 4] = [
     ("UpdateEndpointRequest", "is_active"),
 ];
 
-/// All operations.
+/// Returns all operations.
 pub(crate) fn service() -> OpenApiService<impl OpenApi, ()> {
     let endpoints = (Endpoints, Healths, FilterTests, EndpointSecrets, EndpointTest, EndpointStatistics);
     let events = (Events, ReplayEvent, EventTypes, EmitRejections);
@@ -55,7 +56,7 @@ pub(crate) fn service() -> OpenApiService<impl OpenApi, ()> {
         .server(ServerObject::new("/").description("The server that serves this document."))
 }
 
-/// The specification, as it is published.
+/// Returns the specification as published.
 pub(crate) fn document() -> Value {
     let mut document: Value = serde_json::from_str(&service().spec()).expect("poem-openapi writes JSON");
     document["openapi"] = json!("3.0.3");
@@ -68,9 +69,9 @@ pub(crate) fn document() -> Value {
     document
 }
 
-/// The specification as text: pretty, in a fixed order, with a newline at its end.
+/// Returns the specification as pretty-printed JSON, in a fixed order, with a final newline.
 pub(crate) fn text() -> String {
-    /// The order in which people read it; what is inside has the order of its keys.
+    /// The order for human readers. Everything inside is sorted by key.
     const ORDER: [&str; 6] = ["openapi", "info", "servers", "tags", "paths", "components"];
     let document = document();
     let parts: Vec<_> = ORDER
@@ -83,7 +84,7 @@ pub(crate) fn text() -> String {
     format!("{{\n{}\n}}\n", parts.join(",\n"))
 }
 
-/// The same with the keys of every object in order, however the map keeps them.
+/// Returns the value with the keys of every object sorted, however the map stores them.
 fn sorted(value: &Value) -> Value {
     match value {
         Value::Array(items) => items.iter().map(sorted).collect(),
@@ -96,7 +97,7 @@ fn sorted(value: &Value) -> Value {
     }
 }
 
-/// `Page_Event` → `EventPage`.
+/// Renames schemas such as `Page_Event` to `EventPage`.
 fn rename_pages(document: &mut Value) {
     let names: Vec<String> =
         schemas(document).keys().filter(|name| name.starts_with("Page_")).cloned().collect();
@@ -109,8 +110,8 @@ fn rename_pages(document: &mut Value) {
     *document = serde_json::from_str(&text).expect("only names were changed");
 }
 
-/// Says which fields may be null and which are always there. In a response all are; in a request those that
-/// may be left out may also be null. What poem-openapi knows is only which are optional in Rust.
+/// Marks which fields may be null and which are always present. In a response all fields are present; in a request
+/// those that may be left out may also be null. poem-openapi only knows which fields are optional in Rust.
 fn correct_schemas(document: &mut Value) {
     let requests = request_schemas(document);
     let all = schemas(document).clone();
@@ -140,8 +141,9 @@ fn correct_schemas(document: &mut Value) {
     }
 }
 
-/// What may be null cannot be a mere reference: what stands beside `$ref` is ignored in OpenAPI 3.0. (A
-/// reference with a description is an `allOf` to poem-openapi, over which generators stumble.)
+/// Replaces a reference by the schema itself. A nullable field cannot be a mere reference, because OpenAPI 3.0
+/// ignores everything beside `$ref`. (For a reference with a description, poem-openapi writes an `allOf`, which
+/// generators do not handle well.)
 fn inline(property: &mut Value, schemas: &Map<String, Value>) {
     let parts = property["allOf"].as_array().cloned().unwrap_or_default();
     let part = |name: &str| parts.iter().find_map(|part| part[name].as_str());
@@ -153,7 +155,7 @@ fn inline(property: &mut Value, schemas: &Map<String, Value>) {
     }
 }
 
-/// `additionalProperties: {}` means anything; generators understand `true` better.
+/// Writes `additionalProperties: {}`, which means anything, as `true`, which generators understand better.
 fn correct_property(property: &mut Value) {
     if let Some(reference) = property["allOf"].as_array().and_then(|parts| parts.first()) {
         *property = reference.clone();
@@ -175,7 +177,7 @@ fn correct_parameters(document: &mut Value) {
     });
 }
 
-/// The headers of responses.
+/// Adds the headers of responses.
 fn add_headers(document: &mut Value) {
     document["components"]["headers"] = json!({
         "Location": {
@@ -212,7 +214,7 @@ fn add_headers(document: &mut Value) {
     });
 }
 
-/// The names of the schemas that requests are made of.
+/// Returns the names of the schemas of request bodies.
 fn request_schemas(document: &mut Value) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for_each_operation(document, |operation| {
@@ -222,7 +224,7 @@ fn request_schemas(document: &mut Value) -> BTreeSet<String> {
     names
 }
 
-/// Does something to every operation.
+/// Applies a change to every operation.
 pub(crate) fn for_each_operation(document: &mut Value, mut change: impl FnMut(&mut Value)) {
     for (_, path) in document["paths"].as_object_mut().into_iter().flatten() {
         for (_, operation) in path.as_object_mut().into_iter().flatten() {
@@ -235,7 +237,7 @@ fn schemas(document: &Value) -> &Map<String, Value> {
     document["components"]["schemas"].as_object().expect("the document has schemas")
 }
 
-/// The schemas, by name.
+/// Returns the schemas by name.
 pub(crate) fn schemas_mut(document: &mut Value) -> &mut Map<String, Value> {
     document["components"]["schemas"].as_object_mut().expect("the document has schemas")
 }

@@ -1,10 +1,10 @@
-//! The problem that each status means most often, by operation: the examples of refusals.
+//! The examples of error responses: for each operation and status, the most common problem.
 
 use serde_json::Value;
 
 use crate::web::problem::{FieldError, Problem};
 
-/// The problem that a status most often means in an operation; `None` for what is no refusal.
+/// Returns the most common problem with a status in an operation, or `None` if the status is not an error.
 pub(super) fn problem(status: &str, operation: &str) -> Option<Value> {
     let status: u16 = status.parse().ok().filter(|&status| status >= 400)?;
     let status = http::StatusCode::from_u16(status).ok()?;

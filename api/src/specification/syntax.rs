@@ -1,7 +1,7 @@
-//! What the fields of requests look like, where the macros of poem-openapi cannot say it: for people, for
-//! generators that check before they send, and for the fuzzer, which demands that what fits is accepted.
+//! The syntax of request fields that the macros of poem-openapi cannot express. It serves human readers, generated
+//! clients that check before they send, and the fuzzer, which requires that everything that matches is accepted.
 //!
-//! The patterns are the common part of ECMAScript's, Rust's and RE2's: no look-around.
+//! The patterns use the common subset of ECMAScript, Rust and RE2: no look-around.
 
 use postrider_domain::delivery::ReplayMode;
 use serde_json::{Value, json};
@@ -10,18 +10,18 @@ use crate::auth::Scope;
 use crate::resources::replay_request::REDRIVEN;
 use crate::specification::{for_each_operation, schemas_mut};
 
-/// An event type, or the parts of one before `.*`.
+/// An event type, or its first parts followed by `.*`.
 pub(crate) const EVENT_TYPE: &str = r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+){0,15}$";
-/// What an application is named by in paths and queries.
+/// The id or uid of an application, in paths and queries.
 pub(crate) const APPLICATION: &str = "^[A-Za-z0-9._:@+|~=-]+$";
-/// A uid for an application.
+/// The uid of an application.
 const UID: &str = "^[A-Za-z0-9_:@+|~=-][A-Za-z0-9._:@+|~=-]*$";
 const EVENT_TYPE_PATTERN: &str = r"^([*]|[A-Za-z0-9_]+(\.[A-Za-z0-9_]+){0,14}(\.[*])?)$";
 const HEADER_VALUE: &str = "^([!-~]([ -~]*[!-~])?)?$";
 const SECRET: &str = "^whs(ec|k)_[A-Za-z0-9+/]+={0,2}$";
 const NOT_BLANK: &str = r"[^ \t\r\n]";
 
-/// Adds it to the schemas of all requests.
+/// Adds the syntax to the schemas of all requests.
 pub(crate) fn add(document: &mut Value) {
     let mut names = Vec::new();
     for_each_operation(document, |operation| references(&operation["requestBody"], &mut names));
@@ -38,7 +38,7 @@ pub(crate) fn add(document: &mut Value) {
     }
 }
 
-/// The names of the schemas that a part of the document refers to.
+/// Collects the names of the schemas that a part of the document refers to.
 fn references(part: &Value, names: &mut Vec<String>) {
     match part {
         Value::Object(map) => {
@@ -51,7 +51,7 @@ fn references(part: &Value, names: &mut Vec<String>) {
     }
 }
 
-/// What is said of a field, or (`items`, `additionalProperties`) of what is in it.
+/// Returns the keywords of a field, or (`items`, `additionalProperties`) of the values in it.
 fn of(schema: &str, field: &str) -> Vec<(&'static str, &'static str, Value)> {
     match field {
         "name" if schema == "CreateEventTypeRequest" => of(schema, "event_type"),

@@ -1,4 +1,4 @@
-//! How a producer is told that an event was not accepted.
+//! Translates the reasons why an event is not accepted into problems.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
-//! Whether a request is let in: before its body is read and before anything is looked up for it, it takes its part
-//! of what its application may have. Who exceeds that waits a while and is then told so; nobody else is. What it
-//! holds of the requests and of the bytes of responses it holds until its response is written.
+//! Admission of requests. Before its body is read and before anything is looked up for it, a request takes its part
+//! of its application's share. A request beyond the share waits a while and then gets a 503; other applications are
+//! not affected. Its place among the requests and its response bytes are held until the response is written.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -19,50 +19,51 @@ use crate::connections::Serving;
 use crate::web::parameter::Parameter as _;
 use crate::web::problem::Problem;
 
-/// Bytes of request bodies that this process holds, at most.
+/// The most bytes of request bodies in this process.
 const BODY_BYTES: u64 = 128 << 20;
-/// What a body is counted for that does not say how long it is, and what one counts for at most: nothing larger is
-/// kept.
+/// How many bytes a body of unknown length counts for, and the most that any body counts for: nothing larger is kept.
 const UNANNOUNCED_BYTES: u64 = 262_144;
 const LARGEST_BYTES: u64 = 4 << 20;
-/// Bytes of responses that this process holds, at most, but for small ones.
+/// The most bytes of responses in this process, not counting small ones.
 const RESPONSE_BYTES: u64 = 128 << 20;
-/// What is set aside for a response before the work for it begins, so that nothing that changes something is done and
-/// then not told: only pages are larger.
+/// How many bytes are reserved for a response before the work begins, so that a change is never made without room to
+/// report it. Only pages of lists are larger.
 const EXPECTED_RESPONSE_BYTES: u64 = 262_144;
-/// What a request takes of the work.
+/// The units of work that one request takes.
 const WORK_OF_A_REQUEST: u64 = 8;
-/// How many requests of one application are worked on at once, at most.
+/// How many requests of one application may be worked on at once.
 const MOST_AT_WORK: u64 = 4;
-/// How long a request waits for its part.
+/// How long a request waits for its part of a share.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The room for bodies.
+/// Returns the shares of request body bytes.
 pub(crate) fn bodies() -> Shares<Party> {
     Shares::new(BODY_BYTES)
 }
 
-/// The room for responses.
+/// Returns the shares of response bytes.
 pub(crate) fn responses() -> Shares<Party> {
     Shares::new(RESPONSE_BYTES)
 }
 
-/// The room for work that needs one of so many connections to PostgreSQL: for four requests of one application, or fewer
-/// where connections are few, and always for one of another; and a connection is left for short look-ups.
+/// Returns the shares of work for a pool of `connections` to PostgreSQL. There is room for four requests of one
+/// application, or fewer if the pool is small, and always for one of another application. One connection is left for
+/// short look-ups.
 pub(crate) fn work(connections: usize) -> Shares<Party> {
     let of_one = (connections as u64).saturating_sub(2).clamp(1, MOST_AT_WORK);
-    // By the rule of `share`, nobody who holds more than nothing gets the last of it.
+    // By the rule of `share`, no party that already holds something gets the last unit.
     Shares::new(of_one * WORK_OF_A_REQUEST + WORK_OF_A_REQUEST + 1)
 }
 
-/// A request's turn to be worked on, once its body has arrived: one that drips holds no place.
+/// A request's turn to be worked on. It begins only after the body has arrived, so that a slow upload occupies no
+/// place.
 #[derive(Clone)]
 pub(crate) struct Turn(Arc<TurnState>);
 
 struct TurnState {
     app: Arc<App>,
     party: Party,
-    /// What is published has lines of its own.
+    /// False for publishing, which has queues of its own.
     is_needed: bool,
     serving: Option<Arc<Serving>>,
     held: Mutex<Option<Held>>,
@@ -74,15 +75,15 @@ struct Held {
 }
 
 impl Turn {
-    /// Waits for it, unless it has begun.
+    /// Waits for the turn, unless it has begun.
     ///
     /// # Errors
-    /// 503 where the application has too many requests under way, or does not read the responses to them.
+    /// 503 if the application has too many requests in flight, or does not read their responses.
     pub(crate) async fn begin(&self) -> Result<(), Problem> {
         let TurnState { app, party, is_needed, serving, .. } = &*self.0;
         if *is_needed && self.held().is_none() {
             let work = app.work.acquire(party, WORK_OF_A_REQUEST, PATIENCE).await.ok_or_else(exhausted)?;
-            // Nobody waits for others to read their responses: it would keep a place at work.
+            // Do not wait here: waiting for clients to read their responses would occupy a place of work.
             let room = app.responses.try_acquire(party, EXPECTED_RESPONSE_BYTES).ok_or_else(exhausted)?;
             *self.held() = Some(Held { _work: work, room });
         }
@@ -92,7 +93,7 @@ impl Turn {
         Ok(())
     }
 
-    /// Lets the next request have its turn. What was set aside for the response is held until that is written.
+    /// Ends the turn. What was reserved for the response is held until that is written.
     fn end(&self) {
         if let (Some(held), Some(serving)) = (self.held().take(), &self.0.serving) {
             serving.reserve(held.room);
@@ -103,25 +104,25 @@ impl Turn {
         self.0.held.lock()
     }
 
-    /// Waits until no other request makes many deliveries, and keeps others from it until what this returns is
+    /// Waits until no other request makes many deliveries, and keeps others from doing so until the returned share is
     /// dropped.
     ///
     /// # Errors
-    /// 503 where too many of the application's wait for the same.
+    /// 503 if too many requests of the application wait for the same.
     pub(crate) async fn to_fan_out(&self) -> Result<Share<Party>, Problem> {
         self.0.app.fan_outs.acquire(&self.0.party, 1, PATIENCE).await.ok_or_else(exhausted)
     }
 }
 
-/// Lets a request in and serves it.
+/// Admits a request and serves it.
 ///
 /// # Errors
-/// 401 where it has a body and its key is unknown, 503 where its application has its share already.
+/// 401 if it has a body and its key is unknown; 503 if its application has used up its share.
 pub(crate) async fn admit<E: Endpoint>(next: Arc<E>, mut request: Request) -> poem::Result<E::Output> {
-    let app = request.data::<Arc<App>>().expect("the state is given to every route").clone();
+    let app = request.data::<Arc<App>>().expect("every route has the state").clone();
     let credential = Credential::of(&request, &app);
     request.set_data(credential.clone());
-    // One that proves nothing is refused where every operation looks first, and its body is not read.
+    // Without a valid credential, the operation itself refuses the request first, and the body is not read.
     let Ok(credential) = credential else { return next.call(request).await };
     let announced = announced_bytes(&mut request);
     let known = app.parties.of(&credential, named_application(request.uri())).await.map_err(Problem::from)?;
@@ -155,7 +156,7 @@ pub(crate) async fn admit<E: Endpoint>(next: Arc<E>, mut request: Request) -> po
     result
 }
 
-/// The application that the path or the query names.
+/// Returns the application that the path or the query names.
 fn named_application(uri: &Uri) -> Option<ApplicationRef> {
     let in_path = uri.path().strip_prefix("/v1/applications/").and_then(|rest| rest.split('/').next());
     let in_query = || {

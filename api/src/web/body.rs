@@ -1,4 +1,4 @@
-//! Request bodies: read within a bound, checked, parsed by serde, and every failure named the same way.
+//! Request bodies: read within limits, checked, and parsed by serde. All failures are reported in the same way.
 
 use std::time::Duration;
 
@@ -16,16 +16,16 @@ use crate::storable_json;
 use crate::web::admission::Turn;
 use crate::web::problem::Problem;
 
-/// The largest body of a request, but for a batch of events.
+/// The largest request body, except for a batch of events.
 pub(crate) const MAX_BYTES: usize = 262_144;
 /// How long a body may take to arrive.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// What is read of a body that is too large, and for how long, so that its sender comes to read the answer
-/// instead of finding the connection reset.
+/// How much is read of a body that is too large, and for how long, so that its sender can read the response instead
+/// of finding the connection reset.
 const DRAIN_BYTES: usize = 16 << 20;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A body of JSON, parsed strictly: unknown fields are refused.
+/// A JSON body, parsed strictly: unknown fields are refused.
 pub(crate) struct JsonBody<T>(pub(crate) T);
 
 impl<'a, T: Type + DeserializeOwned> ApiExtractor<'a> for JsonBody<T> {
@@ -51,7 +51,7 @@ impl<'a, T: Type + DeserializeOwned> ApiExtractor<'a> for JsonBody<T> {
     }
 }
 
-/// The same where everything may be left out, the body too: none, an empty one and `null` mean the same.
+/// A JSON body that is optional, as are all of its fields. A missing body, an empty one and `null` mean the same.
 pub(crate) struct OptionalJsonBody<T>(pub(crate) T);
 
 impl<'a, T: Type + DeserializeOwned + Default> ApiExtractor<'a> for OptionalJsonBody<T> {
@@ -85,7 +85,7 @@ impl<'a, T: Type + DeserializeOwned + Default> ApiExtractor<'a> for OptionalJson
     }
 }
 
-/// How the specification shows a body.
+/// Describes a JSON body for the specification.
 pub(crate) fn request_meta(schema: MetaSchemaRef) -> MetaRequest {
     MetaRequest {
         description: None,
@@ -94,10 +94,11 @@ pub(crate) fn request_meta(schema: MetaSchemaRef) -> MetaRequest {
     }
 }
 
-/// Reads the body of a request that says it is JSON: `max_bytes` at most.
+/// Reads a JSON body of at most `max_bytes`.
 ///
 /// # Errors
-/// 415, 413 whatever the headers say, 400 where it breaks off or takes longer than half a minute.
+/// 415 if the headers do not announce plain JSON; 413 if the body is larger, whatever its headers say; 400 if it
+/// breaks off or takes longer than 30 seconds.
 pub(crate) async fn read(
     request: &Request,
     body: &mut RequestBody,
@@ -164,12 +165,12 @@ fn check_content_type(request: &Request) -> Result<(), Problem> {
 /// Parses a body.
 ///
 /// # Errors
-/// 400 where it is not JSON, 422 where it is not what was asked for, or cannot be stored.
+/// 400 if it is not JSON; 422 if it does not have the expected fields or cannot be stored.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let json = text(bytes)?;
     let mut deserializer = serde_json::Deserializer::from_str(json);
     let parsed = serde_path_to_error::deserialize(&mut deserializer);
-    // Syntax first, over the whole of it: a broken body is a 400, whatever its first half means.
+    // Check the syntax of the whole body first: a broken body is a 400, whatever its first half means.
     serde_json::from_str::<serde::de::IgnoredAny>(json).map_err(|error| malformed(&error))?;
     check_object(json)?;
     storable_json::check(json)
@@ -180,10 +181,10 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     })
 }
 
-/// The body as text of a bearable depth.
+/// Returns the body as text, after checking its depth.
 ///
 /// # Errors
-/// 400 where it is not UTF-8, 422 where it is nested too deep.
+/// 400 if it is not UTF-8; 422 if it is nested too deep.
 pub(crate) fn text(bytes: &[u8]) -> Result<&str, Problem> {
     let json = utf8(bytes)?;
     storable_json::check_depth(json)
@@ -191,10 +192,10 @@ pub(crate) fn text(bytes: &[u8]) -> Result<&str, Problem> {
     Ok(json)
 }
 
-/// The body as text, of whatever depth.
+/// Returns the body as text, of any depth.
 ///
 /// # Errors
-/// 400 where it is not UTF-8.
+/// 400 if it is not UTF-8.
 pub(crate) fn utf8(bytes: &[u8]) -> Result<&str, Problem> {
     std::str::from_utf8(bytes).map_err(|_| {
         Problem::new(
@@ -205,21 +206,21 @@ pub(crate) fn utf8(bytes: &[u8]) -> Result<&str, Problem> {
     })
 }
 
-/// Parses JSON of a bearable depth with what it holds as it is.
+/// Parses JSON whose depth has been checked. Its content is not checked and can be borrowed unchanged.
 ///
 /// # Errors
-/// 400 where it is not JSON, 422 where it is not what was asked for.
+/// 400 if it is not JSON; 422 if it does not have the expected fields.
 pub(crate) fn parse_raw<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, Problem> {
     let parsed = serde_json::from_str(json);
     if parsed.is_err() {
-        // A body that is wrong in its first half may be no JSON in its second.
+        // A body with an invalid first half may not be JSON in its second.
         serde_json::from_str::<serde::de::IgnoredAny>(json).map_err(|error| malformed(&error))?;
     }
     check_object(json)?;
     parsed.map_err(|error| mistake("", &error))
 }
 
-/// Serde would take an array for the fields of a struct, in their order.
+/// Refuses anything but an object. Serde would accept an array as the fields of a struct, in their order.
 fn check_object(json: &str) -> Result<(), Problem> {
     if json.trim_start().starts_with('{') {
         Ok(())
@@ -238,7 +239,7 @@ fn malformed(error: &serde_json::Error) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "malformed_json", detail)
 }
 
-/// 422: JSON, but not of the shape that was asked for.
+/// 422: valid JSON, but not the expected fields.
 fn mistake(path: &str, error: &serde_json::Error) -> Problem {
     let text = error.to_string();
     let message = text.rsplit_once(" at line ").map_or(text.as_str(), |(message, _)| message);

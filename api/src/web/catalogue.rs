@@ -1,11 +1,11 @@
-//! Every `code` that a problem body can have: the one table that the documentation is made of.
+//! Every `code` that a problem body can have. The documentation is generated from this table.
 
-/// What a `code` means.
+/// An error code and its meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ErrorCode {
-    /// The stable name: programs may rely on it.
+    /// The stable code, which programs may rely on.
     pub code: &'static str,
-    /// The HTTP status that it comes with.
+    /// The HTTP status of responses with this code.
     pub status: u16,
     /// What happened, and what to do about it.
     pub meaning: &'static str,
@@ -13,7 +13,7 @@ pub struct ErrorCode {
 
 macro_rules! catalogue {
     ($($status:literal { $($code:literal: $meaning:literal,)+ })+) => {
-        /// The catalogue, by status.
+        /// The catalogue of error codes, grouped by status.
         pub const ERROR_CODES: &[ErrorCode] =
             &[$($(ErrorCode { code: $code, status: $status, meaning: $meaning }),+),+];
     };
@@ -116,8 +116,8 @@ catalogue! {
     }
 }
 
-/// True where the catalogue says that `code` comes with `status`. `bad_request` stands for every client
-/// error that a library may raise.
+/// Returns true if the catalogue lists `code` with `status`. `bad_request` covers every client error that a library
+/// may raise.
 pub(crate) fn has(code: &str, status: u16) -> bool {
     ERROR_CODES.iter().any(|entry| {
         entry.code == code

@@ -1,4 +1,4 @@
-//! Gathers what is wrong with the fields of a body, so that all of it is told at once.
+//! Collects the mistakes in the fields of a body, so that one response reports all of them.
 
 use std::fmt::Display;
 
@@ -7,12 +7,12 @@ use poem_openapi::types::MaybeUndefined::{self, Null, Undefined, Value};
 use crate::web::json_types::JsonObject;
 use crate::web::problem::{FieldError, Problem};
 
-/// Bytes of `metadata`, at most.
+/// The largest `metadata`, in bytes.
 pub(crate) const MAX_METADATA_BYTES: usize = 16_384;
-/// Characters of a name, at most.
+/// The longest name, in characters.
 const MAX_NAME_LENGTH: usize = 255;
 
-/// What is wrong so far.
+/// The mistakes found so far.
 #[derive(Debug, Default)]
 pub(crate) struct Checks {
     errors: Vec<FieldError>,
@@ -20,12 +20,12 @@ pub(crate) struct Checks {
 }
 
 impl Checks {
-    /// Notes a mistake.
+    /// Records a mistake.
     pub(crate) fn mistake(&mut self, field: impl Into<String>, message: impl Into<String>) {
         self.errors.push(FieldError { field: field.into(), message: message.into() });
     }
 
-    /// Notes a mistake that has a name of its own; the first of these names the problem.
+    /// Records a mistake with a code of its own. The first such code becomes that of the problem.
     pub(crate) fn refuse(
         &mut self,
         code: &'static str,
@@ -36,12 +36,12 @@ impl Checks {
         self.mistake(field, message);
     }
 
-    /// Returns the value of a field, or notes why there is none.
+    /// Returns the value of a field, or records why there is none.
     pub(crate) fn value<T>(&mut self, field: &str, result: Result<T, impl Display>) -> Option<T> {
         result.map_err(|error| self.mistake(field, error.to_string())).ok()
     }
 
-    /// Notes a name that is blank or too long.
+    /// Records a mistake if a name is blank or too long.
     pub(crate) fn name(&mut self, field: &str, name: &str) {
         if name.trim().is_empty() || name.chars().count() > MAX_NAME_LENGTH {
             self.mistake(field, format!("must have 1 to {MAX_NAME_LENGTH} characters, not only spaces"));
@@ -60,14 +60,14 @@ impl Checks {
         }
     }
 
-    /// Notes a number that is out of range.
+    /// Records a mistake if a number is out of range.
     pub(crate) fn in_range(&mut self, field: impl Into<String>, number: i64, least: i64, most: i64) {
         if !(least..=most).contains(&number) {
             self.mistake(field, format!("must be from {least} to {most}"));
         }
     }
 
-    /// Notes metadata that is no object or too large; `{}` where there is none.
+    /// Returns metadata as text, `{}` if there is none. Records a mistake if it is not an object or is too large.
     pub(crate) fn metadata(&mut self, metadata: Option<JsonObject>) -> String {
         let Some(metadata) = metadata else {
             return "{}".to_owned();
@@ -84,7 +84,7 @@ impl Checks {
     /// Ends the checks.
     ///
     /// # Errors
-    /// 422 where there was a mistake.
+    /// 422 with all mistakes, if there are any.
     pub(crate) fn done(self) -> Result<(), Problem> {
         if self.errors.is_empty() {
             return Ok(());
@@ -94,7 +94,7 @@ impl Checks {
     }
 }
 
-/// Changes a field as a PATCH says: what is absent stays as it is, null means the default.
+/// Applies a PATCH to a field: an absent value leaves it unchanged, null sets the default.
 pub(crate) fn set<T, G>(field: &mut T, default: T, given: MaybeUndefined<G>, checked: impl FnOnce(G) -> T) {
     match given {
         Undefined => {}

@@ -8,7 +8,8 @@ use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
 use crate::accept::idempotency_key::check_idempotency_key;
 use crate::web::problem::Problem;
 
-/// The idempotency key of a request, or why it is refused: the operation decides after it has checked the credential.
+/// The idempotency key of a request, or the problem with it. The operation reports the problem after it has checked
+/// the credential.
 pub(crate) struct IdempotencyKey(pub(crate) Result<String, Problem>);
 
 impl<'a> ApiExtractor<'a> for IdempotencyKey {

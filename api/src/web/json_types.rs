@@ -1,4 +1,4 @@
-//! Values in bodies: times, and JSON objects that pass through as they are.
+//! Types of values in bodies: times, ids, and JSON objects that are passed on unchanged.
 
 use std::borrow::Cow;
 
@@ -30,7 +30,7 @@ impl<'de> Deserialize<'de> for Timestamp {
     }
 }
 
-/// Parses a time that can be written again: RFC 3339 knows the years 0 to 9999 only, which an offset may leave.
+/// Parses a time that can also be written. RFC 3339 only has the years 0 to 9999, and an offset can lead out of them.
 pub(crate) fn time(text: &str) -> Option<DateTime<Utc>> {
     let at = DateTime::parse_from_rfc3339(text).ok()?.to_utc();
     (0..=9_999).contains(&at.year()).then_some(at)
@@ -47,7 +47,7 @@ impl<'de> Deserialize<'de> for Id {
     }
 }
 
-/// Parses an id: only the form that the API writes, not the many others that a UUID can have.
+/// Parses an id in the form that the API writes. The other forms of a UUID are refused.
 pub(crate) fn id(text: &str) -> Option<Uuid> {
     text.parse().ok().filter(|_| text.len() == 36)
 }
@@ -58,24 +58,25 @@ impl From<DateTime<Utc>> for Timestamp {
     }
 }
 
-/// A JSON object that is neither parsed nor written anew: every digit of it stays.
+/// A JSON object that is kept as text, so that every digit is preserved.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct JsonObject(pub(crate) Box<RawValue>);
 
 impl JsonObject {
-    /// JSON that PostgreSQL has rendered.
+    /// Wraps JSON that PostgreSQL rendered.
     pub(crate) fn rendered(json: String) -> Self {
         Self(RawValue::from_string(json).expect("PostgreSQL renders valid JSON"))
     }
 
-    /// The text.
+    /// Returns the JSON text.
     pub(crate) fn as_str(&self) -> &str {
         self.0.get()
     }
 }
 
-/// Gives a type its schema. Bodies are read and written by serde, never by these traits' own methods.
+/// Implements the traits of poem-openapi for a type with the given schema. Bodies are read and written by serde,
+/// never by the methods of these traits.
 macro_rules! schema {
     ($type:ty, $name:literal, $schema:expr) => {
         impl Type for $type {

@@ -1,4 +1,4 @@
-//! What happens to every request and response: an id, a problem body for every refusal, metrics.
+//! What applies to every request and response: a request id, a problem body for every error, metrics.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -17,15 +17,15 @@ use crate::metric;
 use crate::web::problem::Problem;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// The longest request id that is taken from a client.
+/// The longest request id that is accepted from a client.
 const MAX_REQUEST_ID_LENGTH: usize = 128;
 
-/// Which methods each path has: what a 405 says in `Allow`.
+/// The methods of each path, for the `Allow` header of a 405.
 #[derive(Default)]
 pub(crate) struct Methods(Vec<(Vec<String>, String)>);
 
 impl Methods {
-    /// The methods of the specification's paths.
+    /// Reads the methods of all paths from the specification.
     pub(crate) fn of(document: &Value) -> Self {
         let paths = document["paths"].as_object().into_iter().flatten();
         Self(
@@ -46,7 +46,7 @@ impl Methods {
         )
     }
 
-    /// Paths beside those of the specification can be read only.
+    /// Returns the methods of a path. Paths outside the specification are read-only.
     fn allowed(&self, path: &str) -> &str {
         let segments: Vec<_> = path.split('/').collect();
         let fits = |pattern: &[String]| {
@@ -81,7 +81,7 @@ impl<E: Endpoint> Endpoint for Edge<E> {
     }
 }
 
-/// A panic is logged by the panic hook, and tells nothing to the client.
+/// The panic hook has logged the panic. The response gives no details.
 fn panicked(_: Box<dyn Any + Send>) -> Response {
     Problem::internal().into_response()
 }
@@ -133,7 +133,7 @@ async fn respond(
     response
 }
 
-/// What a client sent, if it is sane, else a new one.
+/// Returns the request id of the client if it is 1 to 128 visible ASCII characters, and otherwise a new one.
 fn request_id(request: &Request) -> HeaderValue {
     let is_sane = |value: &&HeaderValue| {
         (1..=MAX_REQUEST_ID_LENGTH).contains(&value.len())
@@ -144,9 +144,9 @@ fn request_id(request: &Request) -> HeaderValue {
     })
 }
 
-/// Errors that the router raised.
+/// Converts an error of the router.
 fn problem_of(error: &poem::Error, path: &str, methods: &Methods) -> Problem {
-    // A path that is not UTF-8 once decoded names nothing either.
+    // A path that is not UTF-8 when decoded does not exist either.
     if error.is::<NotFoundError>() || error.is::<ParsePathError>() {
         let detail = "This path does not exist. See /docs, or the specification at /openapi.json.";
         return Problem::new(StatusCode::NOT_FOUND, "route_not_found", detail);
@@ -178,7 +178,7 @@ fn method_label(method: &Method) -> &'static str {
     }
 }
 
-/// Statuses that are answered, as labels that need no allocation.
+/// Returns the label of a status, without an allocation.
 fn status_label(status: StatusCode) -> &'static str {
     match status.as_u16() {
         200 => "200",

@@ -1,4 +1,4 @@
-//! What all operations have in common: bodies, parameters, pages, answers and refusals.
+//! What all operations share: bodies, parameters, pages, responses and errors.
 
 mod accept_problem;
 pub(crate) mod admission;

@@ -1,4 +1,4 @@
-//! Lists: a page, and the cursor to the next.
+//! Pages of lists, and the cursors that lead to the next page.
 
 use std::fmt::Display;
 
@@ -26,7 +26,7 @@ pub(crate) struct Page<T: ParseFromJSON + ToJSON> {
     pub(crate) next_cursor: Option<String>,
 }
 
-/// A page of a list whose cursor is an id.
+/// For lists whose cursor is an id.
 impl<T: ParseFromJSON + ToJSON, I: Into<T>> From<page::Page<I>> for Page<T> {
     fn from(page: page::Page<I>) -> Self {
         Self::with_cursor(page, Cursor)
@@ -34,7 +34,7 @@ impl<T: ParseFromJSON + ToJSON, I: Into<T>> From<page::Page<I>> for Page<T> {
 }
 
 impl<T: ParseFromJSON + ToJSON> Page<T> {
-    /// A page of a list with a cursor of its own.
+    /// Creates a page of a list that has its own kind of cursor.
     pub(crate) fn with_cursor<I: Into<T>, P, C: Display>(
         page: page::Page<I, P>,
         cursor: impl FnOnce(P) -> C,
@@ -46,7 +46,7 @@ impl<T: ParseFromJSON + ToJSON> Page<T> {
     }
 }
 
-/// Where a page begins: opaque to clients, the last id of the page before to us.
+/// The position where a page begins: the last id of the previous page. Clients treat it as opaque.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Cursor(pub(crate) Uuid);
 
@@ -61,7 +61,7 @@ impl Parameter for Cursor {
         MetaSchema { example: Some("AZjxoju0fV6PYHGCk6S1xg".into()), ..MetaSchema::new("string") }
     }
 
-    /// Some clients send the `null` of the last page so: as no cursor.
+    /// Some clients send the `null` of the last page as an empty cursor.
     fn is_absent(text: &str) -> bool {
         text.is_empty()
     }
@@ -72,8 +72,8 @@ impl Parameter for Cursor {
     }
 }
 
-/// Where a page of a list of event types begins: the application and the name of the last one of the page
-/// before.
+/// The position where a page of event types begins: the application and the name of the last type on the previous
+/// page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PlaceCursor(pub(crate) Place);
 
@@ -104,20 +104,20 @@ impl Parameter for PlaceCursor {
     }
 }
 
-/// The names of event types are ASCII; whatever else there is, NUL is nothing that PostgreSQL could compare with.
+/// Returns true for what can be the name of an event type. This excludes NUL, which PostgreSQL cannot compare with.
 fn is_name(text: &str) -> bool {
     text.len() <= 255 && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 impl InQuery<Cursor> {
-    /// The id that the previous page ended with. `None` for the first page.
+    /// Returns the id that the previous page ended with, or `None` for the first page.
     pub(crate) fn after<I: From<Uuid>>(&self) -> Option<I> {
         self.0.map(|cursor| cursor.0.into())
     }
 }
 
 impl InQuery<Limit> {
-    /// The maximum number of items on a page.
+    /// Returns the maximum number of items on the page.
     pub(crate) fn items(&self) -> u32 {
         self.0.map_or(Limit::DEFAULT, |limit| limit.0)
     }

@@ -1,4 +1,4 @@
-//! Parameters in path and query: parsed once, each with its schema, and refused with its name.
+//! Path and query parameters. Each type defines its schema and how it is parsed; errors name the parameter.
 
 use poem::{Request, RequestBody};
 use poem_openapi::registry::{MetaParamIn, MetaSchema, MetaSchemaRef};
@@ -7,37 +7,37 @@ use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
 use crate::web::problem::Problem;
 use crate::web::value_error::ValueError;
 
-/// What a parameter's text is parsed into.
+/// A type that the text of a parameter is parsed into.
 pub(crate) trait Parameter: Sized + Send + Sync {
-    /// The name of the thing that a path names by it, and the code of its absence.
+    /// For path parameters: the error code if there is no such resource, and what the resource is called.
     const THING: (&'static str, &'static str) = ("route_not_found", "route");
 
-    /// Its schema, with an example.
+    /// Returns its schema, with an example.
     fn schema() -> MetaSchema;
 
-    /// True for a text that means the same as leaving the parameter out.
+    /// Returns true for a text that means the same as no parameter.
     fn is_absent(_: &str) -> bool {
         false
     }
 
-    /// Parses it.
+    /// Parses the text of a parameter.
     ///
     /// # Errors
-    /// With what it must be.
+    /// What the text must be.
     fn parse(text: &str) -> Result<Self, ValueError>;
 }
 
-/// A part of the path. What cannot be parsed names nothing: 404. (poem-openapi tells parts of the path by the
-/// name of this type.)
+/// A path parameter. If it cannot be parsed, no such resource exists: 404. (poem-openapi recognizes path parameters
+/// by the name of this type.)
 pub(crate) struct Path<T>(pub(crate) T);
 
-/// A parameter of the query that may be absent; given twice it is refused.
+/// An optional query parameter. It is refused if it is given twice.
 pub(crate) struct InQuery<T>(pub(crate) Option<T>);
 
-/// A parameter of the query that may be repeated and means "any of"; `None` where it is absent.
+/// A query parameter that may be repeated and means "any of". `None` if it is absent.
 pub(crate) struct AnyOf<T>(pub(crate) Option<Vec<T>>);
 
-/// The most values a repeated parameter may have.
+/// The most values of a repeated parameter.
 const MAX_VALUES: usize = 100;
 
 impl<'a, T: Parameter> ApiExtractor<'a> for Path<T> {

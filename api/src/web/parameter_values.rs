@@ -1,4 +1,4 @@
-//! What parameters are parsed into: ids, names, times, and the values of filters.
+//! The types of parameters: ids, names, times, and values of filters.
 
 use std::borrow::Cow;
 
@@ -43,7 +43,7 @@ id_parameters! {
     EmitRejectionId, "emit_rejection_not_found", "rejection";
 }
 
-/// The id or the name of anything.
+/// The id of any resource, or the name of an event type.
 #[derive(Debug, Clone)]
 pub(crate) struct ResourceId(pub(crate) String);
 
@@ -99,11 +99,11 @@ fn check_characters(uid: &str) -> Result<(), ValueError> {
     Err(ValueError::UidCharacters)
 }
 
-/// The syntax of a uid: it stands in paths, where `.` and `..` would not arrive, and cannot be taken for an
+/// Checks the syntax of a uid. It is used in paths, where `.` and `..` would be resolved, and must not look like an
 /// id.
 ///
 /// # Errors
-/// With what it must be.
+/// What the uid must be.
 pub(crate) fn check_uid(uid: &str) -> Result<(), ValueError> {
     check_characters(uid)?;
     if uid.starts_with('.') {
@@ -115,14 +115,14 @@ pub(crate) fn check_uid(uid: &str) -> Result<(), ValueError> {
     Ok(())
 }
 
-/// How many items a page has at most.
+/// The most items on a page.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limit(pub u32);
 
 impl Limit {
-    /// Where none is given.
+    /// The limit if none is given.
     pub(crate) const DEFAULT: u32 = 50;
-    /// At most.
+    /// The largest limit.
     pub(crate) const MAX: u32 = 250;
 }
 
@@ -153,8 +153,8 @@ impl Parameter for DateTime<Utc> {
     }
 }
 
-/// The time with its offset as RFC 3339 writes it. Generated clients also send `+0000` and ` +00:00`; and a `+` that
-/// was not encoded arrives as a space.
+/// Rewrites the offset of a time as RFC 3339 requires. Generated clients also send `+0000` and ` +00:00`, and a `+`
+/// that was not encoded arrives as a space.
 fn with_plain_offset(text: &str) -> Cow<'_, str> {
     const SECONDS_END: usize = "2026-01-31T12:00:00".len();
     let Some((until_seconds, rest)) = text.split_at_checked(SECONDS_END) else { return text.into() };
@@ -213,7 +213,7 @@ impl Parameter for DeliveryStatus {
     }
 }
 
-/// A status of HTTP.
+/// An HTTP status from 100 to 599.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HttpStatus(pub i16);
 

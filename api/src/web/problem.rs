@@ -1,4 +1,4 @@
-//! Problem bodies: what every refusal looks like (RFC 9457).
+//! Problem bodies, the format of every error response (RFC 9457).
 
 use http::{HeaderValue, StatusCode, header};
 use poem::{IntoResponse, Response};
@@ -16,15 +16,15 @@ pub(crate) const CONTENT_TYPE: &str = "application/problem+json";
 pub(crate) struct Problem {
     /// The status of the response.
     pub(crate) status: StatusCode,
-    /// The stable name of what went wrong.
+    /// The stable error code, one of [`catalogue`].
     pub(crate) code: &'static str,
-    /// A sentence that says what to do.
+    /// What is wrong, and what to do.
     pub(crate) detail: String,
-    /// The fields that are at fault.
+    /// The invalid fields and parameters.
     pub(crate) errors: Vec<FieldError>,
-    /// Seconds after which another try may succeed.
+    /// Seconds to wait before trying again, for `Retry-After`.
     pub(crate) retry_after: Option<u32>,
-    /// The methods that the route has, where it has not the one that was asked for.
+    /// For a 405: the methods that the path supports.
     pub(crate) allow: Option<String>,
 }
 
@@ -56,7 +56,7 @@ pub(crate) struct ProblemBody {
 }
 
 impl Problem {
-    /// A problem with a sentence.
+    /// Creates a problem without field errors.
     pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
         Self { status, code, detail: detail.into(), errors: Vec::new(), retry_after: None, allow: None }
     }
@@ -80,7 +80,7 @@ impl Problem {
         Self::invalid(vec![FieldError { field: field.into(), message: message.into() }])
     }
 
-    /// 422: one field is refused for a reason that has a name of its own.
+    /// 422: one field is refused for a reason that has a code of its own.
     pub(crate) fn refused_field(
         code: &'static str,
         field: impl Into<String>,
@@ -89,7 +89,7 @@ impl Problem {
         Self { code, ..Self::invalid_field(field, message) }
     }
 
-    /// 404: there is no such thing, or it is not the caller's.
+    /// 404: the resource does not exist, or the caller has no access to it.
     pub(crate) fn not_found(code: &'static str, what: &str) -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
@@ -98,17 +98,17 @@ impl Problem {
         )
     }
 
-    /// 503: try again in a second.
+    /// 503: unavailable, with a `Retry-After` of one second.
     pub(crate) fn unavailable(code: &'static str, detail: &str) -> Self {
         Self { retry_after: Some(1), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail) }
     }
 
-    /// 503: PostgreSQL does not answer.
+    /// 503: PostgreSQL is unavailable.
     pub(crate) fn database_unavailable() -> Self {
         Self::unavailable("unavailable", "The database is currently unavailable. Try again in a moment.")
     }
 
-    /// 503: a row or a table that this needs is locked.
+    /// 503: a row or table that the request needs is locked.
     pub(crate) fn busy() -> Self {
         Self::unavailable(
             "busy",
@@ -116,7 +116,7 @@ impl Problem {
         )
     }
 
-    /// 500: a defect of this program. What it is stands in the log, not here.
+    /// 500: a defect of this program. The log has the details, the response has none.
     pub(crate) fn internal() -> Self {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -125,7 +125,7 @@ impl Problem {
         )
     }
 
-    /// The body, as it is sent.
+    /// Returns the response body.
     pub(crate) fn body(&self) -> ProblemBody {
         debug_assert!(
             catalogue::has(self.code, self.status.as_u16()),
@@ -171,7 +171,7 @@ impl From<Problem> for poem::Error {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         if error.is_unavailable() {
-            tracing::debug!(%error, "a request is answered 503");
+            tracing::debug!(%error, "responding with 503");
             Self::database_unavailable()
         } else if error.is_contention() {
             Self::busy()

@@ -1,4 +1,4 @@
-//! Parameters of the query that an operation does not have: refused, as unknown fields of a body are.
+//! Refuses query parameters that an operation does not have, just as unknown fields of a body are refused.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::web::problem::{FieldError, Problem};
 
-/// Names that are told back, and characters of each.
+/// The most unknown names that are reported, and the most characters of each.
 const MAX_NAMES: usize = 10;
 const MAX_NAME_LENGTH: usize = 100;
 
@@ -18,7 +18,7 @@ const MAX_NAME_LENGTH: usize = 100;
 pub(crate) struct QueryParameters(Arc<HashMap<(Method, String), BTreeSet<String>>>);
 
 impl QueryParameters {
-    /// Those of the specification.
+    /// Reads the query parameters from the specification.
     pub(crate) fn of(document: &Value) -> Self {
         let mut operations = HashMap::new();
         for (path, methods) in document["paths"].as_object().into_iter().flatten() {
@@ -35,10 +35,10 @@ impl QueryParameters {
         Self(Arc::new(operations))
     }
 
-    /// Refuses a request with parameters that its operation does not have.
+    /// Refuses a request with query parameters that its operation does not have.
     ///
     /// # Errors
-    /// 422, which names them.
+    /// 422 with their names.
     pub(crate) fn check(&self, request: &Request) -> Result<(), Problem> {
         let Some(query) = request.uri().query() else { return Ok(()) };
         let Some(PathPattern(pattern)) = request.data::<PathPattern>() else { return Ok(()) };
@@ -62,7 +62,7 @@ impl QueryParameters {
     }
 }
 
-/// A path without the names of its parameters, which the router gives names of its own.
+/// Returns a path without the names of its parameters, because the router uses names of its own.
 fn shape(path: &str) -> String {
     let part = |part| if str::starts_with(part, ['{', ':']) { "*" } else { part };
     path.split('/').map(part).collect::<Vec<_>>().join("/")

@@ -1,5 +1,5 @@
-//! Which refusals an operation documents. An operation answers `Result<_, Refused<{ … }>>`, and the
-//! specification lists exactly these statuses, besides those that any operation may answer.
+//! The error responses that an operation documents. An operation returns `Result<_, Refused<{ … }>>`. The
+//! specification lists exactly these statuses, and those that any operation may return.
 
 use http::StatusCode;
 use poem_openapi::ApiResponse;
@@ -10,21 +10,21 @@ use postrider_store::StoreError;
 
 use crate::web::problem::{CONTENT_TYPE, Problem, ProblemBody};
 
-/// Nothing besides 401, 403 and 503, which every operation may answer.
+/// Only 401, 403 and 503, which every operation may return.
 pub(crate) const ALWAYS: u32 = 0;
-/// 404: there is no such thing.
+/// 404: the resource does not exist.
 pub(crate) const NOT_FOUND: u32 = 1;
-/// 409: it is in a state that does not allow this.
+/// 409: the state of the resource does not allow this.
 pub(crate) const CONFLICT: u32 = 1 << 1;
 /// 422: parameters or fields are not valid.
 pub(crate) const INVALID: u32 = 1 << 2;
-/// 400, 413, 415, 422: what may be wrong with a body.
+/// 400, 413, 415, 422: the body can be wrong in these ways.
 pub(crate) const BODY: u32 = INVALID | 1 << 3;
 
-/// 429: more often than it may be.
+/// 429: a rate limit is exceeded.
 pub(crate) const LIMITED: u32 = 1 << 4;
 
-/// A refusal, of an operation that documents `STATUSES`.
+/// An error response of an operation that documents `STATUSES`.
 #[derive(Debug)]
 pub(crate) struct Refused<const STATUSES: u32>(Problem);
 

@@ -1,4 +1,4 @@
-//! What a successful operation answers. Bodies are written by serde, so that raw JSON stays as it is.
+//! The responses of successful operations. Serde writes the bodies, so that raw JSON is passed on unchanged.
 
 use http::{HeaderValue, StatusCode, header};
 use poem::{IntoResponse, Response};
@@ -18,20 +18,20 @@ pub(crate) struct Success<const STATUS: u16, T> {
 
 /// 200.
 pub(crate) type Found<T> = Success<200, T>;
-/// 201, with the `Location` of what was made.
+/// 201, with the `Location` of the new resource.
 pub(crate) type Created<T> = Success<201, T>;
 /// 202.
 pub(crate) type Accepted<T> = Success<202, T>;
 
 impl<const STATUS: u16, T> Success<STATUS, T> {
-    /// An answer without a `Location`.
+    /// Creates a response without a `Location`.
     pub(crate) fn new(body: impl Into<T>) -> Self {
         Self { body: body.into(), location: None }
     }
 }
 
 impl<T> Created<T> {
-    /// The answer for what was made and can be read at `location`.
+    /// Creates the response for a new resource, which can be read at `location`.
     pub(crate) fn at(location: String, body: impl Into<T>) -> Self {
         Self { body: body.into(), location: Some(location) }
     }
@@ -47,8 +47,8 @@ fn description(status: u16) -> &'static str {
 
 impl<const STATUS: u16, T: Type + Serialize> IntoResponse for Success<STATUS, T> {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(STATUS).expect("a status that operations are written with");
-        let body = serde_json::to_vec(&self.body).expect("what is answered is plain data");
+        let status = StatusCode::from_u16(STATUS).expect("operations only use valid statuses");
+        let body = serde_json::to_vec(&self.body).expect("a response body is plain data");
         let mut response = Response::builder().status(status).content_type(CONTENT_TYPE).body(body);
         if let Some(location) = self.location.and_then(|location| HeaderValue::try_from(location).ok()) {
             response.headers_mut().insert(header::LOCATION, location);
@@ -75,7 +75,7 @@ impl<const STATUS: u16, T: Type + Serialize> ApiResponse for Success<STATUS, T> 
     }
 }
 
-/// 204: done, and nothing to say.
+/// 204, without a body.
 #[derive(Debug)]
 pub(crate) struct Done;
 

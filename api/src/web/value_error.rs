@@ -1,44 +1,44 @@
-//! Why a text is refused as the value of a parameter or of a field.
+//! Why a text is refused as the value of a parameter or field.
 
 use postrider_domain::event_type::EventTypeError;
 
 use crate::storable_json::Defect;
 
-/// Why a text is refused: the rest of a sentence that begins with the name of the parameter or field.
+/// Why a text is refused. The message completes a sentence that begins with the name of the parameter or field.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ValueError {
-    /// Not the id of anything.
+    /// Not a UUID.
     #[error("must be a UUID")]
     Id,
     /// Neither an id nor the name of an event type.
     #[error("must be a UUID, or the name of an event type")]
     ResourceId,
-    /// Not a uid: its length or its characters.
+    /// Not a uid, because of its length or its characters.
     #[error("must have 1 to 255 characters, only letters, digits and `. _ - : @ + | ~ =`")]
     UidCharacters,
-    /// Not a uid: it could change the meaning of a path.
+    /// Not a uid: a path with it could change its meaning.
     #[error("must not start with a period")]
     UidPeriod,
-    /// Not a uid: it is an id.
+    /// Not a uid: it has the form of an id.
     #[error("must not be a UUID, because it could be mistaken for an id")]
     UidIsId,
     /// Not a number, or out of range.
     #[error("must be a whole number from {least} to {most}")]
     Number {
-        /// The least number that is allowed.
+        /// The smallest allowed number.
         least: u32,
-        /// The largest number that is allowed.
+        /// The largest allowed number.
         most: u32,
     },
     /// Not a number of seconds, or out of range.
     #[error("must be a whole number of seconds from {least} to {most}")]
     Seconds {
-        /// The least number that is allowed.
+        /// The smallest allowed number.
         least: i64,
-        /// The largest number that is allowed.
+        /// The largest allowed number.
         most: i64,
     },
-    /// Not a status of HTTP.
+    /// Not an HTTP status.
     #[error("must be an HTTP status from 100 to 599")]
     HttpStatus,
     /// Not a time.
@@ -65,7 +65,7 @@ pub(crate) enum ValueError {
     /// JSON, but not an object.
     #[error("must be a JSON object, such as `{{\"currency\":\"EUR\"}}`")]
     NotAnObject,
-    /// JSON that PostgreSQL cannot hold.
+    /// JSON that PostgreSQL cannot store.
     #[error(transparent)]
     Json(#[from] Defect),
 }
