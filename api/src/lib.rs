@@ -69,7 +69,8 @@ const TABLES: Tables = Tables {
 /// Why the API failed to start, or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    /// The database schema is not the one that this program needs, or PostgreSQL refuses the connection for good.
+    /// The database has a different schema than this program needs, does not exist, or refuses the role; or the
+    /// keyring does not fit.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The listener failed.

@@ -164,7 +164,7 @@ async fn write_until_closed(shared: Arc<Shared>) {
             .instrument(span)
         });
         if let Err(error) = storing.await {
-            tracing::error!(%error, "a batch of events was not stored because of a defect");
+            tracing::error!(%error, "storing a batch of events panicked");
         }
         let under_way = UnderWay { shared: shared.clone(), occupancy };
         // During shutdown there is no time to rest.

@@ -101,7 +101,7 @@ fn what_was_learned_since_it_was_posted_counts() {
     let posted = keys(9).iter().map(|key| event(1, key)).collect();
     queue.push(party(1), posted).map(drop).expect("room");
     let first = queue.take();
-    assert_eq!((first.events.len(), first.occupancy.is_heavy), (4, false), "nothing is known of them yet");
+    assert_eq!((first.events.len(), first.occupancy.is_heavy), (4, false), "their cost is unknown");
     queue.done(&first.occupancy);
     queue.fanout().learn(&event(1, ""), 500);
     let other_type = NewEvent { event_type: EventType::parse("another").expect("a type"), ..event(2, "") };
@@ -112,7 +112,7 @@ fn what_was_learned_since_it_was_posted_counts() {
     }
     assert_eq!(queue.weigh(&other_type), (false, UNKNOWN_DELIVERIES));
     queue.fanout().learn(&event(2, ""), 700);
-    assert_eq!(queue.weigh(&other_type), (true, 700), "as the last one of the same producer");
+    assert_eq!(queue.weigh(&other_type), (true, 700), "the cost of the producer's last event");
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn a_reserve_stays_for_others_and_a_request_fits_whole_or_not_at_all() {
     post(&queue, 1, &keys(most - 1), 1).expect("room");
     assert_eq!(post(&queue, 1, &keys(2), 1), Err(AcceptError::Overloaded));
     post(&queue, 1, &keys(1), 1).expect("the last place of its share");
-    post(&queue, 2, &keys(1_000), 1).expect("of the reserve");
+    post(&queue, 2, &keys(1_000), 1).expect("room in the reserve");
     let mut count = 0;
     while count < most + 1_000 {
         count += take(&queue).len();
@@ -151,7 +151,7 @@ async fn bytes_are_given_back_with_the_answer() {
     let Waiting { event, answer, .. } = queue.take().events.remove(0);
     assert_eq!(queue.bytes.free(), MIN_BYTES as u64 / 4);
     answer.send(event, Err(AcceptError::KeyBusy));
-    let (event, outcome) = receivers.remove(0).await.expect("an answer");
+    let (event, outcome) = receivers.remove(0).await.expect("an outcome");
     assert_eq!((event.idempotency_key.as_str(), outcome), ("a", Err(AcceptError::KeyBusy)));
     assert_eq!((queue.bytes.free(), queue.places.free()), (MIN_BYTES as u64, MAX_WAITING));
 }

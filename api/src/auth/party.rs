@@ -77,7 +77,7 @@ impl Parties {
         if let Some(known) = self.by_key.get(hash) {
             return Ok(Some(known));
         }
-        let _turn = self.look_ups.acquire().await.expect("it is never closed");
+        let _turn = self.look_ups.acquire().await.expect("the semaphore is never closed");
         let owner = api_keys::find_owner(&self.store, hash).await?;
         Ok(owner.map(|owner| {
             self.by_key.insert(*hash, owner.application_id);
@@ -89,7 +89,7 @@ impl Parties {
         if let Some(known) = self.by_uid.get(&uid) {
             return Ok(Some(known));
         }
-        let _turn = self.look_ups.acquire().await.expect("it is never closed");
+        let _turn = self.look_ups.acquire().await.expect("the semaphore is never closed");
         let found = applications::find(&self.store, &ApplicationRef::Uid(uid.clone())).await?;
         Ok(found.map(|application| {
             self.by_uid.insert(uid, application.id);

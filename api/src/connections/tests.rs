@@ -22,12 +22,12 @@ async fn opened(connections: &Connections, count: usize) -> Vec<(Option<Watched>
 }
 
 fn is_closed(watched: &Option<Watched>) -> bool {
-    watched.as_ref().expect("it was taken in").closed().is_cancelled()
+    watched.as_ref().expect("an accepted connection").closed().is_cancelled()
 }
 
 /// Starts a request on an accepted connection.
 fn request(connections: &Connections, near: &Option<Watched>) -> Arc<Serving> {
-    connections.serving(near.as_ref().expect("it was taken in").connection.peer)
+    connections.serving(near.as_ref().expect("an accepted connection").connection.peer)
 }
 
 fn application(number: u128) -> Party {
@@ -120,7 +120,7 @@ async fn a_response_that_is_not_read_is_given_up_and_frees_what_it_held() {
     serving.reserve(room.try_acquire(&application(1), 1 << 10).expect("room"));
     let response = Response::builder().body(vec![b'x'; 32 << 20]);
     let response = serving.respond(response).await.expect("a response");
-    let mut near = all[0].0.take().expect("it");
+    let mut near = all[0].0.take().expect("an accepted connection");
     let closed = near.closed();
     let writing = tokio::spawn(closed.run_until_cancelled_owned(async move {
         let bytes = response.into_body().into_bytes().await.expect("bytes");

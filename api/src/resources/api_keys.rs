@@ -1,4 +1,4 @@
-//! `/v1/applications/{application_id}/api-keys`: what an application proves itself with.
+//! `/v1/applications/{application_id}/api-keys`: the API keys of an application.
 
 use std::sync::Arc;
 

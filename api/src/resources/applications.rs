@@ -1,4 +1,4 @@
-//! `/v1/applications`: the tenants.
+//! `/v1/applications`: the applications, which are the tenants.
 
 use std::sync::Arc;
 
@@ -151,8 +151,8 @@ impl CreateApplicationRequest {
 }
 
 impl UpdateApplicationRequest {
-    /// Changes what is given, and tells all mistakes at once. A key may send what only the admin may change, as
-    /// long as it is what is there already.
+    /// Applies the given fields and reports all mistakes at once. An API key may send a field that only the admin can
+    /// change, if the value is unchanged.
     fn apply(self, current: &applications::Application, caller: &Caller) -> Result<Update, Problem> {
         let mut checks = Checks::default();
         let mut update = Update {

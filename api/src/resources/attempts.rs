@@ -1,4 +1,4 @@
-//! `/v1/deliveries/{delivery_id}/attempts`: what happened, exchange by exchange.
+//! `/v1/deliveries/{delivery_id}/attempts`: the attempts of a delivery.
 
 use std::sync::Arc;
 
@@ -87,7 +87,7 @@ impl From<attempts::Attempt> for Attempt {
     }
 }
 
-/// Bytes as text, and how that is to be read.
+/// Returns bytes as text, together with its encoding.
 fn text_of(bytes: Vec<u8>) -> (String, &'static str) {
     match String::from_utf8(bytes) {
         Ok(text) => (text, "utf8"),
@@ -138,7 +138,8 @@ impl Attempts {
     }
 }
 
-/// Attempts have numbers, not ids: the number stands in the last bytes of the cursor.
+/// Returns the cursor after an attempt. Attempts have numbers instead of ids, so the number is in the last bytes of
+/// the cursor.
 fn cursor_after(number: i16) -> Cursor {
     Cursor(Uuid::from_u128(u128::from(number.unsigned_abs())))
 }

@@ -1,4 +1,4 @@
-//! `/v1/audit-log`: who changed what.
+//! `/v1/audit-log`: who changed what, and when.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! `/v1/deliveries`: read, retried and cancelled.
+//! `/v1/deliveries`: reads, retries and cancels deliveries.
 
 use std::sync::Arc;
 
@@ -230,7 +230,7 @@ fn refused(refusal: Refusal) -> Problem {
     Problem::new(StatusCode::CONFLICT, code, detail)
 }
 
-/// 409: the payload is gone.
+/// 409: the data of the event was expunged.
 pub(crate) fn expunged() -> Problem {
     Problem::new(
         StatusCode::CONFLICT,

@@ -1,4 +1,4 @@
-//! `/v1/emit-rejections`: what was emitted in a producer's own transaction and could not be accepted.
+//! `/v1/emit-rejections`: events that producers emitted in transactions of their own and that could not be accepted.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What an event type may be: the requests that add one and change one, and their checks.
+//! The requests that create and update an event type, and their checks.
 
 use std::sync::Arc;
 
@@ -64,10 +64,10 @@ pub(crate) struct UpdateEventTypeRequest {
 }
 
 impl CreateEventTypeRequest {
-    /// Checks everything.
+    /// Checks all fields, the schema, and the example against the schema.
     ///
     /// # Errors
-    /// 422.
+    /// 422 with the mistakes.
     pub(crate) async fn check(self, party: &Party) -> Result<(EventType, EventTypeSettings), Problem> {
         let mut checks = Checks::default();
         let name = checks.value("name", EventType::parse(&self.name));
@@ -89,10 +89,10 @@ impl CreateEventTypeRequest {
 }
 
 impl UpdateEventTypeRequest {
-    /// Applies the change to what is there, and checks what comes of it.
+    /// Applies the changes to the current settings and checks the result.
     ///
     /// # Errors
-    /// 422.
+    /// 422 with the mistakes.
     pub(crate) async fn apply(
         &self,
         party: &Party,
@@ -137,7 +137,7 @@ async fn check(
     Ok(settings)
 }
 
-/// The schema is one that can be used, and the example satisfies it.
+/// Checks that the schema can be compiled and that the example satisfies it.
 async fn check_schema(party: &Party, settings: &EventTypeSettings) -> Result<(), Problem> {
     let Some(json) = settings.json_schema.clone() else { return Ok(()) };
     let compiled = in_turn(party, move || Schema::compile(&StoredSchema { hash: [0; 32], json })).await?;

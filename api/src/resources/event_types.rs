@@ -1,4 +1,4 @@
-//! `/v1/event-types`: the catalogue of what an application publishes.
+//! `/v1/event-types`: the catalogue of event types.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ use crate::web::problem::Problem;
 use crate::web::refused::{BODY, CONFLICT, INVALID, NOT_FOUND, Refused};
 use crate::web::success::{Created, Done, Found};
 
-/// How often a change is tried anew because another one came in between.
+/// How often an update is tried when a concurrent update gets in between.
 const TRIES: usize = 5;
 
 /// An event type in the catalogue of an application.
@@ -94,7 +94,7 @@ impl EventTypes {
             event_types::create(&app.store, &caller.actor(), application, name.as_str(), &settings).await;
         match created {
             Ok(event_types::Created::EventType(entry)) => {
-                // Only the admin has to name the application.
+                // Only the admin must name the application.
                 let whose = match caller {
                     Caller::Admin => format!("?application_id={application}"),
                     Caller::Application(_) => String::new(),

@@ -1,4 +1,4 @@
-//! `/v1/events`: published and read.
+//! `/v1/events`: publishes and reads events.
 
 use std::sync::Arc;
 
@@ -227,7 +227,7 @@ impl Events {
     }
 }
 
-/// The types that were asked for, as text.
+/// Returns the requested event types as text.
 pub(crate) fn names(event_types: AnyOf<EventType>) -> Option<Vec<String>> {
     event_types.0.map(|types| types.iter().map(|event_type| event_type.as_str().to_owned()).collect())
 }

@@ -1,4 +1,4 @@
-//! The operations, by what they are about.
+//! The operations, one module per resource.
 
 pub(crate) mod api_keys;
 pub(crate) mod applications;

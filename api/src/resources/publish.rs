@@ -1,6 +1,6 @@
-//! An event is taken in. The credential is judged by the statement that stores the event,
-//! so that a good request costs no statement of its own for it; a bad one is judged in the order 401, 403,
-//! then what is wrong with it.
+//! Publishes an event. The statement that stores the event also checks the credential, so that a good request needs
+//! no other statement. For a bad request, the problem that is reported is the first of: 401, 403, mistakes in the
+//! event.
 
 use std::borrow::Cow;
 
@@ -61,7 +61,7 @@ impl From<AcceptedEvent> for PublishedEvent {
     }
 }
 
-/// The body, or why it is refused: judged after the credential.
+/// The event in the body, or the problem with it. The problem is reported only after the credential has been checked.
 pub(crate) struct PostedEvent(Result<Posted, Problem>);
 
 impl<'a> ApiExtractor<'a> for PostedEvent {
@@ -87,7 +87,7 @@ impl<'a> ApiExtractor<'a> for PostedEvent {
     }
 }
 
-/// Parses a body and checks all that would keep it from being stored.
+/// Parses a body and checks everything that would prevent the event from being stored.
 fn parse(bytes: &[u8]) -> Result<Posted, Problem> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -101,10 +101,10 @@ fn parse(bytes: &[u8]) -> Result<Posted, Problem> {
     Ok(Posted::check(&body.event_type, body.data.get())?)
 }
 
-/// Takes an event in.
+/// Publishes an event.
 ///
 /// # Errors
-/// 401, 403, then what is wrong with the event, or 503.
+/// 401, then 403, then the mistakes in the event; 503 if the event cannot be stored now.
 pub(crate) async fn publish(
     app: &App,
     credential: Credential,

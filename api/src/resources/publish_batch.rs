@@ -1,4 +1,4 @@
-//! A batch of events is taken in. Its items stand alone: one that is refused costs the others nothing.
+//! Publishes a batch of events. Each event is accepted or refused on its own.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -25,11 +25,11 @@ use crate::web::body;
 use crate::web::json_types::JsonObject;
 use crate::web::problem::{Problem, ProblemBody};
 
-/// Events in one request.
+/// The most events in one request.
 const MAX_EVENTS: usize = 1_000;
-/// The largest body.
+/// The largest body, in bytes.
 const MAX_BYTES: usize = 4 << 20;
-/// The `data` of one event.
+/// The largest `data` of one event, in bytes.
 const MAX_DATA_BYTES: usize = 262_144;
 
 /// The events to publish.
@@ -82,7 +82,8 @@ pub(crate) struct BatchResult {
     error: Option<ProblemBody>,
 }
 
-/// The body, or why it is refused: judged after the credential.
+/// The events in the body, or the problem with it. The problem is reported only after the credential has been
+/// checked.
 pub(crate) struct PostedBatch(Result<Vec<Result<Item, Problem>>, Problem>);
 
 /// The result for one event of a batch.
@@ -118,11 +119,11 @@ impl<'a> ApiExtractor<'a> for PostedBatch {
     }
 }
 
-/// Takes a batch in: what is refused is told for each event by itself.
+/// Publishes a batch. Problems with single events are part of the result.
 ///
 /// # Errors
-/// 401, 403, what is wrong with the batch as a whole; 503 where nothing of it was stored and another try may
-/// help.
+/// 401, then 403, then problems with the batch as a whole; 429 or 503 if nothing was stored and another try may
+/// succeed.
 pub(crate) async fn publish_batch(
     app: &App,
     credential: Credential,
@@ -150,7 +151,8 @@ pub(crate) async fn publish_batch(
     summarise(results.collect())
 }
 
-/// Where nothing was accepted and another try may help, the whole of it is answered so.
+/// Returns the results. If nothing was accepted and another try may help, returns that problem for the whole request
+/// instead.
 fn summarise(results: Vec<EventResult>) -> Result<PublishedEventBatch, Problem> {
     if results.iter().all(Result::is_err)
         && let Some(problem) = results.iter().filter_map(|result| result.as_ref().err()).find(|problem| {
@@ -178,7 +180,7 @@ fn result_of(index: i32, result: EventResult) -> BatchResult {
     }
 }
 
-/// Parses a batch; what is wrong with one item is the item's own.
+/// Parses a batch. A mistake in one event does not affect the others.
 fn parse(bytes: &[u8]) -> Result<Vec<Result<Item, Problem>>, Problem> {
     #[derive(DeriveDeserialize)]
     #[serde(deny_unknown_fields)]
@@ -220,7 +222,7 @@ fn parse_item(json: &str) -> Result<Item, Problem> {
     Ok(Item { idempotency_key, event: Posted::check(&body.event_type, data)? })
 }
 
-/// The first events of an array, as many as there may be, and how many there are.
+/// The first events of an array, up to the maximum, and the number of all of them.
 struct Events<'a> {
     first: Vec<&'a RawValue>,
     count: usize,

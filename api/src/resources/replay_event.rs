@@ -1,4 +1,4 @@
-//! `POST /v1/events/{event_id}/replay`: an event is sent again.
+//! `POST /v1/events/{event_id}/replay`: sends one event again.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -98,7 +98,7 @@ impl ReplayEvent {
     }
 }
 
-/// The endpoints, each once.
+/// Returns the endpoints without duplicates.
 fn checked(named: &[Id]) -> Result<Vec<EndpointId>, Problem> {
     let mut checks = Checks::default();
     if !(1..=MAX_ENDPOINTS).contains(&named.len()) {
@@ -111,7 +111,7 @@ fn checked(named: &[Id]) -> Result<Vec<EndpointId>, Problem> {
     Ok(distinct.into_iter().map(EndpointId).collect())
 }
 
-/// 422: some of the endpoints that were named are not there.
+/// 422: some of the named endpoints do not exist.
 pub(crate) fn unknown_endpoints(named: impl Iterator<Item = Uuid>, unknown: &[EndpointId]) -> Problem {
     let mut checks = Checks::default();
     for (index, id) in named.enumerate() {

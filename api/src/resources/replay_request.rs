@@ -1,4 +1,4 @@
-//! What may be replayed in bulk: the request, and its checks.
+//! The request that starts a bulk replay, and its checks.
 
 use poem_openapi::Object;
 use postrider_domain::delivery::{DeliveryStatus, ReplayMode};
@@ -13,7 +13,7 @@ use crate::web::problem::Problem;
 use crate::web::value_error::ValueError;
 
 const MAX_ITEMS: usize = 100;
-/// What can be opened again in bulk.
+/// The statuses of deliveries that a bulk replay can reopen.
 pub(crate) const REDRIVEN: [DeliveryStatus; 3] =
     [DeliveryStatus::DeadLetter, DeliveryStatus::Cancelled, DeliveryStatus::Failed];
 
@@ -54,10 +54,10 @@ pub(crate) struct CreateReplayRequest {
 }
 
 impl CreateReplayRequest {
-    /// Checks everything, and tells all mistakes at once.
+    /// Checks all fields. Returns the selection, and true for a dry run.
     ///
     /// # Errors
-    /// 422.
+    /// 422 with all mistakes.
     pub(crate) fn check(self) -> Result<(Selection, bool), Problem> {
         let mut checks = Checks::default();
         let mode = checks.value("mode", one_of(&self.mode, ReplayMode::ALL, ReplayMode::as_str));
@@ -92,7 +92,7 @@ impl CreateReplayRequest {
         }
         checks.done()?;
         let selection = Selection {
-            mode: mode.expect("a mode that is none was refused above"),
+            mode: mode.expect("an invalid mode was refused above"),
             endpoint_ids: self.endpoint_ids.map(|ids| ids.into_iter().map(|id| EndpointId(id.0)).collect()),
             event_types: self.event_types,
             statuses,

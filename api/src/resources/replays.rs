@@ -1,4 +1,4 @@
-//! `/v1/replays`: many events sent again, or many deliveries opened again, in bulk.
+//! `/v1/replays`: sends many events again, or reopens many deliveries.
 
 use std::sync::Arc;
 

@@ -30,7 +30,7 @@ async fn what_many_ask_for_at_once_is_compiled_once() {
     for number in 0..3 {
         assert!(kept.get(application(number), &[1; 32]).is_some());
     }
-    assert!(kept.get(application(3), &[1; 32]).is_none(), "it has not asked");
+    assert!(kept.get(application(3), &[1; 32]).is_none(), "this application did not request it");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -30,7 +30,7 @@ fn violations_are_named_by_the_path_of_the_value() {
     let mut fields: Vec<_> = found.iter().map(|(field, _)| field.as_str()).collect();
     fields.sort_unstable();
     assert_eq!(fields, ["data", "data.at", "data.items[1].a/b", "data.items[2]"]);
-    let of = |field: &str| &found.iter().find(|(other, _)| other == field).expect("it").1;
+    let of = |field: &str| &found.iter().find(|(other, _)| other == field).expect("a violation").1;
     assert_eq!(of("data.items[1].a/b"), r#"it is not of type "integer""#);
     assert!(of("data").contains(r#""id" is a required property"#), "{}", of("data"));
     assert!(found.iter().all(|(_, message)| !message.contains("secret")));
@@ -132,7 +132,7 @@ fn a_check_costs_what_the_schema_does_with_the_data() {
     let listed = json!({"items": {"anyOf": [{}, {"type": "null"}]}});
     assert_eq!(steps(&listed, &json!(vec![1; 1_000])), 2 + 3 * 2 * 1_000);
     let names = json!({"items": {"required": vec!["a"; 1_000]}});
-    assert_eq!(steps(&names, &json!([{}, {}])), 2 + 2 * (2 + 4), "the first that is missing ends it");
+    assert_eq!(steps(&names, &json!([{}, {}])), 2 + 2 * (2 + 4), "checking stops at the first missing name");
 }
 
 #[test]

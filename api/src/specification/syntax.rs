@@ -10,7 +10,7 @@ use crate::auth::Scope;
 use crate::resources::replay_request::REDRIVEN;
 use crate::specification::{for_each_operation, schemas_mut};
 
-/// An event type, or its first parts followed by `.*`.
+/// An event type. In a pattern, the parts before `.*` have the same syntax.
 pub(crate) const EVENT_TYPE: &str = r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+){0,15}$";
 /// The id or uid of an application, in paths and queries.
 pub(crate) const APPLICATION: &str = "^[A-Za-z0-9._:@+|~=-]+$";

@@ -1,5 +1,5 @@
-//! The bodies that create an endpoint, change one and show one. A table has the fields that all three have in common. The
-//! defaults and the checks of these fields are in [`fields`](super::fields).
+//! The bodies that create, update and show an endpoint. A table defines the fields that all three have in common. The
+//! defaults and checks of these fields are in [`fields`](super::fields).
 
 use std::collections::BTreeMap;
 
@@ -111,7 +111,7 @@ macro_rules! endpoint_bodies {
         }
 
         impl CreateEndpointRequest {
-            /// Turns the settings into a change of an endpoint that has the defaults.
+            /// Turns the request into an update of an endpoint that has the defaults.
             pub(crate) fn into_update(self) -> UpdateEndpointRequest {
                 UpdateEndpointRequest {
                     url: MaybeUndefined::Value(self.url),

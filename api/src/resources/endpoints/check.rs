@@ -1,4 +1,4 @@
-//! The checks of an endpoint's fields.
+//! The checks of the fields of an endpoint.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,7 +19,7 @@ const MAX_DELAYS: usize = 20;
 const MAX_DELAY_SECONDS: i64 = 30 * 86_400;
 const MAX_STATUSES: usize = 100;
 
-/// Headers that belong to the framing of the request, and to the webhook itself.
+/// Headers that belong to the framing of the request, or that Postrider sets.
 const RESERVED_HEADERS: [&str; 15] = [
     "host",
     "content-length",
@@ -28,7 +28,7 @@ const RESERVED_HEADERS: [&str; 15] = [
     "transfer-encoding",
     "connection",
     "keep-alive",
-    // CGI makes `HTTP_PROXY` of it, which programs take for their own proxy.
+    // CGI turns this into `HTTP_PROXY`, which programs use as their own proxy.
     "proxy",
     "te",
     "trailer",
@@ -40,20 +40,20 @@ const RESERVED_HEADERS: [&str; 15] = [
 ];
 const RESERVED_HEADER_PREFIXES: [&str; 2] = ["proxy-", "webhook-"];
 
-/// Where webhooks may be sent.
+/// Which URLs webhooks may be sent to.
 pub(crate) struct UrlRules {
-    /// Which IP literals a URL may name.
+    /// Which IP addresses a URL may contain.
     pub(crate) guard: AddressGuard,
-    /// Refuses `http://`.
+    /// If true, only `https://` is allowed.
     pub(crate) https_only: bool,
 }
 
-/// Notes a URL that webhooks are not sent to.
+/// Records a mistake if webhooks may not be sent to the URL.
 pub(crate) fn check_url(checks: &mut Checks, text: &str, rules: &UrlRules) {
     if text.len() > MAX_URL_LENGTH {
         return checks.mistake("url", format!("must have at most {MAX_URL_LENGTH} bytes"));
     }
-    // The parser takes these out silently; what is stored would not be what is meant.
+    // The parser removes these silently, so the stored URL would differ from the intended one.
     if text.bytes().any(|byte| byte.is_ascii_control() || byte == b' ') {
         return checks.mistake("url", "must not contain spaces or control characters");
     }
@@ -93,7 +93,7 @@ pub(crate) fn check_url(checks: &mut Checks, text: &str, rules: &UrlRules) {
     }
 }
 
-/// Notes what is no pattern of event types.
+/// Records a mistake for each invalid event type pattern.
 pub(crate) fn check_patterns(checks: &mut Checks, patterns: &[String]) {
     if !(1..=MAX_PATTERNS).contains(&patterns.len()) {
         checks.mistake(
@@ -108,7 +108,7 @@ pub(crate) fn check_patterns(checks: &mut Checks, patterns: &[String]) {
     }
 }
 
-/// Notes what is wrong with a filter.
+/// Parses a filter, or records its mistakes.
 pub(crate) fn check_filter(checks: &mut Checks, filter: &JsonObject) -> Option<Filter> {
     match Filter::parse(filter.as_str()) {
         Ok(filter) => Some(filter),
@@ -122,8 +122,8 @@ pub(crate) fn check_filter(checks: &mut Checks, filter: &JsonObject) -> Option<F
     }
 }
 
-/// Notes headers that cannot be sent, or would break signing or framing. Names are kept in lower case, as
-/// they are compared.
+/// Records a mistake for each header that cannot be sent or would break signing or framing. Returns the headers with
+/// their names in lower case, as they are compared.
 pub(crate) fn check_headers(
     checks: &mut Checks,
     headers: BTreeMap<String, String>,
@@ -159,15 +159,15 @@ pub(crate) fn check_headers(
     checked
 }
 
-/// True for a name that Postrider or the framing uses, also by its other spellings: behind CGI and its heirs
-/// `webhook_id` and `webhook.id` are `HTTP_WEBHOOK_ID`, as `webhook-id` is.
+/// Returns true if Postrider or the framing uses this header, in any spelling. Behind CGI and its successors,
+/// `webhook_id` and `webhook.id` become `HTTP_WEBHOOK_ID`, just as `webhook-id` does.
 fn is_reserved(name: &str) -> bool {
     let folded = name.replace(|character: char| !character.is_ascii_alphanumeric(), "-");
     RESERVED_HEADERS.contains(&folded.as_str())
         || RESERVED_HEADER_PREFIXES.iter().any(|prefix| folded.starts_with(prefix))
 }
 
-/// Notes names that are not of these headers.
+/// Records a mistake for each sensitive name that is not one of these headers.
 pub(crate) fn check_sensitive(
     checks: &mut Checks,
     names: Vec<String>,
@@ -185,13 +185,13 @@ pub(crate) fn check_sensitive(
     names.into_iter().collect()
 }
 
-/// Notes a number that is out of range.
+/// Records a mistake if a number is out of range.
 pub(crate) fn checked_small(checks: &mut Checks, field: &str, number: i32, least: i16, most: i16) -> i16 {
     checks.in_range(field, number.into(), least.into(), most.into());
     i16::try_from(number).unwrap_or(most)
 }
 
-/// Notes delays that are out of range.
+/// Records a mistake for delays that are out of range.
 pub(crate) fn check_schedule(checks: &mut Checks, delays: &[i32]) {
     if !(1..=MAX_DELAYS).contains(&delays.len()) {
         checks.mistake("retry_schedule", format!("must have 1 to {MAX_DELAYS} items"));
@@ -201,7 +201,7 @@ pub(crate) fn check_schedule(checks: &mut Checks, delays: &[i32]) {
     }
 }
 
-/// Notes statuses that are out of range.
+/// Records a mistake for statuses that are out of range.
 pub(crate) fn check_statuses(checks: &mut Checks, statuses: Vec<i32>) -> Vec<i16> {
     if statuses.len() > MAX_STATUSES {
         checks.mistake("permanent_statuses", format!("must have at most {MAX_STATUSES} items"));

@@ -61,7 +61,7 @@ fn headers_that_frame_or_sign_are_reserved() {
         "webhook-id",
         "Webhook-Anything",
         "Proxy-Authorization",
-        // What CGI makes the same variable of.
+        // CGI turns these into the same variables.
         "webhook_id",
         "proxy",
         "Webhook_Signature",

@@ -1,4 +1,4 @@
-//! The settings of an endpoint: their defaults and their checks, the same when it is created and when it is changed.
+//! The settings of an endpoint, with their defaults and checks. They are the same for creation and update.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use crate::web::check::{Checks, set};
 
 const MAX_DESCRIPTION_LENGTH: usize = 1_000;
 
-/// An endpoint of which nothing was set yet.
+/// Returns the settings of an endpoint for which nothing was given.
 pub(crate) fn defaults() -> EndpointSettings {
     EndpointSettings {
         url: String::new(),
@@ -38,8 +38,8 @@ pub(crate) fn defaults() -> EndpointSettings {
 }
 
 impl UpdateEndpointRequest {
-    /// Sets the fields that are given, and notes every mistake. Null sets the default, except that a `rate_limit` of null
-    /// means no limit. Fields that are not given are not checked: they may be older than the rules.
+    /// Sets the given fields and records every mistake. Null sets the default, except that null for `rate_limit`
+    /// means no limit. Fields that are not given are not checked, because they may be older than the rules.
     pub(crate) fn set(self, settings: &mut EndpointSettings, checks: &mut Checks, rules: &UrlRules) {
         if let Some(url) = checks.not_null("url", self.url) {
             check_url(checks, &url, rules);
@@ -94,8 +94,8 @@ impl UpdateEndpointRequest {
     }
 }
 
-/// The value of a sensitive header is never shown again: `***` keeps it, and it cannot become readable
-/// unless it is sent anew.
+/// Sets the headers. The value of a sensitive header is never shown: `***` keeps it, and it can become readable only
+/// if it is sent again.
 fn set_headers(
     settings: &mut EndpointSettings,
     checks: &mut Checks,
@@ -135,7 +135,7 @@ fn set_headers(
     }
 }
 
-/// The signing key that is asked for: one's own, or a new one.
+/// Returns the given signing key, or a new one.
 pub(crate) fn signing_key(
     checks: &mut Checks,
     secret: Option<&str>,

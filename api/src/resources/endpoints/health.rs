@@ -1,4 +1,4 @@
-//! `…/endpoints/{endpoint_id}/health`: whether an endpoint's circuit breaker is open, and why.
+//! `…/endpoints/{endpoint_id}/health`: the state of an endpoint's circuit breaker.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! `/v1/applications/{application_id}/endpoints`: where webhooks go.
+//! `/v1/applications/{application_id}/endpoints`: the endpoints of an application.
 
 pub(crate) mod bodies;
 pub(crate) mod check;
@@ -44,12 +44,12 @@ pub(crate) struct CreatedEndpoint {
     public_key: Option<String>,
 }
 
-/// 404.
+/// 404: the endpoint does not exist.
 pub(crate) fn unknown() -> Problem {
     Problem::not_found("endpoint_not_found", "endpoint")
 }
 
-/// 422: it would take too many steps to match an event with the application's endpoints.
+/// 422: matching an event with the application's endpoints would take too many steps.
 fn matching_too_costly(steps: i64, quota: endpoints::EndpointQuota) -> Problem {
     let detail = format!(
         "With this endpoint, matching one event with all endpoints of the application would take up to \

@@ -1,4 +1,4 @@
-//! The checks of the requests that create an endpoint and change one.
+//! The checks of the requests that create and update an endpoint.
 
 use poem_openapi::types::MaybeUndefined::{Null, Undefined, Value};
 use postrider_secrets::endpoint_changes::{OpenDeliveries, Update};
@@ -15,10 +15,10 @@ use crate::web::problem::Problem;
 const MAX_REASON_LENGTH: usize = 500;
 
 impl CreateEndpointRequest {
-    /// Checks everything, and tells all mistakes at once.
+    /// Checks all fields.
     ///
     /// # Errors
-    /// 422.
+    /// 422 with all mistakes.
     pub(crate) fn check(mut self, rules: &UrlRules) -> Result<NewEndpoint, Problem> {
         let mut checks = Checks::default();
         let mut settings = defaults();
@@ -27,16 +27,16 @@ impl CreateEndpointRequest {
         self.into_update().set(&mut settings, &mut checks, rules);
         let key = signing_key(&mut checks, secret.as_deref(), algorithm.as_deref(), "signing_algorithm");
         checks.done()?;
-        let key = key.expect("a secret that cannot be read was refused above");
+        let key = key.expect("an invalid secret was refused above");
         Ok(NewEndpoint { settings, is_active, key })
     }
 }
 
 impl UpdateEndpointRequest {
-    /// Changes what is given, and tells all mistakes at once.
+    /// Applies the given fields to an endpoint.
     ///
     /// # Errors
-    /// 422.
+    /// 422 with all mistakes.
     pub(crate) fn apply(self, current: &Endpoint, rules: &UrlRules) -> Result<Update, Problem> {
         let mut checks = Checks::default();
         let mut settings = current.settings.clone();
@@ -55,7 +55,8 @@ impl UpdateEndpointRequest {
         Ok(Update { settings, is_active, disabled_reason, open_deliveries })
     }
 
-    /// Whether it is active from now on, if not, why, and what becomes of what is open.
+    /// Returns whether the endpoint is active after the update, the reason if it is not, and what happens to open
+    /// deliveries.
     fn activity(&self, current: &Endpoint, checks: &mut Checks) -> (bool, Option<String>, OpenDeliveries) {
         let is_active = checks.not_null("is_active", self.is_active).unwrap_or(current.is_active);
         let reason = match &self.disabled_reason {
@@ -94,12 +95,12 @@ impl UpdateEndpointRequest {
     }
 }
 
-/// Scheme, host and port: who gets the headers.
+/// Returns the scheme, host and port, which identify the server that receives the headers.
 fn origin(url: &str) -> Option<Origin> {
     Some(Url::parse(url).ok()?.origin())
 }
 
-/// True for a header whose value was not sent, so that the stored one is kept.
+/// Returns true for a header that was sent as `***`, so that its stored value is kept.
 fn is_kept(settings: &EndpointSettings, name: &str) -> bool {
     settings.headers.get(name).is_some_and(|value| value == MASK)
 }

@@ -15,7 +15,7 @@ fn create(json: &str) -> Result<NewEndpoint, Problem> {
     serde_json::from_str::<CreateEndpointRequest>(json).expect("a request").check(&rules())
 }
 
-/// An endpoint with everything set.
+/// Returns an endpoint with all settings set.
 fn endpoint() -> Endpoint {
     let settings = create(
         r#"{"url":"https://example.com","description":"a","metadata":{"a":1},"event_types":["a.*"],
@@ -49,7 +49,7 @@ fn change(current: &Endpoint, json: &str) -> Result<Update, Vec<String>> {
         .map_err(|problem| problem.errors.into_iter().map(|error| error.field).collect())
 }
 
-/// What the audit log would show of it, to compare by.
+/// Returns the settings as the audit log shows them, for comparison.
 fn shown(settings: &EndpointSettings) -> serde_json::Value {
     serde_json::to_value(settings).expect("plain data")
 }

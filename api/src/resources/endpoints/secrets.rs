@@ -1,4 +1,4 @@
-//! `/v1/applications/{application_id}/endpoints/{endpoint_id}/secret`: what webhooks are signed with.
+//! `/v1/applications/{application_id}/endpoints/{endpoint_id}/secret`: the secrets that webhooks are signed with.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -93,7 +93,7 @@ impl RotateSecretRequest {
 }
 
 impl EndpointSecret {
-    /// Of the live keys, newest first; `None`: there is none.
+    /// Creates it from the live keys, newest first. Returns `None` if there are none.
     fn of(keys: Vec<LiveKey>) -> Option<Self> {
         let mut keys = keys.into_iter();
         let newest = keys.next()?;

@@ -1,4 +1,4 @@
-//! `GET /v1/applications/{application_id}/endpoints/{endpoint_id}/stats`: how it goes.
+//! `GET /v1/applications/{application_id}/endpoints/{endpoint_id}/stats`: statistics of recent deliveries.
 
 use std::sync::Arc;
 
@@ -96,7 +96,7 @@ impl Percentiles {
     }
 }
 
-/// More digits would only pretend.
+/// Rounds to tenths of a millisecond. More digits would suggest a precision that is not there.
 fn tenths(milliseconds: f64) -> f64 {
     (milliseconds * 10.0).round() / 10.0
 }
@@ -136,7 +136,7 @@ impl EndpointStats {
     }
 }
 
-/// How far back statistics go, in seconds.
+/// The length of the window of statistics, in seconds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Window(i64);
 

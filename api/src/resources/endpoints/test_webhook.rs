@@ -1,4 +1,4 @@
-//! `POST /v1/applications/{application_id}/endpoints/{endpoint_id}/test`: does it arrive?
+//! `POST /v1/applications/{application_id}/endpoints/{endpoint_id}/test`: sends a test event.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! `…/filter/test`: whether a payload matches a filter, before and after an endpoint has it.
+//! `…/filter/test`: tests whether data matches a filter, or the filter of an endpoint.
 
 use std::sync::Arc;
 
@@ -58,13 +58,13 @@ pub(crate) struct FilterTest {
     matched: bool,
 }
 
-/// What a filter is tried on.
+/// The data to test a filter with.
 enum Sample {
     Data(JsonObject),
     Event(EventId),
 }
 
-/// The operations that try filters.
+/// The operations that test filters.
 pub(crate) struct FilterTests;
 
 #[OpenApi(prefix_path = "/v1", tag = "Tag::Endpoints")]
