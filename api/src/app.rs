@@ -34,8 +34,7 @@ pub(crate) struct App {
     pub(crate) responses: Shares<Party>,
     /// When each API key was last used, until the next flush to the database.
     pub(crate) key_use: KeyUse,
-    /// SHA-256 of each admin token. Without one, [`crate::auth`] treats every request without credentials as the
-    /// admin.
+    /// SHA-256 of each admin token. If there is none, local requests need no credential: see [`crate::auth`].
     pub(crate) admin_tokens: Vec<[u8; 32]>,
     /// Encrypts the secrets of endpoints.
     pub(crate) keyring: Keyring,

@@ -28,7 +28,7 @@ pub(crate) enum Defect {
     /// A key that appears twice in one object.
     #[error("contains an object with the duplicate key `{0}`; remove one of them")]
     DuplicateKey(String),
-    /// `\u0000`, which PostgreSQL cannot hold.
+    /// `\u0000`, which PostgreSQL cannot store.
     #[error("contains the NUL character (`\\u0000`), which cannot be stored; remove it")]
     Nul,
     /// Half of a surrogate pair, which is not a character.

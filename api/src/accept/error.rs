@@ -67,7 +67,7 @@ pub(crate) enum AcceptError {
     Internal,
 }
 
-/// What is wrong with a field of an event: the rest of a sentence that begins with the field.
+/// What is wrong with a field of an event. The message completes a sentence that begins with the name of the field.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum InvalidEvent {
     /// The event type is not valid.

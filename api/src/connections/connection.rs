@@ -27,7 +27,7 @@ pub(super) struct Connection {
     phase: Mutex<Phase>,
 }
 
-/// What a connection is doing.
+/// What a connection is currently doing.
 pub(super) struct Phase {
     /// Requests in flight: from the end of their heads until their responses are written.
     pub(super) requests: usize,

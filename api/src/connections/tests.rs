@@ -69,7 +69,7 @@ async fn who_has_most_requests_that_wait_makes_room_before_the_idle_connections_
         request.belongs_to(party, places.try_acquire(&party, 1).expect("a place"), places.clone());
         request
     };
-    // The first is idle; the bodies of the others do not arrive.
+    // The first connection is idle. The bodies of the other requests do not arrive.
     drop(belongs_to(&all[0].0, application(1)));
     let _waiting: Vec<_> = all[1..].iter().map(|(near, _)| belongs_to(near, application(2))).collect();
     all.extend(opened(&connections, 1).await);

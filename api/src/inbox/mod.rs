@@ -133,8 +133,8 @@ struct Promoted {
 }
 
 impl Promoted {
-    /// Records an event that can never be accepted, with the problem that a request would have got. Operational
-    /// events for an application that no longer exists are dropped, because no one would read the rejection.
+    /// Records an event that can never be accepted, with the problem that a request would have got. An operational
+    /// event is dropped instead: its application is gone, so no one would read the rejection.
     fn refuse(&mut self, mark: Mark, error: AcceptError) {
         if mark.is_operational {
             self.accepted.push(mark.id);

@@ -20,7 +20,7 @@ const LOOK_UP: u64 = 4;
 pub(super) struct Part {
     /// Its JSON pointer in the schema.
     pub(super) pointer: String,
-    /// Steps for each value.
+    /// Steps per value.
     pub(super) steps: u64,
     /// Steps per byte of a string: matching a pattern takes as many as the pattern's size.
     pub(super) text_steps: u64,

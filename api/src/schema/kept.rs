@@ -22,7 +22,7 @@ const USE_BYTES: u64 = 256;
 
 type Hash = [u8; 32];
 
-/// See the [module](self).
+/// The cache of compiled schemas; see the [module](self).
 pub(crate) struct KeptSchemas {
     state: Mutex<State>,
     max_bytes: u64,

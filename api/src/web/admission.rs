@@ -182,7 +182,7 @@ fn is_publishing(request: &Request) -> bool {
     request.method() == Method::POST && matches!(request.uri().path(), "/v1/events" | "/v1/events/batch")
 }
 
-/// 503: others of the same account take all that it may have.
+/// 503: the application has used up its share.
 pub(crate) fn exhausted() -> Problem {
     Problem::unavailable(
         "share_exhausted",

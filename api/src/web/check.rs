@@ -48,7 +48,7 @@ impl Checks {
         }
     }
 
-    /// What is given for a field that cannot be null; notes it where it is.
+    /// Returns the given value of a field that cannot be null. Records a mistake if it is null.
     pub(crate) fn not_null<T>(&mut self, field: &str, given: MaybeUndefined<T>) -> Option<T> {
         match given {
             Undefined => None,
