@@ -3,25 +3,22 @@
 //!
 //! A submitted event is stored or refused even if its producer disconnects.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postrider_domain::event::{Accepted, NewEvent, Producer};
-use postrider_runtime::failpoint;
 use postrider_runtime::health::Health;
 use postrider_runtime::supervise::Supervisor;
-use postrider_store::accept::accept;
-use postrider_store::{Store, StoreError};
+use postrider_store::Store;
 use tokio::sync::Mutex;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
-use crate::POSTGRESQL;
-use crate::accept::error::{AcceptError, InvalidEvent};
-use crate::accept::load::{Load, MAX_BATCH_DELIVERIES, rest_with};
+use crate::accept::error::AcceptError;
+use crate::accept::load::rest_with;
 use crate::accept::queue::{AcceptQueue, Batch, Occupancy, OutcomeSender};
+use crate::accept::storing::{Context, sized, store_all};
 use crate::auth::party::Party;
 use crate::metric;
 
@@ -29,13 +26,6 @@ use crate::metric;
 /// batches fewer and fuller, which costs a seventh less CPU per event than running them in parallel. A statement that
 /// takes longer than this waits for the disk, for a lock or for much data, and the next one starts in parallel.
 const PATIENCE: Duration = Duration::from_millis(10);
-/// How often a single event, or a batch of one producer, is tried when a lock blocks it.
-const TRIES: u32 = 3;
-/// After this many producers in a row were blocked by a lock, the rest of the batch is refused, because the lock
-/// would block it too.
-const MOST_BUSY: u32 = 3;
-/// The pause between two tries.
-const RETRY_DELAY: Duration = Duration::from_millis(20);
 
 /// The outcome for one event.
 pub(crate) type Outcome = Result<Accepted, AcceptError>;
@@ -53,6 +43,12 @@ struct Shared {
     gathering: Mutex<()>,
     /// Held while a batch is being stored.
     turn: Mutex<()>,
+}
+
+impl Shared {
+    fn context(&self, in_order: bool) -> Context<'_> {
+        Context { store: &self.store, health: &self.health, fanout: self.queue.fanout(), in_order }
+    }
 }
 
 /// The tasks that store events. Wait for them at shutdown.
@@ -114,7 +110,7 @@ impl Batcher {
     pub(crate) async fn store_in_order(&self, events: Vec<NewEvent>) -> Vec<Option<(NewEvent, Outcome)>> {
         let mut outcomes: Vec<_> = events.iter().map(|_| None).collect();
         let parts = sized(events, &self.0.queue);
-        store_all(&self.0, parts, true, |event, index: usize, outcome| {
+        store_all(self.0.context(true), parts, |event, index: usize, outcome| {
             outcomes[index] = Some((event, outcome));
         })
         .await;
@@ -156,7 +152,7 @@ async fn write_until_closed(shared: Arc<Shared>) {
             let shared = shared.clone();
             async move {
                 let items = events.into_iter().map(|waiting| (waiting.event, waiting.answer)).unzip();
-                store_all(&shared, vec![items], false, |event, answer: OutcomeSender, outcome| {
+                store_all(shared.context(false), vec![items], |event, answer: OutcomeSender, outcome| {
                     answer.send(event, outcome);
                 })
                 .await;
@@ -183,183 +179,6 @@ struct UnderWay {
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.shared.queue.done(&self.occupancy);
-    }
-}
-
-/// Stores events in order and calls `tell` with each event, its companion value and its outcome. If one event causes
-/// a failure, the part is split until that event is alone.
-///
-/// With `in_order`, an event that was not stored also prevents the later events of its producer from being stored.
-async fn store_all<T>(
-    shared: &Shared,
-    mut parts: Vec<Part<T>>,
-    in_order: bool,
-    mut tell: impl FnMut(NewEvent, T, Outcome),
-) {
-    let fanout = shared.queue.fanout();
-    // `pop` takes from the end.
-    parts.reverse();
-    // Producers whose later events must get the same outcome.
-    let mut held: HashMap<Producer, Outcome> = HashMap::new();
-    let mut busy_in_a_row = 0;
-    while let Some((mut events, mut answers)) = parts.pop() {
-        let refusal = |event: &NewEvent| {
-            let is_refused = || fanout.is_refused(event).then_some(Err(AcceptError::TooCostly));
-            held.get(&event.producer).cloned().or_else(is_refused)
-        };
-        if events.iter().any(|event| refusal(event).is_some()) {
-            let part = std::mem::take(&mut events).into_iter().zip(std::mem::take(&mut answers));
-            for (event, answer) in part {
-                match refusal(&event) {
-                    Some(outcome) => tell(event, answer, outcome),
-                    None => {
-                        events.push(event);
-                        answers.push(answer);
-                    }
-                }
-            }
-            if events.is_empty() {
-                continue;
-            }
-        }
-        match store_part(&shared.store, &events, in_order).await {
-            Ok(accepted) => {
-                shared.health.up(POSTGRESQL);
-                busy_in_a_row = 0;
-                for ((event, answer), accepted) in events.into_iter().zip(answers).zip(accepted) {
-                    if let Accepted::Stored { cost, duplicate: false, .. } = accepted {
-                        fanout.learn(&event, cost);
-                    }
-                    if in_order && matches!(accepted, Accepted::SchemaChanged(_)) {
-                        held.insert(event.producer.clone(), Ok(accepted.clone()));
-                    }
-                    tell(event, answer, Ok(accepted));
-                }
-            }
-            // Split by producer, so that the others no longer wait for the one to blame.
-            Err(error) if (error.is_timeout() || is_busy(&error)) && !is_of_one(&events) => {
-                if error.is_timeout() {
-                    for event in &events {
-                        fanout.suspect(event);
-                    }
-                }
-                parts.extend(by_producer(events.into_iter().zip(answers)).into_iter().rev());
-            }
-            Err(error)
-                if events.len() > 1
-                    && (error.is_data_error() || error.is_contention_for_key() || error.is_timeout()) =>
-            {
-                let middle = events.len() / 2;
-                let second = (events.split_off(middle), answers.split_off(middle));
-                parts.push(second);
-                parts.push((events, answers));
-            }
-            Err(error) => {
-                let reason = reason_for(&error);
-                if reason == AcceptError::Unavailable {
-                    shared.health.down(POSTGRESQL, error);
-                }
-                for (event, answer) in events.into_iter().zip(answers) {
-                    if reason == AcceptError::TooCostly {
-                        fanout.refuse(&event);
-                    }
-                    if in_order && reason.is_retryable() {
-                        held.insert(event.producer.clone(), Err(reason.clone()));
-                    }
-                    tell(event, answer, Err(reason.clone()));
-                }
-                if reason == AcceptError::Busy {
-                    busy_in_a_row += 1;
-                }
-                if busy_in_a_row == MOST_BUSY {
-                    let left =
-                        parts.drain(..).rev().flat_map(|(events, answers)| events.into_iter().zip(answers));
-                    left.for_each(|(event, answer)| tell(event, answer, Err(reason.clone())));
-                }
-            }
-        }
-    }
-}
-
-fn is_of_one(events: &[NewEvent]) -> bool {
-    events.iter().all(|event| event.producer == events[0].producer)
-}
-
-/// Returns true if the statement waited for a lock other than that of one event's idempotency key.
-fn is_busy(error: &StoreError) -> bool {
-    error.is_contention() && !error.is_contention_for_key()
-}
-
-async fn store_part(store: &Store, events: &[NewEvent], in_order: bool) -> Result<Vec<Accepted>, StoreError> {
-    // True if the caller will not split this part any further.
-    let is_whole = |error: &StoreError| events.len() == 1 || is_busy(error) && is_of_one(events);
-    let mut tries = TRIES;
-    loop {
-        let began = Instant::now();
-        failpoint::die_at("api.before_commit");
-        let result = accept(store, events, in_order).await;
-        if result.is_ok() {
-            failpoint::die_at("api.after_commit");
-            metrics::histogram!(metric::ACCEPT_SECONDS).record(began.elapsed().as_secs_f64());
-        }
-        tries -= 1;
-        match result {
-            Err(error) if tries > 0 && error.is_contention() && is_whole(&error) => {
-                tokio::time::sleep(RETRY_DELAY).await
-            }
-            result => return result,
-        }
-    }
-}
-
-/// The events for one statement, and a companion value for each.
-type Part<T> = (Vec<NewEvent>, Vec<T>);
-
-/// Splits events into parts that are each expected to make no more deliveries than one statement may. Keeps the
-/// order, and pairs each event with its index.
-fn sized(events: Vec<NewEvent>, queue: &AcceptQueue) -> Vec<Part<usize>> {
-    let (mut parts, mut load): (Vec<Part<usize>>, _) = (Vec::new(), Load::default());
-    for (index, event) in events.into_iter().enumerate() {
-        let (_, expected) = queue.weigh(&event);
-        if parts.is_empty() || !load.has_room(expected, MAX_BATCH_DELIVERIES) {
-            parts.push(Part::default());
-            load = Load::default();
-        }
-        load.add(event.data.len() as u64, expected);
-        let (events, indices) = parts.last_mut().expect("a part was added above if there was none");
-        events.push(event);
-        indices.push(index);
-    }
-    parts
-}
-
-/// Groups events by producer and keeps their order.
-fn by_producer<T>(items: impl Iterator<Item = (NewEvent, T)>) -> Vec<Part<T>> {
-    let mut parts: Vec<Part<T>> = Vec::new();
-    for (event, answer) in items {
-        let of_same = |(events, _): &&mut Part<T>| events[0].producer == event.producer;
-        match parts.iter_mut().find(of_same) {
-            Some((events, answers)) => {
-                events.push(event);
-                answers.push(answer);
-            }
-            None => parts.push((vec![event], vec![answer])),
-        }
-    }
-    parts
-}
-
-fn reason_for(error: &StoreError) -> AcceptError {
-    if error.is_timeout() {
-        AcceptError::TooCostly
-    } else if error.is_data_error() {
-        InvalidEvent::NotStorable.into()
-    } else if error.is_contention_for_key() {
-        AcceptError::KeyBusy
-    } else if error.is_contention() {
-        AcceptError::Busy
-    } else {
-        AcceptError::Unavailable
     }
 }
 

@@ -10,6 +10,7 @@ pub(crate) mod known_schemas;
 pub(crate) mod load;
 pub(crate) mod posted;
 pub(crate) mod queue;
+pub(crate) mod storing;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
