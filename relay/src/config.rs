@@ -1,4 +1,4 @@
-//! What the relay starts from.
+//! Configuration of the relay.
 
 use std::net::SocketAddr;
 
@@ -7,18 +7,18 @@ use postrider_queue::QueueConfig;
 use postrider_runtime::config::{self, Reader, settings};
 use postrider_store::DatabaseConfig;
 
-/// What the relay starts from.
+/// Configuration of the relay.
 #[derive(Clone, Debug)]
 pub struct RelayConfig {
-    /// Where health and metrics are served.
+    /// Address on which health and metrics are served.
     pub listen: SocketAddr,
-    /// PostgreSQL.
+    /// Connection settings for PostgreSQL.
     pub database: DatabaseConfig,
-    /// Redis.
+    /// Connection settings for Redis.
     pub queue: QueueConfig,
-    /// The schedule of endpoints that set none: for deliveries whose deliverer vanished again and again.
+    /// Retry schedule of endpoints that do not set their own. Used for deliveries whose deliverer was lost.
     pub retry_schedule: RetrySchedule,
-    /// How long what has happened is kept at least.
+    /// Minimum time that history is kept, in days.
     pub retention_days: u32,
 }
 

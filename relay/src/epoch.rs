@@ -1,4 +1,4 @@
-//! Notices when Redis has lost its memory, and puts everything open back into the outbox.
+//! Notices when Redis has lost its memory, and then puts all open deliveries back into the outbox.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,18 +8,18 @@ use postrider_store::reconcile::{self, Epoch};
 
 use crate::{Relay, StepError, metric};
 
-/// How often Redis is asked what it remembers.
+/// Interval between two checks of Redis.
 pub(crate) const CADENCE: Duration = Duration::from_millis(500);
 
-/// Open deliveries that one step looks at.
+/// Maximum open deliveries that one step puts back.
 const STEP: i64 = 5_000;
 
-/// Compares the epoch in Redis with that in PostgreSQL.
+/// Compares the epoch in Redis with the epoch in PostgreSQL.
 #[derive(Default)]
 pub(crate) struct EpochWatch {
-    /// Redis has been asked before.
+    /// Whether the first check is done.
     has_checked: bool,
-    /// Nothing is left to warn of.
+    /// Whether the eviction policy has been checked.
     has_warned: bool,
 }
 
@@ -51,20 +51,20 @@ async fn check(relay: &Relay, is_first: bool) -> Result<(), StepError> {
     Ok(())
 }
 
-/// A killed Redis comes back with an old snapshot that holds the epoch but not the ids, which is why the
-/// run counts too.
+/// Begins a new epoch. A killed Redis can restart from an old snapshot that holds the epoch but not the ids, so the run
+/// id of Redis counts too.
 async fn begin(relay: &Relay, believed: &Epoch, run_id: &str, is_first: bool) -> Result<(), StepError> {
     if believed.number > 0 {
         if is_first {
-            // Who starts Redis anew together with the relay, as `up` does, need not be warned.
+            // Redis and the relay were started together, as `up` does: not worth a warning.
             tracing::info!(
                 epoch = believed.number,
-                "Redis is another than before: putting open deliveries back"
+                "this is a different Redis than before: putting open deliveries back into the outbox"
             );
         } else {
             tracing::warn!(
                 epoch = believed.number,
-                "Redis has lost its memory: putting open deliveries back"
+                "Redis has lost its memory: putting open deliveries back into the outbox"
             );
         }
         metrics::counter!(metric::RECONCILIATIONS).increment(1);
@@ -81,18 +81,18 @@ async fn reconcile(relay: &Relay) -> Result<(), StepError> {
         total += count;
     }
     if total > 0 {
-        tracing::info!(deliveries = total, "open deliveries were put back");
+        tracing::info!(deliveries = total, "open deliveries are back in the outbox");
     }
     Ok(())
 }
 
-/// True once it is known whether there was anything to warn of.
+/// Logs a warning if Redis may evict keys. Returns true if the check could be made.
 async fn warn_of_eviction(relay: &Relay) -> bool {
     let Ok(policy) = relay.queue.eviction_policy().await else { return false };
     if let Some(policy) = policy.filter(|policy| policy != "noeviction") {
         tracing::warn!(
             policy,
-            "Redis may throw ids away when its memory is full: set maxmemory-policy to noeviction"
+            "Redis may evict ids when its memory is full: set maxmemory-policy to noeviction"
         );
     }
     true

@@ -1,6 +1,7 @@
-//! The relay: listens, takes what is due from the outbox, pushes it to Redis, parks what does not fit, and notices when
-//! Redis has lost its memory. The rest is [`maintenance`]. The only producer to Redis. It never sees a URL, a secret or a
-//! payload, and any number of relays run side by side.
+//! The relay listens for notifications, takes due rows from the outbox, pushes their ids to Redis, and parks what does
+//! not fit. It also notices when Redis has lost its memory. Background upkeep is in [`maintenance`]. The relay is the
+//! only service that adds ids to Redis. It never sees a URL, a secret or a payload, and any number of relays run side
+//! by side.
 
 mod config;
 mod epoch;
@@ -29,25 +30,25 @@ use listener::{Heard, Listener, ListenerError};
 use pump::Pump;
 use refill::Refill;
 
-/// The part of the health that PostgreSQL is.
+/// The health check for PostgreSQL.
 const POSTGRESQL: &str = "relay_postgresql";
 
-/// The tables that a relay cannot do without.
+/// Tables that a relay needs: while one of them is locked, the relay is not ready.
 const TABLES: Tables = Tables {
     written: &["outbox", "deliveries", "leases", "queue_epoch"],
     read: &["endpoints", "endpoint_health"],
 };
 
-/// What ends a relay.
+/// Why a relay stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
-    /// PostgreSQL.
+    /// PostgreSQL is not usable: wrong version or schema, or a configuration error.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The address of Redis, or its certificates.
+    /// The address of Redis or its certificates are not usable.
     #[error(transparent)]
     Queue(#[from] QueueError),
-    /// A defect in one of its tasks.
+    /// One of its tasks panicked.
     #[error("the relay cannot go on")]
     Task(#[from] TaskFailed),
 }
@@ -63,7 +64,7 @@ enum StepError {
     Listener(#[from] ListenerError),
 }
 
-/// What the tasks of a relay share.
+/// State that the tasks of a relay share.
 struct Relay {
     store: Store,
     queue: Queue,
@@ -72,15 +73,14 @@ struct Relay {
     database: DatabaseConfig,
     retention_days: u32,
     heard: Heard,
-    /// Redis was found to hold another epoch.
+    /// Notified when Redis is found to hold a different epoch.
     epoch_changed: Notify,
 }
 
-/// Runs a relay until `shutdown`. Outages of PostgreSQL and Redis are waited out.
+/// Runs a relay until `shutdown`. Waits out outages of PostgreSQL and Redis.
 ///
 /// # Errors
-/// At its start, when PostgreSQL does not fit or the configuration cannot be used; later, when one of its tasks has
-/// panicked.
+/// At start, if the database is not usable or the configuration is wrong; later, if one of its tasks panics.
 pub async fn run(config: RelayConfig, health: Health, shutdown: CancellationToken) -> Result<(), RelayError> {
     metric::describe();
     let store = Store::new(&config.database);
@@ -102,7 +102,7 @@ pub async fn run(config: RelayConfig, health: Health, shutdown: CancellationToke
     let supervisor = Supervisor::new(&shutdown);
     let tasks = start_tasks(&supervisor, &relay);
     supervisor.stop().cancelled().await;
-    // Whatever was under way is undone by PostgreSQL, and taken again by another relay.
+    // PostgreSQL rolls back what is still open, and another relay takes it again.
     tasks.end().await;
     tracing::info!("relay stopped");
     Ok(supervisor.outcome()?)
@@ -134,7 +134,7 @@ impl Service for Relay {
                 self.queue.forget_damage(&error).await;
                 self.health.down("relay_redis", error);
             }
-            // Another relay is at it, or a table is locked, which the health has a part for.
+            // Another relay is working on the same rows, or a table is locked, which the lock watch reports.
             StepError::Store(error) if error.is_contention() => {}
             StepError::Store(error) => self.health.down(POSTGRESQL, error),
             StepError::Listener(error) => self.health.down("relay_listener", error),

@@ -1,4 +1,4 @@
-//! Hears when there is something new in the outbox. A hint: whoever waits for it looks by himself too.
+//! Listens for notifications about the outbox. A notification is only a hint: the tasks that wait for one also poll.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,28 +10,28 @@ use tokio::time::{Instant, timeout};
 
 use crate::{Relay, StepError};
 
-/// How often the connection is asked whether it is still there, and how long it has to answer.
+/// Interval between checks of the connection, and the timeout of each check.
 pub(crate) const CADENCE: Duration = Duration::from_secs(5);
 
-/// What the listener has heard.
+/// Signals from the listener to other tasks.
 #[derive(Default)]
 pub(crate) struct Heard {
-    /// Something may be due.
+    /// Rows may be due.
     pub(crate) due: Notify,
-    /// Something that was parked may fit.
+    /// Parked rows may fit into Redis.
     pub(crate) parked: Notify,
-    /// When the connection was last made again after a loss.
+    /// When the connection was last restored after a loss.
     recovered: watch::Sender<Option<Instant>>,
 }
 
 impl Heard {
-    /// How long ago PostgreSQL came back; `None`: it was never away.
+    /// Returns the time since the connection was last restored, or `None` if it was never lost.
     pub(crate) fn since_recovery(&self) -> Option<Duration> {
         self.recovered.borrow().map(|at| at.elapsed())
     }
 }
 
-/// Why nothing is heard.
+/// Why the listener receives no notifications.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ListenerError {
     #[error(transparent)]
@@ -40,7 +40,7 @@ pub(crate) enum ListenerError {
     Lost,
 }
 
-/// A connection that listens, and is made again when it is lost.
+/// A listening connection, opened again after it is lost.
 #[derive(Default)]
 pub(crate) struct Listener {
     connection: Option<Dedicated>,
@@ -58,7 +58,7 @@ impl Step<Relay> for Listener {
         Ok(Next::Later)
     }
 
-    /// Passes on what is heard. Returns when the connection is lost.
+    /// Forwards notifications. Returns an error when the connection is lost.
     async fn woken(&mut self, relay: &Arc<Relay>) -> Result<(), StepError> {
         if let Some(connection) = &mut self.connection {
             while let Some(message) = connection.messages.recv().await {
@@ -79,7 +79,7 @@ impl Listener {
         if was_lost {
             relay.heard.recovered.send_replace(Some(Instant::now()));
         }
-        // What was written before it listened was not heard.
+        // Notifications sent before the connection was listening were missed.
         relay.heard.due.notify_one();
         Ok(())
     }

@@ -1,47 +1,47 @@
-//! From where on a take looks.
+//! Decides where in the outbox index a take starts.
 //!
-//! While an old transaction is open anywhere on the server, outbox rows that were taken stay in the index, dead,
-//! and a look from its left end has to pass all of them. So a take begins a little before what was taken last. A
-//! transaction that commits late leaves rows further left: now and then a take looks everywhere.
+//! While an old transaction is open anywhere on the server, rows that were taken stay in the index as dead rows, and a
+//! scan from the left end has to pass all of them. So a take starts shortly before the rows that were taken last. A
+//! transaction that commits late leaves rows further left, so now and then a take scans the whole index.
 
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 
-/// Rows become visible in another order than they fall due in, by no more than this as a rule.
+/// Rows may become visible in a different order than they fall due. The difference is usually less than this.
 const MARGIN: chrono::TimeDelta = chrono::TimeDelta::milliseconds(500);
 
-/// How long a row may be overlooked.
+/// Maximum time for which a row may be overlooked.
 const EVERYWHERE_EVERY: Duration = Duration::from_secs(1);
 
-/// Where it takes long to look everywhere, it is done for no more than one part in so many of the time.
+/// If a full scan is slow, full scans use at most about one tenth of the time.
 const SHARE: u32 = 10;
 
-/// Up to where everything was taken, as far as is known.
+/// The due time before which, as far as is known, every row has been taken.
 #[derive(Debug, Default)]
 pub(crate) struct LowWater {
     mark: Option<DateTime<Utc>>,
-    /// When a take is to look everywhere again.
+    /// When the next full scan is due.
     everywhere_at: Option<Instant>,
 }
 
 impl LowWater {
-    /// What the next take is to begin with; `None`: look everywhere.
+    /// Returns the due time at which the next take starts, or `None` if it scans the whole index.
     pub(crate) fn since(&self, now: Instant) -> Option<DateTime<Utc>> {
         self.mark.filter(|_| self.everywhere_at.is_some_and(|at| now < at))
     }
 
-    /// The head of the line: where the last take that found something ended, and a little before.
+    /// Returns the head of the queue: shortly before the last row of the last take that found rows.
     pub(crate) fn head(&self) -> Option<DateTime<Utc>> {
         self.mark
     }
 
-    /// How long until a take is to look everywhere.
+    /// Returns the time until the next full scan.
     pub(crate) fn pause(&self, now: Instant) -> Duration {
         self.everywhere_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(now))
     }
 
-    /// Notes a take that has been committed: where it began, what it came to, and when.
+    /// Notes a committed take: where it started, the due time of its last row, and when it began and ended.
     pub(crate) fn note(
         &mut self,
         since: Option<DateTime<Utc>>,

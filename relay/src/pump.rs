@@ -1,4 +1,5 @@
-//! Takes what is due and pushes it. A take stays open over the push: what was not pushed is still there.
+//! Takes due rows and pushes them to Redis. A take is a transaction that stays open during the push, so rows that were
+//! not pushed remain in the outbox.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -14,38 +15,38 @@ use tracing::Instrument as _;
 use crate::low_water::LowWater;
 use crate::{Relay, StepError, metric};
 
-/// Rows of one take.
+/// Maximum rows of one take.
 const BATCH: usize = 256;
 
-/// After a take of this many rows, but no whole batch, others gather for a moment: many small takes, pushes and
-/// claims cost more than few. Where little is going on, nothing waits.
+/// After a take of at least this many rows that is not a full batch, the pump pauses so that more rows gather: many
+/// small takes, pushes and claims cost more than a few large ones. Under light load there is no pause.
 const MANY_ROWS: usize = 8;
 const GATHER: Duration = Duration::from_millis(2);
 
-/// What is due next is waited for at least this long, so that retries of close times go together.
+/// Minimum wait for the next due row, so that retries with close due times go together.
 const LEAST_WAIT: Duration = Duration::from_millis(5);
 
-/// Without a notification the outbox is looked at this often.
+/// Poll interval when no notification arrives.
 pub(crate) const CADENCE: Duration = Duration::from_secs(1);
 
-/// Looking ahead after full takes costs at most one part in so many of the time, but is done at least this often:
-/// without it, everybody stands behind what one application has in the line.
+/// Looking ahead after full takes costs at most one tenth of the time, but happens at least once per this interval:
+/// without it, every application waits behind the rows of one that has many in the outbox.
 const LOOK_AHEAD_SHARE: u32 = 10;
 const LOOK_AHEAD_EVERY: Duration = Duration::from_secs(1);
 
-/// Takes and pushes.
+/// The task that takes and pushes.
 #[derive(Default)]
 pub(crate) struct Pump {
-    /// The last step succeeded.
+    /// Whether the last step succeeded.
     is_pushing: bool,
     low_water: LowWater,
-    /// When it is to look ahead again; `None`: after the next full take.
+    /// When to look ahead again; `None` means after the next full take.
     look_ahead_at: Option<Instant>,
 }
 
 impl Step<Relay> for Pump {
     async fn run(&mut self, relay: &Arc<Relay>) -> Result<Next, StepError> {
-        // While Redis is away, rows are not held open only to find that out.
+        // During an outage of Redis, find out before a transaction is opened.
         if !std::mem::take(&mut self.is_pushing) {
             relay.queue.memory().await?;
         }
@@ -61,7 +62,7 @@ impl Step<Relay> for Pump {
 }
 
 impl Pump {
-    /// Takes a batch and pushes it.
+    /// Takes a batch, pushes it, and returns when the next step is due.
     async fn pump(&mut self, relay: &Relay) -> Result<Next, StepError> {
         let mut client = relay.store.relaxed().await?;
         let count = self.take(relay, &mut client).await?;
@@ -70,16 +71,16 @@ impl Pump {
             return Ok(Next::Now);
         }
         if count >= MANY_ROWS {
-            // There will be more soon.
+            // More rows will follow soon.
             return Ok(Next::After(GATHER));
         }
-        // Whatever has been written since the take notifies, unless it is due later.
+        // Rows written since the take send a notification, unless they are due later.
         let poll = self.low_water.pause(Instant::now()).min(CADENCE);
         let next = outbox::next_due(&client).await?;
         Ok(Next::Within(next.map_or(poll, |due| due.min(poll)).max(LEAST_WAIT)))
     }
 
-    /// Takes a batch, pushes it, and returns how many rows it had.
+    /// Takes a batch, pushes it, and returns its number of rows.
     async fn take(&mut self, relay: &Relay, client: &mut PooledClient) -> Result<usize, StepError> {
         let began = Instant::now();
         let since = self.low_water.since(began);
@@ -97,13 +98,14 @@ impl Pump {
         Ok(count)
     }
 
-    /// Parks what one application has in a long line beyond a few hundred rows, so that nobody stands behind all of it.
+    /// When one application has many due rows, parks all but a few hundred of them, so that other applications do not
+    /// wait behind them.
     async fn look_ahead(&mut self, client: &PooledClient) -> Result<(), StepError> {
         let began = Instant::now();
         if self.look_ahead_at.is_some_and(|at| at > began) {
             return Ok(());
         }
-        // From the head of the line on, past the dead rows of what was taken.
+        // Starts at the head of the queue, to skip the dead rows that earlier takes left.
         let parked = backlog::set_aside(client, self.low_water.head()).await?;
         metrics::counter!(metric::PARKED).increment(parked);
         let pause = (began.elapsed() * LOOK_AHEAD_SHARE).min(LOOK_AHEAD_EVERY);
@@ -112,7 +114,7 @@ impl Pump {
     }
 }
 
-/// Pushes what was taken, parks what has to wait, and ends the take.
+/// Pushes the rows of a take, parks those that have to wait, and commits.
 pub(crate) async fn push(relay: &Relay, take: Take<'_>) -> Result<(), StepError> {
     let span = tracing::debug_span!("take", epoch = take.epoch, rows = take.rows.len());
     push_and_commit(relay, take).instrument(span).await
@@ -140,8 +142,8 @@ async fn push_and_commit(relay: &Relay, take: Take<'_>) -> Result<(), StepError>
     Ok(())
 }
 
-/// Sorts rows by endpoint. Those of disabled endpoints are parked, and those of endpoints that have parked
-/// rows already queue up behind them.
+/// Groups rows by endpoint. Parks the rows of disabled endpoints, and the rows of endpoints that already have parked
+/// rows, so that these keep their place in the queue.
 fn group(rows: &[DueRow], parked: &mut Vec<Parked>) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     let mut positions = HashMap::new();

@@ -1,5 +1,5 @@
-//! Brings parked rows to Redis when there is room for them: application after application, and within each endpoint
-//! after endpoint.
+//! Moves parked rows to Redis when there is room: one application after another, and one endpoint after another within
+//! each.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,33 +13,34 @@ use postrider_store::outbox::{self, Room};
 
 use crate::{Relay, StepError, pump};
 
-/// How often it begins with the first application, while nothing is parked and while something is.
+/// Interval between two passes while nothing is parked, and while something is.
 pub(crate) const CADENCE: Duration = Duration::from_millis(500);
 const PAUSE_WHILE_PARKED: Duration = Duration::from_millis(100);
 
-/// Between two steps it rests as long as the first of them took, at least this long.
+/// A step is followed by a rest as long as the step took, and at least this long.
 const LEAST_REST: Duration = Duration::from_millis(5);
 
-/// Applications that one step looks at, and endpoints, of which each application has the same number.
+/// Maximum applications and endpoints per step. Each application gets the same number of endpoints.
 const APPLICATIONS: usize = 64;
 const ENDPOINTS: usize = 256;
 
-/// Rows that one step moves, of each kind. Applications with room share them, and within each its endpoints.
+/// Maximum rows of each kind per step. Applications with room share them equally, as do the endpoints of each
+/// application.
 const ROWS: i64 = 1_000;
 
-/// Rows of bulk replays that go to an endpoint in one go: at least and at most. As many as it has dealt with
-/// until the next look, so that what comes meanwhile waits behind few of them.
+/// Minimum and maximum rows of bulk replays that an endpoint gets at once. The burst adapts to what the endpoint
+/// completes between two looks, so that new deliveries wait behind few of them.
 const LEAST_BURST: i64 = 8;
 const LARGEST_BURST: i64 = 100;
 
-/// A walk over what is parked: where it goes on.
+/// A pass over all parked rows, and its position.
 #[derive(Default)]
 pub(crate) struct Refill {
-    /// Behind this application; `None`: with the first.
+    /// The last application of the previous step; `None` starts with the first.
     after: Option<ApplicationId>,
-    /// Behind this endpoint of an application that has more than one step looks at.
+    /// The last endpoint of the previous step, for applications with more endpoints than one step takes.
     within: HashMap<ApplicationId, EndpointId>,
-    /// How many rows of bulk replays each endpoint was given last.
+    /// The last burst of each endpoint: rows of bulk replays that it was given at once.
     bursts: HashMap<EndpointId, i64>,
 }
 
@@ -54,7 +55,7 @@ impl Step<Relay> for Refill {
     }
 }
 
-/// Moves what fits of the next applications.
+/// Moves rows of the next applications, as many as fit.
 async fn refill(relay: &Relay, walk: &mut Refill) -> Result<Next, StepError> {
     let began = Instant::now();
     let mut client = relay.store.relaxed().await?;
@@ -85,12 +86,12 @@ async fn refill(relay: &Relay, walk: &mut Refill) -> Result<Next, StepError> {
             pump::push(relay, take).await?;
         }
     }
-    // More applications, or more endpoints of one that has room.
+    // There are more applications, or more endpoints of an application with room.
     let is_more = walk.after.is_some() || has_room && !walk.within.is_empty();
     Ok(Next::After(if is_more { began.elapsed().max(LEAST_REST) } else { PAUSE_WHILE_PARKED }))
 }
 
-/// How many rows of each endpoint fit.
+/// Returns how many rows of each endpoint fit into Redis.
 async fn rooms(relay: &Relay, walk: &mut Refill, parked: &[ParkedEndpoint]) -> Result<Vec<Room>, StepError> {
     let open: Vec<_> = parked.iter().filter(|endpoint| endpoint.is_open).collect();
     if open.is_empty() {
@@ -120,8 +121,8 @@ async fn rooms(relay: &Relay, walk: &mut Refill, parked: &[ParkedEndpoint]) -> R
     Ok(rooms)
 }
 
-/// How many rows of bulk replays may go to an endpoint: twice as many as last time where nothing waits any more,
-/// half where something does.
+/// Returns how many rows of bulk replays may go to an endpoint. The burst doubles if nothing is waiting in Redis, and
+/// halves otherwise.
 fn bulk_room(bursts: &mut HashMap<EndpointId, i64>, endpoint: EndpointId, waiting: i64) -> i64 {
     let burst = bursts.entry(endpoint).or_insert(LEAST_BURST / 2);
     *burst = if waiting == 0 { *burst * 2 } else { *burst / 2 }.clamp(LEAST_BURST, LARGEST_BURST);

@@ -1,4 +1,4 @@
-//! Removes what was deleted and cancels what was withdrawn, step by step, so that live traffic does not feel it.
+//! Removes what was deleted and cancels what was withdrawn, in steps small enough not to slow live traffic.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,14 +8,14 @@ use postrider_store::cleanups;
 
 use crate::{Relay, StepError, metric};
 
-/// How often it looks while there is nothing to do.
+/// Poll interval while there is nothing to do.
 pub(super) const CADENCE: Duration = Duration::from_millis(500);
 
-/// Between two steps it rests as long as the first of them took, at least this long: cleanups never take more than half of
-/// one connection's time.
+/// A step is followed by a rest as long as the step took, and at least this long: cleanups use at most half of one
+/// connection's time.
 const LEAST_REST: Duration = Duration::from_millis(5);
 
-/// Takes one step of what is left to do.
+/// Takes one step of a pending cleanup.
 pub(super) async fn step(relay: Arc<Relay>) -> Result<Next, StepError> {
     let began = Instant::now();
     if !cleanups::step(&relay.store).await? {

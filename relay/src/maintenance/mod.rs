@@ -1,4 +1,4 @@
-//! Upkeep: what the relay does besides moving ids to Redis. Deliveries flow without it, for a while.
+//! Upkeep: everything that the relay does besides moving ids to Redis. For a while, deliveries flow without it.
 
 mod cleanup;
 mod partitions;
@@ -11,7 +11,7 @@ use postrider_runtime::every::Tasks;
 
 use crate::Relay;
 
-/// Starts the tasks.
+/// Starts the maintenance tasks.
 pub(crate) fn start(relay: &Relay, tasks: &mut Tasks<Relay>) {
     relay.health.expect(partitions::PART);
     tasks.every("relay replay", replay::CADENCE, replay::step);

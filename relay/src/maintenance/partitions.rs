@@ -1,5 +1,5 @@
-//! Makes the partitions of the coming week, and drops what is older than the retention: deliveries that are
-//! open then end as dead letters first, and stay for a day.
+//! Creates the partitions of the coming week, and drops partitions older than the retention. Deliveries that are still
+//! open become dead letters first, and stay for a day.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,16 +13,16 @@ use crate::{Relay, StepError, metric};
 
 pub(super) const CADENCE: Duration = Duration::from_secs(600);
 
-/// With fewer partitions than this ahead the relay is not ready: somebody has to look.
+/// With partitions for less time ahead than this, the relay is not ready: an operator has to act.
 const TOO_FEW: Duration = Duration::from_secs(2 * 86_400);
 
-/// How soon it looks again while something is wrong.
+/// Interval between two runs while the health check fails.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// The part of the health that this is.
+/// The name of the health check.
 pub(super) const PART: &str = "relay_partitions";
 
-/// Makes and drops what is due.
+/// Creates and drops the partitions that are due.
 pub(super) async fn maintain(relay: Arc<Relay>) -> Result<Next, StepError> {
     let relay = &*relay;
     let session = connect_dedicated(&relay.database).await?;
@@ -44,7 +44,7 @@ async fn report(relay: &Relay, Dedicated { client, .. }: &Dedicated) -> Result<(
         let reason = format!("detached: {}; attach them again, or rename or drop them", missed.join(", "));
         relay.health.down(PART, reason);
     } else if remaining < TOO_FEW {
-        relay.health.down(PART, "there are partitions for less than two days to come");
+        relay.health.down(PART, "there are partitions for less than the next two days");
     } else {
         relay.health.up(PART);
     }
@@ -55,13 +55,13 @@ async fn change(relay: &Relay, session: &Dedicated) -> Result<(), StoreError> {
     let client = &session.client;
     let retention_days = relay.retention_days;
     let detached = partitions::detached(client, retention_days).await?;
-    // What cannot be made or dropped now keeps nothing else.
+    // A partition that cannot be created or dropped does not stop the others.
     let mut failed = make(session, &detached, partitions::width_days(retention_days)).await.err();
-    // What is a partition still is dealt with below: it may hold deliveries that are open.
+    // Partitions that are still being detached are dealt with below: they may hold open deliveries.
     for left in detached.iter().filter(|detached| detached.is_expired && !detached.is_detaching) {
         failed = partitions::drop_detached(client, &left.name).await.err().or(failed);
     }
-    // Attempts stay for as long as there is a delivery that they may be of: one that is under way is recorded.
+    // Attempts stay as long as a partition of deliveries that they may belong to: one in flight is still recorded.
     let mut kept = HashSet::new();
     for expired in partitions::expired(client, retention_days).await? {
         if expired.parent == "delivery_attempts" && kept.contains(&expired.ends_at) {
@@ -83,8 +83,8 @@ async fn change(relay: &Relay, session: &Dedicated) -> Result<(), StoreError> {
     failed.map_or(Ok(()), Err)
 }
 
-/// Makes the partitions that the coming week lacks, whichever table lacks them. One that somebody has detached is to
-/// come back, so nothing takes its place.
+/// Creates the partitions that the coming week lacks, for all tables. A detached partition is expected back, so nothing
+/// is created in its place.
 async fn make(
     Dedicated { client, .. }: &Dedicated,
     detached: &[Detached],
@@ -107,7 +107,7 @@ async fn make(
     }
 }
 
-/// False: there are deliveries in it that must stay a while.
+/// Drops an expired partition. Returns false if it holds deliveries that must stay for now.
 async fn drop_if_done(
     relay: &Relay,
     Dedicated { client, .. }: &Dedicated,
@@ -123,7 +123,7 @@ async fn drop_if_done(
     Ok(true)
 }
 
-/// Nothing that is open goes with its partition: it ends as a dead letter, for people to see.
+/// Turns open deliveries of an expired partition into dead letters, so that people see them before they are dropped.
 async fn end_open(relay: &Relay, deliveries: &Expired) -> Result<(), StoreError> {
     let mut total = 0;
     loop {
@@ -138,7 +138,7 @@ async fn end_open(relay: &Relay, deliveries: &Expired) -> Result<(), StoreError>
         tracing::warn!(
             deliveries = total,
             partition = deliveries.name,
-            "open deliveries were older than the retention: dead letters"
+            "open deliveries older than the retention became dead letters"
         );
     }
     Ok(())

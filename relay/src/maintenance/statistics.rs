@@ -1,4 +1,4 @@
-//! Measures the outbox and the queue, and surveys the rest.
+//! Measures the outbox and the queue, and surveys endpoints, inbox, replays and cleanups.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use crate::{Relay, StepError, metric};
 
 pub(super) const CADENCE: Duration = Duration::from_secs(5);
 
-/// A survey looks at every endpoint.
+/// Longer than `CADENCE`, as a survey reads every endpoint.
 pub(super) const SURVEY_CADENCE: Duration = Duration::from_secs(15);
 
-/// Endpoints that are looked at for their rate limit.
+/// Maximum rate-limited endpoints that are reported to PostgreSQL.
 const THROTTLED: isize = 1_000;
 
 /// Measures the outbox and the queue.
@@ -29,13 +29,13 @@ pub(super) async fn measure(relay: Arc<Relay>) -> Result<Next, StepError> {
     metrics::gauge!(metric::QUEUE_ELIGIBLE_APPLICATIONS).set(queue.eligible_applications as f64);
     metrics::gauge!(metric::QUEUE_BLOCKED_ENDPOINTS).set(queue.blocked_endpoints as f64);
     metrics::gauge!(metric::QUEUE_ENDPOINTS_IN_FLIGHT).set(queue.endpoints_in_flight as f64);
-    // For `waiting_for`: the API does not see Redis.
+    // The API reports these as `waiting_for`; it does not see Redis.
     let throttled = relay.queue.throttled(THROTTLED).await?;
     health::note_throttled(&relay.store, &throttled).await?;
     Ok(Next::Later)
 }
 
-/// Counts endpoints and what waits elsewhere.
+/// Counts endpoints, emitted events, open replays and open cleanups.
 pub(super) async fn survey(relay: Arc<Relay>) -> Result<Next, StepError> {
     let survey = statistics::survey(&relay.store).await?;
     metrics::gauge!(metric::ENDPOINTS, "state" => "well").set(survey.well as f64);

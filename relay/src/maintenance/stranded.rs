@@ -1,5 +1,5 @@
-//! Looks, slowly and all the time, for open deliveries that nobody works on: what the parts of a
-//! distributed system lose in ways that nobody has thought of.
+//! Searches, slowly and continuously, for open deliveries that no process works on. This audit catches losses that no
+//! other mechanism foresees.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -14,20 +14,20 @@ use crate::{Relay, StepError, metric};
 
 pub(super) const CADENCE: Duration = Duration::from_secs(2);
 
-/// A step that takes long is followed by a rest of this many times as long, up to a minute: it has no hurry.
+/// A step is followed by a rest of this many times its duration, up to a minute: the search is not urgent.
 const REST: u32 = 50;
 const LONGEST_REST: Duration = Duration::from_secs(60);
 
-/// Open deliveries that one step looks at.
+/// Maximum open deliveries that one step reads.
 const STEP: i64 = 5_000;
 
-/// Endpoints whose queues are read at once: some megabytes.
+/// Maximum endpoints whose queues are read at once. Together they take some megabytes.
 const QUEUES: usize = 64;
 
-/// A walk through all open deliveries, over and over.
+/// A continuous walk through all open deliveries.
 #[derive(Default)]
 pub(super) struct Search {
-    /// Where it goes on.
+    /// The last delivery of the previous step; `None` starts at the first.
     after: Option<DeliveryId>,
 }
 
@@ -39,10 +39,13 @@ impl Step<Relay> for Search {
     }
 }
 
-/// A delivery is stranded when it has been due for long, is neither leased nor parked, and Redis does not have its id.
-/// One whose id is there may merely wait its turn, or its endpoint has dropped out of the rings of Redis: so the relay
-/// pushes to each endpoint that is late, which lets it line up again.
-/// One whose lease is gone nobody would sweep.
+/// Makes stranded deliveries due again.
+///
+/// A delivery is stranded if it has been overdue for long, is neither leased nor parked, and Redis does not have its
+/// id. If Redis has the id, the delivery may just wait for its turn, or its endpoint may have dropped out of the rings
+/// in Redis. So the relay pushes to each late endpoint, which puts it back into the rings.
+///
+/// A delivery whose lease row is gone is abandoned: the sweep does not find it.
 async fn look(relay: &Relay, after: &mut Option<DeliveryId>) -> Result<(), StepError> {
     let (Stranded { overdue, abandoned }, next) =
         reconcile::find_stranded(&relay.store, *after, STEP).await?;

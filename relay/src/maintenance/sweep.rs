@@ -10,19 +10,20 @@ use crate::{Relay, StepError, metric};
 
 pub(super) const CADENCE: Duration = Duration::from_secs(1);
 
-/// What could not be swept is tried again within this. Before that, sweeps that find nothing prove nothing.
+/// A delivery that could not be swept is tried again within this time. Until then, a sweep that finds nothing does not
+/// prove that all is well.
 const TRIED_AGAIN: Duration = PUT_OFF.saturating_add(CADENCE.saturating_mul(2));
 
-/// Ends leases that have run out or whose deliverer is gone.
+/// The task that ends leases that have expired or whose deliverer is gone.
 #[derive(Default)]
 pub(super) struct Sweep {
-    /// When a delivery could not be swept last.
+    /// When sweeping a delivery last failed.
     failed_at: Option<Instant>,
 }
 
 impl Step<Relay> for Sweep {
     async fn run(&mut self, relay: &Arc<Relay>) -> Result<Next, StepError> {
-        // After an outage, deliverers first get the time to record what they have sent.
+        // After an outage, deliverers first get time to record the attempts that they have made.
         if relay.heard.since_recovery().is_none_or(|since| since >= SWEEP_GRACE) {
             sweep(relay, &mut self.failed_at).await?;
         }
@@ -37,7 +38,7 @@ async fn sweep(relay: &Relay, failed_at: &mut Option<Instant>) -> Result<(), Ste
         if swept.deliveries > 0 {
             tracing::warn!(
                 deliveries = swept.deliveries,
-                "a deliverer vanished; its deliveries are due again"
+                "a deliverer is gone; its deliveries are due again"
             );
             metrics::counter!(metric::SWEPT).increment(swept.deliveries.unsigned_abs());
         }
