@@ -1,4 +1,4 @@
-//! Reserves ids, and has their deliveries claimed and sent: never more than there are permits for.
+//! Reserves ids, and has their deliveries claimed and sent. It never reserves more than it has permits for.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,28 +15,28 @@ use tracing::Instrument as _;
 use crate::claiming::claim_and_send;
 use crate::{Deliverer, POSTGRESQL, StepError};
 
-/// Deliveries that are claimed in one statement.
+/// Maximum deliveries claimed by one statement.
 const BATCH: usize = 64;
 
-/// How soon it looks again where there is something to do, but only of applications that hold all that they may.
+/// Delay before the next step if everything that waits belongs to applications that hold their full share.
 const HELD_BACK: Duration = Duration::from_millis(5);
 
-/// A step that is not told when to look again does so within this time. A [`Waker`] waits for a second at most.
+/// Interval between steps that nothing wakes. A [`Waker`] waits for a second at most.
 pub(crate) const CADENCE: Duration = Duration::from_secs(2);
 
-/// Reserves, claims and sends, a batch in each step.
+/// Reserves, claims and starts to send one batch in each step.
 pub(crate) struct ClaimLoop {
-    /// Nothing new is taken in once this is cancelled.
+    /// Cancelled at shutdown; after that nothing is reserved.
     stop: CancellationToken,
     waker: Option<Waker>,
-    /// When a blocked endpoint may be served.
+    /// Time until a blocked endpoint may be served.
     unblocked: Option<Duration>,
 }
 
 impl Step<Deliverer> for ClaimLoop {
     async fn run(&mut self, deliverer: &Arc<Deliverer>) -> Result<Next, StepError> {
         let may_take = async {
-            // While anything is sent but cannot be recorded, nothing new is sent.
+            // While attempts that were made cannot be recorded, nothing new is sent.
             deliverer.recorder.flowing().await;
             postgresql_is_back(deliverer).await?;
             let most = if deliverer.faults.pause().await { 1 } else { BATCH };
@@ -60,7 +60,8 @@ impl Step<Deliverer> for ClaimLoop {
     }
 }
 
-/// What cannot be claimed is not reserved. And where nothing is under way, nobody else finds out that the outage is over.
+/// Checks PostgreSQL while it is reported down: an id that cannot be claimed should not be reserved. With nothing in
+/// flight, no other task would notice the end of the outage.
 async fn postgresql_is_back(deliverer: &Deliverer) -> Result<(), StepError> {
     if deliverer.health.is_down(POSTGRESQL) {
         deliverer.store.ping().await?;
@@ -70,12 +71,12 @@ async fn postgresql_is_back(deliverer: &Deliverer) -> Result<(), StepError> {
 }
 
 impl ClaimLoop {
-    /// Takes in until `stop`.
+    /// Returns a loop that runs until `stop`.
     pub(crate) fn until(stop: CancellationToken) -> Self {
         Self { stop, waker: None, unblocked: None }
     }
 
-    /// Takes one batch in. Once something is reserved it is not to be cancelled.
+    /// Reserves and claims one batch. Must not be cancelled once something is reserved.
     async fn take_in(
         &mut self,
         deliverer: &Arc<Deliverer>,
@@ -90,7 +91,7 @@ impl ClaimLoop {
             return Ok(if is_held_back { Next::After(HELD_BACK) } else { Next::Later });
         }
         failpoint::die_at("deliverer.after_reserve");
-        // Who has little under way does not wait for the deliveries of those that have much.
+        // Applications with little in flight do not wait for the deliveries of those with much.
         let (few, many): (Vec<_>, Vec<_>) = (reservations.into_iter())
             .partition(|reservation| deliverer.in_flight.holds_little(reservation.application_id));
         let [few, many] = [few, many].map(|reservations| {
@@ -101,7 +102,7 @@ impl ClaimLoop {
                 let place = deliverer.in_flight.enter(reservation.application_id, permit);
                 places.insert(reservation.delivery_id, (reservation, place));
             }
-            // Seldom needed: what is logged inside names its delivery.
+            // Debug level is enough, because each line logged inside names its delivery.
             let span = tracing::debug_span!("claim", deliverer = number.0, deliveries = places.len());
             claim_and_send(deliverer, number, places, &self.stop).instrument(span)
         });

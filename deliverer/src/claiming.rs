@@ -1,4 +1,5 @@
-//! Claims what was reserved, around deliveries that spoil the statement for all, and starts to send it.
+//! Claims reserved deliveries and starts to send them. Isolates a delivery that makes the statement fail for a whole
+//! batch.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use crate::in_flight::Place;
 use crate::unsent::{self, Outage, Unsent};
 use crate::{Deliverer, PAUSE, POSTGRESQL, exchange, metric};
 
-/// Claims what was reserved and starts to send it.
+/// Claims the deliveries of reservations and starts to send them.
 pub(crate) async fn claim_and_send(
     deliverer: &Arc<Deliverer>,
     number: DelivererNumber,
@@ -29,7 +30,7 @@ pub(crate) async fn claim_and_send(
         return;
     }
     let ids: Vec<DeliveryId> = reservations.keys().copied().collect();
-    // Before the statement is sent, so that this end of the lease is never the later one.
+    // Taken before the statement is sent, so that we never believe a lease to last longer than it does.
     let claimed_at = Instant::now();
     let claim = claim_around_culprits(deliverer, number, ids, shutdown).await;
     failpoint::die_at("deliverer.after_claim");
@@ -50,7 +51,7 @@ pub(crate) async fn claim_and_send(
         let turns = claim.ordered.iter().filter_map(|id| reservations.remove(id));
         take_turns(deliverer, number, turns.collect()).await;
     }
-    // What could not be looked at comes back when its reservation expires.
+    // Ids whose rows could not be read come back when their reservations expire.
     for (reservation, _) in reservations.values() {
         deliverer.held.remove(reservation);
     }
@@ -68,7 +69,7 @@ fn send(
     deliverer.sending.spawn(exchange::deliver(deliverer.clone(), task));
 }
 
-/// Sends whatever is next at the endpoints of these reservations, which keep the order of acceptance.
+/// Sends the next delivery of each of these ordered endpoints.
 async fn take_turns(deliverer: &Arc<Deliverer>, number: DelivererNumber, turns: Vec<(Reservation, Place)>) {
     let claims = turns.into_iter().map(async |(reservation, place)| {
         let claimed_at = Instant::now();
@@ -81,9 +82,9 @@ async fn take_turns(deliverer: &Arc<Deliverer>, number: DelivererNumber, turns: 
                 deliverer.leases.taken(std::slice::from_ref(&claimed));
                 send(deliverer, *claimed, claimed_at, reservation, place);
             }
-            // If another one is next by now and cannot be rendered either, its own id comes again.
+            // If a different delivery is next by now and cannot be rendered either, its own id comes later.
             Ok(Next::Nothing | Next::Unrendered(..)) => acknowledge(deliverer, vec![reservation]).await,
-            // It comes back when its reservation expires.
+            // The id comes back when its reservation expires.
             Ok(Next::Locked) => deliverer.held.remove(&reservation),
             Err(error) => {
                 if !error.is_contention() {
@@ -95,7 +96,7 @@ async fn take_turns(deliverer: &Arc<Deliverer>, number: DelivererNumber, turns: 
     }
 }
 
-/// Claims what is next at an endpoint, without its event if that cannot be rendered.
+/// Claims the next delivery of an ordered endpoint, without its event if that cannot be rendered.
 async fn claim_turn(
     deliverer: &Deliverer,
     number: DelivererNumber,
@@ -109,9 +110,9 @@ async fn claim_turn(
     Ok(next)
 }
 
-/// Claims what can be claimed. Where one delivery spoils the statement for all, the batch is halved until
-/// it is alone: one that cannot be rendered is claimed without its event, any other is left for later. So is what is
-/// left when `shutdown` comes.
+/// Claims as many deliveries as possible. If one delivery makes the statement fail, the batch is halved until that
+/// delivery is alone. If its event cannot be rendered, it is claimed without the event; otherwise it is left for later.
+/// So is everything that is not claimed when `shutdown` comes.
 async fn claim_around_culprits(
     deliverer: &Deliverer,
     number: DelivererNumber,
@@ -145,8 +146,8 @@ async fn claim_around_culprits(
     claim
 }
 
-/// The attempt then fails as others do, and is retried or not. Where PostgreSQL is too slow for everything, this is
-/// too slow as well, and no attempt is spent.
+/// Claims a delivery without its event. The attempt then fails like any other, and is retried or not. If PostgreSQL is
+/// too slow for every statement, this one fails too, and no attempt is spent.
 async fn claim_without_event(
     deliverer: &Deliverer,
     number: DelivererNumber,
@@ -155,7 +156,7 @@ async fn claim_without_event(
 ) -> Claim {
     let Some(why) = Unrendered::because_of(error) else {
         if !error.is_contention() {
-            tracing::warn!(delivery_id = %culprit, %error, "the delivery cannot be claimed; it is tried again");
+            tracing::warn!(delivery_id = %culprit, %error, "the delivery cannot be claimed; will retry");
         }
         return Claim::default();
     };

@@ -1,4 +1,4 @@
-//! What an answer means: the retry policy, as pure functions.
+//! Classifies responses and decides on retries. All functions here are pure.
 
 use std::time::Duration;
 
@@ -8,49 +8,49 @@ use postrider_domain::endpoint::Feedback;
 use postrider_domain::retry::RetrySchedule;
 use rand::Rng;
 
-/// The receiver wants no more: the endpoint is disabled too.
+/// Gone: the receiver wants no more webhooks, so the endpoint is disabled too.
 const GONE: u16 = 410;
 
-/// Answers whose `Retry-After` is obeyed.
+/// Statuses for which `Retry-After` is obeyed.
 const RETRY_AFTER_STATUSES: [u16; 5] = [413, 429, 502, 503, 504];
 
-/// Answers by which a receiver, or the gateway before it, says that it is overloaded (Standard Webhooks):
-/// they slow the endpoint.
+/// Statuses by which a receiver or its gateway says that it is overloaded (Standard Webhooks). They slow the endpoint
+/// down.
 const OVERLOAD_STATUSES: [u16; 4] = [429, 502, 503, 504];
 
 /// How an exchange ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// There was an answer, and as much of its body as is read arrived.
+    /// There was a response, and its body arrived as far as it is read.
     Answered { status: u16, retry_after: Option<Duration> },
-    /// There was a status, but what follows it broke or stalled.
+    /// There was a status, but the rest of the response broke off or stalled.
     Broken { status: u16, class: ErrorClass, message: String, retry_after: Option<Duration> },
-    /// There was no answer.
+    /// There was no response.
     Failed { class: ErrorClass, message: String },
 }
 
-/// What the delivery still has, and how its endpoint wants it.
+/// The retry rules that apply to one delivery.
 pub(crate) struct Policy<'a> {
     pub(crate) attempt_number: u16,
     pub(crate) max_attempts: u16,
-    /// Statuses by which this receiver refuses a webhook for good.
+    /// Statuses that make a dead letter at once.
     pub(crate) permanent_statuses: &'a [i16],
     pub(crate) schedule: &'a RetrySchedule,
 }
 
-/// What an exchange means.
+/// The result of classifying an exchange.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Judgement {
     pub(crate) verdict: Verdict,
     pub(crate) error: Option<(ErrorClass, String)>,
-    /// The receiver refuses this webhook for good, which says nothing of the next one.
+    /// The receiver refuses this webhook for good. This says nothing about other webhooks.
     pub(crate) is_refused: bool,
     /// The endpoint is to be disabled.
     pub(crate) is_gone: bool,
 }
 
 impl Policy<'_> {
-    /// Judges an ending. Of a failing status it does not matter how its body ended.
+    /// Classifies the end of an exchange. For a failing status, it does not matter whether its body arrived.
     pub(crate) fn judge(&self, ending: Ending, random: &mut impl Rng) -> Judgement {
         match ending {
             Ending::Answered { status: 200..=299, .. } => {
@@ -83,7 +83,7 @@ impl Policy<'_> {
     }
 }
 
-/// What an attempt tells of its endpoint, for its concurrency and its circuit breaker.
+/// Returns what an attempt says about the endpoint, for its concurrency and its circuit breaker.
 pub(crate) fn feedback(judgement: &Judgement, status: Option<i16>, duration: Duration) -> Feedback {
     if judgement.is_refused {
         return Feedback::None;
@@ -204,7 +204,7 @@ mod tests {
     }
 
     proptest! {
-        /// Success is exactly 2xx, and nothing but a permanent status or the last attempt is final.
+        /// Success is exactly 2xx, and only a permanent status or the last attempt is final.
         #[test]
         fn judgement_is_total_and_consistent(
             status in 100..1000u16,

@@ -1,5 +1,5 @@
-//! Watches the clock that webhooks are signed by. Receivers refuse what is signed more than five minutes off, and
-//! only PostgreSQL's clock is at hand to compare with.
+//! Watches the clock that webhooks are signed with. Receivers refuse signatures that are more than five minutes off.
+//! The only other clock to compare with is PostgreSQL's.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use postrider_runtime::health::Health;
 
 use crate::metric;
 
-/// From so much on somebody has to look: one of the two clocks is wrong.
+/// Threshold above which the health check fails: an operator must find out which clock is wrong.
 const TOLERATED: Duration = Duration::from_secs(30);
 
-/// Notes by how many seconds this machine's clock is ahead of PostgreSQL's.
+/// Reports by how many seconds this machine's clock is ahead of PostgreSQL's.
 pub(crate) fn note(health: &Health, ahead_seconds: f64) {
     metrics::gauge!(metric::CLOCK_AHEAD).set(ahead_seconds);
     if ahead_seconds.abs() > TOLERATED.as_secs_f64() {

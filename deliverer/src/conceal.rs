@@ -1,13 +1,13 @@
-//! What a tenant may read of a failure: no address. Those of name servers, of proxies and of what a name resolves to
-//! draw a map of the network that Postrider runs in.
+//! Removes IP addresses from the error messages that tenants read. Addresses of name servers, of proxies, and those
+//! that a name resolves to would reveal the network that Postrider runs in.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
-/// Stands for an address.
+/// Replaces an address.
 const MASK: &str = "***";
 
-/// The text with every IP address in it, with or without a port, replaced.
+/// Returns the text with every IP address replaced, with or without a port.
 pub(crate) fn addresses(text: &str) -> Cow<'_, str> {
     let is_part = |character: char| character.is_ascii_alphanumeric() || "[]:.%".contains(character);
     let mut told = String::new();

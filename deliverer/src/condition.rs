@@ -1,5 +1,5 @@
-//! How endpoints fare: gathered in memory, written now and then. An endpoint that does nothing but fail for
-//! days is disabled.
+//! Collects in memory whether attempts to each endpoint succeed, and writes it to PostgreSQL now and then. An endpoint
+//! whose attempts have all failed for days is disabled.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,15 +16,15 @@ use postrider_store::{StoreError, health};
 
 use crate::{Deliverer, StepError};
 
-/// How often it is written. A crash loses the notes of this time, which the next attempts make again.
+/// Interval between writes. A crash loses what was collected since the last write; later attempts show the same again.
 pub(crate) const CADENCE: Duration = Duration::from_secs(5);
 
-/// The endpoints that were sent to since the last time: true where anything has succeeded.
+/// The endpoints with attempts since the last write; true if any attempt succeeded.
 #[derive(Default)]
 pub(crate) struct Condition(Mutex<HashMap<EndpointId, bool>>);
 
 impl Condition {
-    /// Notes how an attempt ended. What is the deliverer's own fault says nothing of an endpoint.
+    /// Notes the result of an attempt. Errors on our side say nothing about the endpoint.
     pub(crate) fn note(&self, endpoint: EndpointId, recorded: &Recorded) {
         let class = recorded.exchange.error_class;
         if matches!(class, Some(ErrorClass::Internal | ErrorClass::Unrenderable)) {
@@ -42,14 +42,14 @@ impl Condition {
     }
 }
 
-/// Writes what was noted, if endpoints are to be disabled at all.
+/// Writes what was noted, if automatic disabling is enabled.
 pub(crate) async fn write(deliverer: Arc<Deliverer>) -> Result<Next, StepError> {
     let (succeeded, failed) = deliverer.condition.take();
     if let Some(limit) = deliverer.config.auto_disable_after
         && let Err(error) = note(&deliverer, &succeeded, &failed, limit).await
     {
-        // The next attempts make the same notes again.
-        tracing::debug!(%error, "how endpoints fare was not noted");
+        // Later attempts show the same again.
+        tracing::debug!(%error, "the condition of endpoints was not written");
     }
     Ok(Next::Later)
 }
@@ -62,7 +62,7 @@ async fn note(
 ) -> Result<(), StoreError> {
     health::note_attempts(&deliverer.store, succeeded, &[], limit).await?;
     let mut failing = Vec::new();
-    // One that is locked is noted after its next attempts.
+    // A locked endpoint is noted after its next attempts.
     let mut bisect = Bisect::of(failed.to_vec());
     while let Some(part) = bisect.next() {
         match health::note_attempts(&deliverer.store, &[], &part, limit).await {

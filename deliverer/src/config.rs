@@ -1,4 +1,4 @@
-//! What the deliverer starts from.
+//! Configuration of the deliverer.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,36 +11,36 @@ use postrider_secrets::keyring::{self, Keyring};
 use postrider_store::DatabaseConfig;
 use rustls::pki_types::CertificateDer;
 
-/// What the deliverer starts from.
+/// Configuration of the deliverer.
 #[derive(Clone, Debug)]
 pub struct DelivererConfig {
-    /// Where health and metrics are served.
+    /// Address on which health and metrics are served.
     pub listen: SocketAddr,
-    /// PostgreSQL.
+    /// Connection settings for PostgreSQL.
     pub database: DatabaseConfig,
-    /// Redis.
+    /// Connection settings for Redis.
     pub queue: QueueConfig,
-    /// Which addresses are dialled.
+    /// Decides which addresses webhooks may be sent to.
     pub guard: AddressGuard,
-    /// Refuses to send to `http://` endpoints.
+    /// Whether sending to `http://` endpoints is refused.
     pub https_only: bool,
-    /// Decrypts what endpoints keep secret.
+    /// Decrypts endpoint secrets, sensitive headers and URL queries.
     pub keyring: Keyring,
-    /// An endpoint that has failed for so long is disabled; `None`: never.
+    /// An endpoint whose attempts have all failed for this long is disabled; `None` means never.
     pub auto_disable_after: Option<Duration>,
-    /// The schedule of endpoints that set none.
+    /// Retry schedule of endpoints that do not set their own.
     pub retry_schedule: RetrySchedule,
-    /// Exchanges under way at once.
+    /// Maximum exchanges in flight.
     pub concurrency: usize,
-    /// Bytes of request bodies in memory at once.
+    /// Maximum bytes of request bodies in memory.
     pub body_bytes: usize,
-    /// Name servers to ask instead of the system's.
+    /// Name servers to use instead of the system's.
     pub dns_servers: Vec<SocketAddr>,
-    /// Certificates that are trusted besides the system's.
+    /// Certificates to trust in addition to the system's.
     pub extra_certificates: Vec<CertificateDer<'static>>,
-    /// A proxy for all webhooks. It must do the guarding: names are resolved by it.
+    /// Proxy for all webhooks. It resolves names, so it must also guard addresses.
     pub egress_proxy: Option<url::Url>,
-    /// How long what is in flight may go on after a signal to stop.
+    /// Maximum time that exchanges in flight may take after a signal to stop.
     pub stop_grace: Duration,
 }
 

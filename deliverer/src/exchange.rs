@@ -1,4 +1,4 @@
-//! One attempt: from a claimed delivery to a result that can be recorded.
+//! One attempt, from a claimed delivery to a result that can be recorded.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -22,23 +22,23 @@ use crate::request::{self, Outgoing, Unsendable};
 use crate::unsent::{self, Outage, Unsent};
 use crate::{Deliverer, conceal, metric};
 
-/// As much of an answer's body is read and kept.
+/// Maximum bytes of a response body that are read and kept.
 const MAX_RESPONSE_BODY: usize = 16 * 1024;
 
-/// A claim older than this is given back: sending it could outlast the lease.
+/// A claim older than this is given back, because sending it could outlast the lease.
 const SEND_WITHIN: Duration = LEASE_MARGIN.checked_sub(Duration::from_secs(5)).expect("the margin is longer");
 
-/// A delivery that is to be sent, with all that it holds.
+/// A delivery to send, with its lease, reservation and place.
 pub(crate) struct Task {
     pub(crate) claimed: Claimed,
-    /// By this machine's monotonic clock, from before the lease began.
+    /// When the claim was made, on this machine's monotonic clock. Taken before the lease began.
     pub(crate) claimed_at: Instant,
     pub(crate) reservation: Reservation,
     pub(crate) place: Place,
 }
 
-/// Sends, and hands the result to the recorder. A panic in the attempt fails it, and nothing else; one outside it
-/// leaves the delivery to the sweep, as if this deliverer had vanished.
+/// Makes an attempt and passes the result to the recorder. A panic within the attempt makes only this attempt fail.
+/// After a panic outside the attempt, the sweep takes care of the delivery, as if this deliverer had died.
 pub(crate) async fn deliver(deliverer: Arc<Deliverer>, task: Task) {
     let (lease_id, reservation) = (task.claimed.lease_id, task.reservation);
     let span = span(&task);
@@ -49,7 +49,8 @@ pub(crate) async fn deliver(deliverer: Arc<Deliverer>, task: Task) {
     }
 }
 
-/// Gives its ids to whatever is logged in an attempt: panics and warnings too, hence the level. It costs a microsecond.
+/// Returns a span that adds ids to every line logged within an attempt. Its level is error, so that warnings and panics
+/// have them too. It costs a microsecond.
 fn span(Task { claimed, reservation, .. }: &Task) -> Span {
     tracing::error_span!(
         "attempt",
@@ -84,8 +85,8 @@ async fn deliver_to_the_end(deliverer: &Deliverer, task: Task) {
     deliverer.recorder.submit(finished);
 }
 
-/// Renders, signs and sends. `None`: nothing was sent, because it is too late for that, or for a fault of our own.
-/// `began` becomes the time of the sending.
+/// Renders, signs and sends. Returns `None` if nothing was sent: it is too late to send, or there is a fault on our
+/// side. Sets `began` to the time of sending.
 async fn attempt(
     deliverer: &Deliverer,
     claimed: &Claimed,
@@ -123,10 +124,10 @@ async fn attempt(
     ended.ok()
 }
 
-/// Sends and reads the answer, all within `timeout`.
+/// Sends the request and reads the response, all within `timeout`.
 ///
 /// # Errors
-/// When nothing was sent for a fault of our own.
+/// If nothing was sent because of a fault on our side.
 async fn send(client: &Client, outgoing: Outgoing, timeout: Duration) -> Result<(Exchange, Ending), Fault> {
     let deadline = Deadline::after(timeout);
     let Sent { resent, answer } = client.send(outgoing.post, deadline).await;
@@ -179,7 +180,7 @@ fn judge(deliverer: &Deliverer, claimed: &Claimed, ending: Ending) -> Judgement 
         permanent_statuses,
         schedule: own_schedule.as_ref().unwrap_or(&deliverer.config.retry_schedule),
     };
-    // What cannot be rendered now never can be.
+    // What cannot be rendered now can never be rendered.
     let is_unrenderable = matches!(&ending, Ending::Failed { class: ErrorClass::Unrenderable, .. });
     let judgement = policy.judge(ending, &mut rand::rng());
     if is_unrenderable { Judgement { verdict: Verdict::Dead, ..judgement } } else { judgement }
@@ -214,13 +215,13 @@ fn finish(
     }
 }
 
-/// What is recorded of an error, for its tenant to read. An address in it stands in the log alone.
+/// Returns an error message as it is recorded for the tenant to read. IP addresses in it appear in the log only.
 fn told(message: &str) -> String {
     let told = conceal::addresses(message);
     if told != message {
         tracing::info!(error = message, "an attempt failed");
     }
-    // PostgreSQL's text holds no NUL.
+    // PostgreSQL's `text` cannot hold NUL.
     told.replace('\0', "�")
 }
 

@@ -1,5 +1,5 @@
-//! Faults of this deliverer's own, or of the way to all receivers: they spend no attempt and say nothing of an endpoint.
-//! While there is one, webhooks are tried one at a time.
+//! Faults of this deliverer, or of the network path to all receivers. They spend no attempt and say nothing about an
+//! endpoint. While there is one, webhooks are tried one at a time.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -10,15 +10,15 @@ use tokio::sync::watch;
 use crate::client::Fault;
 use crate::metric;
 
-/// How long nothing is taken in after a fault, and between two tries while it lasts.
+/// Delay after a fault, and between two tries while it lasts.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The faults that there are, each with when it was found last.
+/// The current faults, each with the time when it was last found.
 #[derive(Default)]
 pub(crate) struct Faults(watch::Sender<BTreeMap<&'static str, Instant>>);
 
 impl Faults {
-    /// Notes a fault, of which nothing was sent.
+    /// Notes a fault that kept a webhook from being sent.
     pub(crate) fn found(&self, health: &Health, Fault { part, reason }: &Fault) {
         self.0.send_modify(|faults| {
             faults.insert(part, Instant::now());
@@ -27,7 +27,7 @@ impl Faults {
         metrics::counter!(metric::CLAIMS_GIVEN_BACK, "part" => *part).increment(1);
     }
 
-    /// Notes that what began then has found none.
+    /// Notes an exchange without a fault. It ends the faults that were found before the exchange began.
     pub(crate) fn passed(&self, health: &Health, began: Instant) {
         self.0.send_if_modified(|faults| {
             let before = faults.len();
@@ -42,7 +42,7 @@ impl Faults {
         });
     }
 
-    /// Waits for a moment while there is a fault. True: there still is.
+    /// Waits a second while there is a fault. Returns true if it is still there.
     pub(crate) async fn pause(&self) -> bool {
         let mut faults = self.0.subscribe();
         tokio::time::timeout(PAUSE, faults.wait_for(BTreeMap::is_empty)).await.is_err()

@@ -1,5 +1,5 @@
-//! Keeps the reservations of what is under way. A deliverer that dies stops doing so, and its ids are
-//! back in their queues within seconds.
+//! Extends the reservations of deliveries in flight. When a deliverer dies, its ids are back in their queues within
+//! seconds.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use postrider_runtime::every::Next;
 
 use crate::{Deliverer, StepError, metric};
 
-/// Twice within the life of a reservation, with time to spare.
+/// A third of a reservation's lifetime: two heartbeats fall within it, with time to spare.
 pub(crate) const CADENCE: Duration = RESERVATION.checked_div(3).expect("three is not zero");
 
 /// The reservations that this deliverer holds.
@@ -29,7 +29,7 @@ impl Held {
         self.since.lock().remove(reservation);
     }
 
-    /// Those that were made a while ago: most exchanges are over before they need it.
+    /// Returns the reservations that are old enough to be extended. Most exchanges end before that.
     fn old(&self) -> Vec<Reservation> {
         let is_old = |(_, since): &(&Reservation, &Instant)| since.elapsed() >= CADENCE;
         self.since.lock().iter().filter(is_old).map(|(reservation, _)| *reservation).collect()
@@ -40,10 +40,10 @@ impl Held {
     }
 }
 
-/// Extends what has been held for a while.
+/// Extends reservations that have been held for a while.
 pub(crate) async fn extend(deliverer: Arc<Deliverer>) -> Result<Next, StepError> {
     metrics::gauge!(metric::IN_FLIGHT).set(deliverer.held.len() as f64);
-    // If this fails, the ids come back, and are found to be leased.
+    // If this fails, the ids come back, and the claim finds their deliveries leased.
     deliverer.queue.extend(&deliverer.held.old()).await?;
     deliverer.health.up("deliverer_redis");
     Ok(Next::Later)

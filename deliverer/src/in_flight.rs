@@ -1,5 +1,5 @@
-//! What this deliverer has under way: bounded in exchanges and in bytes of request bodies, and shared between
-//! applications, so that one whose receivers are slow or whose events are large always leaves room for the others.
+//! Limits what this deliverer has in flight, in exchanges and in bytes of request bodies. Applications share the room,
+//! so that one with slow receivers or large events always leaves some for the others.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use postrider_domain::share::{FACTOR, may_take};
 use postrider_queue::Allotment;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Exchanges and bytes in use.
+/// Exchanges and bytes in use, with their limits.
 pub(crate) struct InFlight {
     permits: Arc<Semaphore>,
     max_exchanges: u64,
@@ -24,19 +24,19 @@ struct Usage {
     by_application: HashMap<ApplicationId, Held>,
 }
 
-/// What somebody holds.
+/// What one application holds, or all of them together.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Held {
     exchanges: u64,
-    /// Exchanges whose bodies are known.
+    /// Exchanges whose body size is known.
     weighed: u64,
-    /// Bytes of their bodies.
+    /// Total size of these bodies, in bytes.
     bytes: u64,
 }
 
 impl InFlight {
-    /// Room for so many exchanges and so many bytes of bodies. The bytes bound what is taken in, not what it turns
-    /// out to weigh: one batch may exceed them, and each application may have one exchange at least.
+    /// Creates room for this many exchanges and bytes of bodies. The limit on bytes applies before bodies are read: one
+    /// batch may exceed it, and each application may have at least one exchange.
     pub(crate) fn new(max_exchanges: usize, max_bytes: usize) -> Self {
         Self {
             permits: Arc::new(Semaphore::new(max_exchanges)),
@@ -46,7 +46,7 @@ impl InFlight {
         }
     }
 
-    /// Waits until an exchange may begin, and returns permits for as many as may, up to `most`.
+    /// Waits until an exchange may begin, then returns permits for as many as may begin now, up to `most`.
     pub(crate) async fn permits(&self, most: usize) -> OwnedSemaphorePermit {
         let closed = "the semaphore is never closed";
         let mut permits = self.permits.clone().acquire_owned().await.expect(closed);
@@ -57,7 +57,7 @@ impl InFlight {
         permits
     }
 
-    /// How many of the next `wanted` exchanges each application may have.
+    /// Returns how many of the next `wanted` exchanges each application may have.
     pub(crate) fn allotment(&self, wanted: usize) -> Allotment {
         let usage = self.usage();
         let wanted = wanted as u64;
@@ -72,22 +72,23 @@ impl InFlight {
         Allotment { named, others: others as usize }
     }
 
-    /// True where an application has less than an eighth of what is under way.
+    /// Returns true if an application holds less than an eighth of the exchanges in flight.
     pub(crate) fn holds_little(&self, application: ApplicationId) -> bool {
         let usage = self.usage();
         let held = usage.by_application.get(&application).map_or(0, |held| held.exchanges);
         held * FACTOR < usage.total.exchanges
     }
 
-    /// How many more exchanges somebody may begin who holds `held` while `total` is in use. How much the next bodies
-    /// weigh is not known before they are claimed; as much as those he holds, or the average that there is room for.
+    /// Returns how many more exchanges an application may begin that holds `held` while `total` is in use. The size of
+    /// the next bodies is not known before they are claimed. It is estimated as the average of those that the
+    /// application holds, or as the average size for which there is room.
     fn may_begin(&self, total: Held, held: Held) -> u64 {
         let typical = held.bytes.checked_div(held.weighed).unwrap_or(self.max_bytes / self.max_exchanges);
         let by_bytes = may_take(self.max_bytes.saturating_sub(total.bytes), held.bytes) / typical.max(1);
         may_take(self.max_exchanges.saturating_sub(total.exchanges), held.exchanges).min(by_bytes)
     }
 
-    /// Counts an exchange of an application, for as long as the place lives.
+    /// Counts an exchange of an application for as long as the returned place lives.
     pub(crate) fn enter(self: &Arc<Self>, application: ApplicationId, permit: OwnedSemaphorePermit) -> Place {
         let place = Place { in_flight: self.clone(), application, bytes: None, _permit: permit };
         place.change(|held| held.exchanges += 1);
@@ -99,7 +100,7 @@ impl InFlight {
     }
 }
 
-/// The room that an exchange takes, from its reservation until it is recorded.
+/// The room of one exchange, from its reservation until it is recorded.
 pub(crate) struct Place {
     in_flight: Arc<InFlight>,
     application: ApplicationId,
@@ -108,7 +109,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Notes how large the body is.
+    /// Sets the size of the body.
     pub(crate) fn weigh(&mut self, bytes: usize) {
         let bytes = bytes as u64;
         self.bytes = Some(bytes);
@@ -169,7 +170,7 @@ mod tests {
             places.push(take(&in_flight, GREEDY, 100));
         }
         assert_eq!(places.len(), 910);
-        assert_eq!(in_flight.allotment(64).others, 64, "others still find a batch of room");
+        assert_eq!(in_flight.allotment(64).others, 64, "others still have room for a batch");
         places.truncate(500);
         assert!(may_take_more(&in_flight, GREEDY));
     }
@@ -189,7 +190,7 @@ mod tests {
     fn somebody_who_holds_nothing_may_always_have_one_exchange() {
         let in_flight = Arc::new(InFlight::new(64, 1 << 20));
         let _places: Vec<_> = (0..4).map(|_| take(&in_flight, GREEDY, 512 * KIB)).collect();
-        assert_eq!(in_flight.allotment(60).named, [(GREEDY, 0)], "twice the room is in use");
+        assert_eq!(in_flight.allotment(60).named, [(GREEDY, 0)], "twice the limit is in use");
         assert_eq!(in_flight.allotment(60).others, 1);
     }
 
@@ -197,7 +198,7 @@ mod tests {
     fn who_holds_an_eighth_of_all_does_not_hold_little() {
         let in_flight = Arc::new(InFlight::new(64, 1 << 20));
         let small = ApplicationId(Uuid::from_u128(2));
-        assert!(!in_flight.holds_little(small), "nothing is under way");
+        assert!(!in_flight.holds_little(small), "nothing is in flight");
         let _places: Vec<_> = (0..8).map(|_| take(&in_flight, GREEDY, KIB)).collect();
         assert!(in_flight.holds_little(small));
         let _one = take(&in_flight, small, KIB);

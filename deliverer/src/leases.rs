@@ -1,5 +1,5 @@
-//! The leases that this deliverer has taken, and how much of each is still to be recorded. The record of its last
-//! delivery removes a lease; one of which something is never recorded is left to the sweep.
+//! Counts the unrecorded deliveries of each lease that this deliverer holds. Recording the last one removes the lease.
+//! If one is never recorded, the lease is left to the sweep.
 
 use std::collections::HashMap;
 
@@ -8,14 +8,14 @@ use postrider_domain::attempt::Recorded;
 use postrider_domain::ids::LeaseId;
 use postrider_secrets::claim::Claimed;
 
-/// Deliveries that are to be recorded, by lease.
+/// The number of deliveries that are still to be recorded, by lease.
 #[derive(Default)]
 pub(crate) struct Leases {
     unrecorded: Mutex<HashMap<LeaseId, usize>>,
 }
 
 impl Leases {
-    /// Notes what was claimed.
+    /// Adds claimed deliveries.
     pub(crate) fn taken(&self, claimed: &[Claimed]) {
         let mut unrecorded = self.unrecorded.lock();
         for claimed in claimed {
@@ -23,14 +23,14 @@ impl Leases {
         }
     }
 
-    /// The leases of which nothing is left once these are recorded.
+    /// Returns the leases that end once these results are recorded.
     pub(crate) fn ended_by(&self, results: &[&Recorded]) -> Vec<LeaseId> {
         let unrecorded = self.unrecorded.lock();
         let is_ended = |(lease, count): &(LeaseId, usize)| unrecorded.get(lease) == Some(count);
         counts(results.iter().copied()).into_iter().filter(is_ended).map(|(lease, _)| lease).collect()
     }
 
-    /// Notes what has been recorded.
+    /// Subtracts recorded deliveries.
     pub(crate) fn recorded<'a>(&self, results: impl Iterator<Item = &'a Recorded>) {
         let mut unrecorded = self.unrecorded.lock();
         for (lease, count) in counts(results) {
@@ -43,7 +43,7 @@ impl Leases {
         }
     }
 
-    /// Notes that something of a lease will never be recorded: it was given back, or cannot be.
+    /// Forgets a lease of which a delivery will never be recorded, because it was given back or cannot be recorded.
     pub(crate) fn abandon(&self, lease: LeaseId) {
         self.unrecorded.lock().remove(&lease);
     }
@@ -94,7 +94,7 @@ mod tests {
         assert_eq!(ended_by(&leases, &results(1, 4)), []);
         assert_eq!(ended_by(&leases, &[results(1, 4), results(2, 2)].concat()), [LeaseId(2)]);
         leases.recorded([results(1, 4), results(2, 2)].concat().iter());
-        assert_eq!(ended_by(&leases, &results(2, 2)), [], "it has ended");
+        assert_eq!(ended_by(&leases, &results(2, 2)), [], "the lease has ended");
         assert_eq!(ended_by(&leases, &results(1, 1)), [LeaseId(1)]);
         leases.recorded(results(1, 1).iter());
         assert!(leases.unrecorded.lock().is_empty());

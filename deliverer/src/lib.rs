@@ -1,4 +1,4 @@
-//! The deliverer: reserves ids, claims their deliveries, signs, sends, and records every attempt. It never
+//! The deliverer reserves ids, claims their deliveries, signs and sends webhooks, and records every attempt. It never
 //! decides who receives what, and holds neither a transaction nor a pooled connection while it sends.
 
 mod claim_loop;
@@ -48,31 +48,31 @@ use notes::{NoteWriter, Notes};
 use recorder::Recorder;
 use registration::{Registration, RegistrationError, Session};
 
-/// After a failure, nothing is tried for this long.
+/// Delay before a failed operation is tried again.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// The part of the health that PostgreSQL is.
+/// The health check for PostgreSQL.
 const POSTGRESQL: &str = "deliverer_postgresql";
 
-/// The tables that a deliverer cannot do without.
+/// Tables that a deliverer needs. The lock watch reports long locks on them.
 const TABLES: Tables = Tables {
     written: &["deliveries", "delivery_attempts", "leases", "outbox"],
     read: &["events", "endpoints", "endpoint_secrets", "replays"],
 };
 
-/// What ends a deliverer.
+/// Why a deliverer stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum DelivererError {
-    /// PostgreSQL, or its schema.
+    /// PostgreSQL refuses the role or the database, or its schema does not fit.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The address of Redis, or its certificates.
+    /// The address of Redis or its certificates are not usable.
     #[error(transparent)]
     Queue(#[from] QueueError),
-    /// The HTTP client: certificates, proxy or name servers.
+    /// The HTTP client could not be built: certificates, proxy or name servers.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// A defect in one of its tasks.
+    /// One of its tasks panicked.
     #[error("the deliverer cannot go on")]
     Task(#[from] TaskFailed),
 }
@@ -88,7 +88,7 @@ enum StepError {
     Registration(#[from] RegistrationError),
 }
 
-/// What the parts of a deliverer share.
+/// State that the tasks of a deliverer share.
 struct Deliverer {
     config: DelivererConfig,
     store: Store,
@@ -99,18 +99,18 @@ struct Deliverer {
     held: Held,
     leases: Leases,
     recorder: Recorder,
-    /// How endpoints fared lately.
+    /// How the latest attempts to each endpoint ended.
     condition: Condition,
-    /// What is to be noted of them.
+    /// Changes of endpoint state that wait to be written to PostgreSQL.
     notes: Notes,
-    /// What keeps webhooks from being sent, beside their receivers.
+    /// Faults on our side that keep webhooks from being sent.
     faults: Faults,
     in_flight: Arc<InFlight>,
     sending: TaskTracker,
 }
 
 impl Deliverer {
-    /// Notes that Redis did not do as it was asked.
+    /// Reports a failure of Redis.
     async fn redis_failed(&self, error: QueueError) {
         self.queue.forget_damage(&error).await;
         self.health.down("deliverer_redis", error);
@@ -122,7 +122,7 @@ impl Service for Deliverer {
 
     async fn failed(&self, error: StepError) {
         match error {
-            // A table is locked, which the health has a part for.
+            // A table is locked, which the lock watch reports.
             StepError::Store(error) if error.is_contention() => {}
             StepError::Store(error) => self.health.down(POSTGRESQL, error),
             StepError::Queue(error) => self.redis_failed(error).await,
@@ -131,13 +131,11 @@ impl Service for Deliverer {
     }
 }
 
-/// Runs a deliverer until `shutdown`; then it takes nothing new, finishes what is under way within the
-/// grace of its configuration, records it and gives back what was not sent. Outages of PostgreSQL and
-/// Redis are waited out.
+/// Runs a deliverer until `shutdown`. It then claims nothing new, finishes what is in flight within the configured
+/// grace period, records it, and gives back claims that were not sent. Waits out outages of PostgreSQL and Redis.
 ///
 /// # Errors
-/// At its start, when PostgreSQL does not fit or the configuration cannot be used; later, when one of its tasks has
-/// panicked.
+/// At start, if the database is not usable or the configuration is wrong; later, if one of its tasks panics.
 pub async fn run(
     config: DelivererConfig,
     health: Health,
@@ -183,7 +181,7 @@ pub async fn run(
     Ok(supervisor.outcome()?)
 }
 
-/// Starts what goes on until everything is recorded.
+/// Starts the tasks that run until everything is recorded.
 fn start_upkeep(supervisor: &Supervisor, deliverer: &Arc<Deliverer>) -> Tasks<Deliverer> {
     let mut tasks = Tasks::new(supervisor, deliverer);
     tasks.every("deliverer registration", registration::CADENCE, Session::default());
@@ -196,21 +194,22 @@ fn start_upkeep(supervisor: &Supervisor, deliverer: &Arc<Deliverer>) -> Tasks<De
     tasks
 }
 
-/// Waits for the end of what is being taken in, of what is under way, and for its records, no longer than the grace.
+/// Waits until the claim loop has stopped, every exchange has ended, and every attempt is recorded, but no longer than
+/// the grace period.
 async fn finish(deliverer: &Deliverer, claims: Tasks<Deliverer>, recording: AbortOnDropHandle<()>) {
     let finished = async {
-        // Between two batches.
+        // The loop stops between two batches.
         claims.finish().await;
         deliverer.sending.close();
         let in_flight = deliverer.sending.len();
         if in_flight > 0 {
-            tracing::info!(in_flight, "finishing what is under way");
+            tracing::info!(in_flight, "waiting for webhooks in flight");
         }
         deliverer.sending.wait().await;
         deliverer.recorder.close();
         let _ = recording.await;
     };
     if tokio::time::timeout(deliverer.config.stop_grace, finished).await.is_err() {
-        tracing::warn!("the grace is over; what is under way will be sent again");
+        tracing::warn!("the grace period is over; webhooks in flight will be sent again");
     }
 }

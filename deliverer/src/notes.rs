@@ -1,5 +1,5 @@
-//! What exchanges have told of their endpoints, on its way to PostgreSQL: breakers that were opened or closed, and
-//! receivers that want no more webhooks. Apart from the records, which wait for no lock on an endpoint.
+//! Writes to PostgreSQL what exchanges say about endpoints: breakers that opened or closed, and receivers that
+//! responded 410. This is separate from recording, which must not wait for a lock on an endpoint.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use tokio::sync::Notify;
 
 use crate::{Deliverer, StepError};
 
-/// What could not be noted, for a lock or an outage, is tried again after this.
+/// Delay before a note is tried again after a lock conflict or an outage.
 pub(crate) const CADENCE: Duration = Duration::from_secs(1);
 
-/// What is to be noted: the latest of each endpoint.
+/// Notes that wait to be written: the latest of each endpoint.
 #[derive(Default)]
 pub(crate) struct Notes {
     waiting: Mutex<Waiting>,
@@ -29,14 +29,14 @@ pub(crate) struct Notes {
 
 #[derive(Default)]
 struct Waiting {
-    /// With how the endpoint failed last.
+    /// The change, and the last error of the endpoint.
     breakers: HashMap<EndpointId, (BreakerChange, Option<String>)>,
-    /// The URL whose receiver is gone.
+    /// The URL that responded 410.
     gone: HashMap<EndpointId, StoredUrl>,
 }
 
 impl Waiting {
-    /// Adds what is older than the rest.
+    /// Adds notes that are older than those already present, and never replaces one.
     fn add_older(&mut self, older: Self) {
         for (endpoint, change) in older.breakers {
             self.breakers.entry(endpoint).or_insert(change);
@@ -52,12 +52,12 @@ impl Waiting {
 }
 
 impl Notes {
-    /// A breaker has changed.
+    /// Notes that a breaker opened or closed.
     pub(crate) fn breaker(&self, change: BreakerChange, reason: Option<String>) {
         self.change(|waiting| waiting.breakers.insert(endpoint_of(&change), (change, reason)));
     }
 
-    /// The receiver at this URL wants no more webhooks.
+    /// Notes that the receiver at this URL responded 410.
     pub(crate) fn gone(&self, endpoint: EndpointId, url: StoredUrl) {
         self.change(|waiting| waiting.gone.insert(endpoint, url));
     }
@@ -78,7 +78,7 @@ fn endpoint_of(change: &BreakerChange) -> EndpointId {
     }
 }
 
-/// Writes the notes when there are any.
+/// Writes notes as soon as there are any.
 pub(crate) struct NoteWriter;
 
 impl Step<Deliverer> for NoteWriter {
@@ -97,7 +97,7 @@ impl Step<Deliverer> for NoteWriter {
     }
 }
 
-/// Returns what is to be noted later.
+/// Writes notes. Returns those to try again later.
 async fn note(deliverer: &Deliverer, waiting: Waiting) -> Waiting {
     let Waiting { breakers, gone } = waiting;
     let mut left = Waiting::default();
@@ -125,11 +125,12 @@ async fn note(deliverer: &Deliverer, waiting: Waiting) -> Waiting {
     left
 }
 
-/// True where the same may be noted later. Anything else is left to the endpoint's next exchange, which tells it again.
+/// Returns true if the same note may succeed later. Any other error is logged, and the endpoint's next exchange makes
+/// the note again.
 fn passes(error: &StoreError, endpoint_id: EndpointId) -> bool {
     let passes = error.is_outage() || error.is_contention();
     if !passes {
-        tracing::warn!(%endpoint_id, %error, "the state of an endpoint could not be noted");
+        tracing::warn!(%endpoint_id, %error, "the state of an endpoint could not be written");
     }
     passes
 }

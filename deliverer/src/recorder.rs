@@ -1,7 +1,7 @@
-//! Records what was sent, in natural batches: while one statement is under way, the next batch gathers.
+//! Records attempts in natural batches: while one statement runs, the next batch gathers.
 //!
-//! Three things go on side by side, none of which waits for another: what has just ended is recorded, what could not
-//! be recorded is tried again, and of what is recorded the ids leave Redis.
+//! Three loops run concurrently, so that none waits for another: one records attempts that have just ended, one retries
+//! those that could not be recorded, and one removes the ids of recorded attempts from Redis.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -22,65 +22,66 @@ use tokio::sync::{mpsc, watch};
 use crate::in_flight::Place;
 use crate::{Deliverer, PAUSE, POSTGRESQL, metric};
 
-/// Attempts that are recorded in one statement.
+/// Maximum attempts recorded by one statement.
 const BATCH: usize = 128;
 
-/// What has waited for longer than this to be recorded is made known.
+/// The health check fails while an attempt has waited longer than this to be recorded.
 const NOTICEABLE: Duration = Duration::from_secs(5);
 
-/// An attempt that is over.
+/// An attempt that has ended.
 pub(crate) struct Finished {
     pub(crate) recorded: Recorded,
     pub(crate) endpoint_id: EndpointId,
-    /// `None` once its id has left Redis.
+    /// `None` once the id has left Redis.
     pub(crate) reservation: Option<Reservation>,
-    /// What it told of its endpoint.
+    /// What the attempt says about the endpoint.
     pub(crate) feedback: Feedback,
-    /// The receiver at this URL wants no more webhooks.
+    /// The URL, if its receiver responded 410 and wants no more webhooks.
     pub(crate) gone: Option<StoredUrl>,
-    /// Kept until it is recorded and its id has left Redis, so that what waits here is bounded too.
+    /// Held until the attempt is recorded and its id has left Redis, so that the number of waiting attempts is bounded
+    /// too.
     pub(crate) _place: Place,
 }
 
 impl Finished {
-    /// For how long it has been over.
+    /// Returns the time since the attempt ended.
     fn age(&self) -> Duration {
         self.recorded.began.elapsed().saturating_sub(self.recorded.exchange.duration)
     }
 }
 
-/// Where finished attempts are handed in.
+/// Takes finished attempts and passes them to [`run`].
 pub(crate) struct Recorder {
     sender: Mutex<Option<UnboundedSender<Finished>>>,
     is_flowing: watch::Sender<bool>,
 }
 
-/// A recorder, and what it is handed. The channel needs no bound: the permits are one.
+/// Returns a recorder and the receiving end of its channel. The channel is unbounded because permits bound it.
 pub(crate) fn channel() -> (Recorder, UnboundedReceiver<Finished>) {
     let (sender, receiver) = mpsc::unbounded_channel();
     (Recorder { sender: Mutex::new(Some(sender)), is_flowing: watch::Sender::new(true) }, receiver)
 }
 
 impl Recorder {
-    /// Hands an attempt in.
+    /// Submits an attempt for recording.
     pub(crate) fn submit(&self, finished: Finished) {
         if let Some(sender) = &*self.sender.lock() {
             let _ = sender.send(finished);
         }
     }
 
-    /// Waits while no records can be written.
+    /// Waits until records can be written.
     pub(crate) async fn flowing(&self) {
         let _ = self.is_flowing.subscribe().wait_for(|is_flowing| *is_flowing).await;
     }
 
-    /// Takes nothing more; [`run`] ends when all is recorded.
+    /// Stops taking attempts. [`run`] ends when all are recorded.
     pub(crate) fn close(&self) {
         self.sender.lock().take();
     }
 }
 
-/// Records until the recorder is closed and everything is written.
+/// Records attempts until the recorder is closed and everything is written.
 pub(crate) async fn run(deliverer: Arc<Deliverer>, receiver: UnboundedReceiver<Finished>) {
     let (set_aside, aside) = mpsc::unbounded_channel();
     let (written, done) = mpsc::unbounded_channel();
@@ -106,8 +107,8 @@ async fn record_what_ends(
     }
 }
 
-/// Tries again what could not be recorded: its row is locked, for the most part. No more of it is kept than a quarter
-/// of all permits: what is beyond that is left to the sweep, and sent again.
+/// Retries attempts that could not be recorded, usually because their row is locked. Keeps at most a quarter of all
+/// permits occupied: beyond that, the oldest are left to the sweep and sent again.
 async fn record_what_waits(
     deliverer: &Deliverer,
     mut aside: UnboundedReceiver<Finished>,
@@ -117,7 +118,7 @@ async fn record_what_waits(
     let mut waiting = Vec::new();
     while aside.recv_many(&mut waiting, most).await > 0 {
         while !waiting.is_empty() {
-            // Its endpoint can go on meanwhile: what is lost from here on is found by its lease.
+            // The endpoint can continue in the meantime. If an attempt is lost from here on, the sweep finds its lease.
             acknowledge(deliverer, &mut waiting).await;
             tokio::time::sleep(PAUSE).await;
             while let Ok(more) = aside.try_recv() {
@@ -133,7 +134,7 @@ async fn record_what_waits(
     }
 }
 
-/// Says what waits, where that lasts.
+/// Reports waiting attempts to the health check if they have waited for long.
 fn tell(deliverer: &Deliverer, waiting: &[Finished]) {
     metrics::gauge!(metric::RECORDS_WAITING).set(waiting.len() as f64);
     match waiting.iter().find(|finished| finished.age() > NOTICEABLE) {
@@ -156,7 +157,7 @@ async fn acknowledge_what_is_written(deliverer: &Deliverer, mut written: Unbound
     }
 }
 
-/// Takes ids out of Redis, and hands on what the exchanges have told of their endpoints.
+/// Removes ids from Redis, and passes on what the attempts say about their endpoints.
 async fn acknowledge(deliverer: &Deliverer, batch: &mut [Finished]) {
     let done = batch.iter().filter_map(|finished| Some((finished.reservation?, finished.feedback)));
     match deliverer.queue.acknowledge(done).await {
@@ -173,7 +174,7 @@ async fn acknowledge(deliverer: &Deliverer, batch: &mut [Finished]) {
     }
 }
 
-/// Hands on the breakers that this has opened or closed.
+/// Passes on the breakers that opened or closed.
 fn note(deliverer: &Deliverer, changes: Vec<BreakerChange>, told: &[Finished]) {
     for change in changes {
         let reason = match change {
@@ -187,8 +188,8 @@ fn note(deliverer: &Deliverer, changes: Vec<BreakerChange>, told: &[Finished]) {
     }
 }
 
-/// Writes what can be written, and waits while nothing can: in an outage, or while everything is locked. Returns what is
-/// to be tried again.
+/// Writes what can be written. Waits while nothing can be, during an outage or while everything is locked. Returns the
+/// attempts to retry.
 async fn write(
     deliverer: &Deliverer,
     batch: impl Iterator<Item = Finished>,
@@ -225,7 +226,7 @@ async fn write(
     left
 }
 
-/// Batches in none of which a delivery is twice.
+/// Splits attempts into batches so that no batch has a delivery twice.
 fn apart(batch: impl Iterator<Item = Finished>) -> Vec<Vec<Finished>> {
     let mut seen = HashSet::new();
     let (first, again): (Vec<_>, Vec<_>) =
@@ -235,8 +236,8 @@ fn apart(batch: impl Iterator<Item = Finished>) -> Vec<Vec<Finished>> {
     parts
 }
 
-/// An attempt that PostgreSQL refuses is recorded without its details, and where that is refused too its delivery goes
-/// on without it. Returned where none of that is to blame, so that it may be recorded later.
+/// Records an attempt that PostgreSQL refuses: without its details, and if that is refused too, only the new state of
+/// its delivery. Returns the attempt if the failure is temporary, so that it is retried later.
 async fn write_alone(
     deliverer: &Deliverer,
     mut finished: Finished,
@@ -257,7 +258,7 @@ async fn write_alone(
         match record(deliverer, std::slice::from_ref(&finished), with_attempt).await {
             Ok(locked) if locked.is_empty() => {
                 if !with_attempt {
-                    tracing::error!(%delivery_id, %error, "the attempt cannot be stored; its delivery goes on");
+                    tracing::error!(%delivery_id, %error, "attempt not stored; its delivery continues");
                     metrics::counter!(metric::ATTEMPTS_LOST).increment(1);
                 }
                 let _ = written.send(finished);
@@ -274,7 +275,7 @@ async fn write_alone(
     None
 }
 
-/// Leaves the delivery to the sweep.
+/// Gives up recording an attempt and leaves its delivery to the sweep.
 fn lose(deliverer: &Deliverer, lost: &Finished, error: &str) {
     let delivery_id = lost.recorded.delivery_id;
     tracing::error!(%delivery_id, error, "the attempt cannot be recorded; its delivery will be sent again");
@@ -285,7 +286,7 @@ fn lose(deliverer: &Deliverer, lost: &Finished, error: &str) {
     }
 }
 
-/// Records together. Returns the deliveries that are locked, of which nothing is recorded.
+/// Records attempts in one statement. Returns the deliveries that are locked, of which nothing was recorded.
 async fn record(
     deliverer: &Deliverer,
     part: &[Finished],
@@ -305,7 +306,7 @@ async fn record(
     Ok(locked)
 }
 
-/// Notes how long first attempts and successes were in coming, by the clock of PostgreSQL.
+/// Measures the delay of first attempts and of successes, by PostgreSQL's clock.
 fn measure<'a>(results: impl Iterator<Item = &'a Recorded>, moved: &[Moved]) {
     let ages: HashMap<_, _> = moved.iter().map(|moved| (moved.delivery_id, moved.age)).collect();
     for result in results {
@@ -320,7 +321,7 @@ fn measure<'a>(results: impl Iterator<Item = &'a Recorded>, moved: &[Moved]) {
     }
 }
 
-/// Leaves away what PostgreSQL may refuse of an attempt.
+/// Removes the details that PostgreSQL may refuse.
 fn strip(exchange: &mut Exchange, error: &StoreError) {
     *exchange = Exchange {
         error_class: exchange.error_class,

@@ -1,5 +1,5 @@
-//! Shows that this deliverer lives: a session that holds the advisory lock of its number. When the lock has been free
-//! for some seconds, its leases are swept.
+//! Shows that this deliverer is alive: a session holds the advisory lock of its number. When the lock has been free for
+//! some seconds, the leases of the deliverer are swept.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use tokio::time::timeout;
 
 use crate::{Deliverer, StepError};
 
-/// How often the session is asked whether it is still there, and how long it has to answer.
+/// Interval between checks of the session, and the timeout of each check.
 pub(crate) const CADENCE: Duration = Duration::from_secs(5);
 
-/// The number under which this deliverer is known to live, for as long as it does.
+/// The number of this deliverer, and whether its lock is held.
 pub(crate) struct Registration {
     database: DatabaseConfig,
     pub(crate) number: DelivererNumber,
@@ -27,7 +27,7 @@ impl Registration {
         Self { database, number: DelivererNumber::draw(), is_held: watch::Sender::new(false) }
     }
 
-    /// Waits until the deliverer is registered. What is claimed without that is swept soon.
+    /// Waits until the deliverer is registered. Leases claimed without registration would be swept soon.
     pub(crate) async fn held(&self) -> DelivererNumber {
         let mut is_held = self.is_held.subscribe();
         is_held.wait_for(|is_held| *is_held).await.expect("the sender lives as long as this");
@@ -46,12 +46,12 @@ pub(crate) enum RegistrationError {
     Lost,
 }
 
-/// The session that holds the lock, which is made again when it is lost.
+/// The session that holds the lock, opened again after it is lost.
 #[derive(Default)]
 pub(crate) struct Session(Option<Dedicated>);
 
 impl Step<Deliverer> for Session {
-    /// Registers, and asks the session for the time, to see whether it is still there.
+    /// Registers if necessary, and checks the session by reading PostgreSQL's clock.
     async fn run(&mut self, deliverer: &Arc<Deliverer>) -> Result<Next, StepError> {
         let session = match &self.0 {
             Some(session) => session,
@@ -64,7 +64,7 @@ impl Step<Deliverer> for Session {
         Ok(Next::Later)
     }
 
-    /// Returns when the session is lost.
+    /// Waits until the session is lost.
     async fn woken(&mut self, deliverer: &Arc<Deliverer>) -> Result<(), StepError> {
         if let Some(session) = &mut self.0 {
             while session.messages.recv().await.is_some() {}

@@ -1,4 +1,4 @@
-//! Makes the request of a webhook: body, signature and headers.
+//! Builds the request of a webhook: body, signature and headers.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -13,52 +13,52 @@ use url::Url;
 
 use crate::client::Post;
 
-/// What Postrider calls itself.
+/// The value of the `user-agent` header.
 pub(crate) const USER_AGENT: &str = concat!("Postrider/", env!("CARGO_PKG_VERSION"));
 
 /// A signed request.
 pub(crate) struct Outgoing {
     pub(crate) post: Post,
-    /// The headers as they are kept with the attempt.
+    /// The headers as stored with the attempt, as JSON.
     pub(crate) shown_headers: String,
 }
 
-/// One header of a request or an answer, as it is kept.
+/// One header of a request or response, as stored.
 #[derive(Serialize)]
 pub(crate) struct ShownHeader<'a> {
     pub(crate) name: &'a str,
     pub(crate) value: std::borrow::Cow<'a, str>,
 }
 
-/// The body: the same bytes for every endpoint and every attempt.
+/// Renders the body: the same bytes for every endpoint and every attempt.
 pub(crate) fn body(event: &EventContent) -> Bytes {
-    // Types and times need no escaping, and `data` is JSON already.
+    // Types and times need no escaping, and `data` is already JSON.
     let EventContent { event_type, timestamp, data } = event;
     format!(r#"{{"type":"{event_type}","timestamp":"{timestamp}","data":{data}}}"#).into()
 }
 
-/// Why there is no request.
+/// Why no request could be built.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Unsendable {
-    /// `unrenderable`: there never can be one. `internal`: not by this deliverer, as it is configured now.
+    /// `unrenderable` is permanent. `internal` depends on this deliverer's configuration.
     pub(crate) class: ErrorClass,
     pub(crate) reason: String,
 }
 
-/// What is stored cannot be made into a request.
+/// The stored data can never be made into a request.
 fn never(reason: impl Into<String>) -> Unsendable {
     Unsendable { class: ErrorClass::Unrenderable, reason: reason.into() }
 }
 
-/// A secret cannot be decrypted here: a master key is missing, which somebody can mend.
+/// A secret cannot be decrypted here because a master key is missing. An operator can add the key.
 fn not_here(reason: String) -> Unsendable {
     Unsendable { class: ErrorClass::Internal, reason }
 }
 
-/// Signs the body and assembles the request.
+/// Signs the body and builds the request.
 ///
 /// # Errors
-/// When what is stored cannot be made into a request.
+/// If the URL, a header or a secret cannot be used or decrypted.
 pub(crate) fn sign(
     claimed: &Claimed,
     keyring: &Keyring,
@@ -106,8 +106,7 @@ fn own_headers(claimed: &Claimed, keyring: &Keyring) -> Result<HeaderMap, Unsend
     Ok(headers)
 }
 
-/// Headers as a JSON array, with the values of sensitive ones left out and bytes that are no text
-/// replaced.
+/// Returns headers as a JSON array. Masks the values of sensitive headers, and replaces bytes that are not UTF-8.
 pub(crate) fn show<'a>(
     headers: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
     sensitive: &[String],

@@ -1,5 +1,5 @@
-//! Resolves names, asynchronously: the addresses of each family on their own, because one may come long
-//! before the other, or alone.
+//! Resolves names asynchronously. Each address family is looked up on its own, because one may arrive long before the
+//! other, or alone.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -14,42 +14,43 @@ use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use url::Host;
 
-/// How long one question to a name server may take, and how often it is asked again.
+/// Timeout of one query to a name server, and the number of retries.
 const TIMEOUT: Duration = Duration::from_secs(2);
 const ATTEMPTS: usize = 2;
 
-/// However long a name server says that an answer is good.
+/// Upper limit on the time for which an answer is cached, whatever its TTL.
 const MAX_TTL: Duration = Duration::from_secs(300);
 
-/// Why a name has no address of a family; where both families have none, the greater reason tells more.
+/// Why a name has no address of a family. Ordered by how much a reason tells: if both lookups fail, the greater one is
+/// reported.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub(crate) enum NameError {
-    /// The name exists.
+    /// The name exists, but has no address.
     #[error("the name has no address")]
     NoAddress,
-    /// Nobody knows.
+    /// No name server responded in time.
     #[error("the name servers do not answer")]
     Unanswered,
-    /// Nobody knows.
+    /// A name server responded with an error, or another error occurred.
     #[error("{0}")]
     Failed(String),
-    /// Nothing can be sent to any name server.
+    /// No query could be sent to any name server.
     #[error("the name servers cannot be asked: {0}")]
     Unasked(String),
-    /// NXDOMAIN.
+    /// The name does not exist (NXDOMAIN).
     #[error("the name does not exist")]
     Unknown,
 }
 
-/// What is looked up of one name, a family each.
+/// The lookups for one name, one per address family.
 pub(crate) type Lookups = FuturesUnordered<BoxFuture<'static, Result<Vec<IpAddr>, NameError>>>;
 
-/// Asks name servers, and remembers.
+/// Queries name servers and caches their answers.
 #[derive(Clone)]
 pub(crate) struct Resolver(TokioResolver);
 
 impl Resolver {
-    /// Asks these name servers, or the system's.
+    /// Creates a resolver for these name servers, or for the system's if there are none.
     ///
     /// # Errors
     /// If the system's configuration cannot be read.
@@ -92,11 +93,11 @@ impl Resolver {
     }
 }
 
-/// Takes labels as they are: the world has hosts whose names no host should have.
+/// Parses a name label by label, without the usual checks: hosts exist whose names break the rules for host names.
 fn parse(name: &str) -> Result<Name, NameError> {
     let labels = name.strip_suffix('.').unwrap_or(name).split('.').map(str::as_bytes);
     let mut parsed = Name::from_labels(labels).map_err(|error| NameError::Failed(error.to_string()))?;
-    // A name without a full stop at its end may be one of the search domains of the system.
+    // Without a trailing full stop, the search domains of the system apply.
     parsed.set_fqdn(name.ends_with('.'));
     Ok(parsed)
 }

@@ -1,4 +1,4 @@
-//! Claims of which nothing was sent: they are given back, or cancelled.
+//! Gives back or cancels claims for which nothing was sent.
 
 use postrider_domain::endpoint::Feedback;
 use postrider_domain::ids::{DeliveryId, LeaseId};
@@ -8,7 +8,7 @@ use postrider_store::{StoreError, expunge, record};
 
 use crate::{Deliverer, PAUSE, POSTGRESQL};
 
-/// A claim of which nothing was sent.
+/// A claim for which nothing was sent.
 pub(crate) struct Unsent {
     delivery_id: DeliveryId,
     lease_id: LeaseId,
@@ -16,18 +16,18 @@ pub(crate) struct Unsent {
 }
 
 impl Unsent {
-    /// The claim, and the reservation that it was made for.
+    /// Returns the unsent claim with the reservation that it was made for.
     pub(crate) fn of(claimed: &Claimed, reservation: Reservation) -> Self {
         Self { delivery_id: claimed.delivery_id, lease_id: claimed.lease_id, reservation }
     }
 }
 
-/// What to do while PostgreSQL does not answer, or a row is locked.
+/// What to do during an outage of PostgreSQL, or while a row is locked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outage {
-    /// Try again: a lease that is swept costs an attempt.
+    /// Retry, because a swept lease costs an attempt.
     Wait,
-    /// The deliverer stops: leave the lease to the sweep.
+    /// Leave the lease to the sweep, because the deliverer is stopping.
     LeaveToSweep,
 }
 
@@ -51,7 +51,7 @@ pub(crate) async fn give_back(deliverer: &Deliverer, unsent: &[Unsent], outage: 
     end(deliverer, unsent, given).await;
 }
 
-/// Cancels a delivery of an event whose payload was removed. Returns false if the event is missing for another reason.
+/// Cancels a delivery whose event was expunged. Returns false if the event is missing for another reason.
 pub(crate) async fn cancel_expunged(
     deliverer: &Deliverer,
     claimed: &Claimed,
@@ -65,7 +65,7 @@ pub(crate) async fn cancel_expunged(
     true
 }
 
-/// Ends claims that were given back or cancelled. If that failed, their leases are swept.
+/// Releases claims that were given back or cancelled. If that failed, their leases are swept.
 async fn end(deliverer: &Deliverer, unsent: &[Unsent], ended: Result<(), StoreError>) {
     match ended {
         Ok(()) => {

@@ -33,7 +33,7 @@ use refill::Refill;
 /// The health check for PostgreSQL.
 const POSTGRESQL: &str = "relay_postgresql";
 
-/// Tables that a relay needs: while one of them is locked, the relay is not ready.
+/// Tables that a relay needs. The lock watch reports long locks on them.
 const TABLES: Tables = Tables {
     written: &["outbox", "deliveries", "leases", "queue_epoch"],
     read: &["endpoints", "endpoint_health"],
@@ -42,7 +42,7 @@ const TABLES: Tables = Tables {
 /// Why a relay stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
-    /// PostgreSQL is not usable: wrong version or schema, or a configuration error.
+    /// PostgreSQL refuses the role or the database, or its schema does not fit.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The address of Redis or its certificates are not usable.

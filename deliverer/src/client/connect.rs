@@ -1,4 +1,4 @@
-//! From a URL to a connection: name, TCP, proxy, TLS.
+//! From a URL to a connection: name resolution, TCP, proxy, TLS.
 
 use std::time::Duration;
 
@@ -23,13 +23,13 @@ use super::{ClientError, Post};
 use crate::DelivererConfig;
 use crate::resolver::Resolver;
 
-/// Part of an endpoint's timeout: a receiver that is not there holds a permit no longer than this.
+/// Timeout of connecting, within the endpoint's timeout. It limits how long an unreachable receiver holds a permit.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Makes connections.
+/// Opens connections.
 pub(super) struct Connector {
     resolver: Resolver,
-    /// What the addresses of receivers must pass. The proxy's own is the operator's choice.
+    /// Decides which addresses of receivers may be dialled. It does not apply to the proxy, which the operator chose.
     guard: AddressGuard,
     tls: Tls,
     proxy: Option<Proxy>,
@@ -45,11 +45,11 @@ impl Connector {
         })
     }
 
-    /// The request as it is written on a connection to this URL.
+    /// Returns the request as written to a connection for this URL.
     pub(super) fn request(&self, post: &Post) -> Result<Request<Full<Bytes>>, Failure> {
         let unsendable = |_| Failure::new(ErrorClass::Unrenderable, "the URL cannot be sent");
         let url = &post.url;
-        // A proxy is told the whole URL, except where it only passes TLS on.
+        // A proxy gets the whole URL, unless it only tunnels TLS.
         let plain_proxy = self.plain_proxy(url.as_str());
         let from = if plain_proxy.is_some() { Position::BeforeScheme } else { Position::BeforePath };
         let uri: Uri = url[from..Position::AfterQuery].parse().map_err(|_| ()).map_err(unsendable)?;
@@ -68,17 +68,17 @@ impl Connector {
         Ok(request)
     }
 
-    /// The proxy, where it is sent the requests themselves.
+    /// Returns the proxy if requests to this URL are sent to it directly, without a tunnel.
     fn plain_proxy(&self, url: &str) -> Option<&Proxy> {
         self.proxy.as_ref().filter(|_| url.starts_with("http:"))
     }
 
-    /// Why an answer is not that of a receiver at this URL, but of the proxy.
+    /// Returns the failure if this response comes from the proxy instead of the receiver.
     pub(super) fn refusal(&self, url: &str, answer: &Response<Incoming>) -> Option<Failure> {
         self.plain_proxy(url)?.refusal(answer)
     }
 
-    /// Connects, before `deadline`.
+    /// Opens a connection before `deadline`.
     pub(super) async fn connect(&self, url: &Url, deadline: Deadline) -> Result<Connection, Failure> {
         let mut stream: Box<dyn Stream> = match &self.proxy {
             None => Box::new(self.dial(url, &self.guard, deadline).await?),
@@ -98,7 +98,7 @@ impl Connector {
         dial(self.resolver.look_up(&host), port, guard, deadline.or_after(CONNECT_TIMEOUT)).await
     }
 
-    /// A stream to the host of `url` by way of the proxy.
+    /// Opens a stream to the host of `url` through the proxy.
     async fn through(
         &self,
         proxy: &Proxy,

@@ -14,13 +14,13 @@ use tokio::sync::oneshot;
 use super::head::MAX_HEADERS;
 use super::watched::{Stream, Traffic, Watched};
 
-/// A connection may go on for so long after nobody wants it any more, to say goodbye.
+/// How long a connection may take to close after its last use.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// The most that waits in a connection to be read as HTTP. The heads that are passed on are smaller.
+/// Maximum bytes that hyper buffers to parse. The heads that we pass on are smaller.
 const MAX_BUFFERED: usize = 32 * 1024;
 
-/// Speaks HTTP/1.1 over a stream, and reads heads as leniently as curl and browsers do.
+/// Starts HTTP/1.1 on a stream. Heads are parsed as leniently as curl and browsers do.
 pub(super) async fn handshake(
     stream: Box<dyn Stream>,
     traffic: Arc<Traffic>,
@@ -49,7 +49,7 @@ impl Connection {
         let (wanted, unwanted) = oneshot::channel::<()>();
         tokio::spawn(async move {
             let mut connection = connection;
-            // How it ends is told to whoever waits for an answer.
+            // Errors of the connection reach the caller that waits for the response.
             tokio::select! {
                 _ = &mut connection => {}
                 _ = unwanted => drop(tokio::time::timeout(FAREWELL, connection).await),
@@ -58,7 +58,7 @@ impl Connection {
         Ok(Self { sender, traffic, _wanted: wanted })
     }
 
-    /// Sends a request, and waits for the head of its answer.
+    /// Sends a request and waits for the head of the response.
     pub(super) async fn send(
         &mut self,
         request: Request<Full<Bytes>>,
@@ -71,12 +71,12 @@ impl Connection {
         &self.traffic
     }
 
-    /// True when another request can be sent.
+    /// Returns true if another request can be sent now.
     pub(super) fn is_ready(&self) -> bool {
         self.sender.is_ready() && !self.has_failed()
     }
 
-    /// True when no request can be sent any more.
+    /// Returns true if no request can be sent any more.
     pub(super) fn has_failed(&self) -> bool {
         self.sender.is_closed() || self.traffic.is_last()
     }

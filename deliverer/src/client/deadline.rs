@@ -1,11 +1,11 @@
-//! When an exchange has to be over.
+//! When an exchange must be over.
 
 use std::fmt;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-/// A moment, and how long after its beginning that is.
+/// A point in time, and how long after the start of the exchange it is.
 #[derive(Clone, Copy)]
 pub(crate) struct Deadline {
     pub(crate) at: Instant,
@@ -13,23 +13,23 @@ pub(crate) struct Deadline {
 }
 
 impl Deadline {
-    /// From now.
+    /// Returns the deadline that is `after` from now.
     pub(crate) fn after(after: Duration) -> Self {
         Self { at: Instant::now() + after, after }
     }
 
-    /// This one, or one `after` from now, whichever is sooner.
+    /// Returns the earlier of this deadline and the one `after` from now.
     pub(crate) fn or_after(self, after: Duration) -> Self {
         let other = Self::after(after);
         if other.at < self.at { other } else { self }
     }
 
-    /// The output of a future, or `None` where it does not come in time.
+    /// Returns the output of a future, or `None` if it does not complete in time.
     pub(crate) async fn cap<F: Future>(self, future: F) -> Option<F::Output> {
         timeout_at(self.at, future).await.ok()
     }
 
-    /// What is said of an exchange that is not over by then.
+    /// Returns the error message for an exchange that missed the deadline.
     pub(crate) fn exceeded(self) -> String {
         format!("the exchange took longer than {self}")
     }

@@ -1,5 +1,5 @@
-//! From a name to a TCP connection, as RFC 8305 ("happy eyeballs") wants it: addresses are dialled one after
-//! the other, each while those before it are still being waited for, and the first that accepts is taken.
+//! From a name to a TCP connection, by RFC 8305 ("happy eyeballs"): addresses are dialled one after the other without
+//! waiting for the earlier ones to fail, and the first connection that succeeds is used.
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,16 +17,16 @@ use super::deadline::Deadline;
 use super::failure::{Failure, is_shortage};
 use crate::resolver::{Lookups, NameError};
 
-/// How long IPv6 addresses are waited for, once there are some of IPv4.
+/// How long to wait for IPv6 addresses once there are IPv4 addresses.
 const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 
-/// How long an address is dialled alone.
+/// Delay before the next address is dialled.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// The most addresses of a name that are dialled.
+/// Maximum addresses of a name that are dialled.
 const MAX_ADDRESSES: usize = 32;
 
-/// Dials what `lookups` find and `guard` passes.
+/// Dials the addresses that `lookups` return and `guard` allows.
 pub(super) async fn dial(
     mut lookups: Lookups,
     port: u16,
@@ -77,7 +77,7 @@ async fn connect(address: IpAddr, port: u16) -> Result<TcpStream, Unconnected> {
     connected.map_err(|error| Unconnected { is_shortage: is_shortage(&error, address.is_ipv6()), error })
 }
 
-/// Why an address was not connected to.
+/// Why connecting to an address failed.
 struct Unconnected {
     error: io::Error,
     is_shortage: bool,
@@ -95,7 +95,7 @@ fn too_late(dialled: usize, deadline: Deadline) -> Failure {
     Failure::new(ErrorClass::Dns, format!("the name cannot be resolved: {reason}"))
 }
 
-/// Addresses that have not been dialled.
+/// Addresses that have not been dialled yet.
 #[derive(Default)]
 struct Candidates {
     v6: VecDeque<IpAddr>,
@@ -104,7 +104,7 @@ struct Candidates {
 }
 
 impl Candidates {
-    /// Adds those that may be dialled. Returns one that may not, if there is any.
+    /// Adds the addresses that may be dialled. Returns one that may not, if there is one.
     fn add(&mut self, addresses: Vec<IpAddr>, guard: &AddressGuard) -> Option<RefusedAddress> {
         let mut refused = None;
         for address in addresses {
@@ -121,7 +121,7 @@ impl Candidates {
         self.dialled == MAX_ADDRESSES || (self.v6.is_empty() && self.v4.is_empty())
     }
 
-    /// One of each family in turn, IPv6 first.
+    /// Returns the next address, alternating between families, IPv6 first.
     fn next(&mut self) -> Option<IpAddr> {
         let (first, second) = match self.dialled % 2 {
             0 => (&mut self.v6, &mut self.v4),
@@ -133,13 +133,13 @@ impl Candidates {
     }
 }
 
-/// What went wrong, where nothing is left to try.
+/// What went wrong, reported once nothing is left to try.
 #[derive(Default)]
 struct Trouble {
     resolving: Option<NameError>,
     refused: Option<RefusedAddress>,
     connecting: Option<io::Error>,
-    /// This machine lacks something, so that not everything was tried.
+    /// This machine ran out of a resource, so not every address was tried.
     shortage: Option<io::Error>,
 }
 
@@ -151,7 +151,7 @@ impl Trouble {
 }
 
 impl From<Trouble> for Failure {
-    /// The furthest that it came to.
+    /// Reports the failure of the furthest stage that was reached.
     fn from(trouble: Trouble) -> Self {
         match trouble {
             Trouble { shortage: Some(error), .. } => Self::of_sockets(error),

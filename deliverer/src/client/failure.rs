@@ -1,4 +1,4 @@
-//! Why there is no answer.
+//! Why there is no response.
 
 use std::error::Error;
 use std::fmt::Display;
@@ -9,21 +9,21 @@ use postrider_domain::delivery::ErrorClass;
 use rustix::io::Errno;
 use rustls::{AlertDescription, CertificateError};
 
-/// Where an exchange failed, and how: in a sentence without the URL, which may hold a receiver's secrets.
+/// Where and how an exchange failed. The message never contains the URL, which may hold a receiver's secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {
     pub(crate) class: ErrorClass,
     pub(crate) message: String,
-    /// The status of an answer of which no more than the beginning has come.
+    /// The status, if the head of a response began to arrive.
     pub(crate) status: Option<u16>,
-    /// The receiver has no part in it, and nothing was sent to it.
+    /// Set if the fault is on our side and nothing was sent to the receiver.
     pub(crate) fault: Option<Fault>,
 }
 
-/// A fault of the deliverer's own, or of the proxy that everything goes through.
+/// A fault of this deliverer, or of the egress proxy that all webhooks go through.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Fault {
-    /// The part of the deliverer's health that is down by it.
+    /// The health check that fails because of it.
     pub(crate) part: &'static str,
     pub(crate) reason: String,
 }
@@ -33,17 +33,17 @@ impl Failure {
         Self { class, message: message.into(), status: None, fault: None }
     }
 
-    /// This machine has no more of what every connection needs.
+    /// This machine has run out of a resource that every connection needs.
     pub(super) fn of_sockets(error: impl Display) -> Self {
         Self::of_fault("deliverer_sockets", format!("no connection can be made: {error}"))
     }
 
-    /// No name server can be asked.
+    /// No name server can be queried.
     pub(super) fn of_name_servers(error: impl Display) -> Self {
         Self::of_fault("deliverer_name_servers", error.to_string())
     }
 
-    /// Nothing gets past the proxy.
+    /// The egress proxy lets nothing through.
     pub(super) fn of_egress_proxy(reason: impl Display) -> Self {
         Self::of_fault("deliverer_egress_proxy", format!("the egress proxy {reason}"))
     }
@@ -53,7 +53,7 @@ impl Failure {
         Self { fault: Some(Fault { part, reason }), ..Self::new(ErrorClass::Internal, message) }
     }
 
-    /// A TLS handshake failed.
+    /// The TLS handshake failed.
     pub(super) fn of_handshake(error: &io::Error) -> Self {
         let message = match tls_cause(error) {
             Some(cause) => format!("the TLS handshake failed: {cause}{}", advice(cause)),
@@ -62,8 +62,8 @@ impl Failure {
         Self::new(ErrorClass::Tls, message)
     }
 
-    /// An exchange broke on a connection that had been made. A receiver may end TLS after the handshake,
-    /// because it wants a certificate of the client.
+    /// An exchange failed on an established connection. A receiver that wants a client certificate may end TLS after
+    /// the handshake.
     pub(super) fn of_http(error: &hyper::Error) -> Self {
         let root = root(error);
         if let Some(cause) = root.downcast_ref().and_then(tls_cause) {
@@ -79,7 +79,7 @@ impl From<RefusedAddress> for Failure {
     }
 }
 
-/// What an error comes from in the end.
+/// Returns the root cause of an error.
 pub(crate) fn root<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
     let mut root = error;
     while let Some(source) = root.source() {
@@ -88,8 +88,8 @@ pub(crate) fn root<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'st
     root
 }
 
-/// True where an error says that this machine lacks something: descriptors, memory or ports. IPv6 addresses are said to be
-/// unavailable where there is no IPv6 either.
+/// Returns true if this machine has run out of descriptors, memory or ports. For IPv6, "address not available" does not
+/// count: a machine without IPv6 reports it too.
 pub(super) fn is_shortage(error: &io::Error, is_ipv6: bool) -> bool {
     match Errno::from_io_error(error) {
         Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS) => true,
@@ -102,7 +102,7 @@ pub(super) fn tls_cause(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
-/// What rustls leaves unsaid.
+/// Returns advice on a TLS error that rustls does not give.
 fn advice(cause: &rustls::Error) -> &'static str {
     match cause {
         rustls::Error::AlertReceived(
@@ -113,7 +113,7 @@ fn advice(cause: &rustls::Error) -> &'static str {
         | rustls::Error::PeerIncompatible(_) => {
             "; the receiver and Postrider may have no TLS version, cipher suite or curve in common"
         }
-        // An error of the verifier, which rustls does not name.
+        // An error of the verifier for which rustls has no variant.
         rustls::Error::InvalidCertificate(CertificateError::Other(other))
             if format!("{other:?}").contains("CaUsedAsEndEntity") =>
         {

@@ -1,32 +1,32 @@
-//! Reads the heads of answers before hyper does, so that no head costs more memory or time than is allowed, and none is
-//! lost for a detail that does not matter.
+//! Reads response heads before hyper does, so that no head costs more memory or time than allowed, and no response is
+//! lost because of a detail that does not matter.
 //!
-//! - Informational answers (1xx) are counted and left out: hyper would read them for ever.
-//! - Header lines are passed on while there is room for them. Those that say where the body ends have room of their own.
-//! - The status line is written anew: without its reason, in which any byte may stand, and as HTTP/1.1, in which a body
-//!   may be chunked.
+//! - Informational responses (1xx) are counted and dropped: hyper would read them forever.
+//! - Header lines are passed on while there is room for them. Headers that affect framing have room of their own.
+//! - The status line is rewritten: without its reason phrase, which may contain any byte, and as HTTP/1.1, which allows
+//!   a chunked body.
 
 use std::io::Write as _;
 
-/// Bytes that may be read before the head of an answer ends, informational answers included.
+/// Maximum bytes read until the head of the response ends, including informational responses.
 const MAX_HEAD: usize = 400 * 1024;
 
-/// The most informational answers before the one that counts.
+/// Maximum informational responses before the final one.
 const MAX_INFORMATIONAL: usize = 64;
 
-/// As much of the header lines of an answer is kept.
+/// Maximum bytes of header lines that are kept.
 const ROOM: usize = 16 * 1024;
 
-/// As much is kept besides of those in [`FRAMING`].
+/// Additional bytes for headers listed in [`FRAMING`].
 const ROOM_FOR_FRAMING: usize = 2 * 1024;
 
-/// What a line takes of the room besides its bytes, as a parsed header weighs more than its text.
+/// Bytes that each line costs in addition to its text, because a parsed header takes more memory than its text.
 const LINE_OVERHEAD: usize = 64;
 
-/// The most lines for which there is room.
+/// Maximum number of header lines, which follows from the limits above.
 pub(super) const MAX_HEADERS: usize = (ROOM + ROOM_FOR_FRAMING) / LINE_OVERHEAD;
 
-/// Headers without which an answer would mean something else.
+/// Headers without which the response would have a different meaning.
 const FRAMING: [&str; 4] = ["content-length", "transfer-encoding", "connection", "retry-after"];
 
 /// Why a head is not read to its end.
@@ -38,33 +38,33 @@ pub(super) enum HeadError {
     TooManyInformational,
 }
 
-/// The head of one answer, as far as it was read.
+/// The head of one response, as far as it has been read.
 #[derive(Debug)]
 pub(super) struct Head {
     at: At,
-    /// What there is of a line whose end has not come.
+    /// The beginning of a line that is not complete yet.
     line: Vec<u8>,
     read: usize,
     informational: usize,
     room: usize,
     room_for_framing: usize,
-    /// The latest header line was passed on, so what continues it is too.
+    /// Whether the latest header line was passed on, so that its continuation lines are too.
     is_passing: bool,
     status: Option<StatusLine>,
 }
 
-/// What comes next.
+/// What is read next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum At {
     StatusLine,
-    /// A line of an informational answer.
+    /// A line of an informational response.
     Informational,
     Header,
-    /// The body, or something that is no HTTP: hyper's affair.
+    /// The body, or something that is not HTTP: hyper deals with it.
     Body,
 }
 
-/// What the first line of an answer says.
+/// A parsed status line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct StatusLine {
     pub(super) code: u16,
@@ -88,17 +88,17 @@ impl Default for Head {
 }
 
 impl Head {
-    /// True when what comes now is not of the head.
+    /// Returns true once the head has ended.
     pub(super) fn is_over(&self) -> bool {
         self.at == At::Body
     }
 
-    /// The first line of the answer that counts, once it has come.
+    /// Returns the status line of the final response, once it has arrived.
     pub(super) fn status(&self) -> Option<StatusLine> {
         self.status
     }
 
-    /// Reads what has come, and appends to `passed` what hyper is to read of it.
+    /// Reads bytes of the response, and appends to `passed` what hyper should read.
     pub(super) fn read(&mut self, mut bytes: &[u8], passed: &mut Vec<u8>) -> Result<(), HeadError> {
         while !self.is_over() && !bytes.is_empty() {
             let end = bytes.iter().position(|&byte| byte == b'\n').map_or(bytes.len(), |newline| newline + 1);
@@ -108,7 +108,7 @@ impl Head {
             if self.read > MAX_HEAD {
                 return Err(HeadError::TooLong);
             }
-            // For a longer line there is no room anyway.
+            // A longer line would not fit anyway.
             let missing = ROOM.saturating_sub(self.line.len()).min(piece.len());
             self.line.extend_from_slice(&piece[..missing]);
             if piece.ends_with(b"\n") {
@@ -131,7 +131,7 @@ impl Head {
         let text = line.strip_suffix(b"\n").unwrap_or(line);
         let text = text.strip_suffix(b"\r").unwrap_or(text);
         match self.at {
-            // Some servers send an empty line before an answer.
+            // Some servers send an empty line before a response.
             At::StatusLine if text.is_empty() => {}
             At::StatusLine => match StatusLine::parse(text) {
                 None => {
@@ -146,7 +146,7 @@ impl Head {
                     self.at = At::Informational;
                 }
                 Some(status) => {
-                    write!(passed, "HTTP/1.1 {}\r\n", status.code).expect("a Vec takes everything");
+                    write!(passed, "HTTP/1.1 {}\r\n", status.code).expect("writing to a Vec cannot fail");
                     self.status = Some(status);
                     self.at = At::Header;
                 }
@@ -172,7 +172,7 @@ impl Head {
         self.at = At::Body;
     }
 
-    /// True where a header line is to be passed on, and then the room is taken.
+    /// Returns true if a header line is to be passed on, and reserves its room.
     fn takes(&mut self, line: &[u8]) -> bool {
         let continues = line.starts_with(b" ") || line.starts_with(b"\t");
         if (continues && !self.is_passing) || declares_more_than_there_is(line) {
@@ -186,7 +186,7 @@ impl Head {
 }
 
 impl StatusLine {
-    /// Reads `HTTP/1.x` and a number of three digits; what follows that does not matter.
+    /// Parses `HTTP/1.x` and a three-digit status. Ignores the rest of the line.
     fn parse(text: &[u8]) -> Option<Self> {
         let (version, rest) = text.split_at_checked(8)?;
         let minor = version.strip_prefix(b"HTTP/1.")?.first().filter(|byte| byte.is_ascii_digit())? - b'0';
@@ -199,7 +199,7 @@ impl StatusLine {
         (digits == 3 && code >= 100).then_some(Self { code, minor })
     }
 
-    /// Another answer follows. After 101 none does.
+    /// Returns true if another response follows. After 101 none does.
     fn is_informational(self) -> bool {
         self.code < 200 && self.code != 101
     }
@@ -220,7 +220,8 @@ fn is_framing(line: &[u8]) -> bool {
         .is_some_and(|(name, _)| FRAMING.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes())))
 }
 
-/// A length of more than 63 bits is no length: the body ends with the connection, as for curl.
+/// Returns true for a content length of more than 63 bits. It is ignored, as by curl: the body ends with the
+/// connection.
 fn declares_more_than_there_is(line: &[u8]) -> bool {
     field(line).is_some_and(|(name, value)| {
         let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
@@ -235,7 +236,7 @@ mod tests {
 
     use super::*;
 
-    /// What is passed on of an answer that comes in pieces of so many bytes.
+    /// Returns what is passed on of a response that arrives in pieces of this size.
     fn passed(answer: &[u8], piece: usize) -> Result<Vec<u8>, HeadError> {
         let (mut head, mut passed) = (Head::default(), Vec::new());
         for piece in answer.chunks(piece) {
@@ -274,7 +275,7 @@ mod tests {
         {
             assert_eq!(text(answer), answer);
         }
-        assert_eq!(text("HTTP/1.1 2"), "", "that may become something");
+        assert_eq!(text("HTTP/1.1 2"), "", "this may become a status line");
     }
 
     #[test]
@@ -300,7 +301,7 @@ mod tests {
         }
         assert!(passed.len() < ROOM + 100, "{}", passed.len());
         assert!(passed.ends_with(b"\r\nContent-Length: 2\r\n\r\nok"));
-        assert_eq!(head.line.capacity(), 0, "nothing is kept of it here");
+        assert_eq!(head.line.capacity(), 0, "the buffer is freed");
     }
 
     proptest! {

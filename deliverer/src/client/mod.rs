@@ -1,8 +1,8 @@
-//! The HTTP client that all webhooks are sent with: a request, an answer, and nothing else. It follows no
-//! redirect, uses no proxy but the configured one, and dials no address that the guard refuses.
+//! The HTTP client that sends all webhooks. It sends one request and reads one response. It follows no redirects, uses
+//! only the configured proxy, and dials no address that the guard refuses.
 //!
-//! It is built on hyper's connections, because what counts here is what general clients hide: where an
-//! exchange failed, whether a connection was used before, and whether a byte of an answer has come.
+//! It uses hyper's connections directly, because general clients hide what matters here: at which stage an exchange
+//! failed, whether a connection was used before, and whether any byte of a response arrived.
 
 mod connect;
 mod connection;
@@ -34,13 +34,13 @@ pub(crate) use deadline::Deadline;
 pub(crate) use failure::{Failure, Fault, root};
 use pool::Pool;
 
-/// The client, with the connections that wait to be used again.
+/// The client, with its pool of idle connections.
 pub(crate) struct Client {
     connector: Connector,
     pool: Arc<Pool>,
 }
 
-/// Why there is no client.
+/// Why the client could not be built.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// There are no trusted certificates.
@@ -52,36 +52,36 @@ pub enum ClientError {
     /// The URL of the proxy cannot be used.
     #[error("POSTRIDER_EGRESS_PROXY (--egress-proxy): give an http:// or https:// URL")]
     Proxy,
-    /// The system's name servers are not known.
+    /// The system's name servers cannot be read.
     #[error("the system's name servers cannot be read, set POSTRIDER_DNS_SERVERS: {0}")]
     NameServers(#[from] NetError),
 }
 
-/// How often connections are looked for that have waited for too long.
+/// Interval between searches for connections that have been idle for too long.
 pub(crate) const SWEEP_CADENCE: Duration = Duration::from_secs(1);
 
-/// Closes those connections.
+/// Closes connections that have been idle for too long.
 pub(crate) async fn sweep(deliverer: Arc<Deliverer>) -> Result<Next, StepError> {
     deliverer.client.pool.sweep();
     Ok(Next::Later)
 }
 
-/// What is sent: a POST.
+/// The POST request to send.
 pub(crate) struct Post {
     pub(crate) url: Url,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
 
-/// What came of a request.
+/// The result of a request.
 pub(crate) struct Sent {
-    /// The request was sent on a connection that had been used before and broke before a byte of an answer
-    /// came, and then once more on a fresh one.
+    /// Whether the request was sent a second time, on a new connection: the first was a reused connection, which broke
+    /// before any byte of a response arrived.
     pub(crate) resent: bool,
     pub(crate) answer: Result<Responded, Failure>,
 }
 
-/// An answer, of which the head has arrived.
+/// A response whose head has arrived.
 pub(crate) struct Responded {
     response: Response<Incoming>,
     connection: Connection,
@@ -93,16 +93,15 @@ impl Client {
     /// Builds the client.
     ///
     /// # Errors
-    /// If certificates, proxy or name servers cannot be used.
+    /// If the certificates, the proxy or the name servers cannot be used.
     pub(crate) fn new(config: &DelivererConfig) -> Result<Self, ClientError> {
         Ok(Self { connector: Connector::new(config)?, pool: Arc::new(Pool::new(config.concurrency)) })
     }
 
-    /// Sends, and waits for the head of the answer, all before `deadline`.
+    /// Sends a request and waits for the head of the response, all before `deadline`.
     ///
-    /// A receiver may close an idle connection at the moment it is used again. So where a connection breaks
-    /// that has been used before, and not a byte of an answer has come, the request is sent once more, on a
-    /// fresh connection.
+    /// A receiver may close an idle connection at the moment it is used again. So if a reused connection breaks before
+    /// any byte of a response arrives, the request is sent once more on a new connection.
     pub(crate) async fn send(&self, post: Post, deadline: Deadline) -> Sent {
         let mut resent = false;
         let request = match self.connector.request(&post) {
@@ -146,12 +145,12 @@ impl Client {
     }
 }
 
-/// A connection on which there was no answer.
+/// A connection on which no response arrived.
 struct Broken {
     failure: Failure,
-    /// It broke, and not a byte of an answer had come.
+    /// Whether the connection broke before any byte of a response arrived.
     was_silent: bool,
-    /// Some of the request was written.
+    /// Whether any of the request was written.
     was_sent: bool,
 }
 
@@ -172,8 +171,9 @@ impl Responded {
         self.response.headers()
     }
 
-    /// Reads up to `limit` bytes of the body into `body`. True: there is more, which is left unread, or cannot be
-    /// read because of how it is framed. A connection whose answer was read to its end is kept for the next request.
+    /// Reads up to `limit` bytes of the body into `body`. Returns true if there is more, which is left unread, or which
+    /// cannot be read because its framing is invalid. If the response was read to its end, the connection is kept for
+    /// the next request.
     pub(crate) async fn read(mut self, limit: usize, body: &mut Vec<u8>) -> Result<bool, hyper::Error> {
         while let Some(frame) = self.response.frame().await {
             let frame = match frame {
@@ -192,7 +192,7 @@ impl Responded {
     }
 }
 
-/// True where a body did not break off, and yet what comes is no chunk.
+/// Returns true if a body did not break off, but its chunks are malformed.
 fn is_oddly_framed(error: &hyper::Error) -> bool {
     use std::io::ErrorKind::{InvalidData, InvalidInput};
     let cause: Option<&std::io::Error> = root(error).downcast_ref();

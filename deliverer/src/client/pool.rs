@@ -1,4 +1,4 @@
-//! Connections that wait for another request to the same origin.
+//! Idle connections, kept for the next request to the same origin.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -7,20 +7,20 @@ use parking_lot::Mutex;
 
 use super::connection::Connection;
 
-/// Common servers close a connection that has been idle for five seconds.
+/// How long a connection may be idle. Common servers close connections that have been idle for five seconds.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// The most connections that wait for one origin.
+/// Maximum idle connections per origin.
 const MAX_PER_ORIGIN: usize = 256;
 
-/// What connections of one client wait in.
+/// The idle connections of one client.
 pub(super) struct Pool {
     waiting: Mutex<Waiting>,
-    /// The most connections that wait, in all.
+    /// Maximum idle connections in total.
     limit: usize,
 }
 
-/// Connections by scheme, host and port, those that were used last at the end.
+/// Connections by scheme, host and port, with the most recently used at the end.
 #[derive(Default)]
 struct Waiting {
     by_origin: HashMap<Box<str>, Vec<Idle>>,
@@ -39,12 +39,12 @@ impl Idle {
 }
 
 impl Pool {
-    /// A pool of up to `limit` connections.
+    /// Creates a pool of up to `limit` connections.
     pub(super) fn new(limit: usize) -> Self {
         Self { waiting: Mutex::default(), limit }
     }
 
-    /// The connection that was used last and can be used now.
+    /// Takes the most recently used connection that is ready.
     pub(super) fn take(&self, origin: &str) -> Option<Connection> {
         let mut waiting = self.waiting.lock();
         let idle = waiting.by_origin.get_mut(origin)?;
@@ -54,7 +54,7 @@ impl Pool {
         Some(connection)
     }
 
-    /// Keeps a connection whose latest answer was read to its end, where there is room.
+    /// Keeps a connection whose latest response was read to its end, if there is room.
     pub(super) fn put(&self, origin: Box<str>, connection: Connection) {
         let mut waiting = self.waiting.lock();
         if connection.has_failed() || waiting.count >= self.limit {
@@ -67,7 +67,7 @@ impl Pool {
         }
     }
 
-    /// Closes connections that have waited for too long.
+    /// Closes connections that have been idle for too long.
     pub(super) fn sweep(&self) {
         let mut waiting = self.waiting.lock();
         waiting.by_origin.retain(|_, idle| {

@@ -1,4 +1,4 @@
-//! The proxy that webhooks go through, where the operator has set one.
+//! The egress proxy, if the operator has set one.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -21,16 +21,16 @@ use super::failure::{Failure, root};
 use super::watched::Stream;
 use super::{ClientError, connection};
 
-/// Where something got past the proxy so lately, it is not the proxy that refuses the rest.
+/// If a request got through the proxy within this time, a later refusal is not the proxy's fault.
 const LATELY: Duration = Duration::from_secs(2);
 
 /// An HTTP proxy.
 pub(super) struct Proxy {
     pub(super) url: Url,
     pub(super) authorization: Option<HeaderValue>,
-    /// Passes every address: the proxy is wherever the operator has put it.
+    /// Allows every address: the operator decides where the proxy is.
     pub(super) guard: AddressGuard,
-    /// When something got past it last.
+    /// When a request last got through.
     passed: Mutex<Option<Instant>>,
 }
 
@@ -48,7 +48,7 @@ impl Proxy {
         })
     }
 
-    /// Has the proxy connect `stream` with the host of `url`.
+    /// Asks the proxy to connect `stream` to the host of `url`.
     pub(super) async fn tunnel(
         &self,
         stream: Box<dyn Stream>,
@@ -62,12 +62,12 @@ impl Proxy {
             }
             Some(Ok(Err(refusal))) => Err(self.refused(&refusal)),
             Some(Err(error)) => Err(self.failed(format_args!("failed: {}", root(&error)))),
-            // It may wait for the receiver.
+            // The proxy may be waiting for the receiver.
             None => Err(of_receiver(format_args!("did not answer within {deadline}"))),
         }
     }
 
-    /// Why the answer to a request that the proxy was sent is its own, and not the receiver's.
+    /// Returns the failure if this response to a request comes from the proxy itself and not from the receiver.
     pub(super) fn refusal(&self, answer: &Response<Incoming>) -> Option<Failure> {
         if answer.status() != StatusCode::PROXY_AUTHENTICATION_REQUIRED {
             self.note_passed();
@@ -76,8 +76,8 @@ impl Proxy {
         Some(self.refused(answer)).filter(|failure| failure.fault.is_some())
     }
 
-    /// By most answers a proxy says that it cannot or may not reach a host. By two it may also say that it is not well, or
-    /// wants other credentials.
+    /// Classifies a refusal by the proxy. Most statuses mean that it cannot or may not reach a host. Two statuses may
+    /// also mean that the proxy itself fails, or that it wants other credentials.
     fn refused(&self, refusal: &Response<Incoming>) -> Failure {
         let reason = format!("answered {}", refusal.status());
         match refusal.status() {
@@ -90,7 +90,7 @@ impl Proxy {
         }
     }
 
-    /// It is the proxy that fails, unless others get past it.
+    /// Blames the proxy, unless other requests got through it lately.
     fn failed(&self, reason: impl Display) -> Failure {
         if self.has_passed_lately() { of_receiver(reason) } else { Failure::of_egress_proxy(reason) }
     }
@@ -126,12 +126,12 @@ impl Proxy {
     }
 }
 
-/// The proxy cannot reach the receiver, or may not.
+/// The proxy cannot or may not reach the receiver.
 fn of_receiver(reason: impl Display) -> Failure {
     Failure::new(ErrorClass::Connect, format!("the egress proxy {reason}"))
 }
 
-/// True where an answer says that it is about the host: as Squid and Smokescreen do, or after RFC 9209.
+/// Returns true if the headers say that the error concerns the host, as Squid and Smokescreen do, or by RFC 9209.
 fn names_receiver(headers: &HeaderMap) -> bool {
     let says = |name: &str, signs: &[&str]| {
         let value = headers.get(name).and_then(|value| value.to_str().ok());
@@ -142,7 +142,7 @@ fn names_receiver(headers: &HeaderMap) -> bool {
         || headers.contains_key("x-smokescreen-error")
 }
 
-/// What `user:password@` in a URL stands for.
+/// Returns the `Proxy-Authorization` header for `user:password@` in a URL.
 fn authorization(url: &Url) -> Option<HeaderValue> {
     if url.username().is_empty() && url.password().is_none() {
         return None;

@@ -13,7 +13,7 @@ use super::deadline::Deadline;
 use super::failure::Failure;
 use super::watched::Stream;
 
-/// Verifies receivers by the system's certificates, and by those of `POSTRIDER_EXTRA_CA_FILE`.
+/// Verifies receivers with the system's certificates and those in `POSTRIDER_EXTRA_CA_FILE`.
 pub(super) struct Tls(TlsConnector);
 
 impl Tls {
@@ -27,7 +27,7 @@ impl Tls {
         Ok(Self(TlsConnector::from(Arc::new(config))))
     }
 
-    /// TLS over `stream` with the host of `url`.
+    /// Starts TLS over `stream` with the host of `url`.
     pub(super) async fn wrap(
         &self,
         url: &Url,

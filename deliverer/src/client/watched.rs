@@ -1,4 +1,4 @@
-//! The byte stream of a connection, between the socket or TLS and hyper.
+//! The byte stream of a connection, between hyper and TLS or the socket.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -12,29 +12,29 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::failure::tls_cause;
 use super::head::Head;
 
-/// The most that is read at once. A task may read no more than 128 times before others have their turn (tokio's budget),
-/// so this bounds both the memory of a connection and how long it can hold a thread.
+/// Maximum bytes per read. Tokio's budget lets a task read at most 128 times before it yields, so this bounds the
+/// memory of a connection and the time for which it can occupy a thread.
 const READ: usize = 4 * 1024;
 
-/// A byte stream: TCP, or TLS over it.
+/// A byte stream: TCP, or TLS over TCP.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-/// What went over a connection since the latest request began.
+/// What passed over a connection since the latest request began.
 #[derive(Default)]
 pub(super) struct Traffic {
-    /// The head of another answer is to be read.
+    /// Set when the head of another response is to be read.
     begins: AtomicBool,
     sent: AtomicBool,
     received: AtomicBool,
-    /// The status of the answer that counts, once its first line has come; 0: it has not.
+    /// The status of the final response once its first line has arrived, otherwise 0.
     status: AtomicU16,
-    /// Nothing more can be sent after this answer: writing has failed, or it is one of HTTP/1.0.
+    /// Nothing more can be sent after this response: writing failed, or the response is HTTP/1.0.
     is_last: AtomicBool,
 }
 
 impl Traffic {
-    /// Another request begins.
+    /// Resets the state for the next request.
     pub(super) fn begin(&self) {
         self.sent.store(false, Relaxed);
         self.received.store(false, Relaxed);
@@ -59,14 +59,15 @@ impl Traffic {
     }
 }
 
-/// Notes what goes over a stream, passes heads on as hyper can read them, and reads on where others would give up.
+/// Observes a stream, rewrites response heads so that hyper can read them, and tolerates ends that other clients treat
+/// as errors.
 pub(super) struct Watched {
     stream: Box<dyn Stream>,
     traffic: Arc<Traffic>,
     head: Head,
-    /// What was read of the stream, and not yet by hyper.
+    /// Bytes read from the stream that hyper has not read yet.
     passed: Vec<u8>,
-    /// How the stream has ended, where that is to be told after what came before.
+    /// How the stream ended. Reported after the bytes that came before.
     ended: Option<io::Error>,
 }
 
@@ -75,15 +76,15 @@ impl Watched {
         Self { stream, traffic, head: Head::default(), passed: Vec::new(), ended: None }
     }
 
-    /// Where an answer has begun, its end is an end however it comes: by a reset, without `close_notify`, as in HTTP/1.0,
-    /// or by something that is no TLS. Whether it may end there is for HTTP to say: a body with a length, or in chunks,
-    /// may not.
+    /// Reads from the stream. Once a response has begun, any end of the stream counts as a normal end: a reset, a
+    /// missing `close_notify` (common with HTTP/1.0), or bytes that are not TLS. HTTP framing then decides whether the
+    /// response is complete: a body with a length or in chunks may not end early.
     fn poll_stream(&mut self, cx: &mut Context<'_>, piece: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut read = match self.ended.take() {
             Some(error) => Err(error),
             None => ready!(Pin::new(&mut self.stream).poll_read(cx, piece)),
         };
-        // What was decrypted before that is still there.
+        // Bytes that were decrypted before the error can still be read.
         if read.as_ref().is_err_and(|error| tls_cause(error).is_some())
             && matches!(Pin::new(&mut self.stream).poll_read(cx, piece), Poll::Ready(Ok(())))
             && !piece.filled().is_empty()
@@ -99,7 +100,7 @@ impl Watched {
         })
     }
 
-    /// Reads what has come of a head.
+    /// Reads bytes that belong to the head.
     fn read_head(&mut self, piece: &[u8]) -> io::Result<()> {
         let read = self.head.read(piece, &mut self.passed);
         if let Some(status) = self.head.status() {
@@ -109,8 +110,8 @@ impl Watched {
         read.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 
-    /// A receiver may answer and close before it has read the request. So a failure to write is no failure
-    /// yet: reading tells whether there is an answer.
+    /// Handles a failed write. A receiver may respond and close before it has read the whole request, so a failed write
+    /// is not an error yet: reading shows whether there is a response.
     fn written(&self, length: usize, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         self.traffic.sent.store(true, Relaxed);
         Poll::Ready(Ok(ready!(written).unwrap_or_else(|_| {
