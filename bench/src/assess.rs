@@ -1,4 +1,4 @@
-//! From the ledger to figures.
+//! Computes figures from the ledger.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use crate::report::{LaneReport, PhaseReport, ProcessReport, RateReport};
 use crate::roster::{BENCH, Usage};
 use crate::window;
 
-/// The window of the promise that rate limits are.
+/// The window over which a rate limit is promised.
 const RATE_WINDOW: Duration = Duration::from_secs(10);
 
-/// What is added up over the events of one lane.
+/// Sums over the events of one lane.
 struct Tally {
     accepted: u64,
     delivered: u64,
@@ -29,7 +29,7 @@ struct Tally {
     total: Latencies,
 }
 
-/// Assesses a phase.
+/// Computes the results of a phase.
 pub(crate) fn assess(
     ledger: &Ledger,
     plan: &Plan,
@@ -144,8 +144,8 @@ impl Tally {
     }
 }
 
-/// When deliveries were taken since counting began; those of events of the warm-up too, for they are part of
-/// the work that was done in that time.
+/// Returns when deliveries got a 2xx response since counting began. Includes those of warm-up events, because they are
+/// part of the work done in that time.
 fn taken_since(ledger: &Ledger, plan: &Plan, measured: &Measured) -> Vec<Nanos> {
     let events = ledger.events(measured.all.clone()).filter(|event| plan.lanes[event.lane].behaviour.takes());
     events
@@ -179,7 +179,7 @@ fn processes(
     after.iter().map(report).collect()
 }
 
-/// How the limit of a lane was kept, by the endpoint that departs from it most.
+/// Returns how well the rate limit of a lane was kept, for the endpoint that deviates most.
 fn rate(ledger: &Ledger, plan: &Plan, number: usize, measured: &Measured) -> Option<RateReport> {
     let lane = &plan.lanes[number];
     let limit = lane.rate_limit?;
@@ -208,7 +208,7 @@ fn rate_of(times: &mut [Nanos], limit: u32) -> Option<RateReport> {
     })
 }
 
-/// How long after a fault everything that had been accepted before its end was delivered.
+/// Reports how long after a fault every event accepted before its end was delivered.
 fn catch_up(ledger: &Ledger, plan: &Plan, fault: &Suffered, measured: &Measured) -> FaultReport {
     let before = |event: &Event| event.accepted.is_some_and(|accepted| accepted <= fault.ended);
     let caught_up = ledger
@@ -224,7 +224,7 @@ fn catch_up(ledger: &Ledger, plan: &Plan, fault: &Suffered, measured: &Measured)
     }
 }
 
-/// `None` where one of them is unknown.
+/// Returns the sum, or `None` if the usage of one process is unknown.
 fn sum_of_cpu(processes: &[ProcessReport], counts: impl Fn(&str) -> bool) -> Option<f64> {
     let counted = processes.iter().filter(|process| counts(&process.name));
     counted.map(|process| process.cpu_ms_per_delivery).sum()
@@ -240,12 +240,12 @@ mod tests {
 
     #[test]
     fn a_limit_that_is_kept_is_one_both_ways() {
-        // 50 a second for 20 seconds.
+        // 50 per second for 20 seconds.
         let mut times: Vec<Nanos> = (0..1_000).map(|n| 1 + n * 20_000_000).collect();
         let report = rate_of(&mut times, 50).expect("a report");
         assert!((report.most_in_ten_seconds - 1.0).abs() < 0.01, "{report:?}");
         assert!((report.average - 1.0).abs() < 0.01, "{report:?}");
-        // A burst shows, wherever it is.
+        // A burst is found wherever it is.
         times.extend((0..100).map(|n| 5_000_000_000 + n));
         let report = rate_of(&mut times, 50).expect("a report");
         assert!(report.most_in_ten_seconds > 1.15, "{report:?}");

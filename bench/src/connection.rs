@@ -1,4 +1,4 @@
-//! One kept-alive connection to the API, as cheap as it can be: the bench shares its machine with what it
+//! One persistent connection to the API. It is as cheap as possible, because the bench shares its machine with what it
 //! measures.
 
 use std::sync::Arc;
@@ -15,11 +15,11 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use tower_service::Service as _;
 use url::Url;
 
-/// How long an answer may take.
+/// How long a response may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// Where and as whom events are posted.
+/// Where events are posted, and with which credential.
 pub(crate) struct Target {
     root: Uri,
     host: HeaderValue,
@@ -29,13 +29,13 @@ pub(crate) struct Target {
     batch_path: Uri,
 }
 
-/// What is posted.
+/// The request to post.
 pub(crate) enum Post {
     Event { idempotency_key: HeaderValue, body: Bytes },
     Batch { body: Bytes },
 }
 
-/// What came back.
+/// The response.
 pub(crate) struct RawResponse {
     pub(crate) status: StatusCode,
     pub(crate) retry_after: Option<Duration>,
@@ -85,7 +85,7 @@ impl Target {
     }
 }
 
-/// Connects when it must, and again after a failure.
+/// A connection that opens itself when necessary, and again after a failure.
 pub(crate) struct Connection {
     target: Arc<Target>,
     sender: Option<SendRequest<Full<Bytes>>>,
@@ -99,7 +99,7 @@ impl Connection {
     /// Posts once.
     ///
     /// # Errors
-    /// When no answer came. Whether the event was taken in is then unknown.
+    /// If no response arrived. It is then unknown whether the event was accepted.
     pub(crate) async fn post(&mut self, post: &Post) -> anyhow::Result<RawResponse> {
         let exchange = tokio::time::timeout(TIMEOUT, self.exchange(post)).await;
         let answer = exchange.unwrap_or_else(|_| bail!("no response within {} s", TIMEOUT.as_secs()));
@@ -128,7 +128,7 @@ impl Connection {
         let stream =
             connecting.map_err(|error| anyhow::anyhow!(error)).context("cannot connect to the API")?;
         let (sender, connection) = handshake(stream).await?;
-        // Its failure is the failure of the request on it.
+        // If the connection fails, the request on it fails too.
         tokio::spawn(connection);
         Ok(sender)
     }

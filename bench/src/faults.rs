@@ -1,4 +1,4 @@
-//! Harm that is done to a private installation while it works.
+//! Causes faults in a private installation under load.
 
 use anyhow::Context as _;
 use serde::Serialize;
@@ -8,28 +8,27 @@ use crate::ledger::{Ledger, Nanos};
 use crate::options::{Fault, Options};
 use crate::private::Private;
 
-/// One fault, by the clock of the ledger.
+/// One fault, with times of the ledger's clock.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Suffered {
     pub(crate) fault: Fault,
     pub(crate) began: Nanos,
-    /// When all was ready again.
+    /// When everything was ready again.
     pub(crate) ended: Nanos,
 }
 
-/// The same, for people.
+/// The effect of one fault.
 #[derive(Debug, Clone, Serialize)]
 pub struct FaultReport {
-    /// As the command line names it.
+    /// Its name on the command line.
     pub fault: &'static str,
-    /// Until all was ready again.
+    /// Time until everything was ready again.
     pub down_seconds: f64,
-    /// From then until everything that had been accepted before was delivered; `None` where something never
-    /// was.
+    /// Time from then until every event accepted before was delivered; `None` if one never was.
     pub caught_up_seconds: Option<f64>,
 }
 
-/// Inflicts one after another until `stop`; the last is undone before this returns.
+/// Causes one fault after another until `stop`. Repairs the last one before it returns.
 pub(crate) async fn inflict(
     private: &mut Private,
     options: &Options,

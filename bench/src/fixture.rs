@@ -1,4 +1,4 @@
-//! The applications and endpoints of a run: made before it, removed after it, or named where they cannot be.
+//! The applications and endpoints of a run. They are created before it and removed after it, or named if removal fails.
 
 use anyhow::{Context as _, bail};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -14,21 +14,21 @@ use crate::options::Options;
 use crate::plan::{Behaviour, Lane, Plan, Spread};
 use postrider_api_client::{ApiClient, As};
 
-/// Endpoints that are made or removed side by side.
+/// Endpoints that are created or removed concurrently.
 const SIDE_BY_SIDE: usize = 8;
-/// The most that the contract allows.
+/// The API's maximum for an endpoint's concurrency limit.
 const CONCURRENCY_LIMIT: u32 = 1_000;
-/// Enough that a share of failures never ends as a dead letter.
+/// Enough attempts that random failures never lead to a dead letter.
 const MAX_ATTEMPTS: u32 = 20;
-/// Nobody listens there.
+/// A port on which nothing listens.
 const CLOSED_PORT: u16 = 1;
 
-/// What was made.
+/// The applications and endpoints of a run.
 pub(crate) struct Fixture {
-    /// Tells this run's webhooks from those of another.
+    /// Distinguishes this run's webhooks from those of another run.
     pub(crate) run: String,
     pub(crate) applications: Vec<Application>,
-    /// By the number in their URL.
+    /// In the order of the numbers in their URLs.
     pub(crate) endpoints: Vec<Endpoint>,
 }
 
@@ -38,13 +38,13 @@ pub(crate) struct Application {
     is_ours: bool,
 }
 
-/// An endpoint, as the receiver sees it.
+/// An endpoint, as the receiver knows it.
 #[derive(Clone)]
 pub(crate) struct Endpoint {
     pub(crate) id: String,
     pub(crate) secret: Secret,
     pub(crate) behaviour: Behaviour,
-    /// Which of an event's deliveries comes here.
+    /// The position of this endpoint among the deliveries of an event.
     pub(crate) position: usize,
 }
 
@@ -65,7 +65,7 @@ struct Existing {
     is_active: bool,
 }
 
-/// The type of the events of a lane, or of those for one of its endpoints.
+/// Returns the event type of a lane, or of one of its endpoints if they are served in turn.
 pub(crate) fn event_type(run: &str, lane: usize, spread: Spread, endpoint: usize) -> String {
     match spread {
         Spread::All => format!("bench_{run}.lane_{lane}"),
@@ -74,8 +74,8 @@ pub(crate) fn event_type(run: &str, lane: usize, spread: Spread, endpoint: usize
 }
 
 impl Fixture {
-    /// Makes what the plan needs; `receiver` is how the installation reaches the receiver. What was made
-    /// before something failed is removed again.
+    /// Creates what the plan needs. `receiver` is the URL by which the installation reaches the receiver. If something
+    /// fails, removes what was created before.
     pub(crate) async fn make(
         installation: &Installation,
         options: &Options,
@@ -119,7 +119,7 @@ impl Fixture {
             let first = self.endpoints.len();
             let applications = &self.applications;
             let run = &self.run;
-            // Not cut off in the middle of one, which then could not be removed.
+            // An interrupt does not cut off a request: an endpoint whose id is unknown could not be removed.
             let made: Vec<_> = stream::iter(0..lane.endpoints)
                 .take_while(|_| std::future::ready(!shutdown.is_cancelled()))
                 .map(|index| async move {
@@ -139,7 +139,7 @@ impl Fixture {
         Ok(())
     }
 
-    /// Removes what was made, and says what it could not remove.
+    /// Removes what was created, and returns descriptions of what could not be removed.
     pub(crate) async fn remove(self, client: &ApiClient) -> Vec<String> {
         let mut left_behind = Vec::new();
         for application in self.applications.iter().filter(|application| application.is_ours) {
@@ -169,7 +169,7 @@ impl Fixture {
     }
 }
 
-/// Endpoints that are there already would receive what is posted.
+/// Fails if the application has endpoints, because they would receive the events of the bench.
 async fn check_is_empty(client: &ApiClient, application: &Application) -> anyhow::Result<()> {
     let path = format!("v1/applications/{}/endpoints", application.id);
     let existing = client.list::<Existing>(&path, As::Key(&application.api_key)).await?;

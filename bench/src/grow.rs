@@ -1,4 +1,4 @@
-//! An installation that has grown: stored deliveries and a backlog, made in SQL.
+//! Creates the rows of an installation that has grown: stored deliveries and a backlog, by SQL.
 
 use std::time::Duration;
 
@@ -14,23 +14,23 @@ use crate::fixture::Fixture;
 use crate::options::Options;
 use crate::payload;
 
-/// Rows of one statement.
+/// Rows per statement.
 const STEP: u64 = 10_000;
-/// Over how long the stored events are spread: nearly all that is kept by default.
+/// Period over which stored events are spread: almost the default retention.
 const STORED_SPAN: Duration = Duration::from_secs(28 * 86_400);
-/// And the backlog, which no endpoint is allowed to have for longer.
+/// Period over which the backlog is spread.
 const BACKLOG_SPAN: Duration = Duration::from_secs(86_400);
 
-/// How much there is to be.
+/// How many rows to create.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Growth {
-    /// Deliveries that succeeded.
+    /// Deliveries that have succeeded.
     pub(crate) stored: u64,
-    /// Deliveries that wait, all of them for the endpoint of the last lane.
+    /// Open deliveries, all for the endpoint of the last lane.
     pub(crate) backlog: u64,
 }
 
-/// Makes the rows. Ends early after `shutdown`.
+/// Creates the rows. Stops early after `shutdown`.
 pub(crate) async fn grow(
     database_url: &str,
     options: &Options,
@@ -67,7 +67,7 @@ pub(crate) async fn grow(
     let bar = ProgressBar::new(growth.stored + growth.backlog);
     let style = ProgressStyle::with_template("making rows {wide_bar} {pos}/{len}  {per_sec}  {eta}");
     bar.set_style(style.expect("the template is valid"));
-    // A key is used once, so the backlog goes on where the stored ones end.
+    // Idempotency keys are unique, so the numbers of the backlog continue those of the stored events.
     let parts = [(Kind::Delivered, 0, growth.stored), (Kind::Backlog, growth.stored, growth.backlog)];
     for (kind, first, count) in parts {
         let stock = stock(kind, first + count);

@@ -1,4 +1,4 @@
-//! What is measured: an installation that was named, or a private one.
+//! The installation to measure: a given one or a private one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::private::Private;
 use crate::roster::{BENCH, POSTGRES, REDIS, Roster};
 use postrider_api_client::ApiClient;
 
-/// How long a given installation may take to say that it is ready.
+/// How long a given installation may take to become ready.
 const READY_DEADLINE: Duration = Duration::from_secs(10);
 
 /// An installation that is ready.
@@ -24,7 +24,7 @@ pub(crate) struct Installation {
 }
 
 impl Installation {
-    /// Starts one, or waits until the given one is ready.
+    /// Starts a private installation, or waits until the given one is ready.
     pub(crate) async fn open(options: &Options) -> anyhow::Result<Self> {
         let roster = Arc::new(Roster::default());
         roster.runs(BENCH, std::process::id());
@@ -50,7 +50,7 @@ impl Installation {
         Ok(Self { api: api.clone(), client, metrics, roster, private: None })
     }
 
-    /// Ends what was started.
+    /// Stops what was started.
     pub(crate) async fn close(self) -> anyhow::Result<()> {
         match self.private {
             Some(private) => private.stop().await,

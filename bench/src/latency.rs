@@ -1,25 +1,25 @@
-//! Latencies in short.
+//! Summaries of latencies.
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::ledger::Nanos;
 
-/// Recorded in microseconds, to three digits, up to an hour.
+/// A histogram in microseconds, with three significant digits, up to an hour.
 pub(crate) struct Latencies(Histogram<u64>);
 
-/// What people look at, in milliseconds.
+/// A summary, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Latency {
-    /// How many were measured.
+    /// Number of measurements.
     pub count: u64,
-    /// Half were no slower.
+    /// The median.
     pub p50_ms: f64,
-    /// 95 % were no slower.
+    /// The 95th percentile.
     pub p95_ms: f64,
-    /// 99 % were no slower.
+    /// The 99th percentile.
     pub p99_ms: f64,
-    /// The slowest.
+    /// The maximum.
     pub max_ms: f64,
 }
 
@@ -30,12 +30,12 @@ impl Latencies {
         Self(Histogram::new_with_bounds(1, LONGEST_MICROS, 3).expect("the bounds are in order"))
     }
 
-    /// Records the time between two moments; none where the later came first.
+    /// Records the time between two moments, or 0 if `to` is before `from`.
     pub(crate) fn record(&mut self, from: Nanos, to: Nanos) {
         self.0.saturating_record(to.saturating_sub(from) / 1_000);
     }
 
-    /// `None` where nothing was measured.
+    /// Returns the summary, or `None` if nothing was measured.
     pub(crate) fn summary(&self) -> Option<Latency> {
         let ms = |micros: u64| micros as f64 / 1_000.0;
         (!self.0.is_empty()).then(|| Latency {
@@ -59,7 +59,7 @@ mod tests {
         for ms in 1..=100 {
             latencies.record(0, ms * 1_000_000);
         }
-        // A webhook that overtook its 202.
+        // A webhook that arrived before the 202 response.
         latencies.record(5_000, 1_000);
         let latency = latencies.summary().expect("a summary");
         assert_eq!(latency.count, 101);

@@ -1,5 +1,5 @@
-//! What became of every event. Producers and the receiver write to it side by side, without locks; it is
-//! read when all is over, so that counting costs the measured next to nothing.
+//! Records what happened to every event. Producers and the receiver write to it concurrently without locks. It is
+//! evaluated after the phase, so that recording costs the measured system almost nothing.
 
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -7,20 +7,20 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 use std::time::Instant;
 
-/// Slots that are allocated at once.
+/// Slots per allocation.
 const SEGMENT: usize = 1 << 14;
 
-/// Nanoseconds since the ledger was opened, never zero: zero is "not yet". One clock for everything.
+/// Nanoseconds since the ledger was created, on one clock for all. Never 0, which means "not yet".
 pub(crate) type Nanos = u64;
 
-/// A slot for every event, and for each of its deliveries.
+/// A slot for every event and each of its deliveries.
 pub(crate) struct Ledger {
     opened: Instant,
-    /// Deliveries that an event can have.
+    /// Maximum deliveries per event.
     fan_out: usize,
     segments: Box<[OnceLock<Segment>]>,
     next: AtomicU64,
-    /// Deliveries of accepted events, and those that arrived, where they are to arrive.
+    /// Deliveries of accepted events that should arrive, and how many of them did.
     expected: AtomicU64,
     delivered: AtomicU64,
     accepted: AtomicU64,
@@ -46,42 +46,42 @@ struct DeliverySlot {
     duplicates: AtomicU32,
 }
 
-/// An event, as it ended.
+/// The final state of an event.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Event {
     pub(crate) number: u64,
     pub(crate) lane: usize,
-    /// When it was to be sent.
+    /// When it should have been sent.
     pub(crate) intended: Nanos,
-    /// When the 202 came.
+    /// When the 202 response arrived.
     pub(crate) accepted: Option<Nanos>,
 }
 
-/// A delivery, as it ended.
+/// The final state of a delivery.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Delivery {
-    /// When its first attempt arrived.
+    /// When the first attempt arrived.
     pub(crate) arrived: Option<Nanos>,
-    /// When an attempt was answered 2xx.
+    /// When an attempt first got a 2xx response.
     pub(crate) taken: Option<Nanos>,
     pub(crate) arrivals: u32,
-    /// Arrivals after it had been taken.
+    /// Arrivals after that.
     pub(crate) duplicates: u32,
 }
 
-/// What is known so far.
+/// The counts so far.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Totals {
-    /// Events that got their 202.
+    /// Events that got a 202 response.
     pub(crate) accepted: u64,
-    /// Deliveries that these are to make.
+    /// Deliveries expected for these events.
     pub(crate) expected: u64,
-    /// Deliveries that were taken.
+    /// Deliveries that got a 2xx response.
     pub(crate) delivered: u64,
 }
 
 impl Ledger {
-    /// For at most `events` events of at most `fan_out` deliveries each.
+    /// Creates a ledger for at most `events` events with at most `fan_out` deliveries each.
     pub(crate) fn new(events: u64, fan_out: usize) -> Self {
         let segments = (events as usize).div_ceil(SEGMENT);
         Self {
@@ -99,12 +99,12 @@ impl Ledger {
         self.opened.elapsed().as_nanos() as Nanos + 1
     }
 
-    /// The number that the next event will have.
+    /// Returns the number of the next event.
     pub(crate) fn next(&self) -> u64 {
         self.next.load(Relaxed)
     }
 
-    /// Opens a slot; `None` when all are taken.
+    /// Opens a slot for an event and returns its number, or `None` if no slot is left.
     pub(crate) fn begin(&self, lane: usize, intended: Nanos) -> Option<u64> {
         let number = self.next.fetch_add(1, Relaxed);
         let Some(segment) = self.segments.get(number as usize / SEGMENT) else {
@@ -121,7 +121,7 @@ impl Ledger {
         Some(number)
     }
 
-    /// The event got its 202. `deliveries` are to arrive for it.
+    /// Notes that an event got its 202 response, and that `deliveries` should arrive for it.
     pub(crate) fn accepted(&self, number: u64, deliveries: usize) {
         let now = self.now();
         if let Some(slot) = self.event_slot(number) {
@@ -131,7 +131,7 @@ impl Ledger {
         }
     }
 
-    /// An attempt arrived. Answers which one it is, counted from 1; `None` for an event that never was.
+    /// Notes that an attempt arrived. Returns its number, counted from 1, or `None` if there is no such event.
     pub(crate) fn arrived(&self, number: u64, position: usize, at: Nanos) -> Option<u32> {
         let slot = self.delivery_slot(number, position)?;
         let attempt = slot.arrivals.fetch_add(1, Relaxed) + 1;
@@ -144,7 +144,7 @@ impl Ledger {
         Some(attempt)
     }
 
-    /// An attempt that arrived at `at` is answered 2xx.
+    /// Notes that the attempt that arrived at `at` gets a 2xx response.
     pub(crate) fn taken(&self, number: u64, position: usize, at: Nanos) {
         let Some(slot) = self.delivery_slot(number, position) else { return };
         if slot.taken.compare_exchange(0, at, Relaxed, Relaxed).is_ok() {
@@ -152,7 +152,7 @@ impl Ledger {
         }
     }
 
-    /// True once the delivery was taken.
+    /// Returns true if the delivery got a 2xx response.
     pub(crate) fn is_taken(&self, number: u64, position: usize) -> bool {
         self.delivery_slot(number, position).is_some_and(|slot| slot.taken.load(Relaxed) != 0)
     }
@@ -165,7 +165,7 @@ impl Ledger {
         }
     }
 
-    /// The events of those numbers.
+    /// Returns the events with these numbers.
     pub(crate) fn events(&self, numbers: Range<u64>) -> impl Iterator<Item = Event> {
         numbers.filter_map(|number| {
             let slot = self.event_slot(number)?;
@@ -178,7 +178,7 @@ impl Ledger {
         })
     }
 
-    /// The first `fan_out` deliveries of an event.
+    /// Returns the first `fan_out` deliveries of an event.
     pub(crate) fn deliveries(&self, number: u64, fan_out: usize) -> impl Iterator<Item = Delivery> {
         (0..fan_out).filter_map(move |position| {
             let slot = self.delivery_slot(number, position)?;

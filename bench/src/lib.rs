@@ -1,5 +1,5 @@
-//! `postrider bench`: producers and a receiver in one process and on one clock, against an installation that
-//! was named or a private one.
+//! `postrider bench` runs producers and a receiver in one process, with one clock, against a given or a private
+//! installation.
 
 mod assess;
 mod connection;
@@ -58,15 +58,15 @@ use receiver::Receiver;
 use statements::Statements;
 use tenants::Attack;
 
-/// Where a load has no end of its own, a slot is kept for so many events in a second.
+/// Ledger slots per second of a load that has no limit on events.
 const MOST_PER_SECOND: u64 = 50_000;
-/// What a rate limit may let through in ten seconds, and what it must on average.
+/// Bounds on a rate limit, relative to the limit: the maximum within any ten seconds, and the minimum on average.
 const RATE_BOUNDS: (f64, f64) = (1.05, 0.95);
 
-/// Runs a scenario until it is over, or until `shutdown`, and removes what it has made.
+/// Runs a scenario until it ends or until `shutdown`, and removes what it created.
 ///
 /// # Errors
-/// When it could not be run. What was found amiss is in the report.
+/// If the scenario could not be run. Failures that the scenario found are in the report.
 pub async fn run(options: &Options, shutdown: CancellationToken) -> anyhow::Result<Report> {
     check(options)?;
     let started_at = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
@@ -82,14 +82,14 @@ pub async fn run(options: &Options, shutdown: CancellationToken) -> anyhow::Resu
     Ok(report(options, started_at, found))
 }
 
-/// What a run brings home.
+/// The results of a run.
 #[derive(Default)]
 struct Found {
     phases: Vec<PhaseReport>,
     left_behind: Vec<String>,
 }
 
-/// Each has an installation of its own; `None` is one without.
+/// Returns the offenders to run beside the victim, each with an installation of its own. `None` runs the victim alone.
 fn offenders(options: &Options) -> Vec<Option<Offender>> {
     let beside = if options.scenario == Scenario::Tenants { &options.offenders[..] } else { &[] };
     std::iter::once(None).chain(beside.iter().copied().map(Some)).collect()
@@ -146,7 +146,7 @@ async fn run_on(
     };
     let phases = measure_all(bench, plan, offender).await;
     let left_behind = match &installation.private {
-        // It goes as a whole.
+        // The whole private installation is removed later.
         Some(_) => Vec::new(),
         None => fixture.remove(&installation.client).await,
     };
@@ -209,7 +209,7 @@ fn check(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A slot for every event that may be posted.
+/// Returns a ledger with a slot for every event that may be posted.
 fn ledger_for(plan: &Plan) -> Ledger {
     let slots = |phase: &Phase| -> u64 {
         let seconds = (phase.warm_up + phase.duration).as_secs() + 1;
@@ -251,7 +251,7 @@ fn report(options: &Options, started_at: String, found: Found) -> Report {
     }
 }
 
-/// What must not be.
+/// Returns the failures of a phase: results that make the exit status 1.
 fn failures(phase: &PhaseReport) -> Vec<String> {
     let mut failures = Vec::new();
     if let Some(missing @ 1..) = phase.missing {
@@ -276,7 +276,7 @@ fn failures(phase: &PhaseReport) -> Vec<String> {
     failures
 }
 
-/// The report as text for people.
+/// Returns the report as text for people.
 #[must_use]
 pub fn table(report: &Report) -> String {
     table::render(report)

@@ -1,4 +1,4 @@
-//! When events are posted.
+//! Posts events according to a load.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,15 +11,15 @@ use crate::ledger::Nanos;
 use crate::plan::Load;
 use crate::producer::Producer;
 
-/// Events of one batch request; the API takes no more.
+/// Events per batch request, which is the API's maximum.
 const BATCH: usize = 1_000;
-/// Between two events that come one by one: longer than anything that is still being tidied up.
+/// Range of pauses between single events, in milliseconds. Longer than any work that follows a delivery.
 const IDLE_PAUSE: std::ops::Range<u64> = 40..80;
-/// How often it is asked whether an event has arrived. Its time was taken when it did.
+/// Interval between checks whether an event has arrived. Its time of arrival is recorded when it arrives.
 const POLL: Duration = Duration::from_millis(1);
 
-/// Posts until it is told to stop or has posted all; then until every event was answered. `warm_up` is how
-/// long a burst waits.
+/// Posts until stopped or until all events are posted, then waits until each has a response. `warm_up` is how long a
+/// burst waits.
 pub(crate) async fn run(producer: Arc<Producer>, load: Load, warm_up: Duration) {
     match load {
         Load::Closed { connections, events } => closed(producer, connections, events).await,
@@ -33,7 +33,7 @@ pub(crate) async fn run(producer: Arc<Producer>, load: Load, warm_up: Duration) 
     }
 }
 
-/// Counts down what may still be posted, over all connections.
+/// Counts down the events that may still be posted, across all connections.
 struct Budget(std::sync::atomic::AtomicU64);
 
 impl Budget {
@@ -41,7 +41,7 @@ impl Budget {
         Arc::new(Self(events.unwrap_or(u64::MAX).into()))
     }
 
-    /// Takes up to so many; zero when all are taken.
+    /// Takes up to `most` events; returns 0 when none is left.
     fn take(&self, most: u64) -> u64 {
         use std::sync::atomic::Ordering::Relaxed;
         let before = self.0.fetch_update(Relaxed, Relaxed, |left| Some(left.saturating_sub(most)));
@@ -67,8 +67,8 @@ async fn closed(producer: Arc<Producer>, connections: usize, events: Option<u64>
     tasks.join_all().await;
 }
 
-/// Every event has a time at which it is to be sent, and its latency counts from there: an event that has to
-/// wait for a connection because the answers before it were late is as late as they.
+/// Runs an open loop. Every event has an intended time, and its latency counts from there. So if late responses keep an
+/// event waiting for a connection, that wait is part of its latency.
 async fn open(producer: Arc<Producer>, rate: u64, connections: usize, events: Option<u64>) {
     let (sender, due) = mpsc::unbounded_channel();
     let due = Arc::new(Mutex::new(due));
@@ -86,7 +86,7 @@ async fn open(producer: Arc<Producer>, rate: u64, connections: usize, events: Op
             }
         });
     }
-    // The runtime's clock ticks once a millisecond; a thread that sleeps is woken in a tenth of that.
+    // Tokio's clock ticks once a millisecond. A thread that sleeps wakes up ten times more exactly.
     let pacing = std::thread::spawn(move || pace(&producer, rate, events, &sender));
     tasks.join_all().await;
     let _ = pacing.join();

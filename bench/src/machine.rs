@@ -1,22 +1,22 @@
-//! What a figure is worth depends on where it was measured.
+//! Describes the machine, because figures depend on it.
 
 use serde::Serialize;
 
-/// The machine of the bench.
+/// The machine that the bench runs on.
 #[derive(Debug, Clone, Serialize)]
 pub struct Machine {
     /// Processors that this process may use.
     pub cpus: Option<usize>,
-    /// Their kind.
+    /// Model of the processors.
     pub cpu_model: Option<String>,
     /// Memory in bytes.
     pub memory_bytes: Option<u64>,
-    /// The system and its release.
+    /// Operating system and release.
     pub system: String,
 }
 
 impl Machine {
-    /// The one that this runs on.
+    /// Returns this machine.
     pub(crate) fn this() -> Self {
         let system = rustix::system::uname();
         let (cpu_model, memory_bytes) = hardware();
@@ -29,7 +29,7 @@ impl Machine {
     }
 }
 
-/// The model of the processors and the memory in bytes.
+/// Returns the model of the processors, and the memory in bytes.
 #[cfg(target_os = "linux")]
 fn hardware() -> (Option<String>, Option<u64>) {
     use procfs::{CpuInfo, Current as _, Meminfo};

@@ -1,4 +1,4 @@
-//! Runs one phase: warm-up, load, and the wait for what is open.
+//! Runs one phase: warm-up, load, and the wait for open deliveries.
 
 use std::ops::Range;
 use std::sync::atomic::AtomicU64;
@@ -27,14 +27,14 @@ use crate::roster::Usage;
 use crate::sampler::{Sample, Sampler};
 use crate::statements::{Statement, Statements};
 
-/// After Ctrl-C, how long answers are waited for.
+/// How long to wait for responses after Ctrl-C.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-/// How often it is asked whether everything has arrived.
+/// Interval between checks whether everything has arrived.
 const POLL: Duration = Duration::from_millis(5);
-/// The same, where the counts agree but something is missing all the same.
+/// The same while the counts agree but a delivery is missing nevertheless.
 const SLOW_POLL: Duration = Duration::from_millis(200);
 
-/// What a run works with.
+/// What every phase of a run uses.
 pub(crate) struct Bench<'a> {
     pub(crate) options: &'a Options,
     pub(crate) installation: &'a mut Installation,
@@ -45,13 +45,13 @@ pub(crate) struct Bench<'a> {
     pub(crate) shutdown: CancellationToken,
 }
 
-/// A phase, as it went.
+/// The measurements of a phase.
 pub(crate) struct Measured {
-    /// The events that were posted, warm-up included.
+    /// Events that were posted, including the warm-up.
     pub(crate) all: Range<u64>,
-    /// The events that count.
+    /// Events that count.
     pub(crate) counted: Range<u64>,
-    /// When counting began, and when no more was posted.
+    /// When counting began, and when posting ended.
     pub(crate) begun: Nanos,
     pub(crate) produced: Nanos,
     pub(crate) before: Vec<Usage>,
@@ -65,7 +65,7 @@ pub(crate) struct Measured {
     pub(crate) is_interrupted: bool,
 }
 
-/// The moment at which counting begins.
+/// The state when counting begins.
 struct Mark {
     at: Nanos,
     number: u64,
@@ -73,7 +73,7 @@ struct Mark {
 }
 
 impl Bench<'_> {
-    /// Cancels `stop` when no more is posted.
+    /// Runs a phase. Cancels `stop` when posting has ended.
     pub(crate) async fn measure(
         &mut self,
         plan: &Plan,
@@ -132,7 +132,7 @@ impl Bench<'_> {
         })
     }
 
-    /// Makes what is to be there before a phase.
+    /// Creates the rows that a phase needs.
     pub(crate) async fn grow(&self, growth: Growth, phase: usize) -> anyhow::Result<()> {
         let private = self.installation.private.as_ref().map(Private::database_url);
         let Some(database_url) = private.or(self.options.database_url.as_deref()) else { return Ok(()) };
@@ -140,7 +140,7 @@ impl Bench<'_> {
         grow::grow(database_url, self.options, self.fixture, growth, &mark, &self.shutdown).await
     }
 
-    /// Lets the loads run until they have posted all, the time is over, or somebody wants an end.
+    /// Lets the loads run until everything is posted, the time is over, or the run is interrupted.
     async fn post(
         &mut self,
         phase: &Phase,
@@ -154,7 +154,7 @@ impl Bench<'_> {
         if !phase.warm_up.is_zero() {
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(Vec::new()),
-                // A load that is over before its warm-up is: all of it counts.
+                // If a load ends before its warm-up does, all of it counts.
                 () = &mut all_posted => return Ok(Vec::new()),
                 () = sleep(phase.warm_up) => *mark = self.mark(),
             }
@@ -180,7 +180,7 @@ impl Bench<'_> {
         Ok(suffered)
     }
 
-    /// Every event is to be answered: without that nobody knows whether it should arrive.
+    /// Waits for the responses to all events: without a response, it is unknown whether an event should arrive.
     async fn finish(&self, mut loads: JoinSet<()>, give_up: &CancellationToken) {
         let patience = async {
             tokio::select! {
@@ -196,7 +196,7 @@ impl Bench<'_> {
         loads.join_all().await;
     }
 
-    /// Waits until everything has arrived, or nothing has for long.
+    /// Waits until everything has arrived, or nothing has arrived for the configured patience.
     async fn drain(&self, plan: &Plan, first: u64) {
         let mut delivered = 0;
         let mut progress = Instant::now();
@@ -235,7 +235,7 @@ impl Bench<'_> {
         Mark { at: self.ledger.now(), number: self.ledger.next(), usage: self.installation.roster.usage() }
     }
 
-    /// Reads lists, where the installation has grown.
+    /// Starts to read lists if the installation has grown.
     fn reading(&self, phase: &Phase, stop: &CancellationToken) -> Option<JoinHandle<Vec<ListReport>>> {
         phase.growth?;
         let (client, stop) = (self.installation.client.clone(), stop.clone());
@@ -266,7 +266,7 @@ impl Bench<'_> {
         let lane = &plan.lanes[number];
         let Options { payload_bytes, seed, .. } = *self.options;
         let run = &self.fixture.run;
-        // One template for each type of event.
+        // One template per event type.
         let types = lane.endpoints / lane.fan_out();
         let template =
             |index| Template::new(&event_type(run, number, lane.spread, index), payload_bytes, seed);

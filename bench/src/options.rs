@@ -1,4 +1,4 @@
-//! What the command line asks for.
+//! The options of a run, as given on the command line.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,61 +9,61 @@ use url::Url;
 use crate::scenario::Scenario;
 use crate::tenants::Offender;
 
-/// Everything that can be set. Durations and counts are those of one phase.
+/// All options. Durations and counts apply to each phase.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// What is measured.
+    /// The scenario to run.
     pub scenario: Scenario,
-    /// The installation; without one, a private one is started.
+    /// The installation to measure. If it is `None`, a private one is started.
     pub given: Option<Given>,
-    /// Where the receiver listens.
+    /// Address on which the receiver listens.
     pub receiver_listen: SocketAddr,
-    /// How the installation reaches the receiver, where that is not the address it listens on.
+    /// URL by which the installation reaches the receiver, if it differs from the listen address.
     pub receiver_url: Option<Url>,
-    /// Events that are posted at most.
+    /// Maximum events to post.
     pub events: Option<u64>,
     /// How long events are posted.
     pub duration: Duration,
-    /// How long before that nothing is measured.
+    /// How long events are posted before measuring starts.
     pub warm_up: Duration,
     /// Connections to the API.
     pub connections: usize,
-    /// Bytes of each event's `data`.
+    /// Size of each event's `data`, in bytes.
     pub payload_bytes: usize,
-    /// Endpoints that receive.
+    /// Number of endpoints that receive.
     pub endpoints: usize,
-    /// Events per second of an open loop; zero: none is set.
+    /// Events per second of an open loop; 0 if none is set.
     pub rate: u64,
-    /// What `rate` saturates, in requests per second.
+    /// Rate limit of the endpoint in scenario `rate`, in requests per second.
     pub rate_limit: u32,
-    /// The share of first attempts that `f` answers 500.
+    /// Percentage of first attempts to which the receiver responds 500 in scenario `f`.
     pub fail_percent: u64,
-    /// Decides the payloads, and which attempts fail.
+    /// Determines the payloads and which attempts fail.
     pub seed: u64,
-    /// One in this many signatures is verified.
+    /// The receiver verifies one in this many signatures.
     pub verify_every: u64,
-    /// Deliveries that `grow` stores.
+    /// Closed deliveries that `grow` creates.
     pub stored: u64,
-    /// Deliveries that `grow` leaves open.
+    /// Open deliveries that `grow` creates.
     pub backlog: u64,
-    /// Where `grow` makes its rows, where the installation is given.
+    /// Database of a given installation, in which `grow` creates its rows.
     pub database_url: Option<String>,
-    /// How long nothing may arrive before what is open counts as missing.
+    /// How long to wait without any arrival before open deliveries count as missing.
     pub patience: Duration,
-    /// What `g` does, in this order, again and again.
+    /// Faults that scenario `g` causes, in this order, repeatedly.
     pub faults: Vec<Fault>,
-    /// How long between these.
+    /// Time between two faults.
     pub fault_interval: Duration,
-    /// Who is beside the victim of `tenants`, one after another.
+    /// Offenders that scenario `tenants` runs beside the victim, one after another.
     pub offenders: Vec<Offender>,
-    /// Where private servers keep their data; without one, in a directory that is removed.
+    /// Data directory of private servers. If it is `None`, a temporary directory is used.
     pub data_dir: Option<PathBuf>,
-    /// Show what PostgreSQL spent its time on.
+    /// Whether to show which statements PostgreSQL spent its time on.
     pub statements: bool,
 }
 
 impl Options {
-    /// A scenario as it is where no flag says otherwise, on a private installation.
+    /// Returns the default options of a scenario, on a private installation.
     #[must_use]
     pub fn of(scenario: Scenario) -> Self {
         let defaults = scenario.defaults();
@@ -96,42 +96,42 @@ impl Options {
     }
 }
 
-/// An installation that runs already.
+/// An installation that is already running.
 #[derive(Debug, Clone)]
 pub struct Given {
-    /// The root of its API.
+    /// Root URL of its API.
     pub api: Url,
-    /// Makes applications for the bench; absent where the API demands none, or where there is a key.
+    /// Token with which the bench creates applications. `None` if the API requires none, or if a key is given.
     pub admin_token: Option<String>,
-    /// The application that the bench is to use, and a key of it; without, it makes its own.
+    /// Id and API key of the application to use. If it is `None`, the bench creates applications.
     pub application: Option<(String, String)>,
-    /// Where metrics are served.
+    /// URLs of metrics.
     pub metrics: Vec<Url>,
-    /// Processes of the installation on this machine: what they are, and their numbers.
+    /// Names and process ids of the installation's processes on this machine.
     pub processes: Vec<(String, u32)>,
 }
 
-/// What is done to a private installation.
+/// A fault in a private installation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// SIGKILL, and started again.
+    /// Kills the API with SIGKILL and starts it again.
     Api,
-    /// SIGKILL, and started again.
+    /// Kills the relay with SIGKILL and starts it again.
     Relay,
-    /// SIGKILL, and started again.
+    /// Kills the deliverer with SIGKILL and starts it again.
     Deliverer,
-    /// All three, and Redis loses its memory while they are away.
+    /// Kills all three services, flushes Redis while they are down, and starts them again.
     All,
-    /// `FLUSHALL`.
+    /// Runs `FLUSHALL` in Redis.
     Flush,
-    /// SIGKILL to Redis, and started again, empty.
+    /// Kills Redis with SIGKILL and starts it again, empty.
     Redis,
-    /// PostgreSQL ends as by a power cut, and is started again.
+    /// Stops PostgreSQL as a power cut would, and starts it again.
     Postgres,
 }
 
 impl Fault {
-    /// All of them, as the command line names them.
+    /// All faults with their names on the command line.
     pub const NAMES: [(&'static str, Self); 7] = [
         ("api", Self::Api),
         ("relay", Self::Relay),
@@ -142,7 +142,7 @@ impl Fault {
         ("postgres", Self::Postgres),
     ];
 
-    /// As the command line names it.
+    /// Returns the name on the command line.
     #[must_use]
     pub fn name(self) -> &'static str {
         Self::NAMES.iter().find(|(_, fault)| *fault == self).map_or("", |(name, _)| name)

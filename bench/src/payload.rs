@@ -1,12 +1,11 @@
-//! The bodies that are posted: made once, and numbered by overwriting digits. The number comes back in the
-//! webhook.
+//! The bodies to post. A body is built once and numbered by overwriting digits. The number comes back in the webhook.
 
 use bytes::Bytes;
 use memchr::memmem;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
-/// Numbers are sent with this added, so that all have the same count of digits.
+/// Added to every number, so that all have the same number of digits.
 const OFFSET: u64 = 100_000_000_000;
 const DIGITS: usize = 12;
 const KEY: &[u8] = br#""n":"#;
@@ -14,7 +13,7 @@ const KEY: &[u8] = br#""n":"#;
 /// The smallest `data` that holds a number.
 pub(crate) const LEAST_BYTES: usize = r#"{"n":100000000000,"pad":""}"#.len();
 
-/// A body of which only the number is left to be filled in.
+/// A body in which only the number has to be filled in.
 #[derive(Debug, Clone)]
 pub(crate) struct Template {
     before: Vec<u8>,
@@ -22,21 +21,21 @@ pub(crate) struct Template {
 }
 
 impl Template {
-    /// An event of this type whose `data` has `data_bytes` bytes, or the fewest that are possible.
+    /// Creates a template for this event type, with `data` of `data_bytes` bytes or the minimum size if that is larger.
     pub(crate) fn new(event_type: &str, data_bytes: usize, seed: u64) -> Self {
         let before = format!(r#"{{"event_type":"{event_type}","data":{{"n":"#).into_bytes();
         let pad = padding(data_bytes.saturating_sub(LEAST_BYTES), seed);
         Self { before, after: format!(r#","pad":"{pad}"}}}}"#).into_bytes() }
     }
 
-    /// The body of one event.
+    /// Returns the body of one event.
     pub(crate) fn body(&self, number: u64) -> Bytes {
         let mut body = Vec::with_capacity(self.before.len() + DIGITS + self.after.len());
         self.write(number, &mut body);
         body.into()
     }
 
-    /// The body of a batch, with the key of each event.
+    /// Returns the body of a batch request, with a key for each event.
     pub(crate) fn batch(&self, numbers: &[u64], idempotency_key: impl Fn(u64) -> String) -> Bytes {
         let mut body = br#"{"events":["#.to_vec();
         for (index, number) in numbers.iter().enumerate() {
@@ -59,14 +58,14 @@ impl Template {
     }
 }
 
-/// Letters and digits that do not compress, as few payloads of the field are one letter again and again.
+/// Returns letters and digits that do not compress: real payloads rarely repeat one letter.
 pub(crate) fn padding(length: usize, seed: u64) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut random = StdRng::seed_from_u64(seed);
     (0..length).map(|_| char::from(LETTERS[(random.next_u32() % 64) as usize])).collect()
 }
 
-/// The number of the event whose webhook this is. It is the first of the keys, for PostgreSQL keeps them by
+/// Returns the number of the event in a webhook. It is the first key in `data`, because PostgreSQL sorts keys by
 /// length.
 pub(crate) fn number(webhook: &[u8]) -> Option<u64> {
     let start = memmem::find(webhook, KEY)? + KEY.len();
@@ -87,7 +86,7 @@ mod tests {
             let body: Value = serde_json::from_slice(&template.body(expected)).expect("JSON");
             assert_eq!(body["event_type"], "bench.a");
             assert_eq!(serde_json::to_string(&body["data"]).expect("JSON").len(), 512);
-            // As PostgreSQL writes it.
+            // In the format that PostgreSQL writes.
             let webhook = format!(
                 r#"{{"type":"bench.a","timestamp":"2026-01-01T00:00:00Z","data":{{"n": {}, "pad": "x"}}}}"#,
                 body["data"]["n"]

@@ -1,4 +1,4 @@
-//! From a scenario to who posts what, to whom, and in which order: pure.
+//! Turns a scenario into a plan: who posts what, to which endpoints, and in which order. Pure functions.
 
 use std::time::Duration;
 
@@ -6,41 +6,41 @@ use crate::grow::Growth;
 use crate::options::Options;
 use crate::scenario::Scenario;
 
-/// What a receiver makes of a webhook.
+/// How the receiver of an endpoint treats webhooks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Behaviour {
-    /// Takes it.
+    /// Responds 2xx.
     Take,
-    /// Answers 500 to this share of the first attempts, in per cent.
+    /// Responds 500 to this percentage of first attempts.
     FailFirst(u64),
-    /// Never answers.
+    /// Never responds.
     Hang,
-    /// Answers 200 and then sends its body byte by byte.
+    /// Responds 200 and then sends its body byte by byte.
     Drip,
-    /// Is not even there.
+    /// Refuses connections.
     Refuse,
-    /// Answers 429.
+    /// Responds 429.
     TooMany,
 }
 
 impl Behaviour {
-    /// True where every event is to arrive in the end.
+    /// Returns true if every event should arrive in the end.
     pub(crate) fn takes(self) -> bool {
         matches!(self, Self::Take | Self::FailFirst(_))
     }
 }
 
-/// Events of one kind: a tenant, and where its events go.
+/// Events of one kind: their tenant and the endpoints that receive them.
 #[derive(Debug, Clone)]
 pub(crate) struct Lane {
     pub(crate) name: &'static str,
-    /// Lanes of the same number belong to the same application.
+    /// Lanes with the same number share an application.
     pub(crate) application: usize,
     pub(crate) behaviour: Behaviour,
     pub(crate) endpoints: usize,
-    /// How many of these receive each event: all, or one in turn.
+    /// Whether each event goes to all endpoints or to one in turn.
     pub(crate) spread: Spread,
-    /// Requests per second; `None`: as many as it takes.
+    /// Rate limit of each endpoint, in requests per second; `None` means unlimited.
     pub(crate) rate_limit: Option<u32>,
 }
 
@@ -52,7 +52,7 @@ pub(crate) enum Spread {
 }
 
 impl Lane {
-    /// Deliveries that each of its events makes.
+    /// Returns the number of deliveries per event.
     pub(crate) fn fan_out(&self) -> usize {
         if self.spread == Spread::All { self.endpoints } else { 1 }
     }
@@ -61,18 +61,18 @@ impl Lane {
 /// How events are posted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Load {
-    /// Each connection posts when its last event was answered.
+    /// Closed loop: each connection posts when it has the response to its last event.
     Closed { connections: usize, events: Option<u64> },
-    /// Events come when they come.
+    /// Open loop: events are posted at a fixed rate, whether or not responses arrive.
     Open { rate: u64, connections: usize, events: Option<u64> },
-    /// One after another, each when the one before has arrived and a pause has passed.
+    /// One event at a time: each is posted a pause after the previous one has arrived.
     OneByOne { events: u64 },
-    /// All at once, when the warm-up is over, in batches of the API.
+    /// All events at once after the warm-up, in batch requests.
     Batches { events: u64, connections: usize },
 }
 
 impl Load {
-    /// How many events it posts at most, where it is bounded.
+    /// Returns the maximum number of events, or `None` if only time limits it.
     pub(crate) fn events(self) -> Option<u64> {
         match self {
             Self::Closed { events, .. } | Self::Open { events, .. } => events,
@@ -81,29 +81,29 @@ impl Load {
     }
 }
 
-/// A part of a scenario that is measured by itself.
+/// A part of a scenario that is measured on its own.
 #[derive(Debug, Clone)]
 pub(crate) struct Phase {
     pub(crate) name: &'static str,
-    /// What is posted on which lane.
+    /// Pairs of a lane's number and the load that posts on it.
     pub(crate) loads: Vec<(usize, Load)>,
     pub(crate) warm_up: Duration,
     pub(crate) duration: Duration,
     pub(crate) with_faults: bool,
-    /// What is made before it.
+    /// Rows to create before the phase.
     pub(crate) growth: Option<Growth>,
 }
 
-/// All that a scenario does.
+/// All lanes and phases of a scenario.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) lanes: Vec<Lane>,
     pub(crate) phases: Vec<Phase>,
 }
 
-/// What there is when next to nothing is there.
+/// An installation with very little stored.
 const YOUNG: Growth = Growth { stored: 10_000, backlog: 1_000 };
-/// How long the maximum is measured before a soak.
+/// How long the maximum rate is measured before a soak.
 const CALIBRATION: Duration = Duration::from_secs(20);
 
 impl Plan {
@@ -150,7 +150,7 @@ impl Plan {
         Self::single(options, lane("endpoints", Behaviour::Take, options.endpoints), load)
     }
 
-    /// More than the limit lets through in the time, so that something always waits.
+    /// Posts more than the rate limit allows within the time, so that something always waits.
     fn rate(options: &Options) -> Self {
         let let_through = options.duration.as_secs() * u64::from(options.rate_limit);
         let events = options.events.unwrap_or(let_through + let_through / 10);
@@ -175,7 +175,8 @@ impl Plan {
         }
     }
 
-    /// A tenth each of four kinds of misery; the rest is well, and has its share of the rate in both phases.
+    /// Ten per cent of the endpoints for each of four kinds of misbehaviour. The rest is healthy and gets its share of
+    /// the rate in both phases.
     fn noisy(options: &Options) -> Self {
         let tenth = (options.endpoints / 10).max(1);
         let well = options.endpoints.saturating_sub(4 * tenth).max(1);
@@ -208,7 +209,7 @@ impl Plan {
         Self { lanes: vec![big, small], phases: vec![phase(options, "burst", vec![(0, burst), (1, few)])] }
     }
 
-    /// The rate of the second phase is not known yet where none is set: [`Plan::set_rate`].
+    /// If no rate is set, the rate of the second phase is not known yet: see [`Plan::set_rate`].
     fn soak(options: &Options) -> Self {
         let lane = lane("endpoints", Behaviour::Take, options.endpoints);
         let mut phases = Vec::new();
@@ -221,8 +222,8 @@ impl Plan {
         Self { lanes: vec![lane], phases }
     }
 
-    /// The same load on little and on much. The endpoint with the backlog never answers, so that the backlog
-    /// stays.
+    /// Puts the same load on a small and a large installation. The endpoint with the backlog never responds, so that
+    /// the backlog stays.
     fn grow(options: &Options) -> Self {
         let Options { stored, backlog, .. } = *options;
         let receiving =
@@ -244,7 +245,7 @@ impl Plan {
         }
     }
 
-    /// Applications that it needs.
+    /// Returns the number of applications that the plan needs.
     pub(crate) fn applications(&self) -> usize {
         self.lanes.iter().map(|lane| lane.application + 1).max().unwrap_or(1)
     }

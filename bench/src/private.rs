@@ -16,20 +16,20 @@ use crate::options::{Fault, Options};
 use crate::roster::{POSTGRES, REDIS, Roster};
 use crate::service::Service;
 
-/// Outlives a restart of the machine and is on a disk nearly everywhere: with the data in memory, fsync would
-/// cost nothing and the figures would be worth as much.
+/// Survives a reboot, and is on a disk almost everywhere. With data in memory, fsync would cost nothing and the figures
+/// would be meaningless.
 const ON_DISK: &str = "/var/tmp";
-/// What the receiver listens on.
+/// The network that endpoints may be in: the receiver listens on loopback.
 const LOOPBACK: &str = "127.0.0.1/32";
 
-/// Servers and services, for one run.
+/// Servers and services of one run.
 pub(crate) struct Private {
     servers: Embedded,
     services: [Service; 3],
     http: reqwest::Client,
     roster: Arc<Roster>,
     pub(crate) admin_token: String,
-    /// Removed in the end.
+    /// A directory that is removed at the end.
     temporary: Option<TempDir>,
 }
 
@@ -84,7 +84,7 @@ impl Private {
         self.services[API].url()
     }
 
-    /// Where metrics are served.
+    /// Returns the URLs of the services' metrics.
     pub(crate) fn metrics(&self) -> anyhow::Result<Vec<Url>> {
         self.services.iter().map(|service| Ok(service.url()?.join("metrics")?)).collect()
     }
@@ -93,7 +93,7 @@ impl Private {
         self.servers.database_url()
     }
 
-    /// Does harm, and undoes it. Returns when all is ready again.
+    /// Causes a fault and repairs it. Returns when everything is ready again.
     pub(crate) async fn suffer(&mut self, fault: Fault) -> anyhow::Result<()> {
         match fault {
             Fault::Api => self.restart(&[API], false).await,
@@ -118,7 +118,7 @@ impl Private {
         }
     }
 
-    /// Ends everything, and removes what was made for this run.
+    /// Stops everything, and removes what was created for this run.
     pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
         for service in &mut self.services {
             service.kill().await;
@@ -167,21 +167,21 @@ impl Private {
     }
 }
 
-/// The directory that was named, or one that is removed in the end.
+/// Returns the given directory, or a temporary one that is removed at the end.
 fn data_dir(named: Option<&Path>) -> anyhow::Result<(PathBuf, Option<TempDir>)> {
     if let Some(directory) = named {
         return Ok((directory.to_owned(), None));
     }
     let place = Path::new(ON_DISK);
     let place = if place.is_dir() { place.to_owned() } else { std::env::temp_dir() };
-    // Whose it is shows in the name.
+    // The name shows which process it belongs to.
     let prefix = format!("postrider-bench-{}-", std::process::id());
     let temporary = tempfile::Builder::new().prefix(&prefix).tempdir_in(&place);
     let temporary = temporary.with_context(|| format!("cannot create a directory in {}", place.display()))?;
     Ok((temporary.path().to_owned(), Some(temporary)))
 }
 
-/// What the services are told. What else they are to be told, the environment of the bench says.
+/// Returns the environment variables of the services. They inherit the rest from the bench.
 fn environment(servers: &Embedded, admin_token: &str) -> Vec<(String, String)> {
     let inherited = |name: &str| std::env::var(name).unwrap_or_default();
     let log = Some(inherited("POSTRIDER_LOG")).filter(|log| !log.is_empty());

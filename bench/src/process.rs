@@ -1,8 +1,8 @@
-//! CPU time and memory of processes. They are known on Linux only.
+//! CPU time and memory of processes. Available on Linux only.
 
 use std::time::Duration;
 
-/// What a process has used until now.
+/// What a process has used so far.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ProcessUsage {
     pub(crate) cpu: Duration,
@@ -21,7 +21,7 @@ mod linux {
     use super::ProcessUsage;
 
     impl ProcessUsage {
-        /// Usage of one process. Returns `None` if it does not run.
+        /// Returns the usage of one process, or `None` if it is not running.
         pub(crate) fn of(pid: u32) -> Option<Self> {
             let process = open(pid)?;
             let status = process.status().ok()?;
@@ -32,8 +32,8 @@ mod linux {
             })
         }
 
-        /// Usage of a process and its children. The CPU time includes that of children that have ended. Shared memory
-        /// is counted once.
+        /// Returns the usage of a process and its children. The CPU time includes children that have ended. Shared
+        /// memory is counted once.
         pub(crate) fn with_children(pid: u32) -> Option<Self> {
             let parent = open(pid)?;
             let children = parent.task_main_thread().ok()?.children().ok()?;

@@ -13,10 +13,10 @@ use crate::connection::{Connection, Post, RawResponse, Target};
 use crate::ledger::{Ledger, Nanos};
 use crate::payload::Template;
 
-/// After no answer, or one that says so, an event is posted again this much later, with the same key.
+/// Pause before an event is posted again with the same key, if there was no response or one that asks for a retry.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// What of a refusal is kept to be shown.
+/// Maximum bytes of a refusal that are kept.
 const SHOWN_BYTES: usize = 300;
 
 /// Posts the events of one lane.
@@ -24,21 +24,21 @@ pub(crate) struct Producer {
     pub(crate) lane: usize,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) target: Arc<Target>,
-    /// One, or one for each endpoint that is served in turn.
+    /// One template, or one for each endpoint that is served in turn.
     pub(crate) templates: Vec<Template>,
-    /// Whose turn it is.
+    /// Number of the next turn.
     pub(crate) turn: AtomicU64,
-    /// Deliveries that each event is to make; zero where none is to arrive.
+    /// Expected deliveries per event; 0 if none should arrive.
     pub(crate) expected: usize,
     pub(crate) run: String,
     pub(crate) troubles: Arc<Troubles>,
-    /// No new events after this.
+    /// When cancelled, no new events are posted.
     pub(crate) stop: CancellationToken,
-    /// Nothing is posted any more, not even what has no answer yet.
+    /// When cancelled, nothing is posted, not even events that have no response yet.
     pub(crate) give_up: CancellationToken,
 }
 
-/// What did not go well, and how often.
+/// Counts of what did not go well.
 #[derive(Default)]
 pub(crate) struct Troubles {
     refused: Mutex<BTreeMap<String, u64>>,
@@ -46,12 +46,12 @@ pub(crate) struct Troubles {
 }
 
 impl Troubles {
-    /// Events that were refused for good, by what was answered.
+    /// Returns the events that were refused for good, by response.
     pub(crate) fn refused(&self) -> BTreeMap<String, u64> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Posts that had to be repeated.
+    /// Returns how many posts had to be repeated.
     pub(crate) fn posted_again(&self) -> u64 {
         self.posted_again.load(Relaxed)
     }
@@ -64,7 +64,7 @@ impl Troubles {
 }
 
 impl Producer {
-    /// Takes a number and posts its event until it is answered for good.
+    /// Opens a slot and posts its event until there is a final response. Returns the event's number.
     pub(crate) async fn publish(&self, connection: &mut Connection, intended: Nanos) -> Option<u64> {
         let number = self.ledger.begin(self.lane, intended)?;
         let post = Post::Event {
@@ -80,7 +80,7 @@ impl Producer {
         Some(number)
     }
 
-    /// Posts so many events in one request. Answers false when there is no room for them.
+    /// Posts this many events in one request. Returns false if the ledger has no slots left for them.
     pub(crate) async fn publish_batch(&self, connection: &mut Connection, events: usize) -> bool {
         let intended = self.ledger.now();
         let numbers: Vec<_> = (0..events).map_while(|_| self.ledger.begin(self.lane, intended)).collect();
@@ -101,7 +101,7 @@ impl Producer {
         Connection::new(self.target.clone())
     }
 
-    /// Posts until there is an answer that repeating would not change; `None` when that is given up.
+    /// Posts until there is a final response. Returns `None` if that is given up.
     async fn persist(&self, connection: &mut Connection, post: &Post) -> Option<RawResponse> {
         loop {
             let answer = self.give_up.run_until_cancelled(connection.post(post)).await?;

@@ -1,4 +1,4 @@
-//! Reads the lists of the API while a phase runs, one after another.
+//! Reads lists of the API, one after another, while a phase runs.
 
 use std::time::{Duration, Instant};
 
@@ -9,17 +9,17 @@ use tokio_util::sync::CancellationToken;
 use crate::latency::{Latencies, Latency};
 use postrider_api_client::{ApiClient, As};
 
-/// Between two calls.
+/// Pause between two calls.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// How one list was answered.
+/// How one list performed.
 #[derive(Debug, Clone, Serialize)]
 pub struct ListReport {
-    /// What was asked for.
+    /// The path of the list.
     pub path: String,
-    /// Until its answer had been read and parsed.
+    /// Time until the response was read and parsed.
     pub latency: Option<Latency>,
-    /// Answers that were none.
+    /// Calls that failed.
     pub failures: u64,
 }
 
@@ -39,7 +39,7 @@ struct List {
     failures: u64,
 }
 
-/// Reads until `stop`. `backlogged` is the endpoint that has a backlog.
+/// Reads lists until `stop`. `backlogged` is the endpoint with the backlog.
 pub(crate) async fn read(
     client: &ApiClient,
     key: &str,
@@ -75,8 +75,8 @@ pub(crate) async fn read(
     lists.into_iter().map(report).collect()
 }
 
-/// What people look at: the newest, the old, what failed, what an endpoint has, and one event through to its
-/// attempts.
+/// Returns the lists that people look at: the newest deliveries, old ones, failed ones, those of an endpoint, and one
+/// event through to its attempts.
 async fn paths(client: &ApiClient, key: &str, backlogged: &str) -> Vec<String> {
     let before = chrono::Utc::now() - chrono::TimeDelta::days(14);
     let before = before.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);

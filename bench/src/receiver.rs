@@ -1,5 +1,4 @@
-//! The receiver: notes what arrives and answers as the plan wants it. It runs on hyper alone, with one task
-//! for each connection.
+//! The receiver: records what arrives, and responds as planned. It uses only hyper, with one task per connection.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -27,9 +26,9 @@ use crate::ledger::Ledger;
 use crate::payload;
 use crate::plan::Behaviour;
 
-/// How often a dripping endpoint sends a byte.
+/// Interval between the bytes of a dripping response.
 const DRIP: Duration = Duration::from_secs(1);
-/// After the listener fails, such as for want of files.
+/// Pause after the listener fails, for example because no descriptors are left.
 const PAUSE: Duration = Duration::from_millis(100);
 
 type HttpResponse = Response<Either<Empty<Bytes>, Drip>>;
@@ -45,12 +44,12 @@ struct Shared {
     ledger: Arc<Ledger>,
     seed: u64,
     verify_every: u64,
-    /// The run's mark in every URL, and its endpoints.
+    /// The run's mark in every URL, and the endpoints of the run.
     known: OnceLock<(String, Vec<Endpoint>)>,
     seen: Seen,
 }
 
-/// What the receiver saw beside deliveries.
+/// What the receiver saw, apart from deliveries.
 #[derive(Default)]
 struct Seen {
     verified: AtomicU64,
@@ -58,7 +57,7 @@ struct Seen {
     strays: AtomicU64,
 }
 
-/// The same, as it is now.
+/// A snapshot of these counts.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Findings {
     pub(crate) verified: u64,
@@ -67,7 +66,7 @@ pub(crate) struct Findings {
 }
 
 impl Receiver {
-    /// Listens. Everything is a stray until [`expect`](Self::expect).
+    /// Starts to listen. Every request counts as stray until [`expect`](Self::expect) is called.
     pub(crate) async fn start(
         listen: SocketAddr,
         ledger: Arc<Ledger>,
@@ -84,7 +83,7 @@ impl Receiver {
         Ok(Self { address, shared, accepting })
     }
 
-    /// Tells it whose webhooks come.
+    /// Sets the run and the endpoints whose webhooks are expected.
     pub(crate) fn expect(&self, run: &str, endpoints: &[Endpoint]) {
         let _ = self.shared.known.set((run.to_owned(), endpoints.to_vec()));
     }
@@ -115,7 +114,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         let shared = shared.clone();
         tokio::spawn(async move {
             let service = service_fn(|request| receive(&shared, request));
-            // The sender ends connections as it likes.
+            // The deliverer may close connections at any time.
             let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
     }
@@ -151,7 +150,7 @@ async fn receive(shared: &Shared, request: Request<Incoming>) -> Result<HttpResp
 }
 
 impl Shared {
-    /// By the last two parts of the path: whatever stands before them is a proxy's.
+    /// Finds the endpoint by the last two segments of the path. A proxy may have added segments before them.
     fn endpoint(&self, path: &str) -> Option<&Endpoint> {
         let (run, endpoints) = self.known.get()?;
         let (rest, number) = path.rsplit_once('/')?;
@@ -177,7 +176,7 @@ fn answer(status: StatusCode) -> HttpResponse {
     answer
 }
 
-/// True for the same events in every run of the same seed.
+/// Decides whether an event fails. Every run with the same seed makes the same events fail.
 fn fails(seed: u64, number: u64, percent: u64) -> bool {
     // SplitMix64.
     let mut mixed = seed.wrapping_add(number.wrapping_mul(0x9E37_79B9_7F4A_7C15));

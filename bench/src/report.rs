@@ -1,4 +1,4 @@
-//! What was found, for machines; `table` shows it to people.
+//! The report of a run, for programs. `table` renders it for people.
 
 use std::collections::BTreeMap;
 
@@ -12,144 +12,144 @@ use crate::sampler::Sample;
 use crate::scenario::Scenario;
 use crate::statements::Statement;
 
-/// All that a run found. What cannot be known is null.
+/// All results of a run. Values that are unknown are null.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// What was measured.
+    /// The scenario.
     pub scenario: Scenario,
-    /// Of the bench.
+    /// Version of the bench.
     pub version: &'static str,
-    /// RFC 3339.
+    /// Start of the run, RFC 3339.
     pub started_at: String,
-    /// Where the bench ran.
+    /// The machine that the bench ran on.
     pub machine: Machine,
-    /// The API that was named; null: a private installation with fsync on, on the same machine.
+    /// URL of the given API; null for a private installation, with fsync on, on the same machine.
     pub api: Option<String>,
-    /// The settings that decide.
+    /// The settings that affect the results.
     pub settings: Settings,
-    /// One or two parts, each measured by itself.
+    /// One or two phases, each measured on its own.
     pub phases: Vec<PhaseReport>,
-    /// What is not as it must be. The exit status is 1 where there is anything.
+    /// Failures. If there are any, the exit status is 1.
     pub failures: Vec<String>,
-    /// What was made and could not be removed.
+    /// Applications and endpoints that could not be removed.
     pub left_behind: Vec<String>,
 }
 
-/// The settings that decide.
+/// The settings that affect the results.
 #[derive(Debug, Serialize)]
 pub struct Settings {
     /// Connections to the API.
     pub connections: usize,
-    /// Bytes of each event's `data`.
+    /// Size of each event's `data`, in bytes.
     pub payload_bytes: usize,
-    /// Endpoints.
+    /// Number of endpoints.
     pub endpoints: usize,
-    /// Events per second of open loops; null: none was set.
+    /// Events per second of open loops; null if none was set.
     pub rate: Option<u64>,
-    /// Decides payloads and failures.
+    /// Determines payloads and failures.
     pub seed: u64,
 }
 
-/// One part of a scenario.
+/// The results of one phase.
 #[derive(Debug, Serialize)]
 pub struct PhaseReport {
-    /// What it is called.
+    /// Its name.
     pub name: &'static str,
-    /// True where somebody ended it before its time; whether anything is missing is then unknown.
+    /// Whether it was interrupted. It is then unknown whether deliveries are missing.
     pub is_interrupted: bool,
-    /// From the end of the warm-up until no more was posted.
+    /// Seconds from the end of the warm-up until posting ended.
     pub posting_seconds: f64,
-    /// From the end of the warm-up until the last delivery.
+    /// Seconds from the end of the warm-up until the last delivery.
     pub delivering_seconds: f64,
-    /// Events that got their 202 after the warm-up.
+    /// Events that got their 202 response after the warm-up.
     pub accepted: u64,
-    /// Over the time in which events were posted.
+    /// Mean over the time in which events were posted.
     pub accepted_per_second: f64,
-    /// Deliveries that were taken after the warm-up.
+    /// Deliveries that got a 2xx response after the warm-up.
     pub delivered: u64,
-    /// Over the time until the last of them.
+    /// Mean over the time until the last of them.
     pub delivered_per_second: f64,
-    /// Deliveries that arrived, of those that were acknowledged; from 0 to 1.
+    /// Share of expected deliveries that arrived, from 0 to 1.
     pub success_rate: Option<f64>,
-    /// Acknowledged and never delivered; null: the run was interrupted.
+    /// Deliveries of accepted events that never arrived; null if the run was interrupted.
     pub missing: Option<u64>,
-    /// Attempts after the first that were made because one had failed.
+    /// Attempts after the first that followed a failed attempt.
     pub retries: u64,
-    /// Attempts that came although one had been answered 2xx.
+    /// Attempts that arrived after one had got a 2xx response.
     pub duplicates: u64,
-    /// Posts that were repeated, for want of an answer or because of a 429 or a 5xx.
+    /// Posts that were repeated because there was no response, or because of a 429 or a 5xx.
     pub posted_again: u64,
-    /// Events that were refused, by what was answered.
+    /// Events that were refused, by response.
     pub refused: BTreeMap<String, u64>,
     /// Webhooks whose signatures were checked, in all phases so far.
     pub verified: u64,
-    /// Those that were wrong.
+    /// Webhooks with a wrong signature.
     pub badly_signed: u64,
     /// Requests that belong to no event of this run.
     pub strays: u64,
-    /// By tenant or kind of endpoint.
+    /// Results by tenant or kind of endpoint.
     pub lanes: Vec<LaneReport>,
-    /// By process.
+    /// Usage by process.
     pub processes: Vec<ProcessReport>,
-    /// CPU time of all processes for a delivery; null where one of them is unknown.
+    /// CPU time of all processes per delivery; null if the usage of one is unknown.
     pub cpu_ms_per_delivery: Option<f64>,
     /// The same without the bench.
     pub cpu_ms_per_delivery_without_bench: Option<f64>,
-    /// What PostgreSQL spent its time on, where that was asked for.
+    /// The statements that PostgreSQL spent its time on, if requested.
     pub statements: Option<Vec<Statement>>,
-    /// What was done to the services.
+    /// The faults that were caused.
     pub faults: Vec<FaultReport>,
-    /// What the offender of scenario `tenants` was answered, and how often.
+    /// Responses to the offender of scenario `tenants`, with their numbers.
     pub offender: BTreeMap<String, u64>,
-    /// How the API's lists were answered meanwhile.
+    /// How the API's lists performed during the phase.
     pub lists: Vec<ListReport>,
-    /// How it went over time.
+    /// The course over time.
     pub samples: Vec<Sample>,
 }
 
-/// Events of one kind.
+/// The results of one lane.
 #[derive(Debug, Serialize)]
 pub struct LaneReport {
-    /// What it is called.
+    /// Its name.
     pub name: &'static str,
-    /// Events that got their 202.
+    /// Events that got their 202 response.
     pub accepted: u64,
-    /// Deliveries that were taken.
+    /// Deliveries that got a 2xx response.
     pub delivered: u64,
     /// Attempts that arrived.
     pub attempts: u64,
-    /// From the time at which an event was to be posted to its 202.
+    /// Time from when an event should have been posted to its 202 response.
     pub accept: Option<Latency>,
-    /// From the 202 to the arrival of the first attempt; zero where that overtook the 202.
+    /// Time from the 202 response to the arrival of the first attempt; 0 if the attempt arrived first.
     pub deliver: Option<Latency>,
-    /// From the time at which an event was to be posted to the arrival of the first attempt.
+    /// Time from when an event should have been posted to the arrival of the first attempt.
     pub total: Option<Latency>,
-    /// Where the lane has a rate limit.
+    /// Only if the lane has a rate limit.
     pub rate: Option<RateReport>,
 }
 
-/// How a rate limit was kept, for the endpoint that departs from it most.
+/// How well a rate limit was kept, for the endpoint that deviates most.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct RateReport {
-    /// Requests per second.
+    /// The limit, in requests per second.
     pub limit: u32,
-    /// The most that came within any ten seconds, of what the limit lets through in these; 1 is the limit.
+    /// Maximum requests within any ten seconds, relative to the limit; 1 is exactly the limit.
     pub most_in_ten_seconds: f64,
-    /// What came from the first to the last, of what the limit lets through in that time.
+    /// Mean rate from the first to the last request, relative to the limit.
     pub average: f64,
 }
 
-/// A process, or all that bear the same name.
+/// The usage of a process, or of all processes with the same name.
 #[derive(Debug, Clone, Serialize)]
 pub struct ProcessReport {
-    /// What it is.
+    /// Its name.
     pub name: String,
-    /// CPU time in the phase.
+    /// CPU time during the phase.
     pub cpu_seconds: Option<f64>,
-    /// The same for each delivery.
+    /// CPU time per delivery.
     pub cpu_ms_per_delivery: Option<f64>,
     /// Resident memory after the warm-up and at the end of the phase.
     pub memory_bytes: [Option<u64>; 2],
-    /// The most memory since it started.
+    /// Highest memory usage since it started.
     pub peak_memory_bytes: Option<u64>,
 }

@@ -1,22 +1,22 @@
-//! The processes of an installation, and what they have used. Those that are killed take nothing with them.
+//! The processes of an installation, and what they have used. The usage of killed processes still counts.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::process::ProcessUsage;
 
-/// PostgreSQL, whose sessions are processes of their own.
+/// PostgreSQL, including its session processes.
 pub(crate) const POSTGRES: &str = "postgresql";
 /// Redis.
 pub(crate) const REDIS: &str = "redis";
 /// This process: producers and receiver.
 pub(crate) const BENCH: &str = "bench";
 
-/// Everybody whose CPU time and memory can be told.
+/// All processes whose usage is reported.
 #[derive(Default)]
 pub(crate) struct Roster(Mutex<Vec<Member>>);
 
-/// What the processes of one name have used until some moment.
+/// What the processes with one name have used up to a moment.
 #[derive(Debug, Clone)]
 pub(crate) struct Usage {
     pub(crate) name: String,
@@ -29,15 +29,15 @@ pub(crate) struct Usage {
 struct Member {
     name: String,
     pid: Option<u32>,
-    /// It has run where this could see it.
+    /// Whether a process with this name has run on this machine.
     is_known: bool,
-    /// CPU time of earlier processes of the same name.
+    /// CPU time of earlier processes with the same name.
     past: Duration,
     peak_memory: Option<u64>,
 }
 
 impl Roster {
-    /// A process of that name runs now.
+    /// Notes that a process with this name is running.
     pub(crate) fn runs(&self, name: &str, pid: u32) {
         let mut members = self.lock();
         match members.iter_mut().find(|member| member.name == name) {
@@ -46,12 +46,12 @@ impl Roster {
         }
     }
 
-    /// There is one of that name, somewhere.
+    /// Adds a process whose process id is not known.
     pub(crate) fn exists(&self, name: &str) {
         self.lock().push(Member::unknown(name));
     }
 
-    /// The process of that name is about to end.
+    /// Notes that the process with this name is about to end.
     pub(crate) fn ends(&self, name: &str) {
         for member in self.lock().iter_mut().filter(|member| member.name == name) {
             member.look();
@@ -60,7 +60,7 @@ impl Roster {
         }
     }
 
-    /// What each has used until now.
+    /// Returns what each has used so far.
     pub(crate) fn usage(&self) -> Vec<Usage> {
         let usage = |member: &Member| {
             let usage = member.usage();
@@ -70,12 +70,12 @@ impl Roster {
         self.lock().iter().map(usage).collect()
     }
 
-    /// Looks at the memory of each, for [`peak_memory`](Self::peak_memory).
+    /// Samples the memory of each, for [`peak_memory`](Self::peak_memory).
     pub(crate) fn look(&self) {
         self.lock().iter_mut().for_each(Member::look);
     }
 
-    /// The most that each was seen to use.
+    /// Returns the highest memory usage seen for each.
     pub(crate) fn peak_memory(&self) -> Vec<(String, Option<u64>)> {
         self.lock().iter().map(|member| (member.name.clone(), member.peak_memory)).collect()
     }
@@ -90,13 +90,13 @@ impl Member {
         Self { name: name.to_owned(), pid: None, is_known: false, past: Duration::ZERO, peak_memory: None }
     }
 
-    /// What its present process has used.
+    /// Returns the usage of the current process.
     fn usage(&self) -> Option<ProcessUsage> {
         let pid = self.pid?;
         if self.name == POSTGRES { ProcessUsage::with_children(pid) } else { ProcessUsage::of(pid) }
     }
 
-    /// CPU time of the present process and of earlier ones.
+    /// Returns the CPU time of the current process and of earlier ones.
     fn cpu(&self, usage: Option<ProcessUsage>) -> Option<Duration> {
         match self.pid {
             Some(_) => Some(self.past + usage?.cpu),

@@ -1,5 +1,4 @@
-//! Looks at everything from time to time while a phase runs: for the progress bar, and for what changes over
-//! time.
+//! Samples the state regularly while a phase runs, for the progress bar and for the course over time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,29 +11,29 @@ use crate::ledger::{Ledger, Totals};
 use crate::roster::Roster;
 
 const EVERY: Duration = Duration::from_millis(500);
-/// Metrics and memory are looked at every so many times.
+/// Metrics and memory are read only in every n-th sample.
 const RARELY: u32 = 4;
-/// How long a service may take to tell its metrics.
+/// How long a service may take to return its metrics.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(1);
-/// What waits, wherever it does.
+/// Gauges that together count what waits.
 const WAITING: [&str; 3] = ["postrider_outbox_due", "postrider_outbox_parked", "postrider_queue_waiting"];
 
-/// How things were at one moment.
+/// The state at one moment.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Sample {
-    /// Since the phase began, its warm-up included.
+    /// Seconds since the phase began, including its warm-up.
     pub seconds: f64,
-    /// Events that got their 202 since the phase began.
+    /// Events that got their 202 response since the phase began.
     pub accepted: u64,
-    /// Deliveries that arrived since.
+    /// Deliveries that arrived since the phase began.
     pub delivered: u64,
-    /// Deliveries of accepted events that had not arrived.
+    /// Deliveries of accepted events that had not arrived yet.
     pub open: u64,
-    /// What waited in the outbox and in Redis, as the relay tells in its metrics, every few seconds.
+    /// Rows and ids waiting in the outbox and in Redis. From the relay's metrics, which it updates every few seconds.
     pub waiting: Option<u64>,
 }
 
-/// What it looks at.
+/// What the sampler reads.
 pub(crate) struct Sampler {
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) roster: Arc<Roster>,
@@ -44,7 +43,7 @@ pub(crate) struct Sampler {
 }
 
 impl Sampler {
-    /// Looks until it is cancelled; what it saw is in `samples`.
+    /// Samples until it is cancelled, and appends to `samples`.
     pub(crate) async fn run(self, samples: Arc<std::sync::Mutex<Vec<Sample>>>) {
         let http = reqwest::Client::builder().no_proxy().timeout(SCRAPE_TIMEOUT).build().ok();
         let bar = self.bar();
@@ -77,7 +76,7 @@ impl Sampler {
         }
     }
 
-    /// On a terminal alone.
+    /// Returns a progress bar, which shows on a terminal only.
     fn bar(&self) -> ProgressBar {
         let bar = ProgressBar::new(self.length.as_secs().max(1));
         let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} s  {msg}");
@@ -98,7 +97,7 @@ impl Sampler {
         ));
     }
 
-    /// Asks every service, and adds up. `None` where none of them tells.
+    /// Returns the sum over all services, or `None` if none reports it.
     async fn waiting(&self, http: &reqwest::Client) -> Option<u64> {
         let mut total = None;
         for url in &self.metrics {
@@ -112,7 +111,7 @@ impl Sampler {
     }
 }
 
-/// The sum of the gauges, of a service that has them, out of Prometheus's text format.
+/// Returns the sum of the gauges in metrics in Prometheus's text format, or `None` if they are absent.
 fn waiting_in(metrics: &str) -> Option<u64> {
     let gauge = |name: &str| {
         let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;

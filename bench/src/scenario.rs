@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use clap::builder::PossibleValue;
 use serde::Serialize;
 
-/// What is measured.
+/// A scenario.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scenario {
@@ -16,23 +16,23 @@ pub enum Scenario {
     A64,
     /// Fan-out to ten endpoints.
     D,
-    /// Healthy endpoints beside one that never answers.
+    /// Healthy endpoints beside one that never responds.
     E,
-    /// A fifth of the first attempts fails.
+    /// A fifth of the first attempts fail.
     F,
     /// Services are killed and Redis is flushed under load.
     G,
-    /// A given rate, whatever the service makes of it.
+    /// A fixed rate, even if the service cannot keep up.
     Open,
     /// One event at a time into an idle installation.
     Idle,
-    /// A thousand endpoints of which four hundred misbehave.
+    /// A thousand endpoints, of which four hundred misbehave.
     Noisy,
     /// One tenant posts very many events at once; another posts a few.
     Burst,
     /// An endpoint's rate limit, under saturation.
     Rate,
-    /// Half of the maximum for a long time.
+    /// Half of the maximum rate for a long time.
     Soak,
     /// Many stored deliveries and a backlog.
     Grow,
@@ -40,7 +40,7 @@ pub enum Scenario {
     Tenants,
 }
 
-/// What a scenario starts from where no flag says otherwise.
+/// Defaults of a scenario for options that no flag sets.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Defaults {
     pub(crate) events: Option<u64>,
@@ -48,7 +48,7 @@ pub(crate) struct Defaults {
     pub(crate) warm_up: Duration,
     pub(crate) connections: usize,
     pub(crate) endpoints: usize,
-    /// Events per second; zero: as fast as answers come.
+    /// Events per second; 0 means as fast as responses arrive.
     pub(crate) rate: u64,
 }
 
@@ -61,11 +61,11 @@ const CLOSED: Defaults = Defaults {
     rate: 0,
 };
 
-/// Connections that an open loop may need while a moment is slow.
+/// Connections for an open loop, so that a short slow period does not delay posts.
 const OPEN_CONNECTIONS: usize = 256;
 
 impl Scenario {
-    /// What it does, in a line.
+    /// Returns a one-line description.
     pub(crate) fn about(self) -> &'static str {
         match self {
             Self::A1 => "1 connection, 1 endpoint: latency",

@@ -1,5 +1,4 @@
-//! A service of a private installation: this program, as a process that can be killed and whose CPU time is
-//! its own.
+//! A service of a private installation. It is a process of its own, so that it can be killed and its CPU time measured.
 
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
@@ -17,9 +16,9 @@ use crate::roster::Roster;
 
 /// How long a start may take.
 const START_DEADLINE: Duration = Duration::from_secs(60);
-/// How often it is asked whether it is ready.
+/// Interval between checks of its readiness.
 const POLL: Duration = Duration::from_millis(20);
-/// How much of its log an error quotes.
+/// Lines of the log that an error message quotes.
 const QUOTED_LINES: usize = 8;
 
 pub(crate) struct Service {
@@ -32,7 +31,7 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// Starts `postrider <name>`; it writes to `log`.
+    /// Starts `postrider <name>`, which logs to `log`.
     pub(crate) fn start(
         name: &'static str,
         environment: &[(String, String)],
@@ -51,7 +50,7 @@ impl Service {
         Ok(format!("http://{}/", self.listen).parse()?)
     }
 
-    /// Starts it again at the same address.
+    /// Starts the service again at the same address.
     pub(crate) fn launch(&mut self) -> anyhow::Result<()> {
         let program = std::env::current_exe().context("cannot find the path of this program")?;
         let log = std::fs::File::options()
@@ -60,7 +59,7 @@ impl Service {
             .open(&self.log)
             .with_context(|| format!("cannot write to {}", self.log.display()))?;
         let mut command = std::process::Command::new(program);
-        // A group of its own: Ctrl-C ends the bench, which then ends its services.
+        // A process group of its own: Ctrl-C stops the bench, which then stops its services.
         command.arg(self.name).process_group(0).envs(self.environment.iter().cloned());
         command.env_remove("FAILPOINTS").stdin(Stdio::null());
         command.stdout(log.try_clone()?).stderr(log);
@@ -73,7 +72,7 @@ impl Service {
         Ok(())
     }
 
-    /// SIGKILL.
+    /// Kills the service with SIGKILL.
     pub(crate) async fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             self.roster.ends(self.name);
@@ -81,7 +80,7 @@ impl Service {
         }
     }
 
-    /// Waits until it says that it is ready.
+    /// Waits until the service is ready.
     pub(crate) async fn ready(&mut self, http: &reqwest::Client) -> anyhow::Result<()> {
         let url = self.url()?.join("health/ready")?;
         let deadline = Instant::now() + START_DEADLINE;
@@ -102,7 +101,7 @@ impl Service {
     }
 }
 
-/// A port that was free a moment ago.
+/// Returns the address of a port that was free a moment ago.
 fn free_port() -> anyhow::Result<SocketAddr> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").context("no port is free")?;
     Ok(listener.local_addr()?)

@@ -1,10 +1,10 @@
-//! What PostgreSQL spent its time on, as `pg_stat_statements` tells.
+//! The statements that PostgreSQL spent its time on, from `pg_stat_statements`.
 
 use anyhow::Context as _;
 use serde::Serialize;
 use tokio_postgres::{Client, NoTls};
 
-/// Statements that are shown.
+/// Maximum statements in the report.
 const SHOWN: i64 = 20;
 
 const TOP: &str = "-- bench.statements
@@ -16,34 +16,34 @@ where dbid = (select oid from pg_database where datname = current_database()) an
 order by total_exec_time + total_plan_time desc
 limit $1";
 
-/// One of the most expensive.
+/// A statement and its costs.
 #[derive(Debug, Clone, Serialize)]
 pub struct Statement {
-    /// `noun.verb`, or how it begins where it has no name.
+    /// Its name (`noun.verb`), or its beginning if it has no name.
     pub name: String,
-    /// How often it ran.
+    /// Number of executions.
     pub calls: i64,
-    /// All of these together, without planning.
+    /// Total execution time, without planning.
     pub total_ms: f64,
-    /// One of these.
+    /// Mean execution time.
     pub mean_ms: f64,
-    /// How often it was planned: once or a few times for each session, or every time.
+    /// Number of times it was planned: a few times per session, or for every execution.
     pub plans: i64,
-    /// All planning together.
+    /// Total planning time.
     pub planning_ms: f64,
-    /// Rows that it answered or changed, each time.
+    /// Mean rows returned or changed per execution.
     pub rows_per_call: f64,
-    /// Pages that it looked at, each time.
+    /// Mean pages read per execution.
     pub pages_per_call: f64,
-    /// Bytes that it wrote ahead, each time.
+    /// Mean bytes of WAL per execution.
     pub wal_bytes_per_call: f64,
 }
 
-/// A session of its own beside the measured.
+/// A session of its own, separate from those that are measured.
 pub(crate) struct Statements(Client);
 
 impl Statements {
-    /// Begins to count.
+    /// Connects and prepares to count.
     pub(crate) async fn start(database_url: &str) -> anyhow::Result<Self> {
         let (client, connection) = tokio_postgres::connect(database_url, NoTls).await?;
         tokio::spawn(connection);
@@ -54,12 +54,12 @@ impl Statements {
         Ok(Self(client))
     }
 
-    /// Forgets what was counted.
+    /// Resets the counters.
     pub(crate) async fn reset(&self) -> anyhow::Result<()> {
         Ok(self.0.batch_execute("-- bench.reset\nselect pg_stat_statements_reset()").await?)
     }
 
-    /// The most expensive since.
+    /// Returns the most expensive statements since the last reset.
     pub(crate) async fn top(&self) -> anyhow::Result<Vec<Statement>> {
         let rows = self.0.query(TOP, &[&SHOWN]).await?;
         let per_call = |value: f64, calls: i64| value / calls.max(1) as f64;
@@ -81,7 +81,7 @@ impl Statements {
     }
 }
 
-/// The name that a statement bears in its first line, or the beginning of the statement.
+/// Returns the name in the first line of a statement, or the beginning of the statement.
 fn name(query: &str) -> String {
     const LONGEST: usize = 32;
     let first = query.trim_start().lines().next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What was found, for people.
+//! The report of a run, for people.
 
 use std::fmt::Write as _;
 
@@ -13,14 +13,14 @@ use crate::scenario::Scenario;
 use crate::statements::Statement;
 use crate::tenants;
 
-/// What stands where nothing is known.
+/// Shown for values that are unknown.
 const UNKNOWN: &str = "unknown";
-/// Moments of the course that are shown.
+/// Maximum samples that are shown.
 const MOMENTS: usize = 12;
-/// Refusals that are shown.
+/// Maximum refusals that are shown.
 const REFUSALS: usize = 5;
 
-/// The whole report as text.
+/// Returns the whole report as text.
 pub(crate) fn render(report: &Report) -> String {
     let mut text = String::new();
     let machine = &report.machine;
@@ -139,7 +139,7 @@ fn write_processes(text: &mut String, phase: &PhaseReport) {
     write(text, &table);
 }
 
-/// Writes some of the samples, evenly spaced, the last one included.
+/// Writes some of the samples, evenly spaced, including the last one.
 fn write_course(text: &mut String, samples: &[Sample]) {
     let mut table = figures(["second", "accepted", "delivered", "open", "waiting"]);
     let step = samples.len().div_ceil(MOMENTS).max(1);
@@ -207,7 +207,7 @@ fn write_statements(text: &mut String, statements: &[Statement]) {
     write(text, &table);
 }
 
-/// A table without borders. The first column is aligned left, the others, which are numbers, right.
+/// Creates a table without borders. The first column is aligned left, all others, which are numbers, right.
 pub(crate) fn figures<const COLUMNS: usize>(header: [&str; COLUMNS]) -> Table {
     let mut table = Table::new();
     table.load_style(NOTHING).set_header(header);
@@ -220,7 +220,7 @@ pub(crate) fn figures<const COLUMNS: usize>(header: [&str; COLUMNS]) -> Table {
     table
 }
 
-/// Writes a table after an empty line.
+/// Writes an empty line and a table.
 pub(crate) fn write(text: &mut String, table: &Table) {
     let _ = writeln!(text, "\n{}", table.trim_fmt());
 }

@@ -1,8 +1,8 @@
-//! How many requests came within any ten seconds.
+//! The maximum number of requests within a time window.
 
 use crate::ledger::Nanos;
 
-/// The most times that lie within a window of `width`, its end excluded. Sorts them.
+/// Returns the maximum number of times within any window of `width`, excluding its end. Sorts `times`.
 pub(crate) fn most_within(times: &mut [Nanos], width: Nanos) -> usize {
     times.sort_unstable();
     let mut most = 0;
@@ -24,7 +24,7 @@ mod tests {
     fn the_fullest_window_is_found_wherever_it_begins() {
         assert_eq!(most_within(&mut [], 10), 0);
         assert_eq!(most_within(&mut [5], 10), 1);
-        // Evenly spaced: ten in every window of ten.
+        // Evenly spaced: ten in every window of width ten.
         let mut even: Vec<_> = (1..100).collect();
         assert_eq!(most_within(&mut even, 10), 10);
         // The end of a window does not belong to it.

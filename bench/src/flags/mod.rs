@@ -13,7 +13,7 @@ pub use read::options;
 use crate::payload::LEAST_BYTES;
 use crate::{Fault, Offender, Scenario};
 
-/// The subcommand and its flags.
+/// Returns the subcommand and its flags.
 #[must_use]
 pub fn command() -> Command {
     Command::new("bench")
@@ -64,7 +64,7 @@ pub fn command() -> Command {
         ])
 }
 
-/// What is measured, and how it reaches the receiver.
+/// Flags for the installation to measure, and how it reaches the receiver.
 fn installation() -> Vec<Arg> {
     vec![
         Arg::new("api")
@@ -121,7 +121,7 @@ fn installation() -> Vec<Arg> {
     ]
 }
 
-/// What decides how much is posted. The defaults depend on the scenario.
+/// Flags that determine how much is posted. The defaults depend on the scenario.
 fn knobs() -> Vec<Arg> {
     let number = |name: &'static str, value: &'static str, least: u64, help: &'static str| {
         Arg::new(name).long(name).value_name(value).value_parser(value_parser!(u64).range(least..)).help(help)

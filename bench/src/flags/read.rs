@@ -56,7 +56,7 @@ pub fn options(matches: &ArgMatches) -> anyhow::Result<Options> {
     Ok(options)
 }
 
-/// The installation that `--api` names.
+/// Returns the installation that `--api` names.
 fn given(matches: &ArgMatches) -> anyhow::Result<Option<Given>> {
     let Some(api) = matches.get_one::<Url>("api") else { return Ok(None) };
     let text = |name: &str| matches.get_one::<String>(name).cloned();

@@ -7,26 +7,26 @@ use serde_json::{Value, json};
 use super::MOST_ENDPOINTS;
 use super::tenant::Tenant;
 
-/// Connections on which events are posted that cost much each. Few, for the sake of the machine's memory.
+/// Connections for events that are expensive. Few, to limit memory usage on the machine.
 const FEW_CONNECTIONS: usize = 2;
-/// Keys of an application that are asked for.
+/// API keys to create in one application.
 const KEYS: usize = 1_000;
 
-/// Each of 130 empty objects lacks 6,500 names.
+/// Each of 130 empty objects lacks 6,500 required names.
 pub(crate) async fn schema_required(tenant: &Tenant) -> anyhow::Result<()> {
     let names: Vec<_> = (0..6_500).map(|number| format!("n{number:04}")).collect();
     let schema = json!({"properties": {"a": {"items": {"required": names}}}});
     violate(tenant, schema, json!({"a": vec![json!({}); 130]})).await
 }
 
-/// Each of 580 numbers fits none of 400 alternatives.
+/// Each of 580 numbers matches none of 400 alternatives.
 pub(crate) async fn schema_one_of(tenant: &Tenant) -> anyhow::Result<()> {
     let alternative = json!({"anyOf": [{"type": "string"}, {"type": "null"}]});
     let schema = json!({"properties": {"a": {"items": {"oneOf": vec![alternative; 400]}}}});
     violate(tenant, schema, json!({"a": vec![0; 580]})).await
 }
 
-/// Each of 48,000 bytes may be in any of thousands of states.
+/// After each of 48,000 bytes, the pattern may be in any of thousands of states.
 pub(crate) async fn schema_pattern(tenant: &Tenant) -> anyhow::Result<()> {
     let pattern = format!("(?:{}+)+[b-z]", "a?".repeat(2_000));
     let schema = json!({"properties": {"a": {"anyOf": [{"pattern": pattern}, {}]}}});
@@ -45,7 +45,7 @@ async fn violate(tenant: &Tenant, schema: Value, data: Value) -> anyhow::Result<
     Ok(())
 }
 
-/// Ten million comparisons for each event.
+/// Ten million comparisons per event.
 pub(crate) async fn costly_filters(tenant: &Tenant) -> anyhow::Result<()> {
     let path = format!("data{}.items[*]", ".k".repeat(11));
     let conditions: Vec<_> =
@@ -62,7 +62,7 @@ pub(crate) async fn costly_filters(tenant: &Tenant) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A hundred thousand patterns for each event, and none that matches.
+/// A hundred thousand patterns per event, none of which matches.
 pub(crate) async fn event_types(tenant: &Tenant) -> anyhow::Result<()> {
     let prefix = "p".repeat(240);
     let types: Vec<_> = (0..100).map(|number| format!("{prefix}.n{number}")).collect();
@@ -91,7 +91,7 @@ pub(crate) async fn reads(tenant: &Tenant) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One tenant, however many keys it has.
+/// Many keys of one application, which count as one tenant.
 pub(crate) async fn many_keys(tenant: &Tenant) -> anyhow::Result<()> {
     tenant.endpoints(1, json!({"rate_limit": null})).await?;
     let path = format!("v1/applications/{}/api-keys", tenant.application);

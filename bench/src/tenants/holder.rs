@@ -22,17 +22,17 @@ use tokio_util::sync::CancellationToken;
 /// How webhooks are received.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Manner {
-    /// 200 at once.
+    /// Responds 200 at once.
     Accept,
-    /// This status at once.
+    /// Responds with this status at once.
     Fail(StatusCode),
-    /// 200 at once to the first ones, and then only after a time.
+    /// Responds 200, at once to the first `after` webhooks and then only after `time`.
     Hold { after: u64, time: Duration },
-    /// 103 again and again, and never a final response.
+    /// Sends 103 repeatedly and never a final response.
     Inform,
 }
 
-/// Receives on loopback until `stop`. What is held then is released.
+/// Receives on loopback until `stop`, then releases held requests.
 pub(crate) async fn receive(
     manner: Manner,
     received: Arc<AtomicU64>,
@@ -51,7 +51,7 @@ pub(crate) async fn receive(
             }
             tokio::spawn(async move {
                 let service = service_fn(|request| respond(manner, &received, &stop, request));
-                // The deliverer ends connections as it likes.
+                // The deliverer may close connections at any time.
                 let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
             });
         }
@@ -79,7 +79,7 @@ async fn respond(
     Ok(response)
 }
 
-/// As fast as the other end reads.
+/// Sends as fast as the other end reads.
 async fn inform(mut stream: TcpStream) {
     let responses = b"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(2_000);
     let mut request = [0; 1_024];

@@ -1,7 +1,7 @@
-//! `tenants`: a victim posts a few events a second beside one offender after another, each in an installation of its
-//! own.
+//! Scenario `tenants`: a victim posts a few events per second beside one offender after another, each in an
+//! installation of its own.
 //!
-//! An offender is another tenant, or somebody without a key, who takes as much as it can get. It is bounded in
+//! An offender is another tenant, or a client without a key, that takes as much as it can get. It is limited in
 //! requests and in time, and counts the responses that it gets.
 
 mod asking;
@@ -28,21 +28,21 @@ pub(crate) use verdict::{failures, write};
 
 /// How long an offender may prepare, for example create its endpoints.
 const PREPARATION: Duration = Duration::from_secs(60);
-/// Nearly as long as an endpoint may let a deliverer wait.
+/// Almost as long as an endpoint may make a deliverer wait.
 const HOLD: Duration = Duration::from_secs(55);
-/// A tenant has no more endpoints by default.
+/// The default maximum number of endpoints of a tenant.
 const MOST_ENDPOINTS: usize = 1_000;
 
-/// Who is beside the victim.
+/// The tenant or client beside the victim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Offender {
-    /// Endpoints that accept quickly, then take nearly a minute for each webhook.
+    /// Endpoints that respond quickly at first, then take almost a minute for each webhook.
     SlowSuccesses,
     /// Small events that become half a megabyte when they are rendered.
     LargeBodies,
-    /// One event, replayed to all endpoints again and again.
+    /// One event, replayed repeatedly to all endpoints.
     Replays,
-    /// Batches of which every event goes to all endpoints.
+    /// Batches in which every event goes to all endpoints.
     FanOut,
     /// Endpoints that fail and are retried at once.
     RetryStorm,
@@ -50,38 +50,38 @@ pub enum Offender {
     ParkedBacklog,
     /// A schema that finds thousands of violations in each element.
     SchemaRequired,
-    /// A schema that tries hundreds of alternatives on each element.
+    /// A schema that tries hundreds of alternatives for each element.
     SchemaOneOf,
     /// Filters that look deep into each event, on every endpoint.
     CostlyFilters,
     /// Lists, read on many connections.
     Reads,
-    /// Events posted under very many keys of one application.
+    /// Events posted with very many keys of one application.
     ManyKeys,
-    /// Large bodies with a key that nobody has.
+    /// Large bodies with an unknown key.
     UnauthenticatedBodies,
-    /// Requests whose head does not end.
+    /// Requests whose head never ends.
     DrippingHeads,
-    /// Connections on which nothing happens.
+    /// Idle connections.
     IdleConnections,
-    /// Endpoints that fail, each told of the dead letters of all.
+    /// Failing endpoints, each subscribed to the dead letters of all.
     DeadLetters,
-    /// Endpoints that respond 103 without end.
+    /// Endpoints that send 103 responses forever.
     InformationalResponses,
     /// A schema whose pattern has thousands of states.
     SchemaPattern,
     /// Long event types on every endpoint, none of which is ever posted.
     EventTypes,
-    /// Lists that are asked for and never read.
+    /// Lists that are requested and never read.
     UnreadResponses,
-    /// Requests whose body does not come.
+    /// Requests whose body never arrives.
     UnsentBodies,
-    /// Requests whose head is large and does not end.
+    /// Requests whose head is large and never ends.
     LargeHeads,
 }
 
 impl Offender {
-    /// All of them, in the order in which they run.
+    /// All offenders, in the order in which they run.
     pub const ALL: [Self; 21] = [
         Self::SlowSuccesses,
         Self::LargeBodies,
@@ -106,7 +106,7 @@ impl Offender {
         Self::LargeHeads,
     ];
 
-    /// As `--only` and the table name it.
+    /// Returns the name in `--only` and in the table.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -166,7 +166,7 @@ impl Offender {
         }
     }
 
-    /// How its endpoints receive.
+    /// Returns how its endpoints receive webhooks.
     fn manner(self) -> Manner {
         match self {
             Self::SlowSuccesses => Manner::Hold { after: 1_100, time: HOLD },
@@ -178,7 +178,7 @@ impl Offender {
         }
     }
 
-    /// Prepares, says so, and then does its worst until it is stopped.
+    /// Prepares, signals that it is ready, and then attacks until it is stopped.
     async fn attack(self, tenant: &Tenant) -> anyhow::Result<()> {
         match self {
             Self::SlowSuccesses => sending::slow_successes(tenant).await,
@@ -216,14 +216,14 @@ impl ValueEnum for Offender {
     }
 }
 
-/// An offender at work.
+/// An offender that is running.
 pub(crate) struct Attack {
     tenant: Tenant,
     task: JoinHandle<anyhow::Result<()>>,
 }
 
 impl Attack {
-    /// Lets it prepare. From then on it goes on by itself until `stop`.
+    /// Starts an offender and waits until it is prepared. It then runs until `stop`.
     pub(crate) async fn begin(
         offender: Offender,
         installation: &Installation,
@@ -231,7 +231,7 @@ impl Attack {
     ) -> anyhow::Result<Self> {
         let tenant = Tenant::new(installation, offender.manner(), stop.clone()).await?;
         let attacker = tenant.clone();
-        // On a thread of its own, so that it does not delay what measures the victim.
+        // The offender has a thread of its own, so that it does not delay measurements of the victim.
         let task = tokio::task::spawn_blocking(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let attack = stop.run_until_cancelled(offender.attack(&attacker));
@@ -245,7 +245,7 @@ impl Attack {
         Ok(Self { tenant, task })
     }
 
-    /// What it was answered, by how often. It has been stopped.
+    /// Returns the number of responses of each kind. Call it after the offender has been stopped.
     pub(crate) async fn end(self) -> BTreeMap<String, u64> {
         match self.task.await {
             Ok(Ok(())) => {}

@@ -1,4 +1,4 @@
-//! Offenders that load the way from an event to its receivers.
+//! Offenders that load the path from an event to its receivers.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::tenant::Tenant;
 /// Connections that an offender posts on.
 const CONNECTIONS: usize = 4;
 
-/// More deliveries than a deliverer has permits, to receivers that it has learned to trust.
+/// More deliveries than a deliverer has permits, to receivers whose concurrency has grown.
 pub(crate) async fn slow_successes(tenant: &Tenant) -> anyhow::Result<()> {
     tenant
         .endpoints(2, json!({"concurrency_limit": 1000, "timeout_seconds": 60, "rate_limit": null}))
@@ -26,8 +26,8 @@ pub(crate) async fn slow_successes(tenant: &Tenant) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// As many bytes in memory as a deliverer has for bodies. Small events first, until the endpoints may have many at
-/// once.
+/// As many bytes as a deliverer may hold in bodies. Small events come first, until the endpoints may have many
+/// exchanges at once.
 pub(crate) async fn large_bodies(tenant: &Tenant) -> anyhow::Result<()> {
     tenant
         .endpoints(2, json!({"concurrency_limit": 1000, "timeout_seconds": 60, "rate_limit": null}))
@@ -43,7 +43,7 @@ pub(crate) async fn large_bodies(tenant: &Tenant) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A thousand deliveries for each small request.
+/// A thousand deliveries per small request.
 pub(crate) async fn replays(tenant: &Tenant) -> anyhow::Result<()> {
     tenant.endpoints(MOST_ENDPOINTS, json!({})).await?;
     let event = tenant.publish("replayed", &json!({})).await.context("the event was refused")?;
@@ -58,7 +58,7 @@ pub(crate) async fn replays(tenant: &Tenant) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A hundred thousand deliveries for each request.
+/// A hundred thousand deliveries per request.
 pub(crate) async fn fan_out(tenant: &Tenant) -> anyhow::Result<()> {
     tenant.endpoints(MOST_ENDPOINTS, json!({})).await?;
     tenant.begins();
@@ -70,7 +70,7 @@ pub(crate) async fn fan_out(tenant: &Tenant) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Ten thousand deliveries, each of which is due again a second after it has failed.
+/// Ten thousand deliveries, each due again a second after it failed.
 pub(crate) async fn retry_storm(tenant: &Tenant) -> anyhow::Result<()> {
     tenant.endpoints(MOST_ENDPOINTS, json!({"retry_schedule": [1], "max_attempts": 20})).await?;
     tenant.begins();
@@ -80,7 +80,7 @@ pub(crate) async fn retry_storm(tenant: &Tenant) -> anyhow::Result<()> {
     std::future::pending().await
 }
 
-/// A thousand dead letters of one event, each of which is told to a thousand endpoints.
+/// A thousand dead letters of one event, each reported to a thousand endpoints.
 pub(crate) async fn dead_letters(tenant: &Tenant) -> anyhow::Result<()> {
     let types = ["dead.letter", "postrider.*"];
     let settings =
@@ -91,7 +91,7 @@ pub(crate) async fn dead_letters(tenant: &Tenant) -> anyhow::Result<()> {
     std::future::pending().await
 }
 
-/// Each connection is busy for as long as an exchange may take.
+/// Each connection is busy for the maximum duration of an exchange.
 pub(crate) async fn informational_responses(tenant: &Tenant) -> anyhow::Result<()> {
     tenant.endpoints(2, json!({"timeout_seconds": 60, "retry_schedule": [0], "max_attempts": 20})).await?;
     tenant.begins();
@@ -99,8 +99,8 @@ pub(crate) async fn informational_responses(tenant: &Tenant) -> anyhow::Result<(
     std::future::pending().await
 }
 
-/// Rows that wait in PostgreSQL until their endpoints are enabled, which they never are. New ones come now and then
-/// for an endpoint that is enabled and disabled again.
+/// Rows that wait in PostgreSQL for endpoints that are never enabled. Now and then, new ones are added through an
+/// endpoint that is enabled and disabled again.
 pub(crate) async fn parked_backlog(tenant: &Tenant) -> anyhow::Result<()> {
     let endpoints = tenant.endpoints(MOST_ENDPOINTS, json!({"rate_limit": 1})).await?;
     tenant.publish_batch("parked", &json!({}), 25).await;

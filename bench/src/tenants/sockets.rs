@@ -1,4 +1,4 @@
-//! Offenders that need connections, and send little on them or read nothing.
+//! Offenders that occupy connections, and send little on them or read nothing.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,16 +10,16 @@ use tokio::time::sleep;
 
 use super::tenant::Tenant;
 
-/// A batch may have as many bytes.
+/// The maximum size of a batch request.
 const BODY_BYTES: usize = 4 << 20;
-/// Before a connection that was closed is opened again.
+/// Pause before a closed connection is opened again.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Between two bytes of a head.
+/// Interval between two bytes of a head.
 const DRIP: Duration = Duration::from_secs(20);
-/// Descriptors that the bench needs for other things.
+/// Descriptors that the bench needs for other purposes.
 const OTHER_DESCRIPTORS: u64 = 400;
 
-/// Everything but the last byte of a large body, with a key that nobody has.
+/// Sends all but the last byte of a large body, with an unknown key.
 pub(crate) async fn unauthenticated_bodies(tenant: &Tenant) -> anyhow::Result<()> {
     let key = unknown_key(&tenant.api_key);
     let head = format!(
@@ -47,7 +47,7 @@ pub(crate) async fn unauthenticated_bodies(tenant: &Tenant) -> anyhow::Result<()
                 read = reader.read_exact(&mut status) => read.is_ok(),
                 _ = sending => false,
             };
-            // HTTP/1.1 401
+            // The response begins `HTTP/1.1 401`.
             let status = String::from_utf8_lossy(&status[9..]).into_owned();
             tenant.note(&if answered { format!("request: {status}") } else { "request: cut off".to_owned() });
             sleep(PAUSE).await;
@@ -56,7 +56,7 @@ pub(crate) async fn unauthenticated_bodies(tenant: &Tenant) -> anyhow::Result<()
     Ok(())
 }
 
-/// A byte now and then, so that no connection is ever idle for long.
+/// Sends a byte now and then, so that no connection is ever idle for long.
 pub(crate) async fn dripping_heads(tenant: &Tenant) -> anyhow::Result<()> {
     let connections = affordable(3_000);
     tenant.begins();
@@ -87,7 +87,7 @@ async fn drip(tenant: &Tenant) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Connections that were of use once.
+/// Keeps connections open after one request.
 pub(crate) async fn idle_connections(tenant: &Tenant) -> anyhow::Result<()> {
     let connections = affordable(2_000);
     tenant.begins();
@@ -109,13 +109,13 @@ async fn idle(tenant: &Tenant) -> std::io::Result<()> {
     stream.write_all(request.as_bytes()).await?;
     tenant.note("opened");
     let mut buffer = [0; 1_024];
-    // Until the other end closes.
+    // Read until the other end closes.
     while stream.read(&mut buffer).await? > 0 {}
     tenant.note("closed by the API");
     Ok(())
 }
 
-/// A page of 250 events of 8 kB for each connection.
+/// Requests a page of 250 events of 8 kB on each connection.
 pub(crate) async fn unread_responses(tenant: &Tenant) -> anyhow::Result<()> {
     let data = json!({"text": "x".repeat(8_000)});
     for _ in 0..3 {
@@ -127,7 +127,7 @@ pub(crate) async fn unread_responses(tenant: &Tenant) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A length, and nothing of that length.
+/// Announces the length of a body that never arrives.
 pub(crate) async fn unsent_bodies(tenant: &Tenant) -> anyhow::Result<()> {
     let head = format!(
         "POST /v1/events HTTP/1.1\r\n{}idempotency-key: unsent\r\ncontent-type: application/json\r\n\
@@ -139,7 +139,7 @@ pub(crate) async fn unsent_bodies(tenant: &Tenant) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// As much of a head as is taken.
+/// Sends as much of a head as the API accepts.
 pub(crate) async fn large_heads(tenant: &Tenant) -> anyhow::Result<()> {
     let head = format!("GET / HTTP/1.1\r\nhost: {}\r\nx-large: {}", tenant.address, "y".repeat(400_000));
     tenant.begins();
@@ -151,7 +151,7 @@ fn common_headers(tenant: &Tenant) -> String {
     format!("host: {}\r\nauthorization: Bearer {}\r\n", tenant.address, tenant.api_key)
 }
 
-/// Sends the same on many connections, and again where the API closes one.
+/// Sends the same bytes on many connections, and again when the API closes one.
 async fn send_again_and_again(tenant: &Tenant, connections: usize, bytes: &[u8], reads: bool) {
     let connections = affordable(connections);
     tenant.note(&format!("at once: {connections}"));
@@ -159,7 +159,7 @@ async fn send_again_and_again(tenant: &Tenant, connections: usize, bytes: &[u8],
         .again_and_again(connections, async |_| {
             let what = match send(tenant.address, bytes, reads).await {
                 Ok(answer) if answer.is_empty() => "closed by the API".to_owned(),
-                // HTTP/1.1 503
+                // The response begins `HTTP/1.1 503`.
                 Ok(answer) => {
                     format!("request: {}", String::from_utf8_lossy(answer.get(9..12).unwrap_or_default()))
                 }
@@ -171,7 +171,7 @@ async fn send_again_and_again(tenant: &Tenant, connections: usize, bytes: &[u8],
         .await;
 }
 
-/// Returns what was received, if it `reads`; without that it waits for ever.
+/// Sends bytes. Returns the response if it `reads`; otherwise waits forever.
 async fn send(address: SocketAddr, bytes: &[u8], reads: bool) -> std::io::Result<Vec<u8>> {
     let mut stream = open(address).await?;
     stream.write_all(bytes).await?;
@@ -183,19 +183,20 @@ async fn send(address: SocketAddr, bytes: &[u8], reads: bool) -> std::io::Result
     Ok(answer)
 }
 
-/// A connection that takes in little.
+/// Opens a connection with a small receive buffer.
 async fn open(address: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.set_recv_buffer_size(4_096)?;
     socket.connect(address).await
 }
 
-/// Of the right form.
+/// Returns an unknown key of the correct form.
 fn unknown_key(key: &str) -> String {
     key.chars().map(|character| if character.is_ascii_digit() { '7' } else { character }).collect()
 }
 
-/// As many connections, or as many as the limit on descriptors leaves: both ends may be under the same one.
+/// Returns the given number of connections, or fewer if the limit on descriptors requires it: both ends may share one
+/// limit.
 fn affordable(connections: usize) -> usize {
     let limit = rlimit::Resource::NOFILE.get_soft().unwrap_or(1_024);
     connections.min((limit.saturating_sub(OTHER_DESCRIPTORS) / 2) as usize)

@@ -1,4 +1,4 @@
-//! What an offender works with: an application of its own, a receiver, and a tally of what it was answered.
+//! An offender's resources: an application, a receiver, and counts of responses.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,16 +23,17 @@ use crate::installation::Installation;
 use postrider_api_client::As;
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
-/// How long a response may take: long enough that the server gives up first.
+/// How long a response may take: long enough for the server to give up first.
 const TIMEOUT: Duration = Duration::from_secs(90);
-/// After a refusal. An offender that asked again at once would show what it takes of the processor, not of Postrider.
+/// Pause after a refusal. An offender that retried at once would show its effect on the processor instead of on
+/// Postrider.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Requests of one offender, at most.
+/// Maximum requests of one offender.
 const MOST_REQUESTS: u64 = 50_000;
-/// Requests that prepare an attack, side by side.
+/// Concurrent requests while an attack is prepared.
 const SIDE_BY_SIDE: usize = 16;
 
-/// An offender's means.
+/// An offender's resources.
 #[derive(Clone)]
 pub(crate) struct Tenant {
     http: reqwest::Client,
@@ -44,7 +45,7 @@ pub(crate) struct Tenant {
     received: Arc<AtomicU64>,
     requests: Arc<AtomicU64>,
     answers: Arc<Mutex<BTreeMap<String, u64>>>,
-    /// Cancelled when it is prepared.
+    /// Cancelled when the offender is prepared.
     pub(crate) ready: CancellationToken,
 }
 
@@ -80,7 +81,7 @@ impl Tenant {
         })
     }
 
-    /// Makes endpoints with these settings and returns their ids. Those that are refused are counted.
+    /// Creates endpoints with these settings and returns their ids. Counts those that are refused.
     pub(crate) async fn endpoints(&self, count: usize, settings: Value) -> anyhow::Result<Vec<String>> {
         let path = format!("v1/applications/{}/endpoints", self.application);
         let (path, settings) = (&path, &settings);
@@ -102,7 +103,7 @@ impl Tenant {
         text(&accepted["event_id"])
     }
 
-    /// Posts events of the same data in one request.
+    /// Posts events with the same data in one request.
     pub(crate) async fn publish_batch(&self, event_type: &str, data: &Value, count: usize) -> Option<Value> {
         let event = |_| {
             let key = format!("{:032x}", rand::random::<u128>());
@@ -113,12 +114,12 @@ impl Tenant {
         self.call("batch", Method::POST, "v1/events/batch", body.into()).await
     }
 
-    /// One request under the tenant's key. `None` where it was refused, after a pause.
+    /// Makes one request with the tenant's key. Pauses and returns `None` if it is refused.
     pub(crate) async fn call(&self, what: &str, method: Method, path: &str, body: Bytes) -> Option<Value> {
         self.call_as(&self.api_key, what, method, path, body).await
     }
 
-    /// The same under another key.
+    /// Makes one request with another key.
     pub(crate) async fn call_as(
         &self,
         key: &str,
@@ -132,7 +133,7 @@ impl Tenant {
         }
         let mut request = self.http.request(method, self.api.join(path).ok()?).bearer_auth(key);
         if !body.is_empty() {
-            // Only events need one; nothing else minds.
+            // Only events need an idempotency key; other requests ignore it.
             let key = format!("{:032x}", rand::random::<u128>());
             request =
                 request.header(IDEMPOTENCY_KEY, key).header(CONTENT_TYPE, "application/json").body(body);
@@ -153,7 +154,7 @@ impl Tenant {
         None
     }
 
-    /// Does the same on several connections at once, for ever.
+    /// Repeats an action forever on several connections at once.
     pub(crate) async fn again_and_again(&self, connections: usize, act: impl AsyncFn(usize)) {
         let acting = (0..connections).map(async |number| {
             loop {
@@ -163,14 +164,14 @@ impl Tenant {
         futures_util::future::join_all(acting).await;
     }
 
-    /// Says that the attack begins. What was answered until now belongs to its preparation.
+    /// Marks the beginning of the attack, and forgets successful responses from its preparation.
     pub(crate) fn begins(&self) {
         let refused = |what: &String| !what.contains(": 2");
         self.lock().retain(|what, _| refused(what));
         self.ready.cancel();
     }
 
-    /// Counts something.
+    /// Counts one occurrence of `what`.
     pub(crate) fn note(&self, what: &str) {
         *self.lock().entry(what.to_owned()).or_default() += 1;
     }

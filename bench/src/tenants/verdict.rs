@@ -1,4 +1,4 @@
-//! Whether an offender reached the victim.
+//! Decides whether an offender affected the victim.
 
 use comfy_table::CellAlignment;
 
@@ -7,10 +7,10 @@ use crate::report::PhaseReport;
 use crate::scenario::Scenario;
 use crate::table;
 
-/// What the victim's 99th percentile may grow by.
+/// Maximum growth of the victim's 99th percentile, in milliseconds.
 const MOST_GROWTH_MS: f64 = 50.0;
 
-/// The two times that a tenant feels, of the victim.
+/// Returns the two latencies of the victim that a tenant notices.
 fn stages(phase: &PhaseReport) -> [(&'static str, Option<Latency>); 2] {
     let victim = phase.lanes.first();
     [
@@ -19,7 +19,7 @@ fn stages(phase: &PhaseReport) -> [(&'static str, Option<Latency>); 2] {
     ]
 }
 
-/// How the victim fared worse beside an offender than alone, in the first phase.
+/// Describes how the victim did worse beside an offender than alone, which is the first phase.
 pub(crate) fn failures(scenario: Scenario, phases: &[PhaseReport]) -> Vec<String> {
     let Some((alone, beside)) = phases.split_first().filter(|_| scenario == Scenario::Tenants) else {
         return Vec::new();
@@ -40,7 +40,7 @@ pub(crate) fn failures(scenario: Scenario, phases: &[PhaseReport]) -> Vec<String
     failures
 }
 
-/// Writes a line for each offender.
+/// Writes a table with a row for each offender.
 pub(crate) fn write(text: &mut String, phases: &[PhaseReport]) {
     let mut table = table::figures([
         "victim, ms, beside",
