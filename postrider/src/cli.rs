@@ -1,12 +1,12 @@
-//! The command line: every setting is a flag and an environment variable, and both are told by `--help`.
+//! The command line. Every setting is a flag and an environment variable, and `--help` lists both.
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use postrider_runtime::config::{SETTINGS, Service, Setting, Source};
 
-/// Where `receive` and the demo's receiver listen.
+/// Default address of `receive` and of the demo's receiver.
 pub const RECEIVER_LISTEN: &str = "127.0.0.1:9000";
 
-/// The whole command line.
+/// Returns the whole command line.
 #[must_use]
 pub fn command() -> Command {
     Command::new("postrider")
@@ -162,11 +162,11 @@ fn argument(setting: &Setting) -> Arg {
         .help(help)
 }
 
-/// All settings, from flags, environment, files and defaults.
+/// Gathers all settings from flags, environment, files and defaults.
 #[must_use]
 pub fn source(matches: &ArgMatches) -> Source {
     let environment = |name: &str| std::env::var(name).ok();
-    // What is not an argument of this subcommand, clap has not looked for.
+    // Clap does not read the environment for settings that are not arguments of this subcommand.
     let given = |setting: &Setting| {
         let argument = matches.try_get_one::<String>(setting.env).ok().flatten();
         argument.cloned().or_else(|| environment(setting.env))

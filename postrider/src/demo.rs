@@ -1,5 +1,5 @@
-//! What `postrider up --demo` does once everything runs: it behaves as a producer would, through the
-//! public HTTP API alone, and shows people the journey of its events.
+//! The demo of `postrider up --demo`. Once everything runs, it acts as a producer that uses only the public HTTP API,
+//! and shows the journey of its events.
 
 mod client;
 mod journey;
@@ -23,23 +23,22 @@ use crate::receive::{self, Arrival, FailFirst, ReceiveOptions, Secrets};
 use client::Client;
 use report::Report;
 
-/// Names the demo's application and its key.
+/// Name of the demo's application and API key.
 const NAME: &str = "demo";
-/// The event whose first attempt the receiver answers 500.
+/// Events of this type get a 500 response to their first attempt.
 const FAILING_EVENT_TYPE: &str = "order.shipped";
-/// How long the API may take until it is ready.
+/// How long the API may take to become ready.
 const READY_DEADLINE: Duration = Duration::from_secs(30);
-/// How long the events may take altogether.
+/// How long all events together may take to arrive.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// Arrivals that may wait to be looked at; after the demo nobody looks.
+/// Capacity of the channel for arrivals. After the demo, nothing reads it.
 const WAITING_ARRIVALS: usize = 10_000;
 
-/// Receives on `receiver`, sends a few events by the API at `api`, shows their journey and what to do next,
-/// and goes on receiving until `shutdown`; or ends there, with `once`.
+/// Runs the demo: receives on `receiver`, posts a few events to the API at `api`, and shows their journey and what to
+/// do next. Then returns if `once` is set, or else continues to receive until `shutdown`.
 ///
 /// # Errors
-/// When the API does not do what it promises; with `once`, also when an event did not arrive or was not
-/// verified.
+/// If a call of the API fails; with `once`, also if an event did not arrive or was not verified.
 pub async fn run(
     api: SocketAddr,
     receiver: TcpListener,
@@ -60,7 +59,7 @@ pub async fn run(
         arrivals: Some(sender),
         print: true,
     };
-    // It is not told to stop: what the deliverer has under way when it is, still arrives. The process ends it.
+    // The receiver is not stopped at shutdown, so that webhooks in flight still arrive. It ends with the process.
     let mut receiving = tokio::spawn(receive::serve(receiver, options, CancellationToken::new()));
 
     let demonstration = demonstrate(url(api, "/")?, webhook, admin_token, arrivals, &secrets);
@@ -93,7 +92,7 @@ fn stopped(ended: Result<std::io::Result<()>, tokio::task::JoinError>) -> anyhow
     }
 }
 
-/// What the receiver is to fail, so that a retry is seen.
+/// Returns which webhooks the receiver makes fail, to show a retry.
 fn fail_first() -> FailFirst {
     FailFirst {
         attempts: 1,
@@ -102,13 +101,13 @@ fn fail_first() -> FailFirst {
     }
 }
 
-/// How a listener is reached from this machine.
+/// Returns the URL of a listener as reached from this machine.
 fn url(address: SocketAddr, path: &str) -> anyhow::Result<Url> {
     Ok(format!("http://{}{path}", reachable(address)).parse()?)
 }
 
-/// Sends the events and follows each to its receiver. Events that do not arrive are no error: the report
-/// says so.
+/// Posts the events and follows each to the receiver. Events that do not arrive are not an error; they are part of the
+/// report.
 async fn demonstrate(
     api: Url,
     webhook: Url,

@@ -1,4 +1,4 @@
-//! `postrider`: the one command.
+//! The `postrider` command.
 
 use std::process::ExitCode;
 

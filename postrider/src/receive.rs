@@ -1,5 +1,5 @@
-//! A receiver of webhooks, as a customer would write one: it verifies, prints a line and answers 204.
-//! `postrider receive` runs it alone, `postrider up --demo` beside the services.
+//! A webhook receiver like that of a customer. It verifies each webhook, prints a line and responds 204. `postrider
+//! receive` runs it alone, `postrider up --demo` next to the services.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -19,86 +19,86 @@ use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-/// A larger body is answered 413.
+/// A larger body gets a 413 response.
 const LARGEST_BODY_BYTES: usize = 4 << 20;
-/// How far a webhook's timestamp may be from now, as Standard Webhooks has it.
+/// Maximum difference between a webhook's timestamp and now, the usual tolerance of Standard Webhooks.
 const TIMESTAMP_TOLERANCE_SECONDS: i64 = 5 * 60;
-/// Webhooks whose attempts are counted; older ones are forgotten.
+/// Maximum webhooks whose attempts are counted. The oldest are forgotten first.
 const REMEMBERED_WEBHOOKS: usize = 10_000;
-/// How long what is being answered may go on after the shutdown.
+/// How long open requests may take after shutdown.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
-/// What webhooks are verified with.
+/// The secrets that webhooks are verified with.
 #[derive(Debug, Clone)]
 pub enum Secrets {
-    /// Nothing: they are taken unverified.
+    /// No secret: webhooks are accepted without verification.
     None,
-    /// Not known yet: they are answered 503, to be sent again.
+    /// The secret is not known yet: webhooks get a 503 response, so that they are sent again.
     Awaited,
-    /// Any of these, as during a rotation.
+    /// Any of these secrets may match, as during a rotation.
     Known(Vec<Secret>),
 }
 
-/// Which webhooks are answered with an error at first, so that a retry is seen.
+/// Which webhooks get an error response at first, to show a retry.
 #[derive(Debug, Clone)]
 pub struct FailFirst {
-    /// How many attempts of each webhook.
+    /// Number of attempts of each webhook that fail.
     pub attempts: u32,
-    /// The events concerned; empty means all.
+    /// The event types concerned; empty means all.
     pub event_types: Vec<String>,
-    /// What they are answered.
+    /// Status of the error response.
     pub status: StatusCode,
 }
 
 /// How the receiver behaves.
 #[derive(Debug, Clone)]
 pub struct ReceiveOptions {
-    /// May change while the receiver runs.
+    /// The secrets, which may change while the receiver runs.
     pub secrets: watch::Receiver<Secrets>,
-    /// `None`: every verified webhook is answered 204 at once.
+    /// `None` means that every verified webhook gets a 204 response.
     pub fail_first: Option<FailFirst>,
-    /// How long the receiver takes over each answer.
+    /// Delay before each response.
     pub delay: Duration,
-    /// Is told of every webhook. What it has no room for, it is not told of.
+    /// Gets every arrival, unless the channel is full.
     pub arrivals: Option<mpsc::Sender<Arrival>>,
-    /// Whether a line is printed for each.
+    /// Whether to print a line for each arrival.
     pub print: bool,
 }
 
-/// One request that came to `/webhook`.
+/// A request to `/webhook`.
 #[derive(Debug, Clone)]
 pub struct Arrival {
-    /// `webhook-id`, or empty.
+    /// `webhook-id`, or empty if it is missing.
     pub webhook_id: String,
-    /// `type` of the body, where it could be read.
+    /// `type` in the body, or `None` if the body cannot be parsed.
     pub event_type: Option<String>,
-    /// How many times this webhook has come, this one included.
+    /// How many times this webhook has arrived, including this one.
     pub attempt: u32,
-    /// Whether the signature holds.
+    /// The result of verifying the signature.
     pub verification: Verification,
-    /// Since the event happened, by the body's `timestamp`; zero where the clocks differ.
+    /// Time since `timestamp` in the body; 0 if that is in the future because clocks differ.
     pub latency: Option<Duration>,
-    /// What it was answered.
+    /// Status of the response.
     pub status: StatusCode,
-    /// When it had been read.
+    /// When the request had been read.
     pub at: Instant,
 }
 
-/// Whether a webhook is what it claims to be.
+/// The result of verifying a webhook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verification {
-    /// Signed with one of the secrets, a moment ago.
+    /// The webhook has a recent timestamp and a valid signature.
     Verified,
-    /// Nobody gave the receiver a secret.
+    /// The receiver has no secret.
     NoSecret,
     /// The secret is not known yet.
     Awaited,
-    /// It is not, for this reason.
+    /// Verification failed, for this reason.
     Refused(&'static str),
 }
 
 impl Verification {
-    /// In a word or a sentence, for people.
+    /// Returns a short description for people.
     #[must_use]
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -113,7 +113,7 @@ impl Verification {
 /// Serves `POST /webhook` until `shutdown`.
 ///
 /// # Errors
-/// When the listener fails.
+/// If the listener fails.
 pub async fn serve(
     listener: tokio::net::TcpListener,
     options: ReceiveOptions,
@@ -131,14 +131,14 @@ struct Receiver {
     seen: Mutex<Seen>,
 }
 
-/// How often each webhook has come.
+/// Counts how often each webhook has arrived.
 #[derive(Default)]
 struct Seen {
     attempts: HashMap<String, u32>,
     order: VecDeque<String>,
 }
 
-/// What the receiver reads of a body.
+/// The parts of a body that the receiver reads.
 #[derive(Deserialize)]
 struct Envelope {
     #[serde(rename = "type")]
@@ -200,7 +200,7 @@ impl Receiver {
 
     fn status(&self, verification: &Verification, event_type: Option<&str>, attempt: u32) -> StatusCode {
         match (verification, &self.options.fail_first) {
-            // Nobody who forges a webhook learns more than this, and a sender does not try again.
+            // The response reveals nothing more to a forger.
             (Verification::Refused(_), _) => StatusCode::BAD_REQUEST,
             (Verification::Awaited, _) => StatusCode::SERVICE_UNAVAILABLE,
             (_, Some(fail)) if attempt <= fail.attempts && fail.concerns(event_type) => fail.status,
@@ -216,7 +216,7 @@ impl FailFirst {
     }
 }
 
-/// Verifies after Standard Webhooks: all three headers, a recent timestamp, one signature that holds.
+/// Verifies a webhook by Standard Webhooks: all three headers, a recent timestamp, and at least one valid signature.
 fn verify(secrets: &Secrets, headers: &HeaderMap, body: &[u8], now: i64) -> Verification {
     let secrets = match secrets {
         Secrets::None => return Verification::NoSecret,
@@ -250,7 +250,7 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 fn print(arrival: &Arrival) {
     let latency =
         arrival.latency.map_or_else(|| "—".to_owned(), |latency| format!("{} ms", latency.as_millis()));
-    // A reader of the output that is slow, or has gone away, is no reason to stop receiving.
+    // A reader of the output that is slow or gone must not stop the receiver.
     Lines::stdout().line(format!(
         "{}  {}  {}  attempt {}  {}  answered {} after {latency}\n",
         Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true),
@@ -262,7 +262,7 @@ fn print(arrival: &Arrival) {
     ));
 }
 
-/// What a stranger sends is not to move the cursor of a terminal.
+/// Replaces control characters, so that a request cannot control the terminal.
 fn printable(text: &str) -> String {
     text.chars().take(100).map(|char| if char.is_control() { '·' } else { char }).collect()
 }

@@ -1,17 +1,17 @@
-//! File descriptors: every webhook under way needs some, and many systems allow a process few by default.
+//! File descriptors: each webhook in flight needs some, and on many systems the default limit for a process is low.
 
 use postrider_deliverer::DelivererConfig;
 
-/// What one exchange may need at its worst: its connection, one that waits to be used again, and two that are tried beside
-/// it, of which one may go to a name server.
+/// Maximum descriptors of one exchange: its connection, an idle connection, and two connection attempts at once, one of
+/// which may go to a name server.
 const PER_EXCHANGE: usize = 4;
 
-/// Raises the soft limit to the hard one.
+/// Raises the soft limit to the hard limit.
 pub(super) fn raise_limit() {
     let _ = rlimit::increase_nofile_limit(u64::MAX);
 }
 
-/// Lets a deliverer have no more exchanges under way than there are descriptors for.
+/// Limits a deliverer's concurrency to the exchanges that it has descriptors for.
 pub(super) fn cap_concurrency(config: &mut DelivererConfig) {
     let Ok((limit, _)) = rlimit::getrlimit(rlimit::Resource::NOFILE) else { return };
     let most = usize::try_from(limit).unwrap_or(usize::MAX) / PER_EXCHANGE;

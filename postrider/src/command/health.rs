@@ -1,4 +1,4 @@
-//! `postrider health`: asks a service on this machine how it is, for images that have no other means.
+//! `postrider health` checks the health of a service on this machine, for container images without another HTTP client.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use postrider_runtime::config::{Service, Source, listen_address};
 
 use super::print;
 
-/// How long the service may take to answer.
+/// How long the service may take to respond.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(matches: &ArgMatches, source: &Source) -> anyhow::Result<()> {
@@ -31,7 +31,7 @@ pub(super) async fn run(matches: &ArgMatches, source: &Source) -> anyhow::Result
     print(&format!("{body}\n"))
 }
 
-/// Where this machine reaches a listener: on loopback, where it listens on every interface.
+/// Returns the address at which this machine reaches a listener: loopback, if it listens on all interfaces.
 pub(crate) fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

@@ -1,4 +1,4 @@
-//! What each subcommand does.
+//! The subcommands.
 
 mod bench;
 mod descriptors;
@@ -23,8 +23,8 @@ pub(crate) use health::reachable;
 
 use crate::cli;
 
-/// Runs what the command line asks for. The exit status is 2 for a mistake in the configuration, 1 for
-/// any other failure.
+/// Runs the subcommand on the command line. The exit status is 2 if the configuration is wrong, and 1 after any other
+/// failure.
 #[must_use]
 pub fn run() -> ExitCode {
     let matches = cli::command().get_matches();
@@ -45,7 +45,7 @@ pub fn run() -> ExitCode {
     let result =
         std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(dispatch(name, matches, source))))
             .unwrap_or_else(|panic| Err(anyhow!("internal error: {}", supervise::message(panic.as_ref()))));
-    // What still runs has had its time.
+    // Tasks that still run have had their grace period.
     runtime.shutdown_background();
     exit(result)
 }

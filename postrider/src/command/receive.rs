@@ -1,4 +1,4 @@
-//! `postrider receive`: a receiver to try things with.
+//! `postrider receive` runs a receiver for trying things out.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -47,7 +47,7 @@ pub(super) async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     receive(listener, options, shutdown).await.context("the receiver failed")
 }
 
-/// Reads the address in a flag.
+/// Parses the address in a flag.
 pub(super) fn listen_address(matches: &ArgMatches, flag: &str) -> anyhow::Result<SocketAddr> {
     let text = matches.get_one::<String>(flag).map(String::as_str).unwrap_or_default();
     text.parse().with_context(|| format!("--{flag}: `{text}` is not an address such as `127.0.0.1:9000`"))

@@ -1,4 +1,4 @@
-//! Encrypts everything that is secret under the first master key.
+//! `postrider rekey` encrypts all secrets again with the first master key.
 
 use std::time::Duration;
 
@@ -10,24 +10,24 @@ use postrider_store::{DatabaseConfig, Store, StoreError, migrate};
 
 use super::print;
 
-/// Rows of one step.
+/// Maximum rows per step.
 const STEP: i64 = 500;
 
-/// How often a step is tried whose rows are in use.
+/// How often to retry a step whose rows are locked.
 const TRIES: u32 = 20;
 
-/// After such a step, nothing is tried for this long.
+/// Pause before such a retry.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What it starts from.
+/// Configuration of `rekey`.
 struct RekeyConfig {
     database: DatabaseConfig,
-    /// The first of these keys is to encrypt everything.
+    /// The first key of the ring encrypts everything.
     keyring: Keyring,
 }
 
 impl RekeyConfig {
-    /// Reads the settings. Without a master key there is nothing to do.
+    /// Reads the settings. Without a master key, this is a mistake.
     fn read(reader: &mut Reader<'_>) -> Self {
         let keyring = keyring::read(reader);
         if keyring.current_id().is_none() {
@@ -40,7 +40,7 @@ impl RekeyConfig {
     }
 }
 
-/// Runs to the end. It may be interrupted at any time: the next run finds what is left.
+/// Encrypts everything. It may be interrupted at any time: the next run continues with the rest.
 pub(super) async fn run(source: &Source) -> anyhow::Result<()> {
     let RekeyConfig { database, keyring } = source.read(RekeyConfig::read)?;
     let store = Store::new(&database);
@@ -83,7 +83,7 @@ async fn endpoints(store: &Store, keyring: &Keyring) -> Result<usize, StoreError
     }
 }
 
-/// Does a step again while somebody else holds one of its rows.
+/// Runs a step, and retries it while its rows are locked.
 async fn patiently<T>(step: impl AsyncFn() -> Result<T, StoreError>) -> Result<T, StoreError> {
     let mut tries = TRIES;
     loop {

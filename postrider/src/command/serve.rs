@@ -1,4 +1,4 @@
-//! The services as processes of their own.
+//! Runs the services as separate processes.
 
 use std::net::SocketAddr;
 
@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{descriptors, signals};
 
-/// Binds, or says who else might.
+/// Binds an address. If that fails, the error says how to solve it.
 pub(super) async fn bind(address: SocketAddr, what: &str, flag: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
         format!(
@@ -70,7 +70,7 @@ async fn operations(
     tracing::info!(%address, "health and metrics are served");
     Ok(supervisor.spawn("health and metrics", async move {
         if let Err(error) = serving.await {
-            tracing::error!(%error, "health and metrics are no longer served");
+            tracing::error!(%error, "serving health and metrics failed");
         }
     }))
 }

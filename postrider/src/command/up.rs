@@ -1,4 +1,4 @@
-//! `postrider up`: everything in one process, on servers of its own or on given ones.
+//! `postrider up` runs everything in one process, with its own or given servers.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -21,19 +21,19 @@ use super::{descriptors, receive, serve, signals};
 use crate::demo;
 use postrider_embedded::{Embedded, Options, default_data_dir};
 
-/// After everything else has stopped, what is left of the grace for the servers to be asked to end.
+/// Time for services to stop, in addition to the deliverer's grace period.
 const STOP_MARGIN: Duration = Duration::from_secs(10);
 
-/// The services that run, each as a task.
+/// The running services, each as a task.
 type Services = JoinSet<anyhow::Result<()>>;
 
-/// What is asked for on the command line.
+/// What the command line asks for.
 struct Plan {
-    /// Where the demo's receiver listens; `None`: no demo.
+    /// Address of the demo's receiver; `None` means no demo.
     receiver: Option<SocketAddr>,
-    /// End after the demo.
+    /// Whether to stop after the demo.
     once: bool,
-    /// Start servers of our own.
+    /// Whether to start our own PostgreSQL and Redis.
     is_embedded: bool,
 }
 
@@ -43,7 +43,7 @@ pub(super) async fn run(matches: &ArgMatches, mut source: Source) -> anyhow::Res
         let allowed = source.get("POSTRIDER_ALLOW_NETWORKS").unwrap_or_default();
         source.set("POSTRIDER_ALLOW_NETWORKS", format!("{allowed},127.0.0.1/32"));
     }
-    // Everything that can be known to be wrong is said before anything is started.
+    // Every mistake in the configuration is reported before anything starts.
     let mut rehearsal = source.clone();
     if plan.is_embedded {
         rehearsal.set("DATABASE_URL", "host=localhost user=postrider");
@@ -122,7 +122,7 @@ fn read(source: &Source) -> Result<Configs, Mistakes> {
     })
 }
 
-/// Runs all services until told to stop, or until one of them ends.
+/// Runs all services until shutdown, or until one of them ends.
 async fn serve_all(
     plan: &Plan,
     source: &Source,
@@ -155,7 +155,7 @@ async fn serve_all(
         }
     };
     let result = tokio::select! {
-        // Told to stop, services and servers may end before this task is woken: that is no failure.
+        // After a signal, services and servers may end before this task wakes up. That is not a failure.
         biased;
         () = shutdown.cancelled() => Ok(()),
         result = first_end(&mut services, &shutdown) => result,
@@ -170,19 +170,19 @@ async fn serve_all(
     }))
 }
 
-/// Waits until a service ends: that is a failure, unless it was told to.
+/// Waits until a service ends. It is a failure if a service ends before shutdown.
 async fn first_end(services: &mut Services, shutdown: &CancellationToken) -> anyhow::Result<()> {
     let ended = services.join_next().await.context("no service was started")?;
     ended??;
     if shutdown.is_cancelled() { Ok(()) } else { bail!("a service stopped unexpectedly") }
 }
 
-/// Waits until all services have ended, and fails as the first that did.
+/// Waits until all services have ended. Returns the first error.
 async fn drain(services: &mut Services) -> anyhow::Result<()> {
     let mut result = Ok(());
     while let Some(ended) = services.join_next().await {
         if let Err(error) = ended.map_err(Into::into).and_then(std::convert::identity) {
-            tracing::error!(%error, "a service did not stop in good order");
+            tracing::error!(%error, "a service failed while it stopped");
             result = result.and(Err(error));
         }
     }
@@ -220,7 +220,7 @@ mod tests {
             Ok(())
         });
         shutdown.cancel();
-        // It has ended before anybody looks at the token.
+        // The service has ended before the token is checked.
         first_end(&mut services, &shutdown).await.expect("an orderly end");
 
         services.spawn(async { Ok(()) });

@@ -1,4 +1,4 @@
-//! The few calls of the public API that the demo makes.
+//! The API calls of the demo.
 
 use reqwest::Method;
 use serde::Deserialize;
@@ -8,10 +8,10 @@ use url::Url;
 
 use postrider_api_client::{ApiClient, As, parsed};
 
-/// Calls the API as the demo does.
+/// A client of the API.
 pub(super) struct Client(ApiClient);
 
-/// Anything that has an id.
+/// Any object with an id.
 #[derive(Deserialize)]
 struct Identified {
     id: String,
@@ -41,13 +41,13 @@ struct EndpointSecret {
     secret: String,
 }
 
-/// The answer to an event.
+/// The response to an event.
 #[derive(Deserialize)]
 pub(super) struct Accepted {
     pub(super) event_id: String,
 }
 
-/// What the API tells about a delivery.
+/// A delivery, as returned by the API.
 #[derive(Deserialize)]
 pub(super) struct Delivery {
     pub(super) id: String,
@@ -55,7 +55,7 @@ pub(super) struct Delivery {
     pub(super) status: String,
 }
 
-/// What the API tells about an attempt.
+/// An attempt, as returned by the API.
 #[derive(Deserialize)]
 pub(super) struct Attempt {
     pub(super) response_status: Option<u16>,
@@ -67,12 +67,12 @@ impl Client {
         Ok(Self(ApiClient::new(api, admin_token)?))
     }
 
-    /// Waits until the service is ready to be used.
+    /// Waits until the API is ready.
     pub(super) async fn wait_ready(&self, deadline: Instant) -> anyhow::Result<()> {
         self.0.wait_ready(deadline).await
     }
 
-    /// The id of the application with this `uid`, which is created where there is none.
+    /// Returns the id of the application with this `uid`. Creates it if necessary.
     pub(super) async fn application(&self, uid: &str) -> anyhow::Result<String> {
         let path = format!("v1/applications/{uid}");
         if let Some(found) = self.0.find::<Identified>(&path, As::Admin).await? {
@@ -83,7 +83,7 @@ impl Client {
         Ok(created.id)
     }
 
-    /// A new key of that name; those of the same name before it are revoked.
+    /// Creates an API key with this name, and revokes older keys with the same name.
     pub(super) async fn fresh_api_key(&self, application: &str, name: &str) -> anyhow::Result<String> {
         let path = format!("v1/applications/{application}/api-keys");
         let fresh: NewApiKey = self.0.send(Method::POST, &path, As::Admin, &json!({ "name": name })).await?;
@@ -95,8 +95,8 @@ impl Client {
         Ok(fresh.api_key)
     }
 
-    /// The id of the endpoint with this URL, which is created where there is none, and enabled where it is
-    /// not. Its first retry comes after a second.
+    /// Returns the id of the endpoint with this URL. Creates or enables it if necessary. Its first retry is due after a
+    /// second.
     pub(super) async fn endpoint(&self, application: &str, key: &str, url: &Url) -> anyhow::Result<String> {
         let path = format!("v1/applications/{application}/endpoints");
         let endpoints = self.0.list::<Endpoint>(&path, As::Key(key)).await?;
@@ -119,7 +119,7 @@ impl Client {
         Ok(endpoint.id)
     }
 
-    /// The signing secret of an endpoint.
+    /// Returns the signing secret of an endpoint.
     pub(super) async fn secret(
         &self,
         application: &str,
@@ -130,7 +130,7 @@ impl Client {
         Ok(self.0.get::<EndpointSecret>(&path, As::Key(key)).await?.secret)
     }
 
-    /// Posts an event under an idempotency key of its own.
+    /// Posts an event with a new idempotency key.
     pub(super) async fn post_event(
         &self,
         key: &str,
@@ -146,12 +146,12 @@ impl Client {
         parsed(request).await
     }
 
-    /// The deliveries of an event.
+    /// Returns the deliveries of an event.
     pub(super) async fn deliveries(&self, key: &str, event_id: &str) -> anyhow::Result<Vec<Delivery>> {
         self.0.list(&format!("v1/events/{event_id}/deliveries"), As::Key(key)).await
     }
 
-    /// The attempts of a delivery, oldest first.
+    /// Returns the attempts of a delivery, oldest first.
     pub(super) async fn attempts(&self, key: &str, delivery_id: &str) -> anyhow::Result<Vec<Attempt>> {
         self.0.list(&format!("v1/deliveries/{delivery_id}/attempts"), As::Key(key)).await
     }

@@ -1,4 +1,4 @@
-//! The events of the demo, from the POST to what the API tells of them afterwards.
+//! The events of the demo, from the POST to what the API reports about them afterwards.
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,10 @@ use super::client::Client;
 use super::report::Journey;
 use crate::receive::{Arrival, Verification};
 
-/// How often the API is asked whether a delivery is recorded.
+/// Interval between checks whether a delivery is recorded.
 const POLL: Duration = Duration::from_millis(50);
 
-/// What is posted.
+/// Returns the events to post.
 pub(super) fn events() -> Vec<(&'static str, Value)> {
     vec![
         ("user.created", json!({ "user_id": 4711, "email": "ada@example.com", "plan": "team" })),
@@ -23,7 +23,7 @@ pub(super) fn events() -> Vec<(&'static str, Value)> {
     ]
 }
 
-/// Posts one event and starts its clock.
+/// Posts one event and notes the time.
 pub(super) async fn post(
     client: &Client,
     api_key: &str,
@@ -44,7 +44,7 @@ pub(super) async fn post(
     })
 }
 
-/// Notes arrivals until every event has come and was taken, or the deadline has passed.
+/// Notes arrivals until every event has arrived and was accepted, or the deadline has passed.
 pub(super) async fn follow(
     journeys: &mut [Journey],
     arrivals: &mut mpsc::Receiver<Arrival>,
@@ -63,7 +63,7 @@ pub(super) async fn follow(
     }
 }
 
-/// Reads back what the API recorded of the delivery to the demo's endpoint: its attempts, and how it ended.
+/// Reads the recorded attempts and status of the delivery to the demo's endpoint.
 pub(super) async fn read_back(
     client: &Client,
     api_key: &str,
@@ -84,7 +84,7 @@ pub(super) async fn read_back(
                 .collect();
             journey.delivery_status = Some(delivery.status);
         }
-        // The receiver has answered before the attempt is recorded.
+        // The receiver responds before the attempt is recorded.
         let is_recorded = journey.delivery_status.as_deref() == Some("succeeded");
         if is_recorded || Deadline::now() >= deadline {
             return Ok(());

@@ -1,4 +1,4 @@
-//! What the demo shows people.
+//! The report of the demo.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -7,54 +7,54 @@ use url::Url;
 
 use crate::receive::Verification;
 
-/// What became of one event.
+/// What happened to one event.
 #[derive(Debug)]
 pub(super) struct Journey {
-    /// Its type.
+    /// The event type.
     pub(super) event_type: &'static str,
-    /// Its id, which is the `webhook-id`.
+    /// The event's id, which is the `webhook-id`.
     pub(super) event_id: String,
-    /// When it was posted.
+    /// When the event was posted.
     pub(super) posted_at: Instant,
-    /// How long until the API had accepted it.
+    /// Time until the API accepted the event.
     pub(super) accepted_after: Duration,
-    /// How long until the receiver took it, verified; `None` where it did not.
+    /// Time until the receiver verified and accepted the event; `None` if it did not.
     pub(super) delivered_after: Option<Duration>,
-    /// What the receiver thought of the last attempt that it saw.
+    /// The receiver's verification of the last attempt.
     pub(super) verification: Option<Verification>,
-    /// What each attempt was answered, as the API tells it.
+    /// The response to each attempt, as reported by the API.
     pub(super) attempts: Vec<String>,
-    /// How the delivery ended, as the API tells it.
+    /// The status of the delivery, as reported by the API.
     pub(super) delivery_status: Option<String>,
 }
 
 impl Journey {
-    /// True when the receiver took the event, verified, and the API knows.
+    /// Returns true if the receiver verified and accepted the event, and the API reports success.
     pub(super) fn is_complete(&self) -> bool {
         self.delivered_after.is_some() && self.delivery_status.as_deref() == Some("succeeded")
     }
 }
 
-/// What the demo found.
+/// The results of the demo.
 #[derive(Debug)]
 pub(super) struct Report {
-    /// Where the API is.
+    /// URL of the API.
     pub(super) api: Url,
-    /// Where the receiver is.
+    /// URL of the receiver.
     pub(super) webhook: Url,
-    /// The key that was minted, shown once.
+    /// The new API key, which is shown once.
     pub(super) api_key: String,
-    /// The events, in the order in which they were posted.
+    /// The events in the order in which they were posted.
     pub(super) journeys: Vec<Journey>,
 }
 
 impl Report {
-    /// True when every event arrived and was verified.
+    /// Returns true if every event arrived and was verified.
     pub(super) fn is_complete(&self) -> bool {
         !self.journeys.is_empty() && self.journeys.iter().all(Journey::is_complete)
     }
 
-    /// The journey of each event, in a table.
+    /// Writes a table with the journey of each event.
     pub(super) fn write_journeys(&self, out: &mut impl Write) -> io::Result<()> {
         writeln!(out)?;
         write_row(out, ["event", "accepted in", "delivered after", "responses", "signature"])?;
@@ -83,7 +83,7 @@ impl Report {
         Ok(())
     }
 
-    /// The key, lines to paste, and where to look further; with `once`, for the next time.
+    /// Writes the API key, commands to try, and where to read more; with `once`, how to start Postrider again.
     pub(super) fn write_next_steps(&self, out: &mut impl Write, once: bool) -> io::Result<()> {
         let (api, api_key) = (self.api.as_str().trim_end_matches('/'), &self.api_key);
         write!(
@@ -125,7 +125,7 @@ fn write_row(out: &mut impl Write, cells: [&str; 5]) -> io::Result<()> {
     writeln!(out, "  {event:<14}{accepted:>12}{delivered:>17}   {attempts:<19}{signature}")
 }
 
-/// `1234.5 ms` → `1,234 ms`.
+/// Formats `1234.5 ms` as `1,234 ms`.
 fn milliseconds(duration: Duration) -> String {
     let digits = duration.as_millis().to_string();
     let mut grouped = String::new();
