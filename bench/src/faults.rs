@@ -20,7 +20,7 @@ pub(crate) struct Suffered {
 /// The effect of one fault.
 #[derive(Debug, Clone, Serialize)]
 pub struct FaultReport {
-    /// Its name on the command line.
+    /// Name of the fault on the command line.
     pub fault: &'static str,
     /// Time until everything was ready again.
     pub down_seconds: f64,

@@ -109,7 +109,7 @@ impl Producer {
                 Ok(answer) if !is_passing(answer.status) => return Some(answer),
                 Ok(answer) => answer.retry_after.unwrap_or(RETRY_PAUSE).min(LONGEST_PAUSE),
                 Err(error) => {
-                    tracing::debug!(%error, "an event is posted again");
+                    tracing::debug!(%error, "posting an event again");
                     RETRY_PAUSE
                 }
             };

@@ -57,7 +57,7 @@ pub(crate) async fn read(
             match stop.run_until_cancelled(asking).await {
                 Some(Ok(_)) => list.latencies.record(asked, nanos()),
                 Some(Err(error)) => {
-                    tracing::debug!(%error, path = list.path, "a list was not answered");
+                    tracing::debug!(%error, path = list.path, "reading a list failed");
                     list.failures += 1;
                 }
                 None => break 'reading,

@@ -53,7 +53,7 @@ pub struct Settings {
 /// The results of one phase.
 #[derive(Debug, Serialize)]
 pub struct PhaseReport {
-    /// Its name.
+    /// Name of the phase.
     pub name: &'static str,
     /// Whether it was interrupted. It is then unknown whether deliveries are missing.
     pub is_interrupted: bool,
@@ -99,7 +99,7 @@ pub struct PhaseReport {
     pub statements: Option<Vec<Statement>>,
     /// The faults that were caused.
     pub faults: Vec<FaultReport>,
-    /// Responses to the offender of scenario `tenants`, with their numbers.
+    /// Number of responses of each kind to the offender of scenario `tenants`.
     pub offender: BTreeMap<String, u64>,
     /// How the API's lists performed during the phase.
     pub lists: Vec<ListReport>,
@@ -110,7 +110,7 @@ pub struct PhaseReport {
 /// The results of one lane.
 #[derive(Debug, Serialize)]
 pub struct LaneReport {
-    /// Its name.
+    /// Name of the lane.
     pub name: &'static str,
     /// Events that got their 202 response.
     pub accepted: u64,
@@ -142,7 +142,7 @@ pub struct RateReport {
 /// The usage of a process, or of all processes with the same name.
 #[derive(Debug, Clone, Serialize)]
 pub struct ProcessReport {
-    /// Its name.
+    /// Name of the processes, such as `api` or `postgresql`.
     pub name: String,
     /// CPU time during the phase.
     pub cpu_seconds: Option<f64>,

@@ -33,7 +33,7 @@ pub struct Statement {
     pub planning_ms: f64,
     /// Mean rows returned or changed per execution.
     pub rows_per_call: f64,
-    /// Mean pages read per execution.
+    /// Mean pages accessed per execution.
     pub pages_per_call: f64,
     /// Mean bytes of WAL per execution.
     pub wal_bytes_per_call: f64,

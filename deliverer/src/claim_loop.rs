@@ -98,7 +98,7 @@ impl ClaimLoop {
             let mut places = HashMap::with_capacity(reservations.len());
             for reservation in reservations {
                 deliverer.held.insert(reservation);
-                let permit = permits.split(1).expect("no more was reserved than there are permits");
+                let permit = permits.split(1).expect("no more ids are reserved than there are permits");
                 let place = deliverer.in_flight.enter(reservation.application_id, permit);
                 places.insert(reservation.delivery_id, (reservation, place));
             }

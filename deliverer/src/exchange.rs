@@ -76,7 +76,7 @@ async fn deliver_to_the_end(deliverer: &Deliverer, task: Task) {
             return unsent::give_back(deliverer, &unsent, Outage::Wait).await;
         }
         Err(_) => {
-            (Exchange::default(), failed(ErrorClass::Internal, "the deliverer failed; its log says how"))
+            (Exchange::default(), failed(ErrorClass::Internal, "internal error; the deliverer logged it"))
         }
     };
     let judgement = judge(deliverer, &claimed, ending);
@@ -109,7 +109,7 @@ async fn attempt(
         return Some((Exchange::default(), Failure::from(refused).into()));
     }
     if deliverer.config.https_only && outgoing.post.url.scheme() != "https" {
-        return Some((Exchange::default(), failed(ErrorClass::RefusedAddress, "only https is sent to")));
+        return Some((Exchange::default(), failed(ErrorClass::RefusedAddress, "only https:// is allowed")));
     }
     if claimed_at.elapsed() > SEND_WITHIN {
         return None;

@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 /// Rows may become visible in a different order than they fall due. The difference is usually less than this.
 const MARGIN: chrono::TimeDelta = chrono::TimeDelta::milliseconds(500);
 
-/// Maximum time for which a row may be overlooked.
+/// Interval between scans of the whole index, which is how long a row may be overlooked.
 const EVERYWHERE_EVERY: Duration = Duration::from_secs(1);
 
 /// If a full scan is slow, full scans use at most about one tenth of the time.
@@ -75,14 +75,14 @@ mod tests {
         low_water.note(Some(due - MARGIN), Some(later), after(6), after(9));
         assert_eq!(low_water.since(after(10)), Some(due));
         low_water.note(Some(due), None, after(10), after(11));
-        assert_eq!(low_water.since(after(12)), Some(due), "nothing was there: nothing has changed");
+        assert_eq!(low_water.since(after(12)), Some(due), "an empty take changes nothing");
         assert_eq!(low_water.pause(after(805)), Duration::from_millis(200));
         assert_eq!(low_water.since(after(1_005)), None);
         low_water.note(None, None, after(1_005), after(1_405));
         assert_eq!(
             low_water.since(after(5_404)),
             Some(due),
-            "a look that took 0.4 s is not repeated at once"
+            "a scan that took 0.4 s is not repeated at once"
         );
         assert_eq!(low_water.since(after(5_405)), None);
     }

@@ -136,6 +136,6 @@ mod tests {
         for errno in [Errno::CONNREFUSED, Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::TIMEDOUT] {
             assert!(!is_ours(errno, false), "{errno}");
         }
-        assert!(!is_ours(Errno::ADDRNOTAVAIL, true), "a machine without IPv6 lacks no ports");
+        assert!(!is_ours(Errno::ADDRNOTAVAIL, true), "a machine without IPv6 has not run out of ports");
     }
 }

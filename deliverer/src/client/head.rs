@@ -2,7 +2,7 @@
 //! lost because of a detail that does not matter.
 //!
 //! - Informational responses (1xx) are counted and dropped: hyper would read them forever.
-//! - Header lines are passed on while there is room for them. Headers that affect framing have room of their own.
+//! - Header lines are passed on while there is room for them. The headers that matter most have room of their own.
 //! - The status line is rewritten: without its reason phrase, which may contain any byte, and as HTTP/1.1, which allows
 //!   a chunked body.
 

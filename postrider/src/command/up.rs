@@ -221,7 +221,7 @@ mod tests {
         });
         shutdown.cancel();
         // The service has ended before the token is checked.
-        first_end(&mut services, &shutdown).await.expect("an orderly end");
+        first_end(&mut services, &shutdown).await.expect("no failure");
 
         services.spawn(async { Ok(()) });
         let error = first_end(&mut services, &CancellationToken::new()).await.expect_err("a failure");
@@ -232,7 +232,7 @@ mod tests {
     async fn a_service_that_fails_while_it_stops_is_a_failure() {
         let mut services = Services::new();
         services.spawn(async { Ok(()) });
-        services.spawn(async { bail!("it could not be done") });
+        services.spawn(async { bail!("the service failed") });
         services.spawn(async { Ok(()) });
         assert!(drain(&mut services).await.is_err());
         assert!(services.is_empty());

@@ -53,7 +53,7 @@ pub(super) async fn follow(
     while journeys.iter().any(|journey| journey.delivered_after.is_none()) {
         let Ok(Some(arrival)) = tokio::time::timeout_at(deadline, arrivals.recv()).await else { return };
         let Some(journey) = journeys.iter_mut().find(|journey| journey.event_id == arrival.webhook_id) else {
-            continue; // Of an earlier demo, or from somebody else.
+            continue; // From an earlier demo or another sender.
         };
         let is_verified = arrival.verification == Verification::Verified;
         journey.verification = Some(arrival.verification);
