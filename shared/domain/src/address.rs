@@ -1,14 +1,14 @@
-//! Which addresses a webhook may be sent to: the guard against server-side request forgery.
+//! The addresses that a webhook may be sent to: the guard against server-side request forgery.
 //!
-//! The lists follow the IANA special-purpose address registries (RFC 6890). The guard is asked about the
-//! address that is actually dialled, so that a name cannot be rebound between a check and a connection.
+//! The lists follow the IANA special-purpose address registries (RFC 6890). The guard checks the address that is
+//! actually dialled, so that a name cannot be rebound between the check and the connection.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::LazyLock;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// IPv4 networks that are nobody's public server, and the metadata addresses of clouds.
+/// IPv4 networks that contain no public servers, and the metadata addresses of clouds.
 const REFUSED_V4: [&str; 19] = [
     "0.0.0.0/8",        // this host
     "10.0.0.0/8",       // private
@@ -31,10 +31,10 @@ const REFUSED_V4: [&str; 19] = [
     "240.0.0.0/4",      // reserved, broadcast
 ];
 
-/// The only IPv6 space of public servers; everything outside it is refused.
+/// The only IPv6 network that contains public servers. Everything outside it is refused.
 const GLOBAL_V6: &str = "2000::/3";
 
-/// What is refused inside it.
+/// The parts of [`GLOBAL_V6`] that are refused.
 const REFUSED_V6: [&str; 4] = [
     "2001::/23",     // protocol assignments, Teredo
     "2001:db8::/32", // documentation
@@ -42,7 +42,7 @@ const REFUSED_V6: [&str; 4] = [
     "3fff::/20",     // documentation
 ];
 
-/// IPv6 networks whose addresses carry an IPv4 address in their last 32 bits and stand for it.
+/// IPv6 networks whose addresses contain an IPv4 address in their last 32 bits. They are judged as that IPv4 address.
 const EMBEDDED_V4: [&str; 2] = ["::ffff:0:0/96", "64:ff9b::/96"];
 
 static V4: LazyLock<Vec<Ipv4Net>> = LazyLock::new(|| networks(&REFUSED_V4));
@@ -51,31 +51,31 @@ static V6_GLOBAL: LazyLock<Vec<Ipv6Net>> = LazyLock::new(|| networks(&[GLOBAL_V6
 static V6_EMBEDDED: LazyLock<Vec<Ipv6Net>> = LazyLock::new(|| networks(&EMBEDDED_V4));
 
 fn networks<N: std::str::FromStr<Err: std::fmt::Debug>>(texts: &[&str]) -> Vec<N> {
-    texts.iter().map(|text| text.parse().expect("a network of the tables above")).collect()
+    texts.iter().map(|text| text.parse().expect("the tables above contain valid networks")).collect()
 }
 
-/// An address to which no webhook is sent.
+/// An address that webhooks are not sent to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0} is not a public address")]
 pub struct RefusedAddress(pub IpAddr);
 
-/// Decides about addresses. Refuses all that are not public, except in networks that were allowed.
+/// Decides which addresses webhooks may be sent to: public addresses, and those in allowed networks.
 #[derive(Debug, Clone, Default)]
 pub struct AddressGuard {
     allowed: Vec<IpNet>,
 }
 
 impl AddressGuard {
-    /// A guard that lets the `allowed` networks pass, whatever they are.
+    /// Creates a guard that also allows the networks in `allowed`, even if they are not public.
     #[must_use]
     pub fn new(allowed: Vec<IpNet>) -> Self {
         Self { allowed }
     }
 
-    /// Passes a public or allowed address.
+    /// Accepts a public or allowed address.
     ///
     /// # Errors
-    /// For every other address.
+    /// [`RefusedAddress`] for any other address.
     pub fn check(&self, address: IpAddr) -> Result<(), RefusedAddress> {
         let meant = unmap(address);
         let is_allowed =
@@ -83,11 +83,11 @@ impl AddressGuard {
         if is_allowed || is_public(meant) { Ok(()) } else { Err(RefusedAddress(address)) }
     }
 
-    /// Checks the host of a URL where it is an IP literal; a name passes, for it is checked when it is
+    /// Checks the host of a URL if it is an IP literal. A name passes, because its addresses are checked once it is
     /// resolved.
     ///
     /// # Errors
-    /// For a literal that [`check`](Self::check) refuses.
+    /// [`RefusedAddress`] if the host is a literal that [`check`](Self::check) refuses.
     pub fn check_host(&self, url: &url::Url) -> Result<(), RefusedAddress> {
         match url.host() {
             Some(url::Host::Ipv4(address)) => self.check(address.into()),
@@ -97,7 +97,7 @@ impl AddressGuard {
     }
 }
 
-/// The IPv4 address that an IPv6 address stands for, where it stands for one.
+/// Returns the IPv4 address that an IPv6 address embeds, or the address itself if it embeds none.
 fn unmap(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V6(v6) if V6_EMBEDDED.iter().any(|network| network.contains(&v6)) => {

@@ -89,7 +89,7 @@ fn an_allowed_network_passes_in_every_form() {
     assert!(!check("::1"));
 }
 
-/// The refused IPv4 networks by their first and last addresses, as the registries give them.
+/// The first and last addresses of the refused IPv4 networks, according to the registries.
 const REFUSED: [(&str, &str); 19] = [
     ("0.0.0.0", "0.255.255.255"),
     ("10.0.0.0", "10.255.255.255"),
@@ -112,7 +112,7 @@ const REFUSED: [(&str, &str); 19] = [
     ("240.0.0.0", "255.255.255.255"),
 ];
 
-/// The public IPv6 addresses, between what is refused of 2000::/3.
+/// The public IPv6 addresses: the gaps between the refused parts of 2000::/3.
 const PUBLIC_V6: [(&str, &str); 5] = [
     ("2000::", "2000:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
     ("2001:200::", "2001:db7:ffff:ffff:ffff:ffff:ffff:ffff"),
@@ -125,7 +125,7 @@ fn bounds<N: std::str::FromStr<Err: std::fmt::Debug>>((first, last): (&str, &str
     (first.parse().expect("an address"), last.parse().expect("an address"))
 }
 
-/// Any address, and often one at the edge of a network.
+/// Any address, often one at the edge of a network.
 fn v4() -> impl Strategy<Value = Ipv4Addr> {
     let edge = (proptest::sample::select(REFUSED.to_vec()), any::<bool>(), 0..3u32).prop_map(
         |(network, is_last, by)| {
@@ -137,7 +137,7 @@ fn v4() -> impl Strategy<Value = Ipv4Addr> {
     prop_oneof![any::<u32>().prop_map(Ipv4Addr::from), edge]
 }
 
-/// Any address but those that stand for IPv4, and often one at the edge of a network.
+/// Any address except those that embed IPv4, often one at the edge of a network.
 fn v6() -> impl Strategy<Value = Ipv6Addr> {
     let edge = (proptest::sample::select(PUBLIC_V6.to_vec()), any::<bool>(), 0..3u128).prop_map(
         |(network, is_last, by)| {
@@ -151,7 +151,7 @@ fn v6() -> impl Strategy<Value = Ipv6Addr> {
 }
 
 proptest! {
-    // So many that every edge comes.
+    // Enough cases to reach every edge.
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
@@ -172,7 +172,7 @@ proptest! {
         prop_assert_eq!(AddressGuard::default().check(address.into()).is_ok(), is_public);
     }
 
-    /// An IPv4 address and every IPv6 form of it are judged alike.
+    /// An IPv4 address and all its IPv6 forms are judged alike.
     #[test]
     fn embedded_addresses_are_judged_as_what_they_stand_for(v4 in v4()) {
         let guard = AddressGuard::default();

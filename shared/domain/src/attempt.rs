@@ -1,63 +1,63 @@
-//! One HTTP exchange: what happened, and what follows for its delivery.
+//! One HTTP exchange: what happened, and what it means for the delivery.
 
 use std::time::{Duration, Instant};
 
 use crate::delivery::{AttemptOutcome, DeliveryStatus, ErrorClass};
 use crate::ids::{DeliveryId, LeaseId};
 
-/// An attempt of known outcome.
+/// An attempt whose outcome is known.
 #[derive(Debug, Clone)]
 pub struct Recorded {
-    /// Which delivery.
+    /// The delivery that was attempted.
     pub delivery_id: DeliveryId,
-    /// Under which lease it was sent.
+    /// The lease under which the attempt was sent.
     pub lease_id: LeaseId,
-    /// The attempt's number.
+    /// The number of the attempt, from 1.
     pub attempt_number: i16,
-    /// When it began, by this machine's monotonic clock: PostgreSQL is told how long ago that is.
+    /// When it began, by this machine's monotonic clock. PostgreSQL receives how long ago that was.
     pub began: Instant,
     /// What happened.
     pub exchange: Exchange,
-    /// What follows.
+    /// What it means for the delivery.
     pub verdict: Verdict,
 }
 
-/// What happened in one HTTP exchange, as far as it came.
+/// What happened in one HTTP exchange. Fields of stages that it did not reach are empty.
 #[derive(Debug, Clone, Default)]
 pub struct Exchange {
-    /// Where it failed; `None`: it did not.
+    /// Where it failed, or `None` if it succeeded.
     pub error_class: Option<ErrorClass>,
-    /// How it failed, in a sentence.
+    /// How it failed, in one sentence.
     pub error_message: Option<String>,
-    /// The headers that were sent, sensitive ones masked, as a JSON array of `{name, value}`.
+    /// The headers that were sent, as a JSON array of `{name, value}`. Values of sensitive headers are masked.
     pub request_headers: Option<String>,
-    /// The status of the answer.
+    /// The status of the response.
     pub response_status: Option<i16>,
-    /// The headers of the answer, as a JSON array of `{name, value}`.
+    /// The headers of the response, as a JSON array of `{name, value}`.
     pub response_headers: Option<String>,
-    /// The first bytes of the answer's body.
+    /// The first bytes of the response body.
     pub response_body: Option<Vec<u8>>,
-    /// True where there was more of it.
+    /// True if the body was longer than what was kept.
     pub response_body_truncated: bool,
-    /// True where the request was sent twice: once on a connection that broke before an answer began.
+    /// True if the request was sent twice because the first connection broke before a response began.
     pub resent: bool,
-    /// From the first look-up to the last byte.
+    /// The time from the DNS lookup to the last byte.
     pub duration: Duration,
 }
 
-/// What follows from an attempt for its delivery.
+/// What an attempt means for its delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is done.
+    /// The delivery succeeded.
     Succeeded,
-    /// It is tried again after this delay.
+    /// The delivery is retried after this delay.
     Retry(Duration),
-    /// It is a dead letter.
+    /// The delivery becomes a dead letter.
     Dead,
 }
 
 impl Verdict {
-    /// The status of the delivery afterwards.
+    /// Returns the status that the delivery has after the attempt.
     #[must_use]
     pub fn status(self) -> DeliveryStatus {
         match self {
@@ -67,7 +67,7 @@ impl Verdict {
         }
     }
 
-    /// The outcome of the attempt.
+    /// Returns the outcome of the attempt.
     #[must_use]
     pub fn outcome(self) -> AttemptOutcome {
         match self {
@@ -76,7 +76,7 @@ impl Verdict {
         }
     }
 
-    /// The delay before the next attempt, in milliseconds.
+    /// Returns the delay before the next attempt in milliseconds, or `None` if there is none.
     #[must_use]
     pub fn retry_milliseconds(self) -> Option<i64> {
         match self {

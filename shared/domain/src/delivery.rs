@@ -1,6 +1,7 @@
 //! The life of a delivery, the outcome of one attempt, and the life of a bulk replay.
 
-/// `pending → in_progress → succeeded | failed | dead_letter`, and `cancelled`.
+/// The life of a delivery: `pending → in_progress → succeeded | failed | dead_letter`. A `failed` one is retried. An
+/// open one can become `cancelled`.
 #[derive(
     Clone,
     Copy,
@@ -19,20 +20,20 @@ pub enum DeliveryStatus {
     Pending,
     /// Leased by a deliverer.
     InProgress,
-    /// Closed: an attempt was answered 2xx.
+    /// Closed: an attempt got a 2xx response.
     Succeeded,
     /// The last attempt failed and another is due.
     Failed,
-    /// Closed: no attempt is left, or none can help.
+    /// Closed: no attempt is left, or no attempt can help.
     DeadLetter,
-    /// Closed: withdrawn, or its endpoint was deleted.
+    /// Closed: cancelled, or its endpoint was deleted.
     Cancelled,
 }
 
 crate::text_enum!(DeliveryStatus);
 
 impl DeliveryStatus {
-    /// True where nothing more happens by itself.
+    /// Returns true if nothing more happens without a manual retry or a replay.
     #[must_use]
     pub fn is_closed(self) -> bool {
         matches!(self, Self::Succeeded | Self::DeadLetter | Self::Cancelled)
@@ -54,11 +55,11 @@ impl DeliveryStatus {
 )]
 #[strum(serialize_all = "snake_case")]
 pub enum AttemptOutcome {
-    /// Answered 2xx.
+    /// The response was 2xx.
     Succeeded,
-    /// Anything else that is known.
+    /// The attempt failed in a known way.
     Failed,
-    /// The deliverer vanished before it could record: sent or not, nobody knows.
+    /// The deliverer died before it recorded the attempt, so it is unknown whether the request was sent.
     Unknown,
 }
 
@@ -81,19 +82,19 @@ crate::text_enum!(AttemptOutcome);
 pub enum ErrorClass {
     /// The name could not be resolved.
     Dns,
-    /// No connection could be made.
+    /// No connection could be established.
     Connect,
-    /// No TLS session could be agreed on.
+    /// The TLS handshake failed.
     Tls,
-    /// The exchange took longer than the endpoint allows.
+    /// The exchange took longer than the endpoint's timeout.
     Timeout,
-    /// The address is not one that webhooks are sent to.
+    /// The address is one that webhooks are not sent to.
     RefusedAddress,
-    /// The exchange broke, or the answer was not 2xx.
+    /// The exchange broke off, or the response was not 2xx.
     Http,
-    /// The request could not be made of the stored event or endpoint.
+    /// No request could be built from the stored event and endpoint.
     Unrenderable,
-    /// The deliverer itself failed.
+    /// The deliverer itself failed, so the receiver is not at fault.
     Internal,
 }
 
@@ -114,17 +115,18 @@ crate::text_enum!(ErrorClass);
 )]
 #[strum(serialize_all = "snake_case")]
 pub enum ReplayMode {
-    /// Makes new deliveries of events.
+    /// Creates new deliveries of events.
     Replay,
-    /// Opens deliveries again.
+    /// Reopens deliveries.
     Redrive,
-    /// Sends events where no delivery of them has succeeded.
+    /// Sends events to endpoints that have no successful delivery of them.
     Missing,
 }
 
 crate::text_enum!(ReplayMode);
 
-/// `pending → running → completed`, and `cancelled` from each of them, or `failed`.
+/// `pending → running → completed`. Each of these can become `cancelled`. A replay that cannot continue becomes
+/// `failed`.
 #[derive(
     Clone,
     Copy,
@@ -139,15 +141,15 @@ crate::text_enum!(ReplayMode);
 )]
 #[strum(serialize_all = "snake_case")]
 pub enum ReplayStatus {
-    /// Not begun.
+    /// Not started.
     Pending,
-    /// Under way, step by step.
+    /// In progress, in steps.
     Running,
-    /// All is queued.
+    /// Everything is queued.
     Completed,
-    /// Withdrawn.
+    /// Cancelled.
     Cancelled,
-    /// It could not go on.
+    /// A step failed permanently.
     Failed,
 }
 

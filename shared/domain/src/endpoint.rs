@@ -1,49 +1,50 @@
-//! What limits the exchanges with an endpoint, and what they tell of it.
+//! The limits on exchanges with an endpoint, and what an exchange says about the endpoint.
 
 use std::time::Duration;
 
 use crate::ids::EndpointId;
 
-/// The limits of an endpoint that travel with every push, so that nothing in Redis is configuration.
+/// The limits of an endpoint. They are sent with every push, so that Redis holds no configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Exchanges at once, across all deliverers.
+    /// The most exchanges in flight, across all deliverers.
     pub concurrency: i32,
-    /// Requests per second; none: no limit.
+    /// The most requests per second, or `None` for no limit.
     pub rate: Option<i32>,
-    /// What PostgreSQL knows of its breaker, for a Redis that does not.
+    /// Whether the breaker is open according to PostgreSQL, in case Redis does not know.
     pub is_breaker_open: bool,
 }
 
-/// What an exchange told of its endpoint.
+/// What an exchange says about its endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Feedback {
-    /// Nothing: there was none, or it does not count.
+    /// Nothing: there was no exchange, or it does not count.
     None,
-    /// It works: it may have one exchange more at once.
+    /// It succeeded: the endpoint may have one more exchange in flight.
     Succeeded,
     /// It failed after this time.
     Failed(Duration),
-    /// It did not answer within this time, or asked for less: it may have half as many at once.
+    /// The endpoint did not respond within this time, or asked for fewer requests. It may have half as many exchanges
+    /// in flight.
     Overloaded(Duration),
 }
 
-/// A breaker was opened, again after a probe that failed, or closed.
+/// A breaker was opened, opened again after a failed probe, or closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BreakerChange {
-    /// Nothing but failures for a while: one delivery is sent as a probe when the time comes, the others
-    /// wait without spending their attempts.
+    /// There have been only failures for a while. One delivery is sent as a probe when it is due. The others wait and
+    /// spend no attempts.
     Opened {
-        /// Whose.
+        /// The endpoint of the breaker.
         endpoint_id: EndpointId,
-        /// When it is probed, from now.
+        /// The delay before the probe.
         probe_after: Duration,
-        /// For how long it has been failing.
+        /// How long the endpoint has been failing.
         failing_for: Duration,
     },
-    /// It has succeeded.
+    /// An exchange has succeeded.
     Closed {
-        /// Whose.
+        /// The endpoint of the breaker.
         endpoint_id: EndpointId,
     },
 }

@@ -1,22 +1,22 @@
-//! An event on its way in: who posts it, and what becomes of it.
+//! An event on its way in: who publishes it, and how it is accepted.
 
 use crate::event_type::EventType;
 use crate::ids::{ApplicationId, EventId};
 
-/// Who posts an event.
+/// Who publishes an event.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Producer {
-    /// Whoever holds the API key of this SHA-256. It is looked up by the statement itself, so that a
-    /// revocation takes effect at once and nothing is cached.
+    /// The holder of the API key with this SHA-256. The accepting statement itself looks it up, so that a revocation
+    /// takes effect at once and nothing is cached.
     Key([u8; 32]),
-    /// The admin, for this application.
+    /// The admin, on behalf of this application.
     Admin(ApplicationId),
 }
 
-/// What is known of an event's data and the schema of its type.
+/// How an event's data relates to the schema of its type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SchemaCheck {
-    /// It was checked against none.
+    /// It was not checked against a schema.
     Unchecked,
     /// It satisfies the schema of this hash.
     Satisfies([u8; 32]),
@@ -25,7 +25,7 @@ pub enum SchemaCheck {
 }
 
 impl SchemaCheck {
-    /// The schema's hash; `None`: there was no schema.
+    /// Returns the hash of the schema, or `None` if there was no schema.
     #[must_use]
     pub fn hash(&self) -> Option<&[u8]> {
         match self {
@@ -35,54 +35,55 @@ impl SchemaCheck {
     }
 }
 
-/// An event that was validated and is to be stored.
+/// A validated event, ready to be stored.
 #[derive(Debug, Clone)]
 pub struct NewEvent {
-    /// Who posts it.
+    /// Who publishes it.
     pub producer: Producer,
     /// 1 to 255 visible ASCII characters.
     pub idempotency_key: String,
-    /// Its type.
+    /// The type of the event.
     pub event_type: EventType,
-    /// A JSON object that PostgreSQL can hold, as text.
+    /// A JSON object that PostgreSQL can store, as text.
     pub data: Box<str>,
-    /// Whether the data was checked against the schema of its type. The statement that stores the event
-    /// compares it with the schema of that moment, so that nothing is stored by an outdated one.
+    /// The result of the schema check. The statement that stores the event compares the hash with that of the current
+    /// schema, so that no event is stored on the strength of an outdated one.
     pub schema: SchemaCheck,
-    /// The budget of its application was asked for it. Where that is limited, the statement refuses what was not.
+    /// True if its application's ingest budget was charged for it. If the application has a limit, the statement
+    /// refuses events that were not charged.
     pub is_admitted: bool,
 }
 
-/// What became of one event.
+/// The result for one event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Accepted {
-    /// It is stored and can no longer be lost; or it was before, under the same key.
+    /// The event is committed, either now or earlier under the same key.
     Stored {
-        /// Its id.
+        /// The id of the event, or of the earlier one.
         event_id: EventId,
-        /// The deliveries that were made when it was stored.
+        /// The number of deliveries that were created when it was stored.
         deliveries_queued: i32,
-        /// True when it had been stored before; nothing was done again.
+        /// True if the event had already been stored. Nothing was done again.
         duplicate: bool,
-        /// What it cost to find them, in deliveries: by the endpoints that subscribe to its type, the steps of their
-        /// filters and those of all patterns.
+        /// The cost of finding these deliveries, expressed in deliveries. It depends on the endpoints that subscribe to
+        /// the event type, on the steps of their filters, and on the steps of all patterns.
         cost: i32,
     },
     /// The key is unknown, expired or revoked.
     UnknownKey,
-    /// The key may not publish.
+    /// The key does not have the scope to publish.
     Forbidden,
-    /// There is no such application.
+    /// The application does not exist.
     UnknownApplication,
     /// The application is not active.
     InactiveApplication,
-    /// What the application may publish is limited, and its budget was not asked.
+    /// The application's ingest is limited, and its budget was not charged.
     NotAdmitted(ApplicationId),
-    /// The idempotency key belongs to a different event.
+    /// The idempotency key was used for a different event.
     KeyReused,
-    /// The application knows its event types, and this is none of them.
+    /// The application accepts only the event types in its catalogue, and this one is not in it.
     UnknownEventType,
-    /// The type has another schema than the one that the data was checked against, or none any more.
+    /// The schema of the type is no longer the one that the data was checked against.
     SchemaChanged(ApplicationId),
     /// The data violates the schema of its type.
     SchemaViolation,

@@ -1,61 +1,61 @@
-//! Event types and the patterns by which endpoints subscribe to them.
+//! Event types, and the patterns with which endpoints subscribe to them.
 
 use std::fmt;
 
-/// The longest event type, in bytes.
+/// The maximum length of an event type, in bytes.
 pub const MAX_LENGTH: usize = 255;
 
-/// The most parts an event type may have (`a.b.c` has three).
+/// The maximum number of parts of an event type (`a.b.c` has three).
 pub const MAX_PARTS: usize = 16;
 
-/// Types under this prefix are Postrider's own operational events. Producers cannot post them, and the
-/// pattern `*` does not match them.
+/// Types with this prefix are Postrider's own operational events. Producers cannot publish them, and the pattern `*`
+/// does not match them.
 pub const RESERVED_PREFIX: &str = "postrider.";
 
-/// Why a text is not an event type, or not a pattern.
+/// Why a text is not a valid event type or pattern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EventTypeError {
-    /// Nothing there, or more than [`MAX_LENGTH`] bytes.
+    /// Empty, or longer than [`MAX_LENGTH`] bytes.
     #[error("must have 1 to {MAX_LENGTH} characters")]
     Length,
-    /// Something else than the syntax of Standard Webhooks.
+    /// Not the syntax of Standard Webhooks.
     #[error("must consist of parts of letters, digits and `_`, separated by periods, such as `invoice.paid`")]
     Syntax,
-    /// More than [`MAX_PARTS`].
+    /// More than [`MAX_PARTS`] parts.
     #[error("must have at most {MAX_PARTS} parts")]
     Parts,
-    /// `*` anywhere but as the whole pattern or its last part.
+    /// `*` elsewhere than as the whole pattern or its last part.
     #[error("can use `*` only alone or as the last part, such as `invoice.*`")]
     Wildcard,
 }
 
-/// The type of an event: parts of `[a-zA-Z0-9_]+` joined by full stops (Standard Webhooks).
+/// The type of an event: parts of `[a-zA-Z0-9_]+`, joined by full stops (Standard Webhooks).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct EventType(String);
 
 impl EventType {
-    /// Parses a type, reserved ones included.
+    /// Parses a type, including reserved ones.
     ///
     /// # Errors
-    /// When the text is not an event type.
+    /// [`EventTypeError`] if the text is not an event type.
     pub fn parse(text: &str) -> Result<Self, EventTypeError> {
         check(text).map(|()| Self(text.to_owned()))
     }
 
-    /// The type as text.
+    /// Returns the type as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// True for Postrider's own operational events.
+    /// Returns true for Postrider's own operational events.
     #[must_use]
     pub fn is_reserved(&self) -> bool {
         self.0.starts_with(RESERVED_PREFIX)
     }
 
-    /// Every pattern that matches this type: `invoice.paid` → `*`, `invoice.*`, `invoice.paid`. An
-    /// endpoint matches when it subscribes to one of them.
+    /// Returns every pattern that matches this type: `invoice.paid` → `*`, `invoice.*`, `invoice.paid`. An endpoint
+    /// gets the event if it subscribes to one of them.
     pub fn matching_patterns(&self) -> impl Iterator<Item = String> + '_ {
         let any = (!self.is_reserved()).then(|| "*".to_owned());
         let prefixes = self.0.match_indices('.').map(|(at, _)| format!("{}.*", &self.0[..at]));
@@ -69,7 +69,7 @@ impl fmt::Display for EventType {
     }
 }
 
-/// What an endpoint subscribes to: an event type, `prefix.*` for all below it, or `*`.
+/// What an endpoint subscribes to: an event type, `prefix.*` for all types below it, or `*`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Pattern(String);
 
@@ -77,7 +77,7 @@ impl Pattern {
     /// Parses a pattern.
     ///
     /// # Errors
-    /// When the text is neither an event type, nor one with a last part `*`, nor `*`.
+    /// [`EventTypeError`] if the text is not an event type, a prefix followed by `.*`, or `*`.
     pub fn parse(text: &str) -> Result<Self, EventTypeError> {
         if text != "*" {
             let exact = text.strip_suffix(".*").unwrap_or(text);
@@ -92,15 +92,16 @@ impl Pattern {
         Ok(Self(text.to_owned()))
     }
 
-    /// The pattern as text.
+    /// Returns the pattern as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// What it costs to compare patterns with an event's type, in steps of about a tenth of a microsecond, as those of
-/// filters are: each with the type and its up to sixteen prefixes, and what it takes to read them.
+/// Returns the cost of comparing these patterns with an event's type, in the same steps as the cost of a filter: about
+/// a tenth of a microsecond each. It includes comparing each pattern with the type and its up to sixteen prefixes, and
+/// reading the patterns.
 #[must_use]
 pub fn pattern_steps(patterns: &[String]) -> i32 {
     const STEPS_OF_A_PATTERN: usize = 3;
@@ -165,7 +166,7 @@ mod tests {
     }
 
     proptest! {
-        /// The expansion agrees with the plain reading of a pattern.
+        /// The expansion agrees with the definition of a pattern.
         #[test]
         fn expansion_agrees_with_the_definition(
             event_type in "([a-c]{1,2}|postrider)(\\.[a-c]{1,2}){0,3}",
@@ -180,7 +181,7 @@ mod tests {
             prop_assert_eq!(patterns(&event_type).contains(&pattern), matches);
         }
 
-        /// What is taken for a type is one, and nothing else is.
+        /// Exactly the texts that follow the syntax are accepted as types.
         #[test]
         fn a_type_is_what_the_syntax_says(text in "[a-zA-Z0-9_.* -]{0,20}|\\PC{0,20}") {
             let is_part = |part: &str| {
@@ -188,7 +189,7 @@ mod tests {
             };
             let is_type = text.split('.').all(is_part) && text.split('.').count() <= MAX_PARTS;
             prop_assert_eq!(EventType::parse(&text).is_ok(), is_type);
-            // Whatever is a type is a pattern too, and one that matches it.
+            // Every type is also a pattern, and matches itself.
             if is_type {
                 prop_assert!(Pattern::parse(&text).is_ok());
                 prop_assert!(patterns(&text).contains(&text));

@@ -1,61 +1,61 @@
-//! Payload filters: a small language that fits JSON, compiled to a predicate that PostgreSQL evaluates where
-//! an event is accepted.
+//! Payload filters: a small language in JSON, compiled to a predicate that PostgreSQL evaluates when an event is
+//! accepted.
 //!
-//! `{"data.amount": {"gt": 1000}, "data.currency": {"in": ["EUR", "USD"]}}`: paths with conditions, all of
-//! which must hold. A condition holds where some value at its path satisfies all of its operators. The
-//! predicate is a `jsonpath` in strict mode that never raises an error and is never unknown: a path that
-//! leads nowhere has no value. Nothing of the filter's text gets into it but as a literal, and what one
-//! evaluation may cost is bounded: it is known beforehand, in steps, whatever the payload.
+//! `{"data.amount": {"gt": 1000}, "data.currency": {"in": ["EUR", "USD"]}}`: paths with conditions, all of which must
+//! hold. A condition holds if some value at its path satisfies all its operators. The predicate is a `jsonpath` in
+//! strict mode that never raises an error and is never unknown: a path that leads nowhere has no value. Text of the
+//! filter enters the predicate only as literals. The cost of one evaluation is bounded, and is known in advance
+//! whatever the payload.
 
 use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
 
-/// Bytes of a filter, at most.
+/// The maximum length of a filter, in bytes.
 pub const MAX_BYTES: usize = 4_096;
-/// Values that it compares with, at most.
+/// The maximum number of values that a filter may compare with.
 pub const MAX_VALUES: usize = 100;
-/// Of these, on paths that look into an array.
+/// The maximum number of these values on paths that look into an array.
 pub const MAX_VALUES_IN_ARRAYS: usize = 10;
-/// Elements of an array that are looked at.
+/// The number of elements of an array that are examined.
 pub const MAX_ELEMENTS: usize = 100;
-/// How deep `and`, `or` and `not` may be nested.
+/// The maximum nesting depth of `and`, `or` and `not`.
 const MAX_DEPTH: usize = 8;
-/// Keys of a path.
+/// The maximum number of keys in a path.
 const MAX_KEYS: usize = 16;
 
-/// A filter that can be evaluated.
+/// A compiled filter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filter {
-    /// As its author wrote it: JSON.
+    /// The JSON as its author wrote it.
     pub json: String,
-    /// As PostgreSQL evaluates it on the `data` of an event: a `jsonpath`.
+    /// The `jsonpath` that PostgreSQL evaluates on the `data` of an event.
     pub path: String,
-    /// Steps that one evaluation takes at most: keys looked up and values compared, a hundred times those behind
-    /// a `[*]`. At most 36,000 or so; a step is in the order of a tenth of a microsecond.
+    /// The maximum number of steps of one evaluation: key lookups and comparisons, with those behind a `[*]` counted a
+    /// hundred times. At most about 36,000. A step takes in the order of a tenth of a microsecond.
     pub steps: i32,
 }
 
-/// What is wrong with a filter, and where.
+/// A mistake in a filter, and where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
-    /// Keys and indices that lead to it, such as `or[1].data.amount.gt`; empty: the filter itself.
+    /// The keys and indices that lead to it, such as `or[1].data.amount.gt`. Empty means the filter itself.
     pub at: String,
     /// What is expected there.
     pub message: String,
 }
 
 impl Filter {
-    /// One that every payload passes.
+    /// Returns a filter that every payload passes.
     #[must_use]
     pub fn any() -> Self {
         Self { json: "{}".to_owned(), path: "strict (exists($))".to_owned(), steps: 1 }
     }
 
-    /// Reads a filter from well-formed JSON.
+    /// Parses a filter from well-formed JSON.
     ///
     /// # Errors
-    /// With every mistake.
+    /// All mistakes in the filter.
     pub fn parse(json: &str) -> Result<Self, Vec<Mistake>> {
         let mut compiler = Compiler::default();
         if json.len() > MAX_BYTES {
@@ -81,7 +81,7 @@ struct Compiler {
 }
 
 impl Compiler {
-    /// A predicate, in parentheses.
+    /// Compiles a filter to a predicate in parentheses.
     fn filter(&mut self, json: &str, at: &str, depth: usize) -> String {
         if depth > MAX_DEPTH {
             self.mistake(at, format!("must not be nested deeper than {MAX_DEPTH} levels"));
@@ -172,7 +172,7 @@ impl Compiler {
         })
     }
 
-    /// What an operator says of a value `@`.
+    /// Compiles one operator to a predicate on a value `@`.
     fn predicate(&mut self, operator: &str, operand: &str, at: &str) -> Option<String> {
         let comparison = match operator {
             "eq" => return self.scalar(operand, at).map(|value| format!("@ == {value}")),
@@ -216,7 +216,7 @@ impl Compiler {
         self.scalar(operand, at).map(|value| format!("@ starts with {value}"))
     }
 
-    /// A literal. That of a number is the same in JSON and in jsonpath, digit by digit.
+    /// Compiles a literal. Numbers are written the same way in JSON and in jsonpath.
     fn scalar(&mut self, json: &str, at: &str) -> Option<String> {
         self.values += 1;
         match json.as_bytes().first() {
@@ -264,16 +264,16 @@ enum PathError {
     TooManyKeys,
 }
 
-/// Where a value is, below `data`.
+/// The place of a value below `data`.
 #[derive(Debug, PartialEq, Eq)]
 struct Path {
     keys: Vec<String>,
-    /// After so many keys there is an array, and any of its elements is meant.
+    /// The number of keys that lead to an array, if the path means any element of that array.
     elements_of: Option<usize>,
 }
 
 impl Path {
-    /// Reads `data.customer.name`, `data.items[*].sku` or `data."a.b"`.
+    /// Parses `data.customer.name`, `data.items[*].sku` or `data."a.b"`.
     fn parse(text: &str) -> Result<Self, PathError> {
         let mut rest = text.strip_prefix("data").ok_or(PathError::Syntax)?;
         let mut path = Self { keys: Vec::new(), elements_of: None };
@@ -299,23 +299,24 @@ impl Path {
         }
     }
 
-    /// What it takes at most to compare what is there with so many values. A key is looked for before it is taken,
-    /// and a comparison may be asked again whether it is unknown.
+    /// Returns the maximum number of steps needed to make this many comparisons at this path. The result is doubled
+    /// because each key is checked before it is taken, and each comparison may be repeated to test whether it is
+    /// unknown.
     fn steps(&self, comparisons: usize) -> i32 {
         let (once, often) = match self.elements_of {
             None => (self.keys.len() + comparisons, 0),
-            // The way to the array is gone twice, once for each length.
+            // The path to the array is followed twice, once for each case of its length.
             Some(at) => (2 * at, MAX_ELEMENTS * (self.keys.len() - at + comparisons)),
         };
         i32::try_from(2 * (once + often)).unwrap_or(i32::MAX)
     }
 
-    /// True where there is anything.
+    /// Builds a predicate that is true if there is a value at the path.
     fn exists(&self) -> String {
         self.compile("")
     }
 
-    /// True where there is a value for which the predicate holds.
+    /// Builds a predicate that is true if some value at the path satisfies `predicate`.
     fn some(&self, predicate: &str) -> String {
         self.compile(&format!(" ? ({predicate})"))
     }
@@ -323,7 +324,7 @@ impl Path {
     fn compile(&self, filter: &str) -> String {
         let step = |key: &String| {
             let key = literal(key);
-            // What is not there would be an error, and not nothing.
+            // In strict mode a missing key is an error, not an empty result.
             format!(" ? (exists(@.{key})).{key}")
         };
         let steps: Vec<String> = self.keys.iter().map(step).collect();
@@ -339,26 +340,26 @@ impl Path {
     }
 }
 
-/// A key in quotation marks, and what follows.
+/// Splits off a key in quotation marks. Returns the key and the rest.
 fn quoted(text: &str) -> Option<(String, &str)> {
     let mut stream = serde_json::Deserializer::from_str(text).into_iter::<String>();
     let key = stream.next()?.ok()?;
     Some((key, &text[stream.byte_offset()..]))
 }
 
-/// A key as it is, and what follows.
+/// Splits off an unquoted key. Returns the key and the rest.
 fn bare(text: &str) -> Option<(String, &str)> {
     let end = text.find(['.', '[', ']', '"']).unwrap_or(text.len());
     let (key, rest) = text.split_at(end);
     (!key.is_empty()).then(|| (key.to_owned(), rest))
 }
 
-/// True where the predicate is not: for values of another kind it is unknown.
+/// Negates a predicate. It is unknown for values of another type, and the negation is true for those too.
 fn unlike(predicate: &str) -> String {
     format!("(!({predicate}) || ({predicate}) is unknown)")
 }
 
-/// A text as a literal: jsonpath has the escapes of JSON.
+/// Formats a text as a literal. jsonpath has the same escapes as JSON.
 fn literal(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }

@@ -1,4 +1,4 @@
-//! Identifiers, one type each, so that an endpoint's id cannot be passed for an event's.
+//! Identifiers. Each has its own type, so that an endpoint's id cannot be passed for an event's.
 
 use std::fmt;
 use std::str::FromStr;
@@ -40,7 +40,7 @@ macro_rules! id {
 }
 
 id!(
-    /// One isolated tenant.
+    /// An application: an isolated tenant.
     ApplicationId
 );
 id!(
@@ -48,11 +48,11 @@ id!(
     ApiKeyId
 );
 id!(
-    /// A receiver's address with its settings.
+    /// A receiver's URL with its settings.
     EndpointId
 );
 id!(
-    /// What a producer posted, once. Also the `webhook-id` of every attempt to deliver it.
+    /// An event that a producer published. It is also the `webhook-id` of every attempt to deliver the event.
     EventId
 );
 id!(
@@ -66,11 +66,11 @@ id!(
 );
 
 id!(
-    /// What was emitted and could not be accepted.
+    /// An emitted event that could not be accepted.
     EmitRejectionId
 );
 
-/// A batch of deliveries that one deliverer has claimed. The token that guards every later write.
+/// A batch of deliveries that one deliverer has claimed. This token guards every later write to them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromSql, ToSql)]
 #[postgres(transparent)]
 pub struct LeaseId(pub i64);
@@ -80,11 +80,11 @@ pub struct LeaseId(pub i64);
 #[postgres(transparent)]
 pub struct DelivererNumber(pub i64);
 
-// Both are remembered outside of PostgreSQL, by deliverers. A sequence would not do: a crash of PostgreSQL can take it
-// back behind numbers that it has given out, and then two leases or two deliverers would have the same.
+// Deliverers remember both outside PostgreSQL, so a sequence would not be safe: a crash of PostgreSQL can set it back
+// to numbers that it has already given out, and two leases or two deliverers would share a number.
 
 impl LeaseId {
-    /// A number that nobody else has.
+    /// Draws a random number, which is unique for all practical purposes.
     #[must_use]
     pub fn draw() -> Self {
         Self(random())
@@ -92,14 +92,14 @@ impl LeaseId {
 }
 
 impl DelivererNumber {
-    /// A number that nobody else has.
+    /// Draws a random number, which is unique for all practical purposes.
     #[must_use]
     pub fn draw() -> Self {
         Self(random())
     }
 }
 
-/// 63 random bits.
+/// Returns 63 random bits.
 fn random() -> i64 {
     rand::random::<i64>() & i64::MAX
 }

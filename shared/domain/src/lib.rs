@@ -1,4 +1,4 @@
-//! Types and rules that every part of Postrider shares. Nothing here does I/O.
+//! Types and rules that all parts of Postrider share. Nothing here does I/O.
 
 pub mod address;
 pub mod attempt;

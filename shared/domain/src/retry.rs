@@ -1,18 +1,17 @@
-//! When a failed delivery is tried again.
+//! When a failed delivery is retried.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use chrono::{DateTime, NaiveDateTime};
 use rand::{Rng, RngExt as _};
 
-/// The longest `Retry-After` that is obeyed.
+/// The longest `Retry-After` that is respected.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How far a delay may be from its schedule, as a fraction of it, either way.
+/// The maximum deviation of a delay from the schedule, in either direction, as a fraction of it.
 pub const JITTER: f64 = 0.2;
 
-/// The default schedule, in seconds: the example of Standard Webhooks. Ten attempts use all of it, within about
-/// three days.
+/// The default schedule, in seconds: the example of Standard Webhooks. Ten attempts use all of it, in about three days.
 pub const DEFAULT_SCHEDULE: [u64; 9] = [5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400];
 
 /// The delays between the attempts of a delivery.
@@ -26,21 +25,21 @@ impl Default for RetrySchedule {
 }
 
 impl RetrySchedule {
-    /// A schedule of these delays. Past its end the last one is repeated; an empty one retries at once.
+    /// Creates a schedule. After its end the last delay is repeated. An empty schedule retries at once.
     #[must_use]
     pub fn new(delays: Vec<Duration>) -> Self {
         Self(delays)
     }
 
-    /// The delays in whole seconds, without jitter; never empty.
+    /// Returns the delays in whole seconds, without jitter. Never empty.
     #[must_use]
     pub fn seconds(&self) -> Vec<i32> {
         let whole = |delay: &Duration| i32::try_from(delay.as_secs()).unwrap_or(i32::MAX);
         if self.0.is_empty() { vec![0] } else { self.0.iter().map(whole).collect() }
     }
 
-    /// The delay after attempt number `attempt_number` (from 1) has failed, with jitter from `random`,
-    /// and no shorter than what the receiver asked for by `retry_after`, which counts up to one day.
+    /// Returns the delay after attempt number `attempt_number` (from 1) has failed, with jitter from `random`. It is at
+    /// least `retry_after`, the delay that the receiver asked for, of which at most one day counts.
     pub fn delay(
         &self,
         attempt_number: u16,
@@ -54,16 +53,16 @@ impl RetrySchedule {
     }
 }
 
-/// A number of seconds that is no less than this below the time since 1970 is a time, and not a delay.
+/// A number of seconds is read as a time rather than a delay if it is no less than the current Unix time minus this.
 const EPOCH_TOLERANCE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Reads a `Retry-After` header (RFC 9110, section 10.2.3): seconds, or a date, counted from `now`. Some servers send
-/// fractions of seconds, or the seconds since 1970. Anything else is ignored; a date in the past is no delay.
+/// Parses a `Retry-After` header (RFC 9110, section 10.2.3): seconds, or a date, relative to `now`. Some servers send
+/// fractions of seconds, or a Unix time. Other values are ignored. A date in the past means no delay.
 #[must_use]
 pub fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     if value.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
-        // More digits than a number holds still mean "long".
+        // A number that is too large to represent still means a long delay.
         let seconds = Duration::try_from_secs_f64(value.parse().ok()?).unwrap_or(Duration::MAX);
         let since_1970 = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         let is_time = seconds >= since_1970.saturating_sub(EPOCH_TOLERANCE);
@@ -72,9 +71,9 @@ pub fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     Some(parse_date(value)?.duration_since(now).unwrap_or_default())
 }
 
-/// Reads a date in one of the three formats of RFC 9110, section 5.6.7, or in the formats that servers send
-/// instead: `UTC` or a numeric offset in place of `GMT` (RFC 5322), and RFC 3339 with a space in place of `T`. A date
-/// without a zone is in UTC.
+/// Parses a date in one of the three formats of RFC 9110, section 5.6.7, or in a format that servers send instead:
+/// `UTC` or a numeric offset in place of `GMT` (RFC 5322), and RFC 3339 with a space in place of `T`. A date without a
+/// zone is in UTC.
 fn parse_date(value: &str) -> Option<SystemTime> {
     let in_gmt = value.strip_suffix("UTC").map(|rest| format!("{rest}GMT"));
     let value = in_gmt.as_deref().unwrap_or(value);

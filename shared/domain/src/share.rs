@@ -1,9 +1,9 @@
-//! Shares of a bounded resource. Whoever is alone may use nearly all of it; a reserve always stays for those
-//! who hold little.
+//! Shares of a bounded resource. A single holder may use nearly all of it, but a reserve always remains for those that
+//! hold little.
 //!
-//! The rule is the dynamic threshold of shared-memory switches (Choudhury and Hahne, 1998): nobody gets more
-//! while he would hold over eight times what is left. One holder can therefore reach 8/9 of the capacity, two
-//! reach 8/17 each, and so on. What is released goes to those who wait, one holder after the other.
+//! The rule is the dynamic threshold of shared-memory switches (Choudhury and Hahne, 1998): a holder gets no more if it
+//! would then hold over eight times what is left. One holder can therefore reach 8/9 of the capacity, two can reach
+//! 8/17 each, and so on. What is released goes to the waiting holders in turn.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 /// How much a holder may have for each unit that is free.
 pub const FACTOR: u64 = 8;
 
-/// A resource of a fixed capacity, in units of the caller's choice. All clones are one.
+/// A resource with a fixed capacity, in units that the caller chooses. All clones share it.
 #[derive(Debug)]
 pub struct Shares<K: Eq + Hash + Clone>(Arc<Inner<K>>);
 
@@ -29,10 +29,10 @@ struct Inner<K: Eq + Hash + Clone> {
 #[derive(Debug)]
 struct State<K: Eq + Hash + Clone> {
     free: u64,
-    /// Only those who hold something.
+    /// Only holders that hold something.
     held: HashMap<K, u64>,
     lines: HashMap<K, VecDeque<Waiter<K>>>,
-    /// Who has a line, in the order in which they are served.
+    /// The holders that wait, in the order in which they are served.
     turns: VecDeque<K>,
 }
 
@@ -42,7 +42,7 @@ struct Waiter<K: Eq + Hash + Clone> {
     granted: oneshot::Sender<Share<K>>,
 }
 
-/// What somebody holds. It is released when this is dropped.
+/// What a holder has. Dropping it releases it.
 #[derive(Debug)]
 #[must_use = "a share is released when it is dropped"]
 pub struct Share<K: Eq + Hash + Clone> {
@@ -58,7 +58,7 @@ impl<K: Eq + Hash + Clone> Clone for Shares<K> {
 }
 
 impl<K: Eq + Hash + Clone> Shares<K> {
-    /// Nothing is held yet.
+    /// Creates a resource of which nothing is held.
     #[must_use]
     pub fn new(capacity: u64) -> Self {
         let state =
@@ -66,37 +66,37 @@ impl<K: Eq + Hash + Clone> Shares<K> {
         Self(Arc::new(Inner { capacity, state: Mutex::new(state) }))
     }
 
-    /// One at a time, of one holder after the other: of two units nobody ever gets the second.
+    /// Creates a resource that one holder has at a time, in turn: the rule never grants the second of its two units.
     #[must_use]
     pub fn one_at_a_time() -> Self {
         Self::new(2)
     }
 
-    /// What nobody holds.
+    /// Returns what is free.
     #[must_use]
     pub fn free(&self) -> u64 {
         self.state().free
     }
 
-    /// What one holder has.
+    /// Returns what one holder has.
     #[must_use]
     pub fn held(&self, key: &K) -> u64 {
         self.state().held_by(key)
     }
 
-    /// The most that one holder may take now.
+    /// Returns the most that one holder may take now.
     #[must_use]
     pub fn may_take(&self, key: &K) -> u64 {
         self.state().may_take(key)
     }
 
-    /// The most that one holder may ever have.
+    /// Returns the most that one holder may ever have.
     #[must_use]
     pub fn most(&self) -> u64 {
         may_take(self.0.capacity, 0)
     }
 
-    /// Takes `amount` if that is within the holder's share now and nothing of his waits.
+    /// Takes `amount` if the holder's share allows it now and no earlier request of the holder is waiting.
     pub fn try_acquire(&self, key: &K, amount: u64) -> Option<Share<K>> {
         let mut state = self.state();
         if state.lines.contains_key(key) || !state.take(key, amount) {
@@ -106,8 +106,8 @@ impl<K: Eq + Hash + Clone> Shares<K> {
         Some(self.share(key, amount))
     }
 
-    /// Takes `amount` as soon as that is within the holder's share; `None` if it never can be, or is not within
-    /// `patience`. The requests of one holder are served in their order.
+    /// Takes `amount` as soon as the holder's share allows it. Returns `None` if that can never happen, or does not
+    /// happen within `patience`. The requests of one holder are served in order.
     pub async fn acquire(&self, key: &K, amount: u64, patience: Duration) -> Option<Share<K>> {
         let granted = {
             let mut state = self.state();
@@ -135,25 +135,25 @@ impl<K: Eq + Hash + Clone> Shares<K> {
         let granted = state.serve();
         drop(state);
         for (key, waiter) in granted {
-            // One that has given up drops its share, and the next is served.
+            // If the waiter has given up, the share is dropped here and the next waiter is served.
             let _ = waiter.granted.send(self.share(&key, waiter.amount));
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State<K>> {
-        // Nothing panics between two changes that belong together.
+        // No code panics between two changes that belong together.
         self.0.state.lock()
     }
 }
 
 impl<K: Eq + Hash + Clone> Share<K> {
-    /// How much it is.
+    /// Returns the amount of this share.
     #[must_use]
     pub fn amount(&self) -> u64 {
         self.amount
     }
 
-    /// Takes more, if that is within the holder's share now.
+    /// Takes `more` if the holder's share allows it now. Returns whether it did.
     #[must_use]
     pub fn grow(&mut self, more: u64) -> bool {
         let is_granted = self.shares.state().take(&self.key, more);
@@ -163,7 +163,7 @@ impl<K: Eq + Hash + Clone> Share<K> {
         is_granted
     }
 
-    /// Gives back all but `amount`.
+    /// Releases all but `amount`.
     pub fn shrink(&mut self, amount: u64) {
         let surplus = self.amount.saturating_sub(amount);
         if surplus > 0 {
@@ -172,7 +172,7 @@ impl<K: Eq + Hash + Clone> Share<K> {
         }
     }
 
-    /// A part of it, to be released by itself.
+    /// Splits off a part that is released separately.
     pub fn split(&mut self, amount: u64) -> Self {
         let amount = amount.min(self.amount);
         self.amount -= amount;
@@ -221,12 +221,12 @@ impl<K: Eq + Hash + Clone> State<K> {
         if line.is_empty() {
             self.turns.push_back(key.clone());
         }
-        // Those that have given up would pile up while nothing is released.
+        // Otherwise waiters that have given up would pile up while nothing is released.
         line.retain(|other| !other.granted.is_closed());
         line.push_back(waiter);
     }
 
-    /// Takes for those who wait, one of each holder in turn, until nobody may have more.
+    /// Grants shares to waiters, one per holder in turn, until no holder may have more.
     fn serve(&mut self) -> Vec<(K, Waiter<K>)> {
         let mut granted = Vec::new();
         let mut passed_over = 0;
@@ -254,7 +254,7 @@ impl<K: Eq + Hash + Clone> State<K> {
     }
 }
 
-/// The most that somebody may take who has `held` while `free` is left: the largest amount for which
+/// Returns the most that a holder of `held` units may take while `free` units are left: the largest amount for which
 /// `held + amount <= FACTOR * (free - amount)`.
 #[must_use]
 pub fn may_take(free: u64, held: u64) -> u64 {

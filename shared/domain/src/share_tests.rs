@@ -73,7 +73,7 @@ async fn those_who_wait_are_served_one_holder_after_the_other() {
         let (waiting, told) = (shares.clone(), told.clone());
         tokio::spawn(async move {
             let share = waiting.acquire(&key, 8, LONG).await;
-            told.send(number).expect("somebody listens");
+            told.send(number).expect("the test receives it");
             drop(share);
         });
         while shares.state().lines.get(key).is_none_or(|line| line.is_empty())
@@ -96,7 +96,7 @@ async fn one_that_gives_up_leaves_nothing_behind() {
     let shares = Shares::new(9);
     let held = shares.try_acquire(&"a", 8).expect("room");
     assert!(shares.acquire(&"a", 1, Duration::ZERO).await.is_none());
-    assert!(shares.acquire(&"b", 9, LONG).await.is_none(), "more than anybody can have");
+    assert!(shares.acquire(&"b", 9, LONG).await.is_none(), "more than one holder can have");
     drop(held);
     assert_eq!((shares.free(), shares.state().turns.len()), (9, 0));
     assert!(shares.try_acquire(&"a", 8).is_some());

@@ -1,14 +1,14 @@
-//! Enums that PostgreSQL, the API and the metrics know by the same names.
+//! Enums that have the same names in PostgreSQL, the API and the metrics.
 
-/// Completes an enum that derives its names with `strum`: it is a text in PostgreSQL and in JSON.
+/// Completes an enum whose names are derived with `strum`: it is a text in PostgreSQL and in JSON.
 #[macro_export]
 macro_rules! text_enum {
     ($name:ident) => {
         impl $name {
-            /// All variants, in order.
+            /// All variants, in order of declaration.
             pub const ALL: &'static [Self] = <Self as strum::VariantArray>::VARIANTS;
 
-            /// The name in the database and the API.
+            /// Returns the name in the database and the API.
             #[must_use]
             pub fn as_str(self) -> &'static str {
                 self.into()
