@@ -1,5 +1,5 @@
-//! What exchanges tell of their endpoints, and what follows: slow start and circuit breaker in one number,
-//! how many exchanges an endpoint may have at once.
+//! What exchanges say about their endpoints, and the consequences. Slow start and circuit breaker are one number: the
+//! exchanges that an endpoint may have in flight.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use redis::RedisError;
 
 use super::{QueueError, uuid};
 
-/// How the acknowledging script is told of an exchange: a sign, and how long it took.
+/// Encodes feedback for the acknowledging script: a sign, and how long the exchange took.
 pub(super) fn encode(feedback: Feedback) -> (&'static str, Duration) {
     match feedback {
         Feedback::None => ("-", Duration::ZERO),
@@ -19,7 +19,7 @@ pub(super) fn encode(feedback: Feedback) -> (&'static str, Duration) {
     }
 }
 
-/// Reads the answer of the acknowledging script.
+/// Decodes the response of the acknowledging script.
 pub(super) fn changes(answer: Vec<redis::Value>) -> Result<Vec<BreakerChange>, QueueError> {
     let mut values = answer.into_iter();
     let mut changes = Vec::new();

@@ -1,32 +1,32 @@
-//! How Redis is reached.
+//! The settings of the connection to Redis.
 
 use postrider_runtime::config::{self, Reader, settings};
 use redis::IntoConnectionInfo as _;
 use rustls::pki_types::CertificateDer;
 
-/// How Redis is reached.
+/// The settings of the connection to Redis.
 #[derive(Clone, Debug)]
 pub struct QueueConfig {
     /// `redis://`, `rediss://` or `redis+unix://`.
     pub url: redis::ConnectionInfo,
-    /// Begins every key, so that installations can share a server.
+    /// The prefix of every key, so that installations can share a server.
     pub prefix: String,
-    /// Ids per endpoint that wait in Redis; the rest waits in PostgreSQL.
+    /// The most ids per endpoint that wait in Redis. The rest wait in PostgreSQL.
     pub window: u32,
-    /// Ids in Redis at most, over all endpoints.
+    /// The most ids in Redis, over all endpoints.
     pub capacity: u32,
-    /// Certificates that are trusted besides the system's.
+    /// Certificates that are trusted in addition to the system's.
     pub extra_certificates: Vec<CertificateDer<'static>>,
 }
 
 impl QueueConfig {
-    /// Reads `REDIS_URL` and its companions.
+    /// Reads `REDIS_URL` and the related settings.
     pub fn read(reader: &mut Reader<'_>) -> Self {
         Self {
             url: reader.required_or(
                 &settings::REDIS_URL,
                 |text| text.into_connection_info().map_err(|error| error.to_string()),
-                || "redis://127.0.0.1".into_connection_info().expect("a URL of Redis"),
+                || "redis://127.0.0.1".into_connection_info().expect("the default is a valid Redis URL"),
             ),
             prefix: reader.required(&settings::REDIS_PREFIX),
             window: reader.in_range(&settings::QUEUE_WINDOW, 1, 1_000_000) as u32,

@@ -1,8 +1,8 @@
-//! The connection to Redis, made anew when it leads to a server that is of no use.
+//! The connection to Redis. It is replaced if it leads to a server that cannot be used.
 //!
 //! The connection manager of the `redis` crate reconnects when a connection breaks. After a failover it may not break:
-//! the server at its other end has become a replica and refuses every write, while the name in the URL already leads
-//! to another one.
+//! the server at the other end has become a replica and refuses every write, while the name in the URL already leads to
+//! another server.
 
 use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
@@ -10,8 +10,8 @@ use tokio::sync::watch;
 
 use super::RESPONSE_TIMEOUT;
 
-/// What a server says that is of no use, whatever it is asked. Another one may be, or this one to a connection that
-/// signs in again.
+/// Error codes of a server that cannot be used for any command. Another server may work, or this one after a new
+/// connection signs in again.
 const USELESS: [&str; 8] =
     ["READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH", "WRONGPASS", "MISCONF", "NOREPLICAS"];
 
@@ -22,7 +22,7 @@ pub(super) struct Connection {
     current: watch::Sender<Numbered>,
 }
 
-/// A connection, and how many there were before it.
+/// A connection, and the number of connections before it.
 #[derive(Clone)]
 pub(super) struct Numbered {
     number: u64,
@@ -30,23 +30,23 @@ pub(super) struct Numbered {
 }
 
 impl Connection {
-    /// Prepares a connection, which is made when it is first used.
+    /// Prepares a connection. It is established on first use.
     pub(super) fn new(client: Client) -> RedisResult<Self> {
         let current = watch::Sender::new(Numbered { number: 0, manager: manager(&client)? });
         Ok(Self { client, current })
     }
 
-    /// Makes connections to the same server.
+    /// Returns a client for further connections to the same server.
     pub(super) fn client(&self) -> &Client {
         &self.client
     }
 
-    /// Tells when the connection is replaced: others that were made before are of no use either.
+    /// Reports when the connection is replaced. Connections that were made before then are of no use either.
     pub(super) fn subscribe(&self) -> watch::Receiver<Numbered> {
         self.current.subscribe()
     }
 
-    /// Replaces the connection where `error` shows that it is of no use, unless another task has done so.
+    /// Replaces the connection if `error` shows that it cannot be used, unless another task has already done so.
     fn judge(&self, used: u64, error: &RedisError) {
         if !is_useless(error) {
             return;
@@ -60,13 +60,13 @@ impl Connection {
             is_current
         });
         if is_replaced {
-            tracing::debug!(%error, "this connection to Redis is of no use; making another one");
+            tracing::debug!(%error, "this connection to Redis cannot be used; opening another one");
         }
     }
 }
 
-/// True where a new connection may do better. Broken ones are replaced by their manager; what could not be set up, it
-/// would keep.
+/// Returns true if a new connection may work better. The manager replaces broken connections itself, but it would keep
+/// one whose setup failed.
 fn is_useless(error: &RedisError) -> bool {
     match error.code() {
         Some(code) => USELESS.contains(&code),

@@ -1,5 +1,5 @@
-//! What to do when Redis holds something that the scripts cannot work with: a key of another type, or text where they
-//! expect a number. They would fail for ever, so everything is forgotten, as if Redis had lost its memory.
+//! What to do if Redis holds data that the scripts cannot work with: a key of another type, or text where they expect a
+//! number. The scripts would fail forever, so all keys are deleted, as if Redis had lost its memory.
 
 use std::time::{Duration, Instant};
 
@@ -8,17 +8,17 @@ use redis::{ErrorKind, RedisError};
 
 use super::{Queue, QueueError};
 
-/// How long scripts must have failed.
+/// How long scripts must have been failing.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// A failure that comes later than this after another one has nothing to do with it. Nor is everything forgotten more
-/// often: that does not help against a mistake in a script.
+/// A failure that comes later than this after another one is unrelated to it. This is also the shortest time between
+/// two deletions, because deleting does not help if the script itself is at fault.
 const FORGIVEN: Duration = Duration::from_secs(15);
 
-/// Keys that one step looks at.
+/// The number of keys that one step scans.
 const STEP: usize = 1_000;
 
-/// When scripts failed.
+/// When scripts last failed and keys were last deleted.
 #[derive(Debug, Default)]
 pub(super) struct Failures(Mutex<State>);
 
@@ -29,7 +29,7 @@ struct State {
 }
 
 impl Failures {
-    /// Notes a failure. True: they have gone on for long enough.
+    /// Notes a failure. Returns true if failures have lasted long enough.
     fn note(&self, now: Instant) -> bool {
         let mut state = self.0.lock();
         let is_recent = |at: &Instant| now.duration_since(*at) < FORGIVEN;
@@ -48,8 +48,8 @@ impl Failures {
 }
 
 impl Queue {
-    /// Notes an error. Where those that Redis's content explains have gone on for some seconds, all keys are deleted:
-    /// the epoch is gone with them, so that a relay begins a new one and puts everything open back.
+    /// Notes an error. If errors that the content of Redis explains have lasted for some seconds, deletes all keys.
+    /// This includes the epoch, so that a relay starts a new one and queues everything open again.
     pub async fn forget_damage(&self, error: &QueueError) {
         let QueueError::Redis(error) = error else { return };
         if !is_damage(error) || !self.failures.note(Instant::now()) {
@@ -59,13 +59,13 @@ impl Queue {
             Ok(()) => tracing::warn!(
                 %error,
                 prefix = self.base,
-                "Redis holds what the queue cannot work with; its keys were deleted, and are made again"
+                "Redis held data that the queue cannot work with; its keys were deleted and will be rebuilt"
             ),
-            Err(error) => tracing::warn!(%error, "the keys of the queue could not be deleted"),
+            Err(error) => tracing::warn!(%error, "could not delete the keys of the queue"),
         }
     }
 
-    /// Deletes all keys, in bounded steps. The epoch is the last: before that nobody puts anything back.
+    /// Deletes all keys, in bounded steps. The epoch is last: until it is gone, no relay queues anything again.
     async fn forget(&self) -> Result<(), QueueError> {
         let mut connection = self.connection.clone();
         let epoch = self.key("epoch").into_bytes();
@@ -86,7 +86,7 @@ impl Queue {
         Ok(redis::cmd("UNLINK").arg(epoch).query_async(&mut connection).await?)
     }
 
-    /// Matches all keys, whatever the prefix is made of.
+    /// Returns a pattern that matches all keys, with special characters of the prefix escaped.
     fn pattern(&self) -> String {
         let mut pattern = String::new();
         for character in self.base.chars() {
@@ -99,7 +99,7 @@ impl Queue {
     }
 }
 
-/// True where what Redis holds explains the error.
+/// Returns true if the content of Redis explains the error.
 fn is_damage(error: &RedisError) -> bool {
     match error.clone().into_server_errors() {
         Some(errors) => errors
@@ -112,8 +112,8 @@ fn is_damage(error: &RedisError) -> bool {
 fn is_refused_content(code: &str, words: &str) -> bool {
     match code {
         "WRONGTYPE" => true,
-        // Other errors of this kind are none of a script: too many clients, for instance. Older servers report what a
-        // command has refused within a script as an error of the script.
+        // Other errors with this code do not come from a script: too many clients, for instance. Older servers report
+        // an error of a command within a script as an error of the script.
         "ERR" => {
             words.contains("script")
                 && !["OOM", "READONLY", "MISCONF"].iter().any(|code| words.contains(code))
@@ -151,10 +151,10 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         assert!(!failures.note(at(0)));
-        assert!(!failures.note(at(16)), "the first one is long ago");
+        assert!(!failures.note(at(16)), "the first failure is long ago");
         assert!(!failures.note(at(17)));
         assert!(failures.note(at(19)));
-        assert!(!failures.note(at(22)), "it was just done");
+        assert!(!failures.note(at(22)), "keys were deleted just now");
         assert!(!failures.note(at(33)));
         assert!(!failures.note(at(35)));
         assert!(failures.note(at(38)));

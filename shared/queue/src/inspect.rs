@@ -9,34 +9,34 @@ use uuid::Uuid;
 
 use super::{FEW, Queue, QueueError, malformed};
 
-/// The line of one endpoint.
+/// The queue of one endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {
-    /// Ids that wait.
+    /// The number of ids that wait.
     pub waiting: i64,
-    /// Ids that would fit.
+    /// The number of further ids that would fit.
     pub room: i64,
 }
 
-/// What the queue looks like.
+/// The size and the state of the queue.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct QueueStatistics {
-    /// Ids that wait.
+    /// The number of ids that wait.
     pub waiting: i64,
-    /// Applications that may be served now.
+    /// The number of applications that may be served now.
     pub eligible_applications: i64,
-    /// Endpoints that wait for their rate.
+    /// The number of endpoints that wait for their rate limit or for a probe.
     pub blocked_endpoints: i64,
-    /// Endpoints with exchanges under way.
+    /// The number of endpoints with exchanges in flight.
     pub endpoints_in_flight: i64,
 }
 
 impl Queue {
-    /// The line of each endpoint, and how many more ids would fit in it now. Endpoints of one application share what
-    /// it may have of the capacity.
+    /// Returns the queue length of each endpoint, and how many more ids would fit now. Endpoints of the same
+    /// application share the part of the capacity that the application may have.
     ///
     /// # Errors
-    /// When Redis does not answer.
+    /// [`QueueError`] if the command fails.
     pub async fn space(&self, endpoints: &[(ApplicationId, EndpointId)]) -> Result<Vec<Space>, QueueError> {
         let mut pipe = redis::pipe();
         pipe.get(self.key("size"));
@@ -60,14 +60,15 @@ impl Queue {
         Ok(spaces)
     }
 
-    /// The ids of each endpoint that are here, waiting or reserved. One that is being moved may be missing.
+    /// Returns the ids of each endpoint that Redis holds, waiting or reserved. An id that is being moved during the
+    /// call may be missing.
     ///
     /// # Errors
-    /// When Redis does not answer.
+    /// [`QueueError`] if the command fails.
     pub async fn contents(&self, endpoints: &[EndpointId]) -> Result<Vec<HashSet<DeliveryId>>, QueueError> {
         let mut pipe = redis::pipe();
         for endpoint in endpoints {
-            // In the order in which ids move.
+            // Waiting ids first, then reserved ones: the order in which ids move.
             pipe.lrange(self.endpoint_key("q", *endpoint), 0, -1).zrange(
                 self.endpoint_key("r", *endpoint),
                 0,
@@ -82,10 +83,11 @@ impl Queue {
         answers.chunks(2).map(|lists| lists.iter().flatten().map(id).collect()).collect()
     }
 
-    /// Reads the epoch that Redis holds and the run it is in. `None`: it holds none, or what is no number.
+    /// Returns the epoch that Redis holds and the id of its run. The epoch is `None` if there is none, or if it is not
+    /// a number.
     ///
     /// # Errors
-    /// When Redis does not answer.
+    /// [`QueueError`] if the command fails.
     pub async fn memory(&self) -> Result<(Option<i64>, String), QueueError> {
         let mut pipe = redis::pipe();
         pipe.get(self.key("epoch")).cmd("INFO").arg("server");
@@ -95,21 +97,21 @@ impl Queue {
         Ok((epoch, run_id.trim().to_owned()))
     }
 
-    /// The policy by which Redis throws keys away when its memory is full, where it tells. Anything but
-    /// `noeviction` costs time: what is thrown away has to be found missing first.
+    /// Returns Redis's eviction policy, or `None` if Redis does not report it. Any policy but `noeviction` costs time,
+    /// because evicted ids are delivered only once the relay finds that they are missing.
     ///
     /// # Errors
-    /// When Redis does not answer.
+    /// [`QueueError`] if the command fails.
     pub async fn eviction_policy(&self) -> Result<Option<String>, QueueError> {
         let info: String = redis::cmd("INFO").arg("memory").query_async(&mut self.connection.clone()).await?;
         let policy = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"));
         Ok(policy.map(|policy| policy.trim().to_owned()))
     }
 
-    /// Figures for metrics.
+    /// Returns the figures for the metrics.
     ///
     /// # Errors
-    /// When Redis does not answer.
+    /// [`QueueError`] if the command fails.
     pub async fn statistics(&self) -> Result<QueueStatistics, QueueError> {
         let mut pipe = redis::pipe();
         pipe.get(self.key("size"))
@@ -126,10 +128,10 @@ impl Queue {
         })
     }
 
-    /// Endpoints that wait for their rate limit now, among the first `limit` that wait for a time.
+    /// Returns the endpoints that wait for their rate limit, among the first `limit` that wait for a time.
     ///
     /// # Errors
-    /// When Redis does not answer.
+    /// [`QueueError`] if a command fails.
     pub async fn throttled(&self, limit: isize) -> Result<Vec<EndpointId>, QueueError> {
         let mut connection = self.connection.clone();
         let blocked: Vec<Vec<u8>> = connection.zrange(self.key("blocked"), 0, limit - 1).await?;
@@ -143,7 +145,7 @@ impl Queue {
             pipe.hget(self.endpoint_key("e", endpoint), "probe_at");
             endpoints.push(endpoint);
         }
-        // The others wait for a probe.
+        // The others wait for a probe of their breaker.
         let probes: Vec<Option<String>> = pipe.query_async(&mut connection).await?;
         Ok(endpoints.into_iter().zip(probes).filter(|(_, probe)| probe.is_none()).map(|(id, _)| id).collect())
     }

@@ -1,9 +1,9 @@
-//! All Redis: one queue of delivery ids for each endpoint. Applications are served in turn, and within each its
-//! endpoints.
+//! Everything in Redis: one queue of delivery ids per endpoint. Applications are served in turn, and within each
+//! application its endpoints.
 //!
-//! Nothing here is the truth. An id means "look now"; losing one, or all, costs time and never a delivery.
-//! The scripts are plain `EVALSHA`, loaded when Redis does not know them, and every key of a shard has the
-//! same hash tag.
+//! Nothing in Redis is the truth. An id means "look now". Losing one id, or all of them, costs time but never a
+//! delivery. The scripts are run by `EVALSHA` and loaded if Redis does not know them. All keys of a shard have the same
+//! hash tag.
 
 mod breaker;
 mod config;
@@ -30,22 +30,22 @@ pub use inspect::{QueueStatistics, Space};
 use scripts::Scripts;
 pub use waker::Waker;
 
-/// How long Redis may take to answer anything.
+/// The timeout for a response from Redis.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a reservation lasts unless it is extended.
 pub const RESERVATION: Duration = Duration::from_secs(6);
 
-/// However full the queue is, an endpoint with nothing waiting gets this many ids in.
+/// An endpoint with an empty queue gets this many ids in, however full Redis is.
 const FEW: i64 = 8;
 
-/// What went wrong with Redis.
+/// Why an operation on Redis failed.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
-    /// Redis holds another epoch, or none: it has lost its memory since the ids were taken.
+    /// Redis holds a different epoch, or none. It has lost its memory since the ids were taken from the outbox.
     #[error("Redis has lost its memory")]
     EpochChanged,
-    /// Redis cannot be reached, or refused.
+    /// Redis cannot be reached, or it returned an error.
     #[error("Redis: {0}")]
     Redis(#[source] RedisError),
 }
@@ -56,53 +56,54 @@ impl From<RedisError> for QueueError {
     }
 }
 
-/// The ids of one endpoint that are to be queued, and its limits.
+/// Ids to queue for one endpoint, and the limits of the endpoint.
 #[derive(Debug, Clone)]
 pub struct Group {
     /// The endpoint.
     pub endpoint_id: EndpointId,
-    /// Its application.
+    /// The application of the endpoint.
     pub application_id: ApplicationId,
-    /// Its limits as they are now.
+    /// The current limits of the endpoint.
     pub limits: Limits,
-    /// May be empty: then only the limits are brought along, and what Redis has lost of the endpoint is made again.
+    /// The ids to queue. May be empty: then the push only updates the limits, and restores the endpoint's entries that
+    /// Redis has lost.
     pub deliveries: Vec<DeliveryId>,
 }
 
-/// An id that this deliverer holds for a while.
+/// An id that this deliverer holds for [`RESERVATION`], or longer if it extends it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Reservation {
-    /// Its application.
+    /// The application of the delivery.
     pub application_id: ApplicationId,
-    /// Its endpoint.
+    /// The endpoint of the delivery.
     pub endpoint_id: EndpointId,
-    /// The id.
+    /// The reserved id.
     pub delivery_id: DeliveryId,
-    /// Tells this reservation from an older one of the same id.
+    /// Distinguishes this reservation from an earlier one of the same id.
     token: [u8; 8],
 }
 
-/// How many ids each application may get at most from one reserve.
+/// The most ids that each application may get from one reserve.
 #[derive(Debug, Clone)]
 pub struct Allotment {
-    /// Applications that get fewer than the others, and how many.
+    /// Applications with a smaller limit than the others.
     pub named: Vec<(ApplicationId, usize)>,
-    /// How many any other application gets.
+    /// The limit for any other application.
     pub others: usize,
 }
 
-/// What a reserve brought.
+/// The result of a reserve.
 #[derive(Debug, Default)]
 pub struct Reserved {
-    /// Ids to claim.
+    /// The reserved ids, to be claimed.
     pub reservations: Vec<Reservation>,
-    /// True where there was more, but only of applications that have got all that they are allotted.
+    /// True if more ids were available, but only of applications that have reached their limit.
     pub is_held_back: bool,
-    /// When a blocked endpoint may be served; `None`: none is blocked.
+    /// The delay until a blocked endpoint may be served, or `None` if no endpoint is blocked.
     pub next_unblocked: Option<Duration>,
 }
 
-/// Redis. Cheap to clone; reconnects by itself.
+/// A client of Redis. Cheap to clone. Reconnects automatically.
 #[derive(Clone)]
 pub struct Queue {
     connection: Connection,
@@ -114,10 +115,10 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Prepares a connection, which is made when it is first used.
+    /// Prepares a connection. It is established on first use.
     ///
     /// # Errors
-    /// When the address is not one, or the certificates cannot be used.
+    /// [`QueueError::Redis`] if the address is not valid, or the certificates cannot be used.
     pub fn new(config: &QueueConfig) -> Result<Self, QueueError> {
         Ok(Self {
             connection: Connection::new(client(config)?)?,
@@ -129,11 +130,11 @@ impl Queue {
         })
     }
 
-    /// Queues ids and answers how many of each group fitted; the first ones of each do.
+    /// Queues ids. Returns how many ids of each group fitted. They are the first ones of the group.
     ///
     /// # Errors
-    /// [`QueueError::EpochChanged`] where Redis does not hold `epoch`: nothing was queued. After any other
-    /// error something may have been.
+    /// [`QueueError::EpochChanged`] if Redis does not hold `epoch`; then nothing was queued. After
+    /// [`QueueError::Redis`], some ids may have been queued.
     pub async fn push(&self, epoch: i64, groups: &[Group]) -> Result<Vec<usize>, QueueError> {
         let mut push = self.scripts.push.prepare_invoke();
         push.key(&self.base).arg(epoch).arg(self.window).arg(self.capacity).arg(FEW).arg(share::FACTOR);
@@ -149,11 +150,12 @@ impl Queue {
         Ok(push.invoke_async(&mut self.connection.clone()).await?)
     }
 
-    /// Reserves up to `count` ids: a fair share for each application, but no more than it is allotted, and within
-    /// that for each of its endpoints.
+    /// Reserves up to `count` ids. Each application gets a fair share, up to its allotment, and within an application
+    /// each endpoint does.
     ///
     /// # Errors
-    /// When Redis does not answer; what it may have reserved comes back by itself.
+    /// [`QueueError`] if the command fails. Ids that it may have reserved return to the queue when their reservation
+    /// expires.
     pub async fn reserve(&self, count: usize, allotment: &Allotment) -> Result<Reserved, QueueError> {
         let token: [u8; 8] = rand::random();
         let mut reserve = self.scripts.reserve.prepare_invoke();
@@ -186,11 +188,12 @@ impl Queue {
         Ok(reserved)
     }
 
-    /// Ends reservations whose ids have nothing left to do, and adapts how many exchanges their endpoints
-    /// may have at once. Answers the breakers that this has opened or closed.
+    /// Ends reservations of ids that have nothing left to do, and adapts the number of exchanges that their endpoints
+    /// may have in flight. Returns the breakers that this has opened or closed.
     ///
     /// # Errors
-    /// When Redis does not answer; the ids then come back, and are found to have nothing left to do.
+    /// [`QueueError`] if the command fails. The ids then return to the queue, and a later claim finds that there is
+    /// nothing left to do.
     pub async fn acknowledge(
         &self,
         done: impl IntoIterator<Item = (Reservation, Feedback)>,
@@ -214,10 +217,10 @@ impl Queue {
         breaker::changes(answer)
     }
 
-    /// Lets reservations last from now on as if they had just been made.
+    /// Extends reservations to the full [`RESERVATION`] from now.
     ///
     /// # Errors
-    /// When Redis does not answer.
+    /// [`QueueError`] if the command fails.
     pub async fn extend(&self, reservations: &[Reservation]) -> Result<(), QueueError> {
         if reservations.is_empty() {
             return Ok(());
@@ -230,18 +233,18 @@ impl Queue {
         Ok(extend.invoke_async::<()>(&mut self.connection.clone()).await?)
     }
 
-    /// A connection for [`Waker::wait`], which blocks it.
+    /// Opens a connection for [`Waker::wait`], which blocks it.
     ///
     /// # Errors
-    /// When Redis cannot be reached.
+    /// [`QueueError`] if Redis cannot be reached.
     pub async fn waker(&self) -> Result<Waker, QueueError> {
         Waker::connect(&self.connection, self.key("wake")).await
     }
 
-    /// Installs an epoch: from now on, only pushes that name it are taken.
+    /// Installs an epoch. From now on, only pushes with this epoch are accepted.
     ///
     /// # Errors
-    /// When Redis does not answer.
+    /// [`QueueError`] if the command fails.
     pub async fn install_epoch(&self, epoch: i64) -> Result<(), QueueError> {
         Ok(self.connection.clone().set(self.key("epoch"), epoch).await?)
     }
@@ -280,7 +283,7 @@ fn uuid(value: redis::Value) -> Result<Uuid, QueueError> {
 }
 
 fn malformed() -> QueueError {
-    QueueError::Redis((ErrorKind::UnexpectedReturnType, "an id in the queue has not 16 bytes").into())
+    QueueError::Redis((ErrorKind::UnexpectedReturnType, "an id in the queue does not have 16 bytes").into())
 }
 
 fn milliseconds(duration: Duration) -> u64 {

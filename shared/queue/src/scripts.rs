@@ -1,4 +1,4 @@
-//! The Lua scripts, each with what all of them know in front of it.
+//! The Lua scripts. Each is preceded by the functions that they share.
 
 use redis::Script;
 

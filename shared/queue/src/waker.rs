@@ -1,4 +1,4 @@
-//! How a deliverer with nothing to do learns that there is something.
+//! How an idle deliverer learns that there is work.
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use tokio::sync::watch;
 use super::connection::{Connection, Numbered};
 use super::{QueueError, RESPONSE_TIMEOUT};
 
-/// How long an idle deliverer waits for a wake-up before it looks by itself.
+/// The longest time that an idle deliverer waits for a wake-up before it looks for itself.
 const WAKE_BACKSTOP: Duration = Duration::from_secs(1);
 
-/// Waits for something to do.
+/// Waits for work.
 pub struct Waker {
     connection: MultiplexedConnection,
-    /// The connection that everything else goes through.
+    /// The main connection. When it is replaced, this one is outdated too.
     main: watch::Receiver<Numbered>,
     key: String,
 }
@@ -30,10 +30,10 @@ impl Waker {
         Ok(Self { connection, main, key })
     }
 
-    /// Waits until something was queued, or `limit`, or a second has passed.
+    /// Waits until something is queued, at most until `limit` or one second has passed.
     ///
     /// # Errors
-    /// When the connection is lost, or leads to a server that is of no use.
+    /// [`QueueError`] if the connection is lost, or leads to a server that cannot be used.
     pub async fn wait(&mut self, limit: Option<Duration>) -> Result<(), QueueError> {
         let limit = limit.unwrap_or(WAKE_BACKSTOP).clamp(Duration::from_millis(1), WAKE_BACKSTOP);
         let popped = self.connection.blpop::<_, Option<(Vec<u8>, Vec<u8>)>>(&self.key, limit.as_secs_f64());
@@ -45,5 +45,5 @@ impl Waker {
 }
 
 fn outdated() -> RedisError {
-    (ErrorKind::Io, "the connection leads to a server that is of no use").into()
+    (ErrorKind::Io, "the connection leads to a server that cannot be used").into()
 }
