@@ -1,7 +1,7 @@
-//! Background tasks: each takes a step again and again, until it is told to stop.
+//! Background tasks. Each takes one step after another until it is told to stop.
 //!
-//! Whatever the steps do, this is the same for all of them: a span with the name of the task, waits that grow after
-//! failures, metrics, and the end of the process when a step panics.
+//! All tasks have the following in common, whatever their steps do: a span with the name of the task, waits that grow
+//! after failures, metrics, and the end of the process if a step panics.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -14,11 +14,12 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::supervise::Supervisor;
 use crate::telemetry::metric;
 
-/// The wait after a first failure. It doubles with each failure in a row, and up to as much again is added at random.
+/// The wait after a first failure. It doubles with each failure in a row. Random jitter adds up to the same amount
+/// again.
 const FIRST_BACKOFF: Duration = Duration::from_millis(125);
 
-/// Bounds of the longest such wait, which is a quarter of the cadence: outages end unannounced, and many tasks wait for
-/// the same server.
+/// Bounds of the longest such wait, which is a quarter of the cadence. It must be short enough to notice the end of an
+/// outage soon, and long enough because many tasks wait for the same server.
 const LEAST_MAX_BACKOFF: Duration = Duration::from_millis(500);
 const GREATEST_MAX_BACKOFF: Duration = Duration::from_secs(5);
 
@@ -35,7 +36,7 @@ pub enum Next {
     After(Duration),
 }
 
-/// A service whose tasks are run here.
+/// A service that has background tasks.
 pub trait Service: Send + Sync + 'static {
     /// Why a step can fail.
     type Error: Display + Send;
@@ -43,7 +44,7 @@ pub trait Service: Send + Sync + 'static {
     /// Called after each step that succeeded.
     fn succeeded(&self) {}
 
-    /// Called after each step that failed, to note in the health of the service what is down.
+    /// Called after each step that failed, to record in the health of the service what is down.
     fn failed(&self, error: Self::Error) -> impl Future<Output = ()> + Send;
 }
 
@@ -87,7 +88,7 @@ pub struct Tasks<S> {
 }
 
 impl<S: Service> Tasks<S> {
-    /// No tasks yet. They go on after the supervisor is told to stop, until [`end`](Self::end) or
+    /// Creates an empty set. Its tasks continue after the supervisor is told to stop, until [`end`](Self::end) or
     /// [`finish`](Self::finish) is called.
     #[must_use]
     pub fn new(supervisor: &Supervisor, service: &Arc<S>) -> Self {
@@ -99,23 +100,23 @@ impl<S: Service> Tasks<S> {
         }
     }
 
-    /// Starts a task: takes the first step now, and each following one as the step before it says.
+    /// Starts a task. It takes the first step now, and each further step when the previous one says.
     pub fn every(&mut self, name: &'static str, cadence: Duration, step: impl Step<S>) {
         let task = run(name, cadence, step, self.service.clone(), self.stop.clone());
         self.running.push(self.supervisor.spawn(name, task));
     }
 
-    /// Ends the tasks where they are: a step that has begun is dropped.
+    /// Ends the tasks at once: a step in progress is dropped.
     pub async fn end(self) {
         self.running.iter().for_each(AbortOnDropHandle::abort);
         self.finish().await;
     }
 
-    /// Ends the tasks when the steps that have begun are done.
+    /// Ends the tasks once the steps in progress are done.
     pub async fn finish(self) {
         self.stop.cancel();
         for task in self.running {
-            // It may have been aborted.
+            // An error only means that the task was aborted.
             let _ = task.await;
         }
     }
@@ -172,7 +173,7 @@ async fn wait<S: Service>(
     tokio::time::timeout(limit, step.woken(service)).await.unwrap_or(Ok(()))
 }
 
-/// The waits after failures in a row.
+/// Returns the waits after consecutive failures.
 fn backoff(cadence: Duration) -> ExponentialBackoff {
     ExponentialBuilder::new()
         .with_min_delay(FIRST_BACKOFF)

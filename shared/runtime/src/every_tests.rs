@@ -106,7 +106,7 @@ async fn a_step_that_has_begun_is_finished_or_dropped() {
 
 #[test]
 fn waits_after_failures_grow_up_to_a_quarter_of_the_cadence() {
-    let last = |cadence| backoff(cadence).nth(20).expect("it goes on forever");
+    let last = |cadence| backoff(cadence).nth(20).expect("the backoff never ends");
     assert!(backoff(HOUR).next().expect("a first wait") < 2 * FIRST_BACKOFF);
     assert!((Duration::from_millis(500)..Duration::from_secs(1)).contains(&last(Duration::ZERO)));
     assert!((Duration::from_secs(2)..Duration::from_secs(4)).contains(&last(Duration::from_secs(8))));

@@ -1,4 +1,4 @@
-//! What a service says of itself at `/health/ready`.
+//! What a service reports about itself at `/health/ready`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,14 +6,13 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// A part that was down is up again when nobody has found it down for this long. Many loops use the same part: while
-/// it comes back some of them succeed and others still fail, which is one outage and not many.
+/// A part that was down counts as up again when no task has found it down for this long. Many tasks use the same part.
+/// While it recovers, some of them succeed and others still fail, and that is one outage, not many.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// The parts a service depends on, each up or down with a reason. Cheap to clone; all clones are one.
+/// The parts that a service depends on, each up or down with a reason. Cheap to clone. All clones share the same state.
 ///
-/// An outage is logged once when it begins and once when it is over, with how long it lasted, whoever says how often
-/// that it is there.
+/// An outage is logged once when it begins and once when it ends, with its duration, however often it is reported.
 #[derive(Clone, Default, Debug)]
 pub struct Health {
     parts: Arc<Mutex<BTreeMap<&'static str, State>>>,
@@ -30,37 +29,38 @@ enum State {
 struct Outage {
     since: Instant,
     reason: String,
-    /// When it was found to be up, and not found to be down since.
+    /// When the part was found up, if it has not been found down since.
     recovered: Option<Instant>,
 }
 
-/// Said of a part that was not tried yet.
+/// The reason of a part that has not been tried yet.
 const NOT_YET: &str = "not tried yet";
 
 impl Health {
-    /// Says that `part` is needed, and was not tried yet.
+    /// Adds a part that is needed and has not been tried yet.
     pub fn expect(&self, part: &'static str) {
         self.parts.lock().insert(part, State::Expected);
     }
 
-    /// Says that `part` works.
+    /// Reports that `part` works.
     pub fn up(&self, part: &'static str) {
         self.up_at(part, Instant::now());
     }
 
-    /// Says that `part` does not work, and why; the reason is shown to anyone: no secrets. It is logged here, so that
-    /// callers need not.
+    /// Reports that `part` does not work, and why. The reason is public, so it must not contain secrets. It is logged
+    /// here, so callers need not log it.
     pub fn down(&self, part: &'static str, reason: impl ToString) {
         self.down_at(part, reason.to_string(), Instant::now());
     }
 
-    /// True while `part` is known not to work.
+    /// Returns true while `part` is known not to work.
     #[must_use]
     pub fn is_down(&self, part: &'static str) -> bool {
         matches!(self.parts.lock().get(part), Some(State::Down(_)))
     }
 
-    /// Each part with `None` where it works, or the reason why it does not. None yet: the service has not begun.
+    /// Returns each part with `None` if it works, or the reason why it does not. The map is empty until the service has
+    /// started.
     #[must_use]
     pub fn parts(&self) -> BTreeMap<&'static str, Option<String>> {
         self.parts_at(Instant::now())
@@ -104,7 +104,7 @@ impl Health {
     }
 }
 
-/// Ends the outages that are over. Returns how long each part was said to be down.
+/// Ends the outages that are over. Returns how long each of them lasted.
 fn settle(parts: &mut BTreeMap<&'static str, State>, now: Instant) -> Vec<(&'static str, Duration)> {
     let mut ended = Vec::new();
     for (part, state) in parts {
@@ -145,9 +145,9 @@ mod tests {
         health.expect("redis");
         assert_eq!(reason(at(0)).as_deref(), Some(NOT_YET));
         health.up_at("redis", at(1));
-        assert_eq!(reason(at(1)), None, "the first time it is believed at once");
+        assert_eq!(reason(at(1)), None, "the first report counts at once");
         health.down_at("redis", "gone".to_owned(), at(10));
-        // One loop succeeds while another fails.
+        // One task succeeds while another fails.
         health.up_at("redis", at(20));
         health.down_at("redis", "still gone".to_owned(), at(30));
         assert_eq!(reason(at(2_025)).as_deref(), Some("still gone"));

@@ -1,4 +1,4 @@
-//! What every Postrider process has: settings, logs, metrics, health, supervised tasks, failpoints, TLS roots.
+//! What every Postrider process needs: settings, logs, metrics, health, supervised tasks, failpoints and TLS roots.
 
 pub mod config;
 pub mod every;

@@ -1,4 +1,4 @@
-//! The background tasks of a service: none of them ends unnoticed.
+//! Supervision of the background tasks of a service, so that none of them ends unnoticed.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
@@ -11,10 +11,10 @@ use tracing::Instrument as _;
 
 use crate::failpoint;
 
-/// A task that a service cannot do without has ended.
+/// A task that the service needs has ended.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum TaskFailed {
-    /// It returned although nobody had told it to stop.
+    /// It returned although it was not told to stop.
     #[error("the task `{0}` stopped unexpectedly")]
     Ended(&'static str),
     /// It panicked.
@@ -22,9 +22,9 @@ pub enum TaskFailed {
     Panicked(&'static str, String),
 }
 
-/// Starts the tasks of a service and watches over them. When one panics, or returns before the service is told to
-/// stop, the [token](Self::stop) that all of them obey is cancelled: the service stops in good order, and
-/// [`outcome`](Self::outcome) says why. All clones are one.
+/// Starts the tasks of a service and watches them. If one panics, or returns before the service is told to stop, the
+/// [token](Self::stop) that all of them watch is cancelled. The service then shuts down in order, and
+/// [`outcome`](Self::outcome) says why. All clones share the same state.
 #[derive(Clone)]
 pub struct Supervisor {
     stop: CancellationToken,
@@ -32,19 +32,19 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Watches over a service that runs until `shutdown`.
+    /// Creates a supervisor for a service that runs until `shutdown`.
     #[must_use]
     pub fn new(shutdown: &CancellationToken) -> Self {
         Self { stop: shutdown.child_token(), failure: Arc::default() }
     }
 
-    /// Cancelled when the service is to stop: it is shut down, or one of its tasks has failed.
+    /// Returns the token that is cancelled when the service must stop: it is shut down, or one of its tasks has failed.
     #[must_use]
     pub fn stop(&self) -> &CancellationToken {
         &self.stop
     }
 
-    /// Starts a task that must not end before the service is to stop. It is aborted when the handle is dropped.
+    /// Starts a task that must not end before the service stops. Dropping the handle aborts it.
     pub fn spawn(
         &self,
         name: &'static str,
@@ -56,7 +56,7 @@ impl Supervisor {
                 failpoint::die_at_for("task", name);
                 task.await;
             };
-            // At this level the name is in every line, whatever is logged.
+            // An error span is enabled at every log level, so that all lines of the task have its name.
             let task = task.instrument(tracing::error_span!("background", task = name));
             match AssertUnwindSafe(task).catch_unwind().await {
                 Ok(()) if supervisor.stop.is_cancelled() => {}
@@ -67,22 +67,22 @@ impl Supervisor {
     }
 
     fn fail(&self, failure: TaskFailed) {
-        tracing::error!("{failure}; the service stops");
-        // The first failure is the cause of those that follow.
+        tracing::error!("{failure}; stopping the service");
+        // The first failure is the cause of any others.
         let _ = self.failure.set(failure);
         self.stop.cancel();
     }
 
-    /// How the tasks have fared.
+    /// Returns whether a task has failed.
     ///
     /// # Errors
-    /// When one has failed: the first.
+    /// [`TaskFailed`] with the first failure, if there was one.
     pub fn outcome(&self) -> Result<(), TaskFailed> {
         self.failure.get().cloned().map_or(Ok(()), Err)
     }
 }
 
-/// What a panic said.
+/// Returns the message of a panic.
 #[must_use]
 pub fn message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
@@ -100,10 +100,10 @@ mod tests {
         let stop = supervisor.stop().clone();
         let other = supervisor.spawn("other", async move { stop.cancelled().await });
         let _failing = supervisor.spawn("failing", async { panic!("at {}", 7) });
-        other.await.expect("it ends in good order");
+        other.await.expect("the other task ends normally");
         let failure = supervisor.outcome().expect_err("a failure").to_string();
         assert_eq!(failure, "the task `failing` panicked: at 7");
-        assert!(!shutdown.is_cancelled(), "that is for others to decide");
+        assert!(!shutdown.is_cancelled(), "the supervisor does not cancel its caller's token");
     }
 
     #[tokio::test]
@@ -113,11 +113,11 @@ mod tests {
         let stop = supervisor.stop().clone();
         let task = supervisor.spawn("good", async move { stop.cancelled().await });
         shutdown.cancel();
-        task.await.expect("it ends");
+        task.await.expect("the task ends normally");
         assert!(supervisor.outcome().is_ok());
 
         let supervisor = Supervisor::new(&CancellationToken::new());
-        supervisor.spawn("hasty", async {}).await.expect("it ends");
+        supervisor.spawn("hasty", async {}).await.expect("the task ends normally");
         assert!(supervisor.stop().is_cancelled());
         let failure = supervisor.outcome().expect_err("a failure").to_string();
         assert_eq!(failure, "the task `hasty` stopped unexpectedly");
@@ -132,6 +132,6 @@ mod tests {
             std::future::pending().await
         }));
         assert!(receiver.await.is_err(), "the task is gone");
-        assert!(supervisor.outcome().is_ok(), "as it was meant to be");
+        assert!(supervisor.outcome().is_ok(), "an aborted task is not a failure");
     }
 }

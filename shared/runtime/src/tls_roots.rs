@@ -1,5 +1,5 @@
-//! Whose certificates PostgreSQL, Redis and receivers are verified by: the system's authorities, and those of
-//! `POSTRIDER_EXTRA_CA_FILE`.
+//! The roots that certificates of PostgreSQL, Redis and receivers are verified with: the system's authorities, and the
+//! certificates in `POSTRIDER_EXTRA_CA_FILE`.
 
 use std::sync::Arc;
 
@@ -16,10 +16,10 @@ pub enum CertificateFileError {
     Unreadable {
         /// The file.
         path: String,
-        /// What is wrong with it.
+        /// What is wrong with the file.
         cause: CertificateError,
     },
-    /// There is no certificate in it.
+    /// It contains no certificate.
     #[error("`{0}` contains no certificate, that is no line `-----BEGIN CERTIFICATE-----`")]
     Empty(String),
 }
@@ -30,16 +30,16 @@ pub enum CertificateError {
     /// It is not PEM.
     #[error(transparent)]
     Pem(#[from] pem::Error),
-    /// It cannot be a root.
+    /// It cannot be used as a root.
     #[error(transparent)]
     Root(#[from] rustls::Error),
 }
 
-/// Reads the certificates of a PEM file. There has to be one at least, and each has to be usable as a root: who
-/// names a file expects it to count.
+/// Reads the certificates of a PEM file. It must contain at least one, and each must be usable as a root, because a
+/// user who names a file expects all of it to take effect.
 ///
 /// # Errors
-/// If the file cannot be read, or has no certificate.
+/// [`CertificateFileError`] if the file cannot be read, has no certificate, or has one that cannot be a root.
 pub fn read(path: &str) -> Result<Vec<CertificateDer<'static>>, CertificateFileError> {
     let path = path.to_owned();
     match certificates_of(&path) {
@@ -59,7 +59,7 @@ fn certificates_of(path: &str) -> Result<Vec<CertificateDer<'static>>, Certifica
     Ok(certificates)
 }
 
-/// The system's certificates that can be roots, which not all may be, and the extra ones.
+/// Returns the system's certificates and the extra ones. System certificates that cannot be roots are left out.
 fn certificates(extra: &[CertificateDer<'static>]) -> Vec<CertificateDer<'static>> {
     let mut certificates = rustls_native_certs::load_native_certs().certs;
     certificates.retain(|certificate| RootCertStore::empty().add(certificate.clone()).is_ok());
@@ -67,7 +67,7 @@ fn certificates(extra: &[CertificateDer<'static>]) -> Vec<CertificateDer<'static
     certificates
 }
 
-/// As rustls wants them.
+/// Returns the roots as rustls needs them.
 #[must_use]
 pub fn roots(extra: &[CertificateDer<'static>]) -> RootCertStore {
     let mut roots = RootCertStore::empty();
@@ -75,7 +75,7 @@ pub fn roots(extra: &[CertificateDer<'static>]) -> RootCertStore {
     roots
 }
 
-/// TLS of a client that verifies by these roots.
+/// Builds the TLS configuration of a client that verifies with these roots.
 #[must_use]
 pub fn client_config(roots: RootCertStore) -> ClientConfig {
     ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
@@ -85,7 +85,7 @@ pub fn client_config(roots: RootCertStore) -> ClientConfig {
         .with_no_client_auth()
 }
 
-/// As the client of Redis wants them.
+/// Returns the roots as the Redis client needs them.
 pub fn roots_as_pem(extra: &[CertificateDer<'static>]) -> Vec<u8> {
     let pem = |certificate: &CertificateDer<'_>| {
         let text = BASE64_STANDARD.encode(certificate);

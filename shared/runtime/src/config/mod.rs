@@ -1,7 +1,7 @@
-//! Configuration: what can be set, and the parsed form that each service starts from.
+//! Configuration: the available settings, and reading them.
 //!
-//! Every setting is an environment variable, a flag of the same name and, for secrets that are mounted
-//! as files, a variable `X_FILE`. All mistakes are reported at once.
+//! Every setting is an environment variable and a flag of the same name. It can also be read from the file that the
+//! variable `X_FILE` names, for secrets that are mounted as files. All mistakes are reported at once.
 
 mod read;
 pub mod settings;
@@ -17,7 +17,7 @@ use crate::tls_roots;
 pub use read::{InvalidSocketAddress, Mistakes, Reader, Source, socket_address};
 pub use settings::{SETTINGS, Service, Setting};
 
-/// Where a service serves its health, as its own configuration would say.
+/// Returns the address on which a service serves its health, according to its own setting.
 pub fn listen_address(reader: &mut Reader<'_>, service: Service) -> SocketAddr {
     let setting = match service {
         Service::Relay => &settings::RELAY_LISTEN,

@@ -1,4 +1,4 @@
-//! Reads settings and gathers every mistake, so that a user mends them all in one go.
+//! Reads settings and collects every mistake, so that a user can fix them all at once.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use super::{SETTINGS, Setting};
 
-/// Everything that is wrong with a configuration, one sentence each.
+/// All mistakes in a configuration, one sentence each.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Mistakes(pub Vec<String>);
 
@@ -17,7 +17,7 @@ impl fmt::Display for Mistakes {
     }
 }
 
-/// The texts of the settings, wherever they came from. Never printed: some are secrets.
+/// The texts of the settings from all sources. Never printed, because some are secrets.
 #[derive(Clone, Default)]
 pub struct Source {
     values: HashMap<&'static str, String>,
@@ -25,8 +25,8 @@ pub struct Source {
 }
 
 impl Source {
-    /// Gathers every setting: a value that is given (`flag` answers for a setting's name, flag and
-    /// environment alike), else the contents of the file that `X_FILE` names, else the default.
+    /// Gathers every setting. The value is what `given` returns (from the flag or the environment variable), or else
+    /// the contents of the file that `X_FILE` names, or else the default.
     pub fn gather(given: impl Fn(&Setting) -> Option<String>, env: impl Fn(&str) -> Option<String>) -> Self {
         let mut source = Self::default();
         for setting in SETTINGS {
@@ -50,21 +50,21 @@ impl Source {
         source
     }
 
-    /// Sets one value, as `up` does with the addresses of the servers that it has started.
+    /// Sets one value. `up` sets the addresses of the servers that it has started.
     pub fn set(&mut self, env: &'static str, value: impl Into<String>) {
         self.values.insert(env, value.into());
     }
 
-    /// The value of a setting, where it has one.
+    /// Returns the value of a setting, if it has one.
     #[must_use]
     pub fn get(&self, env: &str) -> Option<&str> {
         self.values.get(env).map(String::as_str)
     }
 
-    /// Parses a configuration out of it.
+    /// Parses a configuration from the settings.
     ///
     /// # Errors
-    /// With every mistake that was met.
+    /// All mistakes that were found.
     pub fn read<T>(&self, parse: impl FnOnce(&mut Reader<'_>) -> T) -> Result<T, Mistakes> {
         let mut reader = Reader { source: self, mistakes: self.mistakes.clone() };
         let config = parse(&mut reader);
@@ -74,19 +74,19 @@ impl Source {
     }
 }
 
-/// Parses settings one by one; a mistake is noted, and a harmless value put in its place.
+/// Parses settings one by one. For each mistake it records the mistake and returns a placeholder.
 pub struct Reader<'a> {
     source: &'a Source,
     mistakes: Vec<String>,
 }
 
 impl Reader<'_> {
-    /// Notes what is wrong with a setting.
+    /// Records what is wrong with a setting.
     pub fn mistake(&mut self, setting: &Setting, what: impl fmt::Display) {
         self.mistakes.push(format!("{} (--{}): {what}", setting.env, setting.flag()));
     }
 
-    /// A setting that must have a value.
+    /// Reads a setting that must have a value.
     pub fn required<T>(&mut self, setting: &Setting) -> T
     where
         T: FromStr<Err: fmt::Display> + Placeholder,
@@ -94,7 +94,7 @@ impl Reader<'_> {
         self.required_with(setting, str::parse)
     }
 
-    /// A setting that must have a value, parsed by `parse`.
+    /// Reads a setting that must have a value, and parses it with `parse`.
     pub fn required_with<T: Placeholder, E: fmt::Display>(
         &mut self,
         setting: &Setting,
@@ -103,7 +103,8 @@ impl Reader<'_> {
         self.required_or(setting, parse, T::placeholder)
     }
 
-    /// The same for a type of another crate: `placeholder` stands in for a value that could not be read.
+    /// Reads a setting that must have a value, for types from other crates. `placeholder` is returned if the value
+    /// cannot be read.
     pub fn required_or<T, E: fmt::Display>(
         &mut self,
         setting: &Setting,
@@ -120,12 +121,12 @@ impl Reader<'_> {
         placeholder()
     }
 
-    /// A setting that may be absent.
+    /// Reads an optional setting.
     pub fn optional<T: FromStr<Err: fmt::Display>>(&mut self, setting: &Setting) -> Option<T> {
         self.optional_with(setting, str::parse)
     }
 
-    /// A setting that may be absent, parsed by `parse`.
+    /// Reads an optional setting, and parses it with `parse`.
     pub fn optional_with<T, E: fmt::Display>(
         &mut self,
         setting: &Setting,
@@ -140,7 +141,7 @@ impl Reader<'_> {
         }
     }
 
-    /// A whole number between `least` and `most`.
+    /// Reads a whole number from `least` to `most`.
     pub fn in_range(&mut self, setting: &Setting, least: u64, most: u64) -> u64 {
         self.required_with(setting, |text| match text.parse() {
             Ok(number) if (least..=most).contains(&number) => Ok(number),
@@ -148,7 +149,7 @@ impl Reader<'_> {
         })
     }
 
-    /// A comma-separated list, empty where the setting is absent.
+    /// Reads a comma-separated list. It is empty if the setting is absent.
     pub fn list<T, E: fmt::Display>(
         &mut self,
         setting: &Setting,
@@ -171,19 +172,19 @@ impl Reader<'_> {
 #[error("`{0}` is not an address such as `127.0.0.1:8000` or `:8000`")]
 pub struct InvalidSocketAddress(String);
 
-/// An address to listen on or to ask, such as `127.0.0.1:8000` or `:8000` (every interface).
+/// Parses an address to listen on or to connect to, such as `127.0.0.1:8000` or `:8000` (all interfaces).
 ///
 /// # Errors
-/// If it is neither.
+/// [`InvalidSocketAddress`] if the text is neither.
 pub fn socket_address(text: &str) -> Result<SocketAddr, InvalidSocketAddress> {
     let full =
         if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.replace("localhost", "127.0.0.1") };
     full.parse().map_err(|_| InvalidSocketAddress(text.to_owned()))
 }
 
-/// What stands in for a value that could not be read; it is never used, for the mistake ends the start.
+/// Stands in for a value that could not be read. It is never used, because a mistake prevents the start.
 pub trait Placeholder {
-    /// Any value of the type.
+    /// Returns any value of the type.
     fn placeholder() -> Self;
 }
 

@@ -1,6 +1,6 @@
-//! The table of all settings: what `--help`, `.env.example` and the documentation say is said here.
+//! The table of all settings. The texts in it are the ones that `--help`, `.env.example` and the documentation show.
 
-/// The services that a setting concerns.
+/// The services and commands that read settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Service {
     /// The API.
@@ -17,25 +17,25 @@ pub enum Service {
     Up,
 }
 
-/// One thing that can be set.
+/// A setting.
 #[derive(Debug)]
 pub struct Setting {
     /// The environment variable.
     pub env: &'static str,
-    /// The value where none is given; `None` means absent.
+    /// The value if none is given. `None` means that the setting is then absent.
     pub default: Option<&'static str>,
-    /// A name for the value in help texts.
+    /// The name of the value in help texts.
     pub value_name: &'static str,
     /// What it does, with units and limits.
     pub help: &'static str,
-    /// Who reads it. `up` takes all.
+    /// The services that read it. `up` reads all settings of the services.
     pub services: &'static [Service],
-    /// Not to be shown in help texts or logs.
+    /// True if help texts and logs must not show the value.
     pub is_secret: bool,
 }
 
 impl Setting {
-    /// The flag of the same name: `DATABASE_URL` → `database-url`, `POSTRIDER_API_LISTEN` → `api-listen`.
+    /// Returns the flag of the setting: `DATABASE_URL` → `database-url`, `POSTRIDER_API_LISTEN` → `api-listen`.
     #[must_use]
     pub fn flag(&self) -> String {
         let name = self.env.strip_prefix("POSTRIDER_").unwrap_or(self.env);
@@ -62,7 +62,7 @@ macro_rules! settings {
             };
         )+
 
-        /// Every setting there is.
+        /// All settings.
         pub static SETTINGS: &[&Setting] = &[$(&$name),+];
     };
     (@secret) => { false };

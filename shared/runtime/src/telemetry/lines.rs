@@ -1,7 +1,7 @@
 //! Lines on standard error and standard output, written by a thread of their own.
 //!
-//! Nobody waits for it. A full disk, a closed pipe or one that nobody reads costs lines, which are counted, and
-//! nothing else.
+//! No other thread waits for it. A full disk, a closed pipe or a pipe that is not read only costs lines, which are
+//! counted.
 
 use std::io::{self, Write};
 use std::sync::OnceLock;
@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Lines that may wait to be written.
+/// The maximum number of lines that wait to be written.
 const WAITING_LINES: usize = 4_096;
 
-/// How long the end of the process waits for the last lines.
+/// How long the process waits for the last lines before it exits.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Takes lines, and writes them when it can.
+/// Accepts lines and writes them in the background.
 #[derive(Clone)]
 pub struct Lines {
     entries: SyncSender<Entry>,
@@ -24,20 +24,20 @@ pub struct Lines {
 
 enum Entry {
     Line(Vec<u8>),
-    /// Everything before it has been written once this is dropped.
+    /// Dropped once everything before it has been written.
     Flush {
         _written: SyncSender<()>,
     },
 }
 
 impl Lines {
-    /// Those of the log.
+    /// Returns the lines of the log.
     pub(super) fn stderr() -> &'static Self {
         static LINES: OnceLock<Lines> = OnceLock::new();
         LINES.get_or_init(|| Self::to(io::stderr()))
     }
 
-    /// What a service shows to people while it runs.
+    /// Returns the lines that a service shows to people while it runs.
     pub fn stdout() -> &'static Self {
         static LINES: OnceLock<Lines> = OnceLock::new();
         LINES.get_or_init(|| Self::to(io::stdout()))
@@ -47,12 +47,12 @@ impl Lines {
         let (entries, waiting) = sync_channel(WAITING_LINES);
         let started =
             std::thread::Builder::new().name("lines".to_owned()).spawn(move || write(&waiting, out));
-        // Without the thread every line is lost, and counted.
+        // If the thread could not be started, every line is lost and counted.
         drop(started);
         Self { entries }
     }
 
-    /// Hands in a line, with its newline. It is lost when too many wait already, or when it cannot be written.
+    /// Accepts a line, including its newline. It is lost if too many lines are waiting, or if it cannot be written.
     pub fn line(&self, line: impl Into<Vec<u8>>) {
         let line = line.into();
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
@@ -62,7 +62,7 @@ impl Lines {
         }
     }
 
-    /// Waits until everything is written, for a second at most.
+    /// Waits until everything is written, for at most one second.
     pub fn flush(&self) {
         let (written, end) = sync_channel(0);
         if self.entries.try_send(Entry::Flush { _written: written }).is_ok() {
@@ -85,7 +85,7 @@ fn count_lost() {
     metrics::counter!(super::metric::LOG_LINES_LOST).increment(1);
 }
 
-/// Takes each write as a line, which is how the formatter writes. Never fails, and never waits.
+/// Takes each write as one line, which is how the formatter writes. Never fails and never blocks.
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.line(line);
@@ -109,7 +109,7 @@ impl<'a> MakeWriter<'a> for Lines {
 mod tests {
     use super::*;
 
-    /// Says what it is given, or fails.
+    /// Forwards what is written to it, and fails if its second field is true.
     struct Out(SyncSender<Vec<u8>>, bool);
 
     impl Write for Out {
@@ -140,7 +140,7 @@ mod tests {
         lines.line("lost");
         lines.line("lost");
         lines.flush();
-        assert_eq!(written.try_iter().count(), 2, "it goes on after a failure");
+        assert_eq!(written.try_iter().count(), 2, "it continues after a failure");
 
         let (sender, _nobody_reads) = sync_channel(0);
         let lines = Lines::to(Out(sender, false));

@@ -1,6 +1,7 @@
 //! The names of metrics.
 
-/// Declares the metrics of a crate: a constant for each name, and `describe()`, which tells the recorder what they mean.
+/// Declares the metrics of a crate: a constant for each name, and `describe()`, which gives the recorder their
+/// descriptions.
 ///
 /// ```
 /// postrider_runtime::metrics! {
@@ -14,14 +15,14 @@ macro_rules! metrics {
     ($($kind:ident $constant:ident = $name:literal: $meaning:literal;)+) => {
         $(#[doc = $meaning] pub(crate) const $constant: &str = $name;)+
 
-        /// Describes the metrics to the recorder. Call once, after the recorder is installed.
+        /// Describes the metrics to the recorder. Call it once, after the recorder is installed.
         pub(crate) fn describe() {
             $($crate::describe_metric!($kind $constant: $meaning);)+
         }
     };
 }
 
-/// Describes one metric, by its kind.
+/// Describes one metric according to its kind.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! describe_metric {

@@ -22,29 +22,29 @@ const SECONDS: [f64; 15] =
 /// Upper bounds of the histogram buckets for batch sizes.
 const SIZES: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
-/// Why logging did not start.
+/// Why logging could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum LoggingError {
     /// The filter is not valid.
     #[error("POSTRIDER_LOG (--log): {0}")]
     Filter(#[from] ParseError),
-    /// There is no such format.
+    /// The format is not known.
     #[error("POSTRIDER_LOG_FORMAT (--log-format): `{0}` is neither `text` nor `json`")]
     Format(String),
-    /// Logging was started before.
+    /// Logging was already started.
     #[error(transparent)]
     Start(Box<dyn Error + Send + Sync>),
 }
 
-/// Starts logging to standard error, once for the process. Panics are logged too. A log that cannot be written harms
-/// nothing, and nobody waits for it.
+/// Starts logging to standard error, once for the process. Panics are logged too. If the log cannot be written, lines
+/// are lost but nothing waits for it.
 ///
 /// # Errors
-/// If the filter or the format is not valid, or logging was started before.
+/// [`LoggingError`] if the filter or the format is not valid, or logging was already started.
 pub fn start_logging(source: &Source) -> Result<(), LoggingError> {
     let filter = source.get("POSTRIDER_LOG").unwrap_or("info");
-    // What libraries say below a warning is not about webhooks, and that a connection was lost, of which a pool may
-    // have many, the health of the service says once.
+    // Messages of libraries below `warn` are not about webhooks. `deadpool` reports every lost connection of a pool,
+    // but the health of the service already reports the outage once.
     let filter = EnvFilter::try_new(format!("warn,deadpool=error,{}", widen(filter)))?;
     let is_for_people = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let builder = tracing_subscriber::fmt()
@@ -57,7 +57,7 @@ pub fn start_logging(source: &Source) -> Result<(), LoggingError> {
         "json" => builder.json().flatten_event(true).try_init(),
         other => return Err(LoggingError::Format(other.to_owned())),
     };
-    // The default hook writes to standard error by itself, and waits for it.
+    // The default hook would write to standard error directly, and wait for it.
     std::panic::set_hook(Box::new(|panic| {
         let location = panic.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(location, "panic: {}", supervise::message(panic.payload()));
@@ -65,19 +65,19 @@ pub fn start_logging(source: &Source) -> Result<(), LoggingError> {
     result.map_err(LoggingError::Start)
 }
 
-/// Writes `text` behind all that was logged, and waits until all of it is written: for a second at most.
+/// Writes `text` after everything that was logged, and waits up to one second for it.
 pub fn last_words(text: String) {
     Lines::stderr().line(text);
     flush();
 }
 
-/// Waits until everything that was logged or shown is written, for a second each at most.
+/// Waits until everything that was logged or shown is written, for at most one second each.
 pub fn flush() {
     Lines::stdout().flush();
     Lines::stderr().flush();
 }
 
-/// A bare level means the level of Postrider's own modules.
+/// Applies a bare level to Postrider's own modules.
 fn widen(filter: &str) -> String {
     let modules = [
         "postrider",
@@ -99,17 +99,17 @@ fn widen(filter: &str) -> String {
     filter.split(',').map(widen_one).collect::<Vec<_>>().join(",")
 }
 
-/// Starts collecting metrics, once for the process; the handle renders them in Prometheus's text format.
+/// Starts collecting metrics, once for the process. The handle renders them in the Prometheus text format.
 ///
 /// # Panics
-/// When it is called twice.
+/// If it is called twice.
 #[must_use]
 pub fn start_metrics() -> PrometheusHandle {
     let builder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
         .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_size".to_owned()), &SIZES))
         .expect("the buckets are not empty");
-    let handle = builder.install_recorder().expect("metrics are started once");
+    let handle = builder.install_recorder().expect("metrics are started only once");
     metric::describe();
     handle
 }
