@@ -1,4 +1,4 @@
-//! Claiming: a batch of ids from Redis becomes leased deliveries with all that is needed to send them.
+//! Claiming: turns a batch of ids from Redis into leased deliveries with everything that is needed to send them.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -16,52 +16,52 @@ use crate::secrets::StoredKey;
 use crate::signing::Algorithm;
 use crate::stored_url::StoredUrl;
 
-/// A lease lasts as long as the slowest endpoint of its batch may take, and this.
+/// A lease lasts as long as the longest timeout among the endpoints of its batch, plus this.
 pub const LEASE_MARGIN: Duration = Duration::from_secs(15);
 
-/// A delivery under a lease, and everything that is needed to send it.
+/// A delivery under a lease, with everything that is needed to send it.
 #[derive(Debug, Clone)]
 pub struct Claimed {
-    /// Which.
+    /// The claimed delivery.
     pub delivery_id: DeliveryId,
-    /// The token that guards what is recorded.
+    /// The token that guards the record of the attempt.
     pub lease_id: LeaseId,
-    /// The number of this attempt, from 1. It is counted now, whatever becomes of it.
+    /// The number of this attempt, from 1. The attempt already counts, whatever happens to it.
     pub attempt_number: i16,
-    /// Attempts that the delivery has.
+    /// The number of attempts that the delivery may have.
     pub max_attempts: i16,
-    /// Its endpoint.
+    /// The endpoint that it is sent to.
     pub endpoint_id: EndpointId,
-    /// Its event: the `webhook-id`.
+    /// The event, whose id is the `webhook-id`.
     pub event_id: EventId,
-    /// The event, or why there is nothing to send.
+    /// The content of the event, or why there is nothing to send.
     pub event: Result<EventContent, Unrendered>,
-    /// The endpoint.
+    /// How to send to the endpoint.
     pub endpoint: SendSettings,
 }
 
-/// What is sent of an event.
+/// The parts of an event that are sent.
 #[derive(Debug, Clone)]
 pub struct EventContent {
-    /// Its type.
+    /// The event type.
     pub event_type: String,
-    /// When it was accepted: RFC 3339, UTC, microseconds.
+    /// When it was accepted: RFC 3339, UTC, with microseconds.
     pub timestamp: String,
-    /// The stored JSON as PostgreSQL renders it: the same text at every attempt.
+    /// The stored JSON as PostgreSQL renders it. The text is the same for every attempt.
     pub data: String,
 }
 
-/// Why a delivery is claimed without its event: the attempt fails.
+/// Why a delivery was claimed without its event. The attempt then fails.
 #[derive(Debug, Clone)]
 pub struct Unrendered {
     /// [`ErrorClass::Unrenderable`] if no attempt can succeed, [`ErrorClass::Internal`] if a later one may.
     pub class: ErrorClass,
-    /// For people.
+    /// The reason, in words for people.
     pub reason: String,
 }
 
 impl Unrendered {
-    /// Reads the error of a claim of one delivery alone. `None` if the event has nothing to do with it.
+    /// Interprets the error of a claim of a single delivery. Returns `None` if the event is not the cause.
     #[must_use]
     pub fn because_of(error: &StoreError) -> Option<Self> {
         let class = if error.is_data_error() {
@@ -79,40 +79,40 @@ impl Unrendered {
     }
 }
 
-/// How an endpoint wants to be sent to.
+/// How to send to an endpoint.
 #[derive(Debug, Clone)]
 pub struct SendSettings {
-    /// Where.
+    /// The URL that webhooks are sent to.
     pub url: StoredUrl,
-    /// Headers of its own, by name.
+    /// The endpoint's own headers, by name.
     pub headers: BTreeMap<String, StoredValue>,
-    /// Names of headers whose values are not to be kept.
+    /// Names of headers whose values must not be kept in attempts.
     pub sensitive_headers: Vec<String>,
-    /// For the whole exchange.
+    /// The timeout of a whole exchange.
     pub timeout: Duration,
-    /// Seconds before each retry; `None`: the schedule of the installation.
+    /// Seconds before each retry, or `None` for the schedule of the installation.
     pub retry_schedule: Option<Vec<i32>>,
-    /// Statuses that are never retried.
+    /// Response statuses that are never retried.
     pub permanent_statuses: Vec<i16>,
-    /// Every live signing key, newest first.
+    /// All live signing keys, newest first.
     pub keys: Vec<StoredKey>,
 }
 
-/// What a claim saw. Every id is in exactly one of the three, or in none: its row is locked.
+/// The result of a claim. Every id is in exactly one of the three lists, or in none if its row is locked.
 #[derive(Debug, Default)]
 pub struct Claim {
-    /// Leased: to be sent, or given back.
+    /// Leased deliveries, to be sent or given back.
     pub claimed: Vec<Claimed>,
-    /// Ids of endpoints that keep the order: [`claim_next`] tells which delivery is next.
+    /// Ids of ordered endpoints. [`claim_next`] finds out which delivery is next.
     pub ordered: Vec<DeliveryId>,
-    /// Nothing to do: closed, not due yet, leased by another, parked because its endpoint is disabled,
-    /// cancelled because its endpoint is gone or its replay was cancelled, or gone itself. The id can leave
+    /// Deliveries with nothing to do: closed, not due yet, leased by another deliverer, parked because the endpoint is
+    /// disabled, cancelled because the endpoint was deleted or the replay was cancelled, or purged. These ids can leave
     /// Redis.
     pub settled: Vec<DeliveryId>,
 }
 
 impl Claim {
-    /// Adds what another claim saw, of other ids.
+    /// Adds the result of a claim of other ids.
     pub fn add(&mut self, other: Self) {
         self.claimed.extend(other.claimed);
         self.ordered.extend(other.ordered);
@@ -120,9 +120,9 @@ impl Claim {
     }
 }
 
-/// Rows are locked in the order of their ids, and judged as they are then: an id may be stale. One that
-/// another transaction has locked is passed over, so that it holds up no other. The bounds of the ids leave
-/// all partitions but theirs aside.
+/// Rows are locked in the order of their ids, and judged in their current state, because an id may be stale. A row that
+/// another transaction has locked is skipped, so that it does not hold up the others. The bounds on the ids exclude all
+/// partitions except theirs.
 const CLAIM: Sql = Sql::named(concat!(
     "-- deliveries.claim
 with seen as materialized (
@@ -137,7 +137,7 @@ judged as materialized (
     select s.id, s.event_id, s.endpoint_id, s.application_id, s.attempt_count, s.max_attempts, s.position,
            e.timeout_seconds,
            case
-               -- Where order is kept, an id says no more than: look at this endpoint.
+               -- For an ordered endpoint an id only means: look at this endpoint.
                when e.ordered and s.position is not null and e.deleted_at is null and not $6
                     then case when e.is_active then 'ordered' else 'disabled' end
                when s.completed_at is not null then 'closed'
@@ -196,7 +196,7 @@ parked as (
     is_not_parked!("j.application_id", "j.endpoint_id", "j.id"),
     "
 ),
--- Once for each endpoint, however many of its deliveries are claimed.
+-- Once per endpoint, however many of its deliveries are claimed.
 key as materialized (
     select e.id as endpoint_id, s.algorithms, s.secrets, s.master_key_ids
     from (select distinct endpoint_id as id from judged where verdict = 'claimed') e
@@ -228,13 +228,13 @@ left join key k on k.endpoint_id = e.id
 order by j.id"
 ));
 
-/// Takes a lease on those of the deliveries that are open and due, and tells what it saw of every one.
-/// `unrendered` is one of them that is claimed without its event.
+/// Takes a lease on those of the deliveries that are open and due. Returns what it found out about each of them. The
+/// delivery in `unrendered` is claimed without its event.
 ///
 /// # Errors
-/// When nothing was claimed. [`StoreError::is_data_error`] and [`StoreError::is_timeout`] mean that one of the
-/// deliveries cannot be rendered. Unless it is [an outage](StoreError::is_outage), the others may be claimed without
-/// the one that is to blame.
+/// [`StoreError`] if the statement fails; then nothing was claimed. [`StoreError::is_data_error`] and
+/// [`StoreError::is_timeout`] mean that one of the deliveries cannot be rendered. Unless the error is [an
+/// outage](StoreError::is_outage), the other deliveries can be claimed without the one at fault.
 pub async fn claim(
     store: &Store,
     deliverer: DelivererNumber,
@@ -262,7 +262,7 @@ pub async fn claim(
     let found: HashSet<DeliveryId> = rows.iter().map(|row| row.get("delivery_id")).collect();
     let passed: Vec<_> = deliveries.iter().copied().filter(|id| !found.contains(id)).collect();
     let locked = deliveries::existing(&client, &passed).await?;
-    // What is not in the table at all has been purged.
+    // A row that does not exist has been purged.
     claim.settled.extend(passed.iter().filter(|id| !locked.contains(id)));
     Ok(claim)
 }
@@ -272,8 +272,8 @@ const LOCK_ENDPOINT: Sql = Sql::named(
 select id from endpoints where id = $1 for no key update",
 );
 
-/// A statement of its own: its snapshot must be younger than the lock, or it would miss what the last
-/// holder has done.
+/// A separate statement, because its snapshot must be newer than the lock. Otherwise it would miss what the previous
+/// holder did.
 const NEXT: Sql = Sql::named(
     "-- deliveries.next
 select id
@@ -283,25 +283,27 @@ order by position
 limit 1",
 );
 
-/// What [`claim_next`] found.
+/// The result of [`claim_next`].
 #[derive(Debug)]
 pub enum Next {
-    /// The delivery whose turn it is, leased.
+    /// The next delivery in order, leased.
     Claimed(Box<Claimed>),
-    /// Nothing to do now: none is open, or the first one is under way or not due, which brings its own id.
+    /// Nothing to do now: no delivery is open, or the first one is in progress or not due. In that case its own id will
+    /// return.
     Nothing,
-    /// The row of the delivery whose turn it is is locked. Nothing is claimed.
+    /// The row of the next delivery is locked. Nothing is claimed.
     Locked,
-    /// The delivery whose turn it is cannot be claimed with its event. Nothing is claimed.
+    /// The next delivery cannot be claimed with its event. Nothing is claimed.
     Unrendered(DeliveryId, Unrendered),
 }
 
-/// Takes a lease on the delivery whose turn it is at an endpoint that keeps the order of acceptance: the
-/// first open one, unless it is under way or not due. Whoever comes at the same time waits for the lock on
-/// the endpoint, and sees that one under way. `unrendered` is a delivery that is claimed without its event.
+/// Takes a lease on the next delivery of an ordered endpoint: the first open one in the order of acceptance, unless it
+/// is in progress or not due. A concurrent claim waits for the lock on the endpoint, and then sees that delivery in
+/// progress. The delivery in `unrendered` is claimed without its event.
 ///
 /// # Errors
-/// When nothing was claimed; [`StoreError::is_contention`]: the endpoint is locked.
+/// [`StoreError`] if a statement fails; then nothing was claimed. [`StoreError::is_contention`] means that the endpoint
+/// is locked.
 pub async fn claim_next(
     store: &Store,
     deliverer: DelivererNumber,
@@ -403,7 +405,7 @@ fn keys(row: &mut Columns<'_>) -> Vec<StoredKey> {
         .collect()
 }
 
-/// Says why there is no event, if the delivery was claimed without it on purpose.
+/// Sets the reason why there is no event, if the delivery was deliberately claimed without it.
 fn explain(claimed: &mut Claimed, unrendered: Option<(DeliveryId, &Unrendered)>) {
     if let Some((id, why)) = unrendered
         && id == claimed.delivery_id

@@ -1,5 +1,5 @@
-//! Endpoints change: updated, disabled and enabled, deleted. Whatever it is, the relay is told by an outbox
-//! row, and the audit log and operational events tell of it, all in one transaction.
+//! Changes to endpoints: update, disable, enable and delete. Each change writes an outbox row for the relay, the audit
+//! log and operational events in one transaction.
 
 use deadpool_postgres::Transaction;
 use postgres_types::Json;
@@ -16,26 +16,26 @@ use crate::headers::{self, MASK};
 use crate::keyring::Keyring;
 use crate::stored_url::StoredUrl;
 
-/// What happens to the open deliveries of an endpoint that is disabled.
+/// What happens to the open deliveries of an endpoint when it is disabled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OpenDeliveries {
-    /// They wait until it is enabled.
+    /// They wait until the endpoint is enabled.
     #[default]
     Keep,
     /// They are cancelled.
     Cancel,
 }
 
-/// What an endpoint is to be from now on.
+/// The new state of an endpoint.
 #[derive(Debug, Clone)]
 pub struct Update {
-    /// Its settings, all of them.
+    /// All its settings.
     pub settings: EndpointSettings,
-    /// Whether new events match it.
+    /// Whether new events match the endpoint.
     pub is_active: bool,
-    /// Why it is not active.
+    /// Why it is disabled, or `None` if it is active.
     pub disabled_reason: Option<String>,
-    /// What happens to its open deliveries where it is not active.
+    /// What happens to its open deliveries if it is disabled.
     pub open_deliveries: OpenDeliveries,
 }
 
@@ -63,7 +63,7 @@ returning ",
     endpoint_columns!()
 ));
 
-/// "This endpoint changed": its limits are brought to Redis, and what is parked is looked at again.
+/// Tells the relay that an endpoint changed. The relay sends its limits to Redis, and examines its parked rows again.
 const TELL_RELAY: Sql = Sql::named(
     "-- outbox.tell_endpoint
 with told as (
@@ -74,7 +74,7 @@ with told as (
 select count(pg_notify('postrider_outbox', '')) as notifications from told",
 );
 
-/// An endpoint that is enabled begins with a clean record.
+/// An endpoint that is enabled starts with a clean record.
 const FORGIVE: Sql = Sql::named(
     "-- endpoint_health.forgive
 update endpoint_health
@@ -82,22 +82,23 @@ set failing_since = null, cleared_at = now(), updated_at = now()
 where endpoint_id = $1",
 );
 
-/// What became of an endpoint that was to be changed.
+/// The result of an update.
 #[derive(Debug, Clone)]
 pub enum Updated {
-    /// It is what it was to be.
+    /// The endpoint after the update.
     Endpoint(Box<Endpoint>),
-    /// With its new filter the application's would take so many steps, more than they may. Nothing was changed.
+    /// With the new filter or event types, matching one event would take this many steps in the application, which is
+    /// more than its quota. Nothing was changed.
     MatchingTooCostly(i64),
-    /// There is none.
+    /// The endpoint does not exist.
     Unknown,
 }
 
-/// Changes an endpoint to what `change` makes of it, unless its filter is then more costly than it was, and those of
-/// its application than they may be.
+/// Updates an endpoint to what `change` returns for its current state. Refuses the update if it makes matching more
+/// costly and the application exceeds its quota of matching steps.
 ///
 /// # Errors
-/// What `change` refuses, or when PostgreSQL does not answer; nothing was changed then.
+/// The error of `change`, or [`StoreError`] if a statement fails. Nothing was changed then.
 pub async fn update<E: From<StoreError>>(
     store: &Store,
     keyring: &Keyring,
@@ -109,7 +110,7 @@ pub async fn update<E: From<StoreError>>(
 ) -> Result<Updated, E> {
     let mut client = store.durable().await?;
     let transaction = client.transaction().await.map_err(StoreError::from)?;
-    // So that the steps of matching are summed up right.
+    // Serialises changes within the application, so that the sum of matching steps is right.
     if applications::take_turn(&transaction, application).await?.is_none() {
         return Ok(Updated::Unknown);
     }
@@ -189,7 +190,7 @@ async fn write(
     Ok(read::<Endpoint>(&row))
 }
 
-/// The audit log shows that a secret value was replaced, though neither by what nor of what.
+/// Marks replaced secret values in the audit log. Neither the old nor the new value is shown.
 fn tell_new_values(shown: &mut Endpoint, written: &EndpointSettings) {
     if shown.settings.url != written.url {
         shown.settings.url.push_str(" (new)");
@@ -201,8 +202,8 @@ fn tell_new_values(shown: &mut Endpoint, written: &EndpointSettings) {
     }
 }
 
-/// What follows from any change: the relay looks at the endpoint, and whoever subscribes hears of it when
-/// it was disabled or enabled.
+/// Does what every change requires: notifies the relay, and emits an operational event if the endpoint was disabled or
+/// enabled.
 async fn follow(
     transaction: &Transaction<'_>,
     actor: &Actor,
@@ -236,11 +237,11 @@ const DELETE: Sql = Sql::named(
 update endpoints set deleted_at = now(), updated_at = now() where id = $1",
 );
 
-/// Deletes an endpoint: no event matches it any more, and its open deliveries are cancelled, by the next
-/// claim or by the relay. False: there is none.
+/// Deletes an endpoint. No new event matches it, and its open deliveries are cancelled by the next claim or by the
+/// relay. Returns false if it does not exist.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if a statement fails.
 pub async fn delete(
     store: &Store,
     actor: &Actor,
@@ -287,20 +288,20 @@ returning ",
 /// Why an endpoint is disabled.
 #[derive(Debug, Clone)]
 pub enum Cause {
-    /// What was answered at this URL.
+    /// The receiver at this URL responded 410.
     Gone(StoredUrl),
-    /// Nothing but failures for so long.
+    /// All attempts have failed for this long.
     Failing(std::time::Duration),
 }
 
-/// Disables an endpoint because of what its receiver does. Its open deliveries wait. False: it is not active (any
-/// more), it has succeeded meanwhile, or its URL is another by now.
+/// Disables an endpoint because of its receiver's responses. Its open deliveries wait. Returns false if the endpoint is
+/// not active, has succeeded in the meantime, or has a different URL by now.
 ///
-/// Apart from the record of attempts, for endpoint rows are read by everyone and must not be locked along
-/// with deliveries.
+/// This is separate from the record of attempts, because many transactions read endpoint rows, and they must not be
+/// locked together with deliveries.
 ///
 /// # Errors
-/// When PostgreSQL does not answer; the receiver's next answer has the same effect.
+/// [`StoreError`] if a statement fails. The receiver's next response has the same effect.
 pub async fn disable(
     store: &Store,
     endpoint: EndpointId,

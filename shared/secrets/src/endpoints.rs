@@ -1,4 +1,4 @@
-//! Endpoints: where an application's webhooks go.
+//! Endpoints: the destinations of an application's webhooks.
 
 use std::collections::BTreeMap;
 
@@ -23,57 +23,57 @@ use crate::stored_url::StoredUrl;
 /// The settings of an endpoint that its application chooses.
 #[derive(Debug, Clone, Serialize)]
 pub struct EndpointSettings {
-    /// Where it is, absolute. The values of its query are [`MASK`](headers::MASK) when it is read; when it is
-    /// written as it was read, that keeps them.
+    /// The absolute URL. When it is read, the values of its query are replaced with [`MASK`](headers::MASK). Writing
+    /// the masked URL back keeps the stored values.
     pub url: String,
-    /// For people.
+    /// A description for people.
     pub description: String,
-    /// A JSON object of the application's, as text.
+    /// A JSON object that belongs to the application, as text.
     #[serde(serialize_with = "audit::raw")]
     pub metadata: String,
-    /// Patterns of event types.
+    /// The patterns of event types that it subscribes to.
     pub event_types: Vec<String>,
-    /// Sent with every webhook. A sensitive one has [`MASK`](headers::MASK) for its value when it is read;
-    /// when it is written, that keeps the value it has.
+    /// Headers that are sent with every webhook. When they are read, the value of a sensitive header is
+    /// [`MASK`](headers::MASK). Writing the mask back keeps the stored value.
     pub headers: BTreeMap<String, String>,
-    /// Which of them are write-only, by name.
+    /// The names of the headers that are write-only.
     pub sensitive_headers: Vec<String>,
-    /// Requests per second; `None`: no limit.
+    /// The most requests per second, or `None` for no limit.
     pub rate_limit: Option<i32>,
-    /// Exchanges under way at once.
+    /// The most exchanges in flight.
     pub concurrency_limit: i32,
-    /// Attempts of each delivery.
+    /// The number of attempts of each delivery.
     pub max_attempts: i16,
-    /// Seconds before each retry; `None`: the schedule of the installation.
+    /// Seconds before each retry, or `None` for the schedule of the installation.
     pub retry_schedule: Option<Vec<i32>>,
-    /// Statuses that are never retried.
+    /// Response statuses that are never retried.
     pub permanent_statuses: Vec<i16>,
-    /// For a whole exchange.
+    /// The timeout of a whole exchange, in seconds.
     pub timeout_seconds: i16,
-    /// Which payloads it gets; `None`: all.
+    /// Selects the payloads that it gets. `None` means all.
     #[serde(serialize_with = "filter_json")]
     pub filter: Option<Filter>,
-    /// Keeps the order of acceptance.
+    /// Whether deliveries keep the order of acceptance.
     pub ordered: bool,
 }
 
-/// An endpoint. It serialises to what the audit log keeps of it.
+/// An endpoint. It is serialised as the audit log records it.
 #[derive(Debug, Clone, Serialize)]
 pub struct Endpoint {
-    /// Its id.
+    /// The id of the endpoint.
     #[serde(skip)]
     pub id: EndpointId,
-    /// Whose it is.
+    /// The application that it belongs to.
     #[serde(skip)]
     pub application_id: ApplicationId,
-    /// What its application chose.
+    /// The settings that its application chose.
     #[serde(flatten)]
     pub settings: EndpointSettings,
-    /// False: new events do not match it, and what is open waits.
+    /// Whether new events match it. If false, open deliveries wait.
     pub is_active: bool,
-    /// Why it is not active.
+    /// Why it is disabled, or `None` if it is active.
     pub disabled_reason: Option<String>,
-    /// When it was made.
+    /// When it was created.
     #[serde(skip)]
     pub created_at: DateTime<Utc>,
     /// When it was last changed.
@@ -84,53 +84,54 @@ pub struct Endpoint {
 /// An endpoint to create.
 #[derive(Debug, Clone)]
 pub struct NewEndpoint {
-    /// What its application chose.
+    /// The settings that its application chose.
     pub settings: EndpointSettings,
-    /// False: the endpoint is created disabled.
+    /// If false, the endpoint is created disabled.
     pub is_active: bool,
-    /// Signs its webhooks.
+    /// The first signing key.
     pub key: SigningKey,
 }
 
-/// What the endpoints of one application may be together.
+/// The quota for the endpoints of one application.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EndpointQuota {
-    /// So many.
+    /// The maximum number of endpoints.
     pub endpoints: u32,
-    /// Steps that it takes to match one event with all of them, at most.
+    /// The maximum number of steps to match one event with all of them.
     pub matching_steps: u32,
 }
 
 impl EndpointSettings {
-    /// Steps that its filter takes for one event, at most.
+    /// Returns the maximum number of steps that the filter takes for one event.
     #[must_use]
     pub fn filter_steps(&self) -> i32 {
         self.filter.as_ref().map_or(0, |filter| filter.steps)
     }
 
-    /// Steps that it takes to compare its event types with the type of one event.
+    /// Returns the number of steps to compare the event types with the type of one event.
     #[must_use]
     pub fn pattern_steps(&self) -> i32 {
         event_type::pattern_steps(&self.event_types)
     }
 
-    /// Steps that it takes to match one event, at most.
+    /// Returns the maximum number of steps to match one event.
     #[must_use]
     pub fn matching_steps(&self) -> i32 {
         self.filter_steps().saturating_add(self.pattern_steps())
     }
 }
 
-/// What became of an endpoint that was to be made.
+/// The result of creating an endpoint.
 #[derive(Debug, Clone)]
 pub enum Created {
-    /// It is there.
+    /// The created endpoint.
     Endpoint(Box<Endpoint>),
-    /// The application has as many as it may have.
+    /// The application already has the maximum number of endpoints.
     TooMany,
-    /// With its filter the application's would take so many steps, more than they may.
+    /// With this endpoint, matching one event would take this many steps in the application, which is more than its
+    /// quota.
     MatchingTooCostly(i64),
-    /// The application is not there (any more).
+    /// The application does not exist.
     UnknownApplication,
 }
 
@@ -163,8 +164,8 @@ from endpoints
 where application_id = $1 and id <> $2 and deleted_at is null",
 );
 
-/// Steps that it would take to match one event with the endpoints of an application, with this one as it is to be, if
-/// that is more than they may take. The caller has [taken its turn](applications::take_turn).
+/// Returns the number of steps to match one event with all endpoints of the application, including the new state of
+/// this one, if it exceeds the quota. The caller has [taken its turn](applications::take_turn).
 pub(super) async fn excessive_steps(
     transaction: &Transaction<'_>,
     application: ApplicationId,
@@ -190,11 +191,11 @@ returning ",
     endpoint_columns!()
 ));
 
-/// Makes an endpoint with its signing key, unless its application has as many as it may have, or endpoints that are
-/// as costly to match as they may be.
+/// Creates an endpoint with its signing key, unless the application would exceed its quota of endpoints or matching
+/// steps.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if a statement fails.
 pub async fn create(
     store: &Store,
     keyring: &Keyring,
@@ -206,7 +207,7 @@ pub async fn create(
     let NewEndpoint { settings, is_active, key } = new;
     let mut client = store.durable().await?;
     let transaction = client.transaction().await?;
-    // The new endpoint needs its id beforehand, for its secrets are bound to it.
+    // The id is needed before the row exists, because the endpoint's secrets are bound to it.
     let Some(id) = applications::take_turn(&transaction, application).await?.map(EndpointId) else {
         return Ok(Created::UnknownApplication);
     };
@@ -263,10 +264,10 @@ from endpoints
 where application_id = $1 and id = $2 and deleted_at is null"
 ));
 
-/// One endpoint of an application.
+/// Returns one endpoint of an application.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn get(
     store: &Store,
     application: ApplicationId,
@@ -288,10 +289,10 @@ order by id desc
 limit $3"
 ));
 
-/// The endpoints of an application, newest first, `limit` at most.
+/// Returns up to `limit` endpoints of an application, newest first.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn list(
     store: &Store,
     application: ApplicationId,

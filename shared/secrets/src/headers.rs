@@ -1,4 +1,4 @@
-//! What an endpoint keeps that may be secret: how it is stored, so that nobody reads it again.
+//! Secret values of an endpoint, and how they are stored so that the API cannot show them again.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,20 +11,20 @@ use serde::{Deserialize, Serialize};
 use crate::endpoints::EndpointSettings;
 use crate::keyring::{Keyring, KeyringError, Stored};
 
-/// What stands for a value that is not shown.
+/// Replaces a value that is not shown.
 pub const MASK: &str = "***";
 
 /// The value of a header, or the query of a URL, as it is stored. Its `Debug` form does not show it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum StoredValue {
-    /// As it is sent.
+    /// As it is sent, unencrypted.
     Plain(String),
     /// Encrypted.
     Sealed {
         /// The id of the master key.
         key: String,
-        /// Base64 of the ciphertext.
+        /// The base64 of the ciphertext.
         sealed: String,
     },
 }
@@ -36,10 +36,10 @@ impl fmt::Debug for StoredValue {
 }
 
 impl StoredValue {
-    /// The value as it is sent. `name` is what it was sealed for.
+    /// Returns the value as it is sent. `name` is the name it was sealed for.
     ///
     /// # Errors
-    /// When its master key is not there, or it was changed.
+    /// [`KeyringError`] if its master key is missing, or the stored value was changed.
     pub fn open(self, keyring: &Keyring, endpoint: EndpointId, name: &str) -> Result<String, KeyringError> {
         let (key, sealed) = match self {
             Self::Plain(value) => return Ok(value),
@@ -51,7 +51,7 @@ impl StoredValue {
         String::from_utf8(keyring.open(endpoint, name, &stored)?).map_err(|_| changed())
     }
 
-    /// A secret value, encrypted if there is a key.
+    /// Prepares a secret value for storage. It is encrypted if there is a master key.
     #[must_use]
     pub fn seal(keyring: &Keyring, endpoint: EndpointId, name: &str, value: String) -> Self {
         let stored = keyring.seal(endpoint, name, value.as_bytes());
@@ -62,8 +62,8 @@ impl StoredValue {
     }
 }
 
-/// The headers of `settings` as they are to be stored: sensitive values encrypted, and those that are
-/// [`MASK`] as they are stored now.
+/// Returns the headers of `settings` as they are to be stored. Sensitive values are encrypted. A value of [`MASK`]
+/// keeps what is stored now.
 pub(super) fn seal(
     keyring: &Keyring,
     endpoint: EndpointId,
@@ -82,7 +82,7 @@ pub(super) fn seal(
     settings.headers.iter().map(seal_one).collect()
 }
 
-/// The headers as they are shown.
+/// Returns the headers as they are shown.
 pub(super) fn mask(stored: BTreeMap<String, StoredValue>, sensitive: &[String]) -> BTreeMap<String, String> {
     let shown = |(name, header)| match header {
         StoredValue::Plain(value) if !sensitive.contains(&name) => (name, value),

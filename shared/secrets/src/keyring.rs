@@ -1,7 +1,7 @@
-//! The encryption of secrets at rest: XChaCha20-Poly1305 under the master keys of the installation.
+//! The encryption of secrets at rest: XChaCha20-Poly1305 with the master keys of the installation.
 //!
-//! A ciphertext is bound to its endpoint and its purpose, so that it is of no use in another row. Nonces
-//! are random, which 192 bits of them allow for any number of secrets.
+//! A ciphertext is bound to its endpoint and its purpose, so that it is useless in another row. Nonces are random.
+//! Their 192 bits are enough for any number of secrets.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,20 +23,20 @@ pub const SIGNING: &str = "signing";
 /// Why a secret cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyringError {
-    /// The key that it was encrypted under is not there.
+    /// The key that it was encrypted with is missing.
     #[error("is encrypted with the master key `{0}`, which is not in POSTRIDER_MASTER_KEY")]
     MissingKey(String),
-    /// The ciphertext is not what this key made for this endpoint.
+    /// The ciphertext was not made with this key for this endpoint and purpose.
     #[error("cannot be decrypted with the master key `{0}`, because the stored value was changed")]
     Changed(String),
 }
 
-/// A text is not a master key.
+/// The text is not a master key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("each key must be the base64 of 32 bytes; create one with `openssl rand -base64 32`")]
 pub struct MasterKeyError;
 
-/// One master key: 256 bits. Its `Debug` form shows its id alone.
+/// A master key: 256 bits. Its `Debug` form shows only its id.
 #[derive(Clone)]
 pub struct MasterKey {
     id: String,
@@ -44,10 +44,10 @@ pub struct MasterKey {
 }
 
 impl MasterKey {
-    /// Parses base64 of 32 bytes, as `openssl rand -base64 32` writes it.
+    /// Parses the base64 of 32 bytes, as `openssl rand -base64 32` prints it.
     ///
     /// # Errors
-    /// When it is not that.
+    /// [`MasterKeyError`] if the text is anything else.
     pub fn parse(text: &str) -> Result<Self, MasterKeyError> {
         let bytes = STANDARD.decode(text).map_err(|_| MasterKeyError)?;
         let cipher = XChaCha20Poly1305::new_from_slice(&bytes).map_err(|_| MasterKeyError)?;
@@ -61,7 +61,7 @@ impl fmt::Debug for MasterKey {
     }
 }
 
-/// Names a key without telling anything of it.
+/// Derives a name that reveals nothing about the key.
 fn key_id(bytes: &[u8]) -> String {
     let digest = Sha256::new().chain_update(b"postrider master key").chain_update(bytes).finalize();
     digest[..4].iter().map(|byte| format!("{byte:02x}")).collect()
@@ -70,9 +70,9 @@ fn key_id(bytes: &[u8]) -> String {
 /// A secret as it is stored. Its `Debug` form does not show it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Stored {
-    /// The key that encrypted it; `None`: it is stored as it is.
+    /// The key that encrypted it, or `None` if it is stored unencrypted.
     pub master_key_id: Option<String>,
-    /// The ciphertext, or the secret.
+    /// The ciphertext, or the unencrypted secret.
     pub bytes: Vec<u8>,
 }
 
@@ -82,30 +82,30 @@ impl fmt::Debug for Stored {
     }
 }
 
-/// The master keys: the first encrypts, all decrypt. Without any, secrets are stored as they are.
+/// The master keys. The first one encrypts, all of them decrypt. If there is none, secrets are stored unencrypted.
 #[derive(Debug, Clone, Default)]
 pub struct Keyring(Arc<[MasterKey]>);
 
 impl Keyring {
-    /// A ring of these keys.
+    /// Creates a keyring of these keys.
     #[must_use]
     pub fn new(keys: Vec<MasterKey>) -> Self {
         Self(keys.into())
     }
 
-    /// The id of the key that encrypts, where there is one.
+    /// Returns the id of the key that encrypts, if there is one.
     #[must_use]
     pub fn current_id(&self) -> Option<&str> {
         self.0.first().map(|key| key.id.as_str())
     }
 
-    /// True where the ring can read what this key has encrypted.
+    /// Returns true if the keyring contains this key.
     #[must_use]
     pub fn has(&self, id: &str) -> bool {
         self.0.iter().any(|key| key.id == id)
     }
 
-    /// Encrypts a secret of an endpoint, if there is a key.
+    /// Encrypts a secret of an endpoint if there is a key, or else keeps it unencrypted.
     #[must_use]
     pub fn seal(&self, endpoint: EndpointId, purpose: &str, secret: &[u8]) -> Stored {
         let Some(key) = self.0.first() else {
@@ -123,10 +123,10 @@ impl Keyring {
         Stored { master_key_id: Some(key.id.clone()), bytes }
     }
 
-    /// Decrypts what [`seal`](Self::seal) made for the same endpoint and purpose.
+    /// Decrypts the result of [`seal`](Self::seal) for the same endpoint and purpose.
     ///
     /// # Errors
-    /// When its key is not in the ring, or it was changed.
+    /// [`KeyringError`] if its key is not in the keyring, or the stored value was changed.
     pub fn open(
         &self,
         endpoint: EndpointId,

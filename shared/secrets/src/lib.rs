@@ -1,5 +1,5 @@
 //! Signing, encryption at rest, and the statements that read or write secrets of endpoints: signing secrets, sensitive
-//! headers, the query of a URL.
+//! headers and URL queries.
 //!
 //! The relay does not depend on this crate, so it cannot see any of them.
 

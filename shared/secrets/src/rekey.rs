@@ -1,7 +1,7 @@
-//! Master keys: which are in use, and everything encrypted anew after a change.
+//! Master keys: checks which are in use, and encrypts everything again after a change.
 //!
-//! A step is a short transaction, so that it may be interrupted, run again and run twice, beside services
-//! that have the old and the new key.
+//! Each step is a short transaction. It can be interrupted, repeated, and run at the same time as services that have
+//! the old and the new key.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use crate::secrets::{StoredKey, UnreadableSecret, secret_of};
 use crate::stored_url::QUERY;
 use postrider_store::sql::{Sql, read};
 
-/// Of secrets there is an index by master key; endpoints with secret values are few.
+/// There is an index of secrets by master key. Endpoints with secret values are few, so they need none.
 const MASTER_KEYS: Sql = Sql::named(
     "-- endpoint_secrets.master_keys
 with recursive walk as (
@@ -39,11 +39,11 @@ where (e.sensitive_headers <> '{}' or e.url_query is not null) and jsonb_typeof(
 limit 1000",
 );
 
-/// Refuses a keyring without a key that secrets are encrypted under: whoever serves without it would fail
-/// webhook by webhook.
+/// Checks that the keyring has every key that secrets are encrypted with. Without one, a service would start and then
+/// fail webhook by webhook.
 ///
 /// # Errors
-/// With a sentence that names the key, or when PostgreSQL does not answer.
+/// [`StoreError::MissingMasterKey`] with the id of a missing key, or another [`StoreError`] if the statement fails.
 pub async fn check_keyring(store: &Store, keyring: &Keyring) -> Result<(), StoreError> {
     let client = store.durable().await?;
     for row in MASTER_KEYS.fetch_all(&client, &[]).await? {
@@ -77,11 +77,11 @@ from unnest($1::uuid[], $2::bytea[]) as r (id, secret)
 where s.id = r.id",
 );
 
-/// Encrypts up to `limit` signing keys under the current master key that are not yet, and answers how many;
-/// 0: all are.
+/// Encrypts up to `limit` signing keys that are not yet encrypted with the current master key. Returns how many it
+/// encrypted, or 0 if none was left.
 ///
 /// # Errors
-/// When PostgreSQL does not answer, there is no master key, or a key cannot be decrypted.
+/// [`StoreError`] if a statement fails, there is no master key, or a key cannot be decrypted.
 pub async fn keys_step(store: &Store, keyring: &Keyring, limit: i64) -> Result<usize, StoreError> {
     let current = current(keyring)?;
     let mut client = store.durable().await?;
@@ -122,20 +122,20 @@ from unnest($1::uuid[], $2::jsonb[], $3::jsonb[]) as r (id, headers, url_query)
 where e.id = r.id",
 );
 
-/// What a step has done with the headers and URLs of some endpoints.
+/// The result of a step over the headers and URLs of endpoints.
 #[derive(Debug, Clone, Copy)]
 pub struct EndpointsStep {
-    /// Endpoints of which something was encrypted anew.
+    /// The number of endpoints of which something was encrypted.
     pub resealed: usize,
-    /// Where the next step goes on; `None`: this was the last.
+    /// Where the next step continues, or `None` if this was the last step.
     pub next: Option<EndpointId>,
 }
 
-/// Encrypts the sensitive headers and the queries of the next endpoints after `after` under the current master key,
-/// `limit` endpoints at most.
+/// Encrypts the sensitive headers and URL queries of the next endpoints after `after` with the current master key.
+/// Takes up to `limit` endpoints.
 ///
 /// # Errors
-/// When PostgreSQL does not answer, there is no master key, or a value cannot be decrypted.
+/// [`StoreError`] if a statement fails, there is no master key, or a value cannot be decrypted.
 pub async fn endpoints_step(
     store: &Store,
     keyring: &Keyring,

@@ -1,4 +1,4 @@
-//! What endpoints sign with: made, read and rotated.
+//! The signing keys of endpoints: created, read and rotated.
 
 use std::time::Duration;
 
@@ -14,34 +14,34 @@ use crate::keyring::{Keyring, KeyringError, SIGNING, Stored};
 use crate::signing::{Algorithm, SecretError, SigningKey};
 use postrider_store::sql::{self, Columns, FromRow, Sql};
 
-/// Keys that sign at once, at most: each makes the header of every webhook longer.
+/// The maximum number of keys that sign at the same time. Each one makes the header of every webhook longer.
 pub const MAX_LIVE: usize = 10;
 
-/// A key that signs.
+/// A key that signs webhooks now.
 #[derive(Debug, Clone)]
 pub struct LiveKey {
     /// The key.
     pub key: SigningKey,
-    /// When it was made.
+    /// When it was created.
     pub created_at: DateTime<Utc>,
-    /// When it ends; `None`: it is the newest.
+    /// When it stops signing, or `None` for the newest key.
     pub expires_at: Option<DateTime<Utc>>,
 }
 
-/// A key of an endpoint as it is stored, to be opened by whoever has the master key.
+/// A stored key of an endpoint. Opening it requires the master key.
 #[derive(Debug, Clone)]
 pub struct StoredKey {
-    /// How it signs.
+    /// How the key signs.
     pub algorithm: Algorithm,
-    /// Its bytes.
+    /// The stored bytes of the key.
     pub stored: Stored,
 }
 
 impl StoredKey {
-    /// The key.
+    /// Returns the key.
     ///
     /// # Errors
-    /// When its master key is not there, or it was changed.
+    /// [`UnreadableSecret`] if its master key is missing, or the stored value was changed.
     pub fn open(&self, keyring: &Keyring, endpoint: EndpointId) -> Result<SigningKey, UnreadableSecret> {
         let bytes = keyring.open(endpoint, SIGNING, &self.stored)?;
         Ok(SigningKey::from_bytes(self.algorithm, bytes)?)
@@ -62,32 +62,32 @@ pub enum UnreadableSecret {
     /// A signing key cannot be decrypted.
     #[error("the secret {0}")]
     Encrypted(#[from] KeyringError),
-    /// A signing key was decrypted to something that is no key.
+    /// The decrypted value is not a signing key.
     #[error("the stored secret {0}")]
     Malformed(#[from] SecretError),
-    /// A header or the query of the URL cannot be decrypted.
+    /// A header or the query of a URL cannot be decrypted.
     #[error("`{name}` {source}")]
     Value {
-        /// The name of the header, or what the query is called.
+        /// The name of the header, or the name that stands for the query.
         name: String,
-        /// Why.
+        /// The cause.
         source: KeyringError,
     },
 }
 
-/// Says whose secret cannot be read.
+/// Adds to an error the endpoint whose secret cannot be read.
 pub(super) fn secret_of(endpoint: EndpointId) -> impl Fn(UnreadableSecret) -> StoreError {
     move |reason| StoreError::Secret { endpoint, reason: reason.into() }
 }
 
-/// What became of a rotation.
+/// The result of a rotation.
 #[derive(Debug, Clone)]
 pub enum Rotated {
     /// All live keys, newest first.
     Keys(Vec<LiveKey>),
-    /// As many keys sign already as may.
+    /// The maximum number of keys already signs.
     TooMany,
-    /// There is no such endpoint.
+    /// The endpoint does not exist.
     Unknown,
 }
 
@@ -118,10 +118,11 @@ where e.application_id = $1 and e.id = $2 and e.deleted_at is null
 order by s.id desc",
 );
 
-/// Reads the live keys of an endpoint, newest first, and notes who has read them; none where there is no such endpoint.
+/// Returns the live keys of an endpoint, newest first, and writes to the audit log who read them. Returns none if the
+/// endpoint does not exist.
 ///
 /// # Errors
-/// When PostgreSQL does not answer, or a key cannot be decrypted.
+/// [`StoreError`] if a statement fails, or a key cannot be decrypted.
 pub async fn read(
     store: &Store,
     keyring: &Keyring,
@@ -173,18 +174,18 @@ const COUNT: Sql = Sql::named(
 select count(*) as count from endpoint_secrets where endpoint_id = $1",
 );
 
-/// What the audit log keeps of a rotation.
+/// What the audit log records about a rotation.
 #[derive(Serialize)]
 struct Rotation<'a> {
     algorithm: &'a str,
     overlap_seconds: u64,
 }
 
-/// Gives an endpoint a new key (`None`: one of the algorithm of its newest); no older one signs for longer than `overlap`, and with none of it they are
-/// gone at once.
+/// Gives an endpoint a new key, or generates one with the algorithm of its newest key if `key` is `None`. Older keys
+/// sign for at most `overlap` longer. If it is zero, they are removed at once.
 ///
 /// # Errors
-/// When PostgreSQL does not answer, or a key cannot be decrypted.
+/// [`StoreError`] if a statement fails, or a key cannot be decrypted.
 pub async fn rotate(
     store: &Store,
     keyring: &Keyring,

@@ -1,8 +1,8 @@
-//! The URL of an endpoint: how it is stored, so that nobody reads the values of its query again.
+//! The URL of an endpoint, and how it is stored so that the API cannot show the values of its query again.
 //!
-//! Receivers are often told apart by a token in the query. What is stored as the URL has `***` in place of each value,
-//! and is what everybody sees; the query itself stands beside it, encrypted where there is a master key, and is put
-//! in its place when a webhook is sent.
+//! Receivers often identify their callers by a token in the query. The stored URL has `***` in place of each value, and
+//! is what users see. The query itself is stored in a separate column, encrypted if there is a master key, and is put
+//! back when a webhook is sent.
 
 use postgres_types::Json;
 use postrider_domain::ids::EndpointId;
@@ -30,7 +30,7 @@ impl FromRow<'_> for StoredUrl {
 }
 
 impl StoredUrl {
-    /// A URL that is to be stored. One that is as `before` is shown stays what it is.
+    /// Prepares a URL for storage. If `url` is the masked form of `before`, the stored value is kept.
     pub(super) fn seal(keyring: &Keyring, endpoint: EndpointId, url: &str, before: Option<Self>) -> Self {
         if let Some(before) = before.filter(|before| before.shown == url) {
             return before;
@@ -41,21 +41,21 @@ impl StoredUrl {
         Self { shown, query }
     }
 
-    /// As it is shown.
+    /// Returns the URL with masked values.
     #[must_use]
     pub fn shown(&self) -> &str {
         &self.shown
     }
 
-    /// Its query, where that has values.
+    /// Returns the stored query, if it has values.
     pub(super) fn query(&self) -> Option<Json<&StoredValue>> {
         self.query.as_ref().map(Json)
     }
 
-    /// The URL that webhooks are sent to.
+    /// Returns the URL that webhooks are sent to.
     ///
     /// # Errors
-    /// When the master key of its query is not there, or the query was changed.
+    /// [`KeyringError`] if the master key of its query is missing, or the stored query was changed.
     pub fn open(&self, keyring: &Keyring, endpoint: EndpointId) -> Result<String, KeyringError> {
         match (&self.query, self.shown.split_once('?')) {
             (Some(query), Some((base, _))) => {
@@ -67,7 +67,7 @@ impl StoredUrl {
     }
 }
 
-/// The URL with `***` in place of every value in its query. What has no name is a value.
+/// Replaces every value in the query of a URL with `***`. A part without a name is a value.
 fn mask(url: &str) -> String {
     let Some((base, query)) = url.split_once('?') else { return url.to_owned() };
     let masked = query.split('&').map(|part| match part.split_once('=') {
@@ -78,7 +78,7 @@ fn mask(url: &str) -> String {
     format!("{base}?{}", masked.collect::<Vec<_>>().join("&"))
 }
 
-/// True for a URL with `***` in place of a value, as a stored one is shown, however it is encoded.
+/// Returns true for a URL that has `***` in place of a value, in any encoding.
 #[must_use]
 pub fn is_masked(url: &str) -> bool {
     let query = url.split_once('?').map_or("", |(_, query)| query);

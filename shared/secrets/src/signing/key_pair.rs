@@ -1,5 +1,4 @@
-//! Asymmetric signing: Ed25519, the signatures of version `v1a`. Receivers hold a public key, with which
-//! nobody can sign.
+//! Asymmetric signing with Ed25519: signatures of version `v1a`. Receivers hold a public key, which cannot sign.
 
 use std::fmt;
 
@@ -14,12 +13,12 @@ const PRIVATE_PREFIX: &str = "whsk_";
 const PUBLIC_PREFIX: &str = "whpk_";
 const VERSION: &str = "v1a";
 
-/// A pair of Ed25519 keys. Its `Debug` form shows the public one alone.
+/// An Ed25519 key pair. Its `Debug` form shows only the public key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct KeyPair(SigningKey);
 
 impl KeyPair {
-    /// A new pair.
+    /// Generates a new key pair.
     #[must_use]
     pub fn generate() -> Self {
         let mut seed = [0; 32];
@@ -27,11 +26,11 @@ impl KeyPair {
         Self(SigningKey::from_bytes(&seed))
     }
 
-    /// Parses `whsk_` + base64 of the private key (32 bytes), or of the private and the public key
-    /// (64 bytes), as the field's tools write it.
+    /// Parses `whsk_` and the base64 of the private key (32 bytes), or of the private and the public key (64 bytes),
+    /// the form that other Standard Webhooks tools write.
     ///
     /// # Errors
-    /// When the text is anything else, or the two do not belong together.
+    /// [`SecretError`] if the text is anything else, or the two keys do not belong together.
     pub fn parse(text: &str) -> Result<Self, SecretError> {
         let encoded = text.strip_prefix(PRIVATE_PREFIX).ok_or(SecretError::Prefix)?;
         let bytes = STANDARD.decode(encoded).map_err(|_| SecretError::Base64)?;
@@ -41,28 +40,28 @@ impl KeyPair {
         Self::from_seed(&bytes)
     }
 
-    /// Takes the private key.
+    /// Creates a key pair from the private key.
     ///
     /// # Errors
-    /// When it has not 32 bytes.
+    /// [`SecretError::KeyPair`] if it does not have 32 bytes.
     pub fn from_seed(seed: &[u8]) -> Result<Self, SecretError> {
         let seed = seed.try_into().map_err(|_| SecretError::KeyPair)?;
         Ok(Self(SigningKey::from_bytes(seed)))
     }
 
-    /// The private key: 32 bytes.
+    /// Returns the private key: 32 bytes.
     #[must_use]
     pub fn seed(&self) -> &[u8] {
         self.0.as_bytes()
     }
 
-    /// The form that receivers are given: `whpk_` + base64 of the public key.
+    /// Returns the form that receivers get: `whpk_` and the base64 of the public key.
     #[must_use]
     pub fn public_key(&self) -> String {
         format!("{PUBLIC_PREFIX}{}", STANDARD.encode(self.0.verifying_key().as_bytes()))
     }
 
-    /// `v1a,` + base64 of the signature over `content`.
+    /// Returns `v1a,` and the base64 of the signature over `content`.
     #[must_use]
     pub(super) fn sign(&self, content: &[u8]) -> String {
         format!("{VERSION},{}", STANDARD.encode(self.0.sign(content).to_bytes()))
@@ -79,7 +78,7 @@ impl fmt::Debug for KeyPair {
 mod tests {
     use super::*;
 
-    /// The pair and the signature that the field's reference implementation is tested with.
+    /// The key pair and the signature from the tests of the Standard Webhooks reference implementation.
     const PRIVATE: &str =
         "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg==";
     const PUBLIC: &str = "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=";

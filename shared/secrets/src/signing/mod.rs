@@ -1,5 +1,5 @@
-//! Signatures after Standard Webhooks (<https://www.standardwebhooks.com>, version 1): symmetric (`v1`) and
-//! asymmetric (`v1a`).
+//! Signatures of Standard Webhooks (<https://www.standardwebhooks.com>, version 1): symmetric (`v1`) and asymmetric
+//! (`v1a`).
 
 mod key_pair;
 mod secret;
@@ -7,24 +7,24 @@ mod secret;
 pub use key_pair::KeyPair;
 pub use secret::Secret;
 
-/// The fewest bytes a symmetric secret may have.
+/// The minimum length of a symmetric secret, in bytes.
 pub const MIN_SECRET_BYTES: usize = 24;
-/// The most bytes a symmetric secret may have.
+/// The maximum length of a symmetric secret, in bytes.
 pub const MAX_SECRET_BYTES: usize = 64;
 
-/// Why a text is not a secret.
+/// Why a text is not a valid secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
     /// The prefix is missing.
     #[error("must start with `whsec_`, or with `whsk_` for Ed25519")]
     Prefix,
-    /// What follows is not base64.
+    /// The text after the prefix is not base64.
     #[error("must be base64 (standard alphabet, with padding) after the prefix")]
     Base64,
     /// Too short to be safe, or too long.
     #[error("must be the base64 of {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} bytes after `whsec_`")]
     Length,
-    /// Not a private key of Ed25519, or not with its own public key.
+    /// Not an Ed25519 private key, or the public key does not belong to it.
     #[error(
         "must be the base64 of an Ed25519 private key after `whsk_`: 32 bytes, or 64 bytes with its public key"
     )]
@@ -46,26 +46,26 @@ pub enum SecretError {
 )]
 #[strum(serialize_all = "snake_case")]
 pub enum Algorithm {
-    /// With a secret that the receiver has too: `v1`.
+    /// With a secret that the receiver also has: `v1`.
     #[strum(serialize = "hmac-sha256")]
     HmacSha256,
-    /// With a private key, of which the receiver has the public one: `v1a`.
+    /// With a private key. The receiver has the public key: `v1a`.
     Ed25519,
 }
 
 postrider_domain::text_enum!(Algorithm);
 
-/// What the webhooks of an endpoint are signed with. Its `Debug` form does not show it.
+/// A key that signs the webhooks of an endpoint. Its `Debug` form does not show it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SigningKey {
-    /// `v1`.
+    /// A secret for signatures of version `v1`.
     Symmetric(Secret),
-    /// `v1a`.
+    /// A key pair for signatures of version `v1a`.
     Asymmetric(Box<KeyPair>),
 }
 
 impl SigningKey {
-    /// A new key.
+    /// Generates a new key.
     #[must_use]
     pub fn generate(algorithm: Algorithm) -> Self {
         match algorithm {
@@ -77,7 +77,7 @@ impl SigningKey {
     /// Parses `whsec_…` or `whsk_…`.
     ///
     /// # Errors
-    /// When the text is neither.
+    /// [`SecretError`] if the text is neither.
     pub fn parse(text: &str) -> Result<Self, SecretError> {
         match KeyPair::parse(text) {
             Err(SecretError::Prefix) => Secret::parse(text).map(Self::Symmetric),
@@ -85,10 +85,10 @@ impl SigningKey {
         }
     }
 
-    /// Takes what [`as_bytes`](Self::as_bytes) gave.
+    /// Creates a key from the result of [`as_bytes`](Self::as_bytes).
     ///
     /// # Errors
-    /// When it is not that.
+    /// [`SecretError`] if the bytes are not a key for this algorithm.
     pub fn from_bytes(algorithm: Algorithm, bytes: Vec<u8>) -> Result<Self, SecretError> {
         match algorithm {
             Algorithm::HmacSha256 => Secret::from_bytes(bytes).map(Self::Symmetric),
@@ -96,7 +96,7 @@ impl SigningKey {
         }
     }
 
-    /// The raw bytes, as they are stored.
+    /// Returns the raw bytes, as they are stored.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         match self {
@@ -105,7 +105,7 @@ impl SigningKey {
         }
     }
 
-    /// How it signs.
+    /// Returns the algorithm that the key signs with.
     #[must_use]
     pub fn algorithm(&self) -> Algorithm {
         match self {
@@ -114,7 +114,7 @@ impl SigningKey {
         }
     }
 
-    /// What receivers verify with where it is a secret: `whsec_…`. A private key is never shown.
+    /// Returns the secret that receivers verify with, `whsec_…`, if the key is symmetric. A private key is never shown.
     #[must_use]
     pub fn secret(&self) -> Option<String> {
         match self {
@@ -123,7 +123,7 @@ impl SigningKey {
         }
     }
 
-    /// What receivers verify with where it is a public key: `whpk_…`.
+    /// Returns the public key that receivers verify with, `whpk_…`, if the key is asymmetric.
     #[must_use]
     pub fn public_key(&self) -> Option<String> {
         match self {
@@ -132,7 +132,7 @@ impl SigningKey {
         }
     }
 
-    /// One signature of a `webhook-signature` header. `timestamp` is in Unix seconds.
+    /// Returns one signature for a `webhook-signature` header. `timestamp` is in Unix seconds.
     #[must_use]
     pub fn sign(&self, id: &str, timestamp: i64, body: &[u8]) -> String {
         match self {
@@ -145,8 +145,8 @@ impl SigningKey {
     }
 }
 
-/// The `webhook-signature` header: one signature for every live key, so that a receiver may hold either
-/// of two during a rotation.
+/// Returns the `webhook-signature` header. It has one signature for each live key, so that during a rotation a receiver
+/// may hold either key.
 #[must_use]
 pub fn signature_header(keys: &[SigningKey], id: &str, timestamp: i64, body: &[u8]) -> String {
     let signatures: Vec<_> = keys.iter().map(|key| key.sign(id, timestamp, body)).collect();
@@ -201,8 +201,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is signed, the public verifier of the field accepts, under each of the live secrets,
-        /// also beside the signature of a key pair.
+        /// The official verifier of Standard Webhooks accepts every signature under each of the live secrets, also next
+        /// to the signature of a key pair.
         #[test]
         fn the_public_verifier_accepts_it(
             keys in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 24..=64), 1..4),
@@ -229,7 +229,7 @@ mod tests {
             }
         }
 
-        /// Nothing that is signed can be changed unnoticed, not by one bit, nor by moving a full stop.
+        /// No change to signed content goes unnoticed: not a single bit, nor a moved full stop.
         #[test]
         fn what_was_changed_is_noticed(
             key in proptest::collection::vec(any::<u8>(), 24..=64),

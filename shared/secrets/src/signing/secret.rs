@@ -1,4 +1,4 @@
-//! Symmetric signing: HMAC-SHA256, the signatures of version `v1`.
+//! Symmetric signing with HMAC-SHA256: signatures of version `v1`.
 
 use std::fmt;
 
@@ -18,7 +18,7 @@ const VERSION: &str = "v1";
 pub struct Secret(Vec<u8>);
 
 impl Secret {
-    /// A new secret of 32 random bytes.
+    /// Generates a new secret of 32 random bytes.
     #[must_use]
     pub fn generate() -> Self {
         let mut bytes = [0; 32];
@@ -26,20 +26,20 @@ impl Secret {
         Self(bytes.to_vec())
     }
 
-    /// Parses `whsec_` + base64.
+    /// Parses `whsec_` and base64.
     ///
     /// # Errors
-    /// When the text is anything else, or decodes to fewer than 24 or more than 64 bytes.
+    /// [`SecretError`] if the text is anything else, or decodes to fewer than 24 or more than 64 bytes.
     pub fn parse(text: &str) -> Result<Self, SecretError> {
         let encoded = text.strip_prefix(PREFIX).ok_or(SecretError::Prefix)?;
         let bytes = STANDARD.decode(encoded).map_err(|_| SecretError::Base64)?;
         Self::from_bytes(bytes)
     }
 
-    /// Takes the raw bytes of a secret.
+    /// Creates a secret from its raw bytes.
     ///
     /// # Errors
-    /// When there are fewer than 24 or more than 64.
+    /// [`SecretError::Length`] if there are fewer than 24 or more than 64 bytes.
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, SecretError> {
         if (MIN_SECRET_BYTES..=MAX_SECRET_BYTES).contains(&bytes.len()) {
             Ok(Self(bytes))
@@ -48,13 +48,13 @@ impl Secret {
         }
     }
 
-    /// The raw bytes.
+    /// Returns the raw bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The form that receivers are given: `whsec_` + base64.
+    /// Returns the form that receivers get: `whsec_` and base64.
     #[must_use]
     pub fn reveal(&self) -> String {
         format!("{PREFIX}{}", STANDARD.encode(&self.0))
@@ -70,15 +70,15 @@ impl Secret {
         mac
     }
 
-    /// `v1,` + base64 of the HMAC-SHA256 over `id.timestamp.body`. `timestamp` is in Unix seconds.
+    /// Returns `v1,` and the base64 of the HMAC-SHA256 over `id.timestamp.body`. `timestamp` is in Unix seconds.
     #[must_use]
     pub fn sign(&self, id: &str, timestamp: i64, body: &[u8]) -> String {
         let signature = self.mac(id, timestamp, body).finalize().into_bytes();
         format!("{VERSION},{}", STANDARD.encode(signature))
     }
 
-    /// True when one of the space-separated signatures of a `webhook-signature` header is this secret's.
-    /// Whether `timestamp` is recent is the caller's question.
+    /// Returns true if one of the space-separated signatures of a `webhook-signature` header was made with this secret.
+    /// The caller must check that `timestamp` is recent.
     #[must_use]
     pub fn verifies(&self, header: &str, id: &str, timestamp: i64, body: &[u8]) -> bool {
         header
