@@ -4,10 +4,10 @@
 //! <data directory>/
 //!   lock           held by the `postrider up` that is running
 //!   postgres/      the cluster
-//!   postgres.log   what PostgreSQL said
-//!   redis/         the working directory of Redis; it keeps nothing there
-//!   redis.log      what Redis said
-//!   run/           the sockets, entered by the owner alone
+//!   postgres.log   the log of PostgreSQL
+//!   redis/         the working directory of Redis, which stores nothing there
+//!   redis.log      the log of Redis
+//!   run/           the sockets; only the owner can enter
 //! ```
 
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
@@ -21,22 +21,22 @@ use sha2::{Digest as _, Sha256};
 use crate::EmbeddedError;
 use crate::process::{RunUser, bare};
 
-/// The longest path of a socket that every system takes (Linux 107 bytes, macOS 103).
+/// The longest socket path that every system accepts (Linux: 107 bytes, macOS: 103).
 const SOCKET_PATH_BYTES: usize = 103;
-/// The longest name of a socket in the directory of sockets.
+/// The longest name of a socket in the socket directory.
 const LONGEST_SOCKET_NAME: &str = "/.s.PGSQL.5432";
 
-/// A data directory that is locked for as long as this lives.
+/// A data directory. It is locked as long as this lives.
 #[derive(Debug)]
 pub(crate) struct DataDir {
     path: PathBuf,
-    /// As whom the servers run, where that is somebody else.
+    /// The user that the servers run as, if it is not the current user.
     pub(crate) user: Option<RunUser>,
     _lock: File,
 }
 
 impl DataDir {
-    /// Creates the directory where it does not exist, and takes its lock.
+    /// Creates the directory if it does not exist, and takes its lock.
     pub(crate) fn open(path: &Path) -> Result<Self, EmbeddedError> {
         let path = std::path::absolute(path).map_err(EmbeddedError::io("resolve", path))?;
         let is_new = !path.exists();
@@ -65,23 +65,23 @@ impl DataDir {
         &self.path
     }
 
-    /// The cluster.
+    /// Returns the directory of the PostgreSQL cluster.
     pub(crate) fn cluster(&self) -> PathBuf {
         self.path.join("postgres")
     }
 
-    /// Where Redis works.
+    /// Returns the working directory of Redis.
     pub(crate) fn redis(&self) -> PathBuf {
         self.path.join("redis")
     }
 
-    /// What a server says.
+    /// Returns the log file of a server.
     pub(crate) fn log(&self, server: &str) -> PathBuf {
         self.path.join(format!("{server}.log"))
     }
 
-    /// Where the sockets are: `run` within the directory, or, where that is too long for a socket or has
-    /// characters that would have to be quoted, a short place that is the same at every start.
+    /// Returns the directory of the sockets. It is `run` within the data directory. If that path is too long for a
+    /// socket or contains characters that would need quoting, it is a short path that is the same at every start.
     pub(crate) fn sockets(&self) -> Result<PathBuf, EmbeddedError> {
         let inside = self.path.join("run");
         let directory = if fits_a_socket(&inside) { inside } else { short_directory(&self.path) };
@@ -89,14 +89,15 @@ impl DataDir {
         Ok(directory)
     }
 
-    /// Creates a directory that only the servers' user enters; or checks that it is one.
+    /// Creates a directory that only the servers' user can enter, or checks that an existing one is safe.
     pub(crate) fn own_directory(&self, directory: &Path) -> Result<(), EmbeddedError> {
         match std::fs::create_dir(directory) {
             Ok(()) => take_over(directory, self.user.as_ref()),
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                 let owner =
                     self.user.as_ref().map_or_else(|| rustix::process::geteuid().as_raw(), |user| user.uid);
-                // Not followed: somebody could have put a link at a place that all may write to.
+                // Symbolic links are not followed, because another user could have put one in a directory that everyone
+                // can write to.
                 let metadata = std::fs::symlink_metadata(directory)
                     .map_err(EmbeddedError::io("read the metadata of", directory))?;
                 if metadata.is_dir() && metadata.uid() == owner && metadata.mode() & 0o022 == 0 {
@@ -110,8 +111,8 @@ impl DataDir {
     }
 }
 
-/// Where `up` keeps its servers unless told otherwise. Not in the home of root: PostgreSQL, which refuses
-/// to run as root, could not enter it.
+/// Returns the directory in which `up` keeps its servers by default. For root it is not in the home directory:
+/// PostgreSQL, which refuses to run as root, could not enter it.
 #[must_use]
 pub fn default_data_dir() -> PathBuf {
     if rustix::process::geteuid().is_root() {
@@ -127,7 +128,7 @@ fn is_empty(path: &Path) -> Result<bool, EmbeddedError> {
     Ok(entries.next().is_none())
 }
 
-/// Gives a directory that was empty a moment ago to the servers' user alone.
+/// Makes the servers' user the only one with access to a directory that was found empty.
 fn take_over(directory: &Path, user: Option<&RunUser>) -> Result<(), EmbeddedError> {
     if let Some(user) = user {
         chown(directory, Some(user.uid), Some(user.gid))
@@ -137,7 +138,7 @@ fn take_over(directory: &Path, user: Option<&RunUser>) -> Result<(), EmbeddedErr
         .map_err(EmbeddedError::io("set the permissions of", directory))
 }
 
-/// Tries whether the servers' user can come as far as the directory.
+/// Checks that the servers' user can enter the directory.
 fn check_entry(directory: &Path, user: &RunUser) -> Result<(), EmbeddedError> {
     let can_enter = |path: &Path| {
         let mut command = bare("/bin/sh");
@@ -154,7 +155,7 @@ fn check_entry(directory: &Path, user: &RunUser) -> Result<(), EmbeddedError> {
     Err(EmbeddedError::CannotEnter { user: user.name.clone(), directory: closed.to_owned() })
 }
 
-/// Takes the lock, and leaves the process's number in it for the one who comes second.
+/// Takes the lock, and writes the process id into the file so that a second process can report it.
 fn lock(directory: &Path) -> Result<File, EmbeddedError> {
     let path = directory.join("lock");
     let mut file = OpenOptions::new()
@@ -185,8 +186,8 @@ fn lock(directory: &Path) -> Result<File, EmbeddedError> {
     Ok(file)
 }
 
-/// True where a socket in the directory has a path that is short enough, and that PostgreSQL's list of
-/// directories, connection strings and URLs all take as it is.
+/// Returns true if a socket in the directory has a path that is short enough, and that needs no quoting in PostgreSQL's
+/// list of directories, in connection strings and in URLs.
 pub(crate) fn fits_a_socket(directory: &Path) -> bool {
     let Some(text) = directory.to_str() else { return false };
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+@".contains(&byte);

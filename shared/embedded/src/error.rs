@@ -1,4 +1,4 @@
-//! What can be wrong with the private servers. Every message is a sentence that says what to do.
+//! What can go wrong with the private servers. Every message is a sentence that says what to do.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// Why the private servers do not run.
 #[derive(Debug, thiserror::Error)]
 pub enum EmbeddedError {
-    /// The lock of the data directory is held.
+    /// Another process holds the lock of the data directory.
     #[error(
         "another `postrider up` (process {holder}) is using {directory}: stop it, or choose a different \
          directory with --data-dir or POSTRIDER_DATA_DIR",
@@ -15,20 +15,20 @@ pub enum EmbeddedError {
     InUse {
         /// The data directory.
         directory: PathBuf,
-        /// The number of the process that holds it.
+        /// The id of the process that holds it.
         holder: String,
     },
-    /// The directory holds something else.
+    /// The directory contains other data.
     #[error(
         "{} is not empty and is not a data directory of Postrider: choose a new or empty directory with \
          --data-dir or POSTRIDER_DATA_DIR",
         .directory.display()
     )]
     NotOurs {
-        /// The directory that was named.
+        /// The given directory.
         directory: PathBuf,
     },
-    /// A directory that Postrider would create exists already, and is another user's.
+    /// A directory that Postrider needs to create already exists, and is not safe to use.
     #[error(
         "{} exists, but it is not a directory owned by the user that the servers run as, or others can \
          write to it: move it away and start again",
@@ -38,19 +38,19 @@ pub enum EmbeddedError {
         /// The directory.
         directory: PathBuf,
     },
-    /// The servers' user cannot come as far as the data directory.
+    /// The servers' user cannot reach the data directory.
     #[error(
         "PostgreSQL and Redis do not run as root but as the user {user}, who cannot access {directory}: \
          choose another directory with --data-dir or POSTRIDER_DATA_DIR, such as /var/lib/postrider",
         directory = .directory.display()
     )]
     CannotEnter {
-        /// As whom the servers would run.
+        /// The user that the servers would run as.
         user: String,
-        /// The first directory that is closed to it.
+        /// The first directory that the user cannot enter.
         directory: PathBuf,
     },
-    /// Neither `postgres` nor `nobody` is known.
+    /// Neither the user `postgres` nor `nobody` exists.
     #[error(
         "PostgreSQL refuses to run as root, and there is no other user to run it as: create one with \
          `useradd --system postgres`"
@@ -60,11 +60,11 @@ pub enum EmbeddedError {
     #[error("cannot {what} {path}; check its permissions, or choose another directory with --data-dir or \
              POSTRIDER_DATA_DIR", path = .path.display())]
     File {
-        /// What was tried.
+        /// The operation that failed.
         what: &'static str,
-        /// With what.
+        /// The path that it failed on.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// No PostgreSQL is installed.
@@ -73,18 +73,18 @@ pub enum EmbeddedError {
          postgresql`; macOS: `brew install postgresql@17`), or set DATABASE_URL to a running server"
     )]
     PostgresMissing,
-    /// What is installed is older than Postrider can use.
+    /// The newest installed PostgreSQL is older than Postrider requires.
     #[error(
         "PostgreSQL {major} is installed, but Postrider requires {oldest} or newer: install it, or set \
          DATABASE_URL to a running server"
     )]
     PostgresTooOld {
-        /// The newest that is installed.
+        /// The newest installed major version.
         major: u32,
-        /// The oldest that would do.
+        /// The oldest supported major version.
         oldest: u32,
     },
-    /// The cluster was made by a version whose programs are not here.
+    /// The cluster was created by a major version that is not installed.
     #[error(
         "the data in {cluster} was written by PostgreSQL {major}, but version {installed} is installed: \
          install PostgreSQL {major}, or upgrade the data with pg_upgrade",
@@ -93,12 +93,12 @@ pub enum EmbeddedError {
     WrongMajor {
         /// The cluster.
         cluster: PathBuf,
-        /// Its major version.
+        /// The major version of the cluster.
         major: String,
-        /// What is installed.
+        /// The installed versions.
         installed: String,
     },
-    /// The cluster's directory is there, but it is no cluster.
+    /// The directory of the cluster exists, but it is not a complete cluster.
     #[error(
         "{cluster} is not a complete PostgreSQL cluster ({missing} is missing), perhaps because it was only \
          partly copied: restore it, or move it away (`mv {cluster} {cluster}.broken`) to start with an \
@@ -108,7 +108,7 @@ pub enum EmbeddedError {
     Incomplete {
         /// The cluster.
         cluster: PathBuf,
-        /// The file that it lacks.
+        /// The missing file.
         missing: &'static str,
     },
     /// `initdb` failed.
@@ -117,57 +117,57 @@ pub enum EmbeddedError {
          again; nothing was kept"
     )]
     InitFailed {
-        /// What it said last.
+        /// The end of its output.
         output: String,
     },
-    /// A program could not be started at all.
+    /// A program could not be started.
     #[error("cannot start {program}; check its installation", program = .program.display())]
     Spawn {
         /// The program.
         program: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// A server ended while it was starting.
+    /// A server ended during its start.
     #[error(
         "{server} stopped while it was starting: fix the problem that its log shows and start again. \
              {log}"
     )]
     NotStarted {
-        /// Which one.
+        /// The name of the server.
         server: &'static str,
         /// The end of its log.
         log: String,
     },
-    /// A server has not answered for long.
+    /// A server did not respond in time.
     #[error(
         "{server} has been starting for {seconds} seconds and does not respond yet. It continues in the \
          background: check its log, and start `postrider up` again later. {log}"
     )]
     NotReady {
-        /// Which one.
+        /// The name of the server.
         server: &'static str,
-        /// How long was waited.
+        /// How long the start has taken so far.
         seconds: u64,
         /// The end of its log.
         log: String,
     },
-    /// A server ended that should run.
+    /// A server ended that should be running.
     #[error(
         "{server} stopped unexpectedly: start `postrider up` again. No acknowledged event is lost. {log}"
     )]
     Ended {
-        /// Which one.
+        /// The name of the server.
         server: &'static str,
         /// The end of its log.
         log: String,
     },
-    /// A server does not end.
+    /// A server does not stop.
     #[error("{server} (process {process}) does not stop: check its log, and stop it yourself. {log}")]
     NotStopped {
-        /// Which one.
+        /// The name of the server.
         server: &'static str,
-        /// Its number.
+        /// Its process id.
         process: String,
         /// The end of its log.
         log: String,
@@ -181,16 +181,16 @@ pub enum EmbeddedError {
          redis-server`; macOS: `brew install redis`), or set REDIS_URL to a running server"
     )]
     RedisMissing,
-    /// What is installed is older than Postrider can use.
+    /// The installed Redis is older than Postrider requires.
     #[error(
         "Redis {version} is installed, but Postrider requires 7 or newer: install it or Valkey, or set \
          REDIS_URL to a running server"
     )]
     RedisTooOld {
-        /// The version.
+        /// The installed version.
         version: String,
     },
-    /// Something else listens at the socket of Redis.
+    /// Another program listens on the socket of Redis.
     #[error("another program listens on {socket} instead of the Redis of this directory: stop it (`fuser \
              {socket}` shows which it is) and start again", socket = .socket.display())]
     ForeignRedis {
@@ -200,7 +200,7 @@ pub enum EmbeddedError {
 }
 
 impl EmbeddedError {
-    /// For `map_err`: what was tried with which file.
+    /// For `map_err`: adds the failed operation and its path.
     pub(crate) fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::File { what, path, source }

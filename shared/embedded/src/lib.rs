@@ -1,9 +1,9 @@
-//! The private PostgreSQL and Redis of `postrider up`: started from the installed programs, in a data
-//! directory of their own, reached by sockets that nobody else can open.
+//! The private PostgreSQL and Redis of `postrider up`. They are started from the installed programs in a data directory
+//! of their own, and are reached by sockets that other users cannot open.
 //!
-//! They are processes of their own, in groups of their own. Ctrl-C does not reach them, so that services
-//! can finish their work first; and when `postrider up` is killed they go on, and the next start adopts
-//! them. Nothing here deletes data or pid files: whether a cluster is in use, PostgreSQL decides.
+//! Each runs as a process in its own process group. Ctrl-C does not reach them, so that services can finish their work
+//! first. If `postrider up` is killed, the servers continue to run, and the next start adopts them. Nothing here
+//! deletes data or pid files: PostgreSQL itself decides whether a cluster is in use.
 
 mod data_dir;
 mod error;
@@ -21,15 +21,15 @@ use self::postgres::Postgres;
 use self::redis::Redis;
 use data_dir::DataDir;
 
-/// How the private servers are run.
+/// Options for the private servers.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// Whether PostgreSQL waits for the disk. Only a test may do without.
+    /// Whether PostgreSQL waits for the disk. Only tests may turn this off.
     pub fsync: bool,
-    /// Whether the servers end at once when the [`Embedded`] is dropped without [`Embedded::stop`], as a
-    /// test wants it. Otherwise they go on, and the next start adopts them.
+    /// Whether the servers end at once when the [`Embedded`] is dropped without [`Embedded::stop`], for tests.
+    /// Otherwise they continue to run, and the next start adopts them.
     pub end_on_drop: bool,
-    /// Whether PostgreSQL counts what each statement costs, in `pg_stat_statements`, where that is installed.
+    /// Whether PostgreSQL records the cost of each statement in `pg_stat_statements`. The extension must be installed.
     pub track_statements: bool,
 }
 
@@ -39,18 +39,18 @@ impl Default for Options {
     }
 }
 
-/// How a server is made to end.
+/// How to stop a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
-    /// In good order, without waiting for clients.
+    /// A normal shutdown that does not wait for clients.
     Fast,
-    /// At once: PostgreSQL recovers at its next start, as after a power cut.
+    /// At once. PostgreSQL recovers at its next start, as after a power failure.
     Immediate,
-    /// By SIGKILL.
+    /// The process is killed with SIGKILL.
     Kill,
 }
 
-/// A private PostgreSQL and Redis that run.
+/// A running private PostgreSQL and Redis.
 #[derive(Debug)]
 pub struct Embedded {
     data_dir: DataDir,
@@ -62,16 +62,16 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// Starts the servers in `data_dir`, or adopts those that an earlier process left running there.
-    /// Returns when both answer and the database `postrider` exists.
+    /// Starts the servers in `data_dir`, or adopts those that an earlier process left running there. Returns when both
+    /// respond and the database `postrider` exists.
     ///
-    /// Under root the servers run as whoever owns the directory, and a new directory is given to
-    /// `postgres`, or else to `nobody`.
+    /// Under root the servers run as the owner of the directory. A new directory is given to `postgres`, or to `nobody`
+    /// if that user does not exist.
     ///
     /// # Errors
-    /// With a sentence that says what to do. What had been started is stopped again.
+    /// [`EmbeddedError`] with a sentence that says what to do. Servers that were already started are stopped again.
     pub async fn start(data_dir: &Path, options: Options) -> Result<Self, EmbeddedError> {
-        // What is missing is said before a cluster is made in vain.
+        // Report a missing Redis before creating a PostgreSQL cluster.
         programs::redis_server()?;
         let data_dir = DataDir::open(data_dir)?;
         let mut postgres = Postgres::start(&data_dir, options).await?;
@@ -86,26 +86,26 @@ impl Embedded {
         Ok(Self { data_dir, options, postgres, redis, database_url, redis_url })
     }
 
-    /// The database, as `tokio_postgres::Config` parses it: `host=<directory> port=… user=… dbname=…`.
+    /// Returns the address of the database, as `tokio_postgres::Config` parses it:
+    /// `host=<directory> port=… user=… dbname=…`.
     #[must_use]
     pub fn database_url(&self) -> &str {
         &self.database_url
     }
 
-    /// Redis, by its socket: `redis+unix:///….sock`.
+    /// Returns the address of Redis, a socket: `redis+unix:///….sock`.
     #[must_use]
     pub fn redis_url(&self) -> &str {
         &self.redis_url
     }
 
-    /// The numbers of the processes of PostgreSQL and Redis, while they run.
+    /// Returns the process ids of PostgreSQL and Redis while they run.
     #[must_use]
     pub fn process_ids(&self) -> (Option<u32>, Option<u32>) {
         (self.postgres.process_id(), self.redis.process_id())
     }
 
-    /// Waits until a server ends that should run, and tells which; otherwise never returns. May be
-    /// cancelled and called again.
+    /// Waits until a server ends that should be running, and returns which. Otherwise never returns. Cancel safe.
     pub async fn wait_failure(&mut self) -> EmbeddedError {
         tokio::select! {
             failure = self.postgres.failure() => failure,
@@ -113,44 +113,44 @@ impl Embedded {
         }
     }
 
-    /// Ends Redis, then PostgreSQL, and waits for both.
+    /// Stops Redis, then PostgreSQL, and waits for both.
     ///
     /// # Errors
-    /// When one of them does not end.
+    /// [`EmbeddedError::NotStopped`] if one of them does not end.
     pub async fn stop(mut self) -> Result<(), EmbeddedError> {
         let redis = self.redis.stop(Stop::Fast).await;
         self.postgres.stop(Stop::Fast).await?;
         redis
     }
 
-    /// Ends PostgreSQL and waits for it.
+    /// Stops PostgreSQL and waits for it.
     ///
     /// # Errors
-    /// When it does not end.
+    /// [`EmbeddedError::NotStopped`] if it does not end.
     pub async fn stop_postgres(&mut self, how: Stop) -> Result<(), EmbeddedError> {
         self.postgres.stop(how).await
     }
 
-    /// Starts PostgreSQL again after [`stop_postgres`](Self::stop_postgres), or after it has ended by itself.
+    /// Starts PostgreSQL again after [`stop_postgres`](Self::stop_postgres), or after it has ended unexpectedly.
     ///
     /// # Errors
-    /// When it does not start.
+    /// [`EmbeddedError`] if it does not start.
     pub async fn start_postgres(&mut self) -> Result<(), EmbeddedError> {
         self.postgres.launch(&self.data_dir).await
     }
 
-    /// Ends Redis and waits for it. All that it held is gone.
+    /// Stops Redis and waits for it. Everything in it is lost.
     ///
     /// # Errors
-    /// When it does not end.
+    /// [`EmbeddedError::NotStopped`] if it does not end.
     pub async fn stop_redis(&mut self, how: Stop) -> Result<(), EmbeddedError> {
         self.redis.stop(how).await
     }
 
-    /// Starts Redis again after [`stop_redis`](Self::stop_redis), or after it has ended by itself.
+    /// Starts Redis again after [`stop_redis`](Self::stop_redis), or after it has ended unexpectedly.
     ///
     /// # Errors
-    /// When it does not start.
+    /// [`EmbeddedError`] if it does not start.
     pub async fn start_redis(&mut self) -> Result<(), EmbeddedError> {
         self.redis.launch(&self.data_dir).await
     }

@@ -16,21 +16,21 @@ use crate::{EmbeddedError, Options, Stop};
 const SERVER: &str = "PostgreSQL";
 /// The superuser of the cluster and the owner of the database.
 const USER: &str = "postrider";
-/// Names the socket; nothing listens on a network.
+/// Part of the socket's name. Nothing listens on a network.
 const PORT: u16 = 5432;
 
-/// How long a start may take, recovery after a crash included.
+/// How long a start may take, including recovery after a crash.
 const START_DEADLINE: Duration = Duration::from_secs(120);
-/// A server whose socket is dead for this long does not run, whatever its pid file says.
+/// A server whose socket has been dead for this long is not running, whatever its pid file says.
 const SOCKET_DEADLINE: Duration = Duration::from_secs(5);
-/// How long a question may take.
+/// The timeout of a query that checks the server.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
-/// How long a stop may take before it is made an immediate one.
+/// How long a fast stop may take before it becomes an immediate one.
 const FAST_STOP_DEADLINE: Duration = Duration::from_secs(60);
 const IMMEDIATE_STOP_DEADLINE: Duration = Duration::from_secs(10);
 
-/// What every start sets. Enough for a machine of one's own; whoever needs more runs a server of their own
-/// and sets `DATABASE_URL`.
+/// Settings of every start. They suit a single developer's machine. Users who need more can run their own server and
+/// set `DATABASE_URL`.
 const SETTINGS: &[&str] = &[
     "listen_addresses=",
     "unix_socket_permissions=0700",
@@ -50,12 +50,12 @@ const SETTINGS: &[&str] = &[
     "log_checkpoints=off",
     "log_line_prefix=%m [%p] ",
     "log_min_messages=warning",
-    // A statement that fails may hold an event's payload, which no log is to hold.
+    // The text of a failed statement may contain an event's payload, which must not be in a log.
     "log_min_error_statement=panic",
     "log_error_verbosity=terse",
 ];
 
-/// A server that runs, or one that has been stopped and can be started again.
+/// A server that is running, or that has been stopped and can be started again.
 #[derive(Debug)]
 pub(crate) struct Postgres {
     sockets: PathBuf,
@@ -64,22 +64,22 @@ pub(crate) struct Postgres {
     log: Log,
 }
 
-/// What a server says when it is asked whether it is this cluster's.
+/// The result of asking whether a server serves this cluster.
 enum Ping {
     Yes,
-    /// It listens, but it is starting, stopping or busy.
+    /// It listens, but is starting, stopping or busy.
     NotYet,
-    /// Nobody listens.
+    /// Nothing listens, or it serves another cluster.
     Dead,
 }
 
 impl Postgres {
-    /// Adopts the server of the data directory, or starts it, after creating the cluster where there is none.
+    /// Adopts the server of the data directory, or starts it. Creates the cluster if there is none.
     pub(crate) async fn start(data_dir: &DataDir, options: Options) -> Result<Self, EmbeddedError> {
         let log = Log::existing(data_dir.log("postgres"));
         let mut postgres = match find_running(&data_dir.cluster(), &log).await? {
             Some((pid, sockets)) => {
-                tracing::info!(pid = pid.as_raw_nonzero(), "adopting the PostgreSQL that runs already");
+                tracing::info!(pid = pid.as_raw_nonzero(), "adopting the PostgreSQL that is already running");
                 Self { sockets, options, process: Some(Process::Adopted(pid)), log }
             }
             None => {
@@ -106,7 +106,7 @@ impl Postgres {
         url(&self.sockets, database)
     }
 
-    /// Starts the server of a cluster that exists.
+    /// Starts the server of an existing cluster.
     pub(crate) async fn launch(&mut self, data_dir: &DataDir) -> Result<(), EmbeddedError> {
         let cluster = data_dir.cluster();
         let programs = programs_for(&cluster)?;
@@ -133,7 +133,7 @@ impl Postgres {
                 return Ok(());
             }
             self.process = None;
-            // A postmaster was killed a moment ago and its sessions have not noticed yet.
+            // A postmaster was killed a moment ago, and its sessions have not noticed yet.
             let is_passing = self.log.text().contains("pre-existing shared memory block");
             if !is_passing || Instant::now() >= deadline {
                 return Err(EmbeddedError::NotStarted { server: SERVER, log: self.log.last_lines() });
@@ -146,7 +146,7 @@ impl Postgres {
         self.process.as_ref()?.pid()?.as_raw_nonzero().get().try_into().ok()
     }
 
-    /// Waits until the server ends, if it runs.
+    /// Waits until the server ends, if it is running.
     pub(crate) async fn failure(&mut self) -> EmbeddedError {
         match &mut self.process {
             Some(process) => process.ended().await,
@@ -155,7 +155,7 @@ impl Postgres {
         EmbeddedError::Ended { server: SERVER, log: self.log.last_lines() }
     }
 
-    /// Sends the signal for such a stop, if the server runs.
+    /// Sends the signal for this kind of stop, if the server is running.
     pub(crate) fn send(&self, how: Stop) {
         if let Some(process) = &self.process {
             process.signal(match how {
@@ -166,7 +166,7 @@ impl Postgres {
         }
     }
 
-    /// Ends the server; a fast stop that takes long is made an immediate one.
+    /// Stops the server. A fast stop that takes too long becomes an immediate one.
     pub(crate) async fn stop(&mut self, how: Stop) -> Result<(), EmbeddedError> {
         self.send(how);
         let Some(process) = &mut self.process else { return Ok(()) };
@@ -195,14 +195,14 @@ impl Postgres {
     }
 }
 
-/// The server that the cluster's pid file names, where it runs and answers for this cluster.
+/// Returns the server that the cluster's pid file names, if it is running and serves this cluster.
 async fn find_running(cluster: &Path, log: &Log) -> Result<Option<(Pid, PathBuf)>, EmbeddedError> {
     let Some((pid, sockets)) = read_pid_file(cluster) else { return Ok(None) };
     let start = Instant::now();
     while is_alive(pid) {
         match ask(&sockets, cluster).await {
             Ping::Yes => return Ok(Some((pid, sockets))),
-            // The number is another process's by now: PostgreSQL will judge for itself.
+            // The process id belongs to another process by now. PostgreSQL will judge for itself.
             Ping::Dead if start.elapsed() > SOCKET_DEADLINE => break,
             Ping::NotYet if start.elapsed() > START_DEADLINE => {
                 let (seconds, log) = (START_DEADLINE.as_secs(), log.last_lines());
@@ -214,7 +214,7 @@ async fn find_running(cluster: &Path, log: &Log) -> Result<Option<(Pid, PathBuf)
     Ok(None)
 }
 
-/// The process and the directory of its socket, from lines 1 and 5 of `postmaster.pid`.
+/// Reads the process id and the socket directory from lines 1 and 5 of `postmaster.pid`.
 fn read_pid_file(cluster: &Path) -> Option<(Pid, PathBuf)> {
     let text = std::fs::read_to_string(cluster.join("postmaster.pid")).ok()?;
     let mut lines = text.lines();
@@ -223,7 +223,7 @@ fn read_pid_file(cluster: &Path) -> Option<(Pid, PathBuf)> {
     fits_a_socket(&sockets).then_some((pid, sockets))
 }
 
-/// The programs that can run the cluster.
+/// Returns the programs that can run the cluster.
 fn programs_for(cluster: &Path) -> Result<PostgresPrograms, EmbeddedError> {
     for missing in ["PG_VERSION", "global/pg_control", "postgresql.conf"] {
         if !cluster.join(missing).is_file() {
@@ -235,8 +235,8 @@ fn programs_for(cluster: &Path) -> Result<PostgresPrograms, EmbeddedError> {
     programs::postgres_of_cluster(cluster, version.trim())
 }
 
-/// Runs `initdb` beside the final place and moves the result there in one step, so that whatever is found
-/// at that place is a whole cluster.
+/// Runs `initdb` in a temporary directory and renames the result in one step, so that a directory at the final path is
+/// always a complete cluster.
 async fn create_cluster(data_dir: &DataDir, fsync: bool) -> Result<(), EmbeddedError> {
     let programs = programs::newest_postgres()?;
     tracing::info!(version = programs.major, directory = %data_dir.path().display(), "creating a PostgreSQL cluster");
@@ -265,21 +265,21 @@ async fn create_cluster(data_dir: &DataDir, fsync: bool) -> Result<(), EmbeddedE
     sync(data_dir.path()).map_err(EmbeddedError::io("write", data_dir.path()))
 }
 
-/// Begins the names of clusters on which `initdb` is at work.
+/// The prefix of directories in which `initdb` is running or was interrupted.
 const UNFINISHED: &str = "postgres.initdb-";
 
-/// Removes what an interrupted `initdb` left behind: no server has ever run on it.
+/// Removes what an interrupted `initdb` left behind. No server has ever run on it.
 fn discard_unfinished(data_dir: &DataDir) {
     let Ok(entries) = std::fs::read_dir(data_dir.path()) else { return };
     for entry in entries.filter_map(Result::ok) {
         if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
-            tracing::info!(directory = %entry.path().display(), "removing what an interrupted initdb left");
+            tracing::info!(directory = %entry.path().display(), "removing the files of an interrupted initdb");
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }
 }
 
-/// Waits until the server answers (true) or has ended (false).
+/// Waits until the server responds (true) or has ended (false).
 async fn wait_ready(
     process: &mut Process,
     sockets: &Path,
@@ -302,7 +302,7 @@ async fn wait_ready(
     }
 }
 
-/// Asks whoever listens at the socket whether it serves this cluster.
+/// Asks the server that listens on the socket whether it serves this cluster.
 async fn ask(sockets: &Path, cluster: &Path) -> Ping {
     let question = async {
         let row = connect(sockets).await?.query_one("show data_directory", &[]).await?;

@@ -1,4 +1,4 @@
-//! Processes that outlive the one that started them: their user, their group, their log, their signals.
+//! Processes that outlive the one that started them: their user, process group, log and signals.
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
@@ -14,14 +14,14 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use crate::EmbeddedError;
 use crate::data_dir::DataDir;
 
-/// A log that is larger than this is put aside when its server starts.
+/// A log that is larger than this is renamed when its server starts.
 const LARGE_LOG_BYTES: u64 = 16 << 20;
-/// How much of a log an error quotes.
+/// The number of lines of a log that an error quotes.
 const QUOTED_LINES: usize = 8;
-/// How often something that should happen soon is looked for.
+/// How often a condition that should soon be true is checked.
 pub(crate) const POLL: Duration = Duration::from_millis(20);
 
-/// As whom the servers run where Postrider itself runs as root: PostgreSQL refuses to run as root.
+/// The user that the servers run as if Postrider runs as root, because PostgreSQL refuses to run as root.
 #[derive(Debug, Clone)]
 pub(crate) struct RunUser {
     pub(crate) name: String,
@@ -30,7 +30,8 @@ pub(crate) struct RunUser {
 }
 
 impl RunUser {
-    /// Under root: whoever owns the directory, or `postgres`, or `nobody`. Otherwise nobody else.
+    /// Returns the user under root: the owner of the directory, or else `postgres`, or else `nobody`. Returns `None` if
+    /// Postrider does not run as root.
     pub(crate) fn for_directory(directory: &Path) -> Result<Option<Self>, EmbeddedError> {
         if !rustix::process::geteuid().is_root() {
             return Ok(None);
@@ -52,18 +53,18 @@ impl RunUser {
         Some(Self { name: name.to_owned(), uid: user.uid(), gid: user.primary_group_id() })
     }
 
-    /// Makes a command run as this user. Setting the user drops the supplementary groups of root.
+    /// Makes a command run as this user. Setting the user also drops the supplementary groups of root.
     pub(crate) fn apply(&self, command: &mut Command) {
         command.uid(self.uid).gid(self.gid);
     }
 }
 
-/// What other programs inherit of the environment: where they find programs, libraries, time zones and room for
-/// temporary files. Everything else stays here, and with it whatever is secret or would change what they do.
+/// The environment variables that other programs inherit: those for finding programs, libraries, time zones and space
+/// for temporary files. All others are withheld, because they may be secret or change how the programs behave.
 const INHERITED: [&str; 7] =
     ["PATH", "HOME", "TMPDIR", "TZ", "TZDIR", "LD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH"];
 
-/// A program that gets no environment but that.
+/// Prepares a program that inherits only these environment variables.
 pub(crate) fn bare(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.env_clear().env("LC_ALL", "C");
@@ -71,7 +72,7 @@ pub(crate) fn bare(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// A program that is to run in the data directory as the servers' user, in a process group of its own, so
+/// Prepares a program that runs in the data directory as the servers' user. It runs in a process group of its own, so
 /// that Ctrl-C does not reach it.
 pub(crate) fn command(program: &Path, data_dir: &DataDir) -> Command {
     let mut command = bare(program);
@@ -82,7 +83,7 @@ pub(crate) fn command(program: &Path, data_dir: &DataDir) -> Command {
     command
 }
 
-/// The log of a server, and where in it the present start begins.
+/// The log of a server, and the position at which the current start begins in it.
 #[derive(Debug, Clone)]
 pub(crate) struct Log {
     path: PathBuf,
@@ -90,7 +91,7 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// Opens the log for a server that is about to start; a large one is put aside first.
+    /// Opens the log for a server that is going to start. A large log is renamed first.
     pub(crate) fn open(path: PathBuf) -> Result<(Self, File), EmbeddedError> {
         if std::fs::metadata(&path).is_ok_and(|metadata| metadata.len() > LARGE_LOG_BYTES) {
             let aside = path.with_extension("log.old");
@@ -106,13 +107,13 @@ impl Log {
         Ok((Self { path, start }, file))
     }
 
-    /// The log of a server that was started by an earlier process.
+    /// Returns the log of a server that an earlier process started.
     pub(crate) fn existing(path: PathBuf) -> Self {
         let start = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
         Self { path, start }
     }
 
-    /// What the server has said since it was started.
+    /// Returns what the server has logged since it was started.
     pub(crate) fn text(&self) -> String {
         let mut bytes = Vec::new();
         if let Ok(mut file) = File::open(&self.path) {
@@ -122,7 +123,7 @@ impl Log {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// The last lines of it, for an error to quote.
+    /// Returns the last lines of the log, for an error message.
     pub(crate) fn last_lines(&self) -> String {
         let text = self.text();
         let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
@@ -131,7 +132,7 @@ impl Log {
     }
 }
 
-/// A server's process: our child, or one that an earlier `postrider up` left behind.
+/// The process of a server: a child of this process, or one that an earlier `postrider up` left running.
 #[derive(Debug)]
 pub(crate) enum Process {
     Child(tokio::process::Child),
@@ -145,7 +146,7 @@ impl Process {
         Ok(Self::Child(tokio::process::Command::from(command).spawn()?))
     }
 
-    /// The number of the process, while it is known to be one.
+    /// Returns the process id, as long as it is valid.
     pub(crate) fn pid(&self) -> Option<Pid> {
         match self {
             Self::Child(child) => Pid::from_raw(i32::try_from(child.id()?).ok()?),
@@ -155,12 +156,12 @@ impl Process {
 
     pub(crate) fn signal(&self, signal: Signal) {
         if let Some(pid) = self.pid() {
-            // It may have ended meanwhile, which is what signals are sent for here.
+            // An error only means that the process has already ended, which is the purpose of the signal.
             let _ = kill_process(pid, signal);
         }
     }
 
-    /// True once it has ended; reaps it where it is ours.
+    /// Returns true once the process has ended. Reaps it if it is a child.
     pub(crate) fn has_ended(&mut self) -> bool {
         match self {
             Self::Child(child) => !matches!(child.try_wait(), Ok(None)),
@@ -168,7 +169,7 @@ impl Process {
         }
     }
 
-    /// Waits until it ends.
+    /// Waits until the process ends.
     pub(crate) async fn ended(&mut self) {
         if let Self::Child(child) = self {
             let _ = child.wait().await;
@@ -178,14 +179,14 @@ impl Process {
         }
     }
 
-    /// Waits until it ends, at most until the deadline; tells whether it did.
+    /// Waits until the process ends, at most until the deadline. Returns whether it ended.
     pub(crate) async fn ended_before(&mut self, deadline: Instant) -> bool {
         tokio::time::timeout_at(deadline.into(), self.ended()).await.is_ok()
     }
 }
 
-/// True while a process of that number runs. One that has ended but that nobody has reaped (containers
-/// whose first process is no init) does not run.
+/// Returns true while a process with this id is running. A zombie does not count: in containers whose first process is
+/// not an init, nothing reaps it.
 pub(crate) fn is_alive(pid: Pid) -> bool {
     if test_kill_process(pid) == Err(rustix::io::Errno::SRCH) {
         return false;

@@ -1,4 +1,4 @@
-//! Where the programs of PostgreSQL and Redis are installed.
+//! Finds the installed programs of PostgreSQL and Redis.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,10 @@ use std::process::{Command, Stdio};
 use crate::EmbeddedError;
 use crate::process::bare;
 
-/// The oldest PostgreSQL that Postrider runs on.
+/// The oldest supported PostgreSQL.
 const OLDEST_POSTGRES: u32 = 15;
 
-/// The programs of one PostgreSQL.
+/// The programs of one PostgreSQL installation.
 #[derive(Debug, Clone)]
 pub(crate) struct PostgresPrograms {
     pub(crate) major: u32,
@@ -27,7 +27,7 @@ impl PostgresPrograms {
     }
 }
 
-/// The newest PostgreSQL that is installed.
+/// Returns the newest installed PostgreSQL.
 pub(crate) fn newest_postgres() -> Result<PostgresPrograms, EmbeddedError> {
     let mut installed = installed_postgres(postgres_directories());
     match installed.pop_last() {
@@ -37,7 +37,7 @@ pub(crate) fn newest_postgres() -> Result<PostgresPrograms, EmbeddedError> {
     }
 }
 
-/// The PostgreSQL of the version that made `cluster`.
+/// Returns the PostgreSQL of the major version that created `cluster`.
 pub(crate) fn postgres_of_cluster(cluster: &Path, major: &str) -> Result<PostgresPrograms, EmbeddedError> {
     let mut installed = installed_postgres(postgres_directories());
     if let Some(directory) = major.parse().ok().and_then(|major| installed.remove(&major)) {
@@ -54,7 +54,7 @@ pub(crate) fn postgres_of_cluster(cluster: &Path, major: &str) -> Result<Postgre
     })
 }
 
-/// `redis-server`, or Valkey's program, which takes the same arguments.
+/// Returns the path of `redis-server`, or of Valkey's server, which accepts the same arguments.
 pub(crate) fn redis_server() -> Result<PathBuf, EmbeddedError> {
     let mut directories = search_path();
     directories.extend(["/opt/homebrew/bin", "/usr/local/bin", "/usr/bin"].map(PathBuf::from));
@@ -65,7 +65,8 @@ pub(crate) fn redis_server() -> Result<PathBuf, EmbeddedError> {
         .ok_or(EmbeddedError::RedisMissing)
 }
 
-/// Every place where distributions put PostgreSQL; the first of equal versions is taken.
+/// Returns all directories in which distributions install PostgreSQL. If a version is found twice, the first one is
+/// used.
 fn postgres_directories() -> Vec<PathBuf> {
     let mut directories = versioned("/usr/lib/postgresql", "", "bin");
     directories.extend(search_path());
@@ -79,7 +80,7 @@ fn postgres_directories() -> Vec<PathBuf> {
     directories
 }
 
-/// `parent/<prefix>…/child` for every directory whose name begins with `prefix`.
+/// Returns `parent/<prefix>…/child` for every directory whose name begins with `prefix`.
 fn versioned(parent: &str, prefix: &str, child: &str) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(parent) else { return Vec::new() };
     entries
@@ -100,7 +101,7 @@ fn installed_postgres(directories: Vec<PathBuf>) -> BTreeMap<u32, PathBuf> {
         if !program.is_file() {
             continue;
         }
-        // A link in /usr/local/bin may point at one program of many: its real neighbours are wanted.
+        // A link in /usr/local/bin may point to a single program. Use the directory that it really is in.
         let real = program.canonicalize().ok().and_then(|program| Some(program.parent()?.to_owned()));
         let directory = real.unwrap_or(directory);
         if directory.join("initdb").is_file()

@@ -1,4 +1,4 @@
-//! The private Redis. It keeps nothing on disk: what it holds can be made again from PostgreSQL.
+//! The private Redis. It stores nothing on disk, because its contents can be rebuilt from PostgreSQL.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,16 +13,16 @@ use crate::programs;
 use crate::{EmbeddedError, Stop};
 
 const SERVER: &str = "Redis";
-/// The oldest Redis that Postrider runs on.
+/// The oldest supported Redis.
 const OLDEST: u32 = 7;
-/// Reached only by a queue of millions; then writes are refused rather than ids evicted.
+/// Only a queue of millions of ids reaches it. Then writes are refused and no ids are evicted.
 const MAX_MEMORY: &str = "512mb";
 
 const START_DEADLINE: Duration = Duration::from_secs(30);
 const PROBE_DEADLINE: Duration = Duration::from_secs(5);
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
-/// A server that runs, or one that has been stopped and can be started again.
+/// A server that is running, or that has been stopped and can be started again.
 #[derive(Debug)]
 pub(crate) struct Redis {
     socket: PathBuf,
@@ -30,7 +30,7 @@ pub(crate) struct Redis {
     log: Log,
 }
 
-/// What a server says of itself.
+/// What a server reports about itself.
 struct Identity {
     pid: Pid,
     version: String,
@@ -38,13 +38,13 @@ struct Identity {
 }
 
 impl Redis {
-    /// Adopts the server that answers at the socket, or starts one.
+    /// Adopts the server that responds at the socket, or starts one.
     pub(crate) async fn start(data_dir: &DataDir, sockets: &Path) -> Result<Self, EmbeddedError> {
         let socket = sockets.join("redis.sock");
         let mut redis = Self { socket, process: None, log: Log::existing(data_dir.log("redis")) };
         if is_listening(&redis.socket).await {
             let pid = redis.adoptable(data_dir).await?;
-            tracing::info!(pid = pid.as_raw_nonzero(), "adopting the Redis that runs already");
+            tracing::info!(pid = pid.as_raw_nonzero(), "adopting the Redis that is already running");
             redis.process = Some(Process::Adopted(pid));
         } else {
             redis.launch(data_dir).await?;
@@ -56,7 +56,7 @@ impl Redis {
         format!("redis+unix://{}", self.socket.display())
     }
 
-    /// Starts a server. It replaces a dead socket, but nobody may listen there.
+    /// Starts a server. It replaces a dead socket, but no other server may be listening on it.
     pub(crate) async fn launch(&mut self, data_dir: &DataDir) -> Result<(), EmbeddedError> {
         let program = programs::redis_server()?;
         let (log, file) = Log::open(data_dir.log("redis"))?;
@@ -81,7 +81,7 @@ impl Redis {
         self.process.as_ref()?.pid()?.as_raw_nonzero().get().try_into().ok()
     }
 
-    /// Waits until the server ends, if it runs.
+    /// Waits until the server ends, if it is running.
     pub(crate) async fn failure(&mut self) -> EmbeddedError {
         match &mut self.process {
             Some(process) => process.ended().await,
@@ -90,7 +90,7 @@ impl Redis {
         EmbeddedError::Ended { server: SERVER, log: self.log.last_lines() }
     }
 
-    /// Sends the signal for such a stop, if the server runs.
+    /// Sends the signal for this kind of stop, if the server is running.
     pub(crate) fn send(&self, how: Stop) {
         if let Some(process) = &self.process {
             process.signal(match how {
@@ -100,7 +100,7 @@ impl Redis {
         }
     }
 
-    /// Ends the server, by SIGKILL where it takes long: it has nothing to lose.
+    /// Stops the server. If that takes too long it is killed, because it has nothing to lose.
     pub(crate) async fn stop(&mut self, how: Stop) -> Result<(), EmbeddedError> {
         self.send(how);
         let Some(process) = &mut self.process else { return Ok(()) };
@@ -119,7 +119,7 @@ impl Redis {
         Ok(())
     }
 
-    /// The process that listens at the socket, where it is the Redis of this data directory.
+    /// Returns the id of the process that listens at the socket, if it is the Redis of this data directory.
     async fn adoptable(&self, data_dir: &DataDir) -> Result<Pid, EmbeddedError> {
         let expected = data_dir.redis().canonicalize().ok();
         match identify(&self.url()).await {
@@ -150,7 +150,7 @@ impl Redis {
     }
 }
 
-/// True where somebody listens, even one who is too busy to take the connection.
+/// Returns true if a server listens at the socket, even if it is too busy to accept the connection.
 async fn is_listening(socket: &Path) -> bool {
     match UnixStream::connect(socket).await {
         Ok(_) => true,
@@ -158,7 +158,7 @@ async fn is_listening(socket: &Path) -> bool {
     }
 }
 
-/// Asks a server who it is; `None` where no sensible answer comes in time.
+/// Asks a server to identify itself. Returns `None` if there is no usable response in time.
 async fn identify(url: &str) -> Option<Identity> {
     let question = async {
         let client = redis::Client::open(url)?;
