@@ -1,4 +1,4 @@
-//! A client of the public API, used by the demo and the bench.
+//! A client of the public API. The demo and the bench use it.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use serde_json::Value;
 use tokio::time::Instant;
 use url::Url;
 
-/// How long a call may take.
+/// The timeout of a call.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// How often the service is asked whether it is ready.
+/// How often the client checks whether the service is ready.
 const POLL: Duration = Duration::from_millis(50);
 
 /// A client of the public API.
@@ -23,12 +23,12 @@ pub struct ApiClient {
     admin_token: Option<String>,
 }
 
-/// As whom a call is made.
+/// The credential of a call.
 #[derive(Clone, Copy)]
 pub enum As<'a> {
-    /// With the admin's token, or, on loopback, with nothing.
+    /// The admin token, or no credential on loopback.
     Admin,
-    /// With an application's key.
+    /// An application's API key.
     Key(&'a str),
 }
 
@@ -39,13 +39,13 @@ struct Page<T> {
 }
 
 impl ApiClient {
-    /// For the API whose root is `api`.
+    /// Creates a client of the API whose root URL is `api`.
     pub fn new(api: Url, admin_token: Option<String>) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build()?;
         Ok(Self { http, api, admin_token })
     }
 
-    /// Waits until the service is ready to be used.
+    /// Waits until the service is ready.
     pub async fn wait_ready(&self, deadline: Instant) -> anyhow::Result<()> {
         loop {
             let last = match answer(self.request(Method::GET, "health/ready", As::Admin)?).await {
@@ -62,7 +62,7 @@ impl ApiClient {
         }
     }
 
-    /// A request that carries its credential.
+    /// Builds a request with its credential.
     pub fn request(
         &self,
         method: Method,
@@ -80,18 +80,18 @@ impl ApiClient {
         })
     }
 
-    /// What is at a path.
+    /// Returns the resource at a path.
     pub async fn get<T: DeserializeOwned>(&self, path: &str, who: As<'_>) -> anyhow::Result<T> {
         parsed(self.request(Method::GET, path, who)?).await
     }
 
-    /// What is at a path, if anything is.
+    /// Returns the resource at a path, or `None` if the response is 404.
     pub async fn find<T: DeserializeOwned>(&self, path: &str, who: As<'_>) -> anyhow::Result<Option<T>> {
         let answer = answer(self.request(Method::GET, path, who)?).await?;
         if answer.status == StatusCode::NOT_FOUND { Ok(None) } else { answer.parse().map(Some) }
     }
 
-    /// All pages of a list.
+    /// Returns all pages of a list.
     pub async fn list<T: DeserializeOwned>(&self, path: &str, who: As<'_>) -> anyhow::Result<Vec<T>> {
         let mut items = Vec::new();
         let mut cursor = String::new();
@@ -104,7 +104,7 @@ impl ApiClient {
         }
     }
 
-    /// Sends a body and takes the answer's.
+    /// Sends a body and returns the body of the response.
     pub async fn send<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -115,21 +115,21 @@ impl ApiClient {
         parsed(self.request(method, path, who)?.json(body)).await
     }
 
-    /// Deletes. What is gone already is as it should be.
+    /// Deletes a resource. A 404 response counts as success.
     pub async fn delete(&self, path: &str, who: As<'_>) -> anyhow::Result<()> {
         let answer = answer(self.request(Method::DELETE, path, who)?).await?;
         if answer.status == StatusCode::NOT_FOUND { Ok(()) } else { answer.check() }
     }
 }
 
-/// An answer with what was asked, so that a surprise can be told.
+/// A response, with the request that it belongs to for error messages.
 struct Reply {
     asked: String,
     status: StatusCode,
     body: String,
 }
 
-/// Sends a request and takes the answer's body.
+/// Sends a request and returns the body of the response.
 pub async fn parsed<T: DeserializeOwned>(request: reqwest::RequestBuilder) -> anyhow::Result<T> {
     answer(request).await?.parse()
 }
