@@ -9,14 +9,15 @@ use crate::outbox::{has_parked, most_in_line};
 use crate::sql::{Sql, read};
 use crate::{Store, StoreError, from_row};
 
-/// The SQL that stores a batch. Equal keys are collapsed to the first of them, and keys are inserted in
-/// their order, so that two batches never wait for each other in a circle. Endpoints are matched here,
-/// so that one that was created a moment ago counts. One notification for all.
+/// Stores a batch of events. Equal keys are collapsed to the first of them, and keys are inserted in sorted order, so
+/// that two batches cannot deadlock. Endpoints are matched in this statement, so that one that was created a moment ago
+/// counts. There is one notification for the whole batch.
 ///
-/// Events of Postrider's own, which no producer can post, are stored whatever the application is set to.
+/// Postrider's own operational events, which producers cannot publish, are stored whatever the settings of the
+/// application.
 ///
-/// What is known of an event travels with it from step to step, and `(… in (…)) is true` asks a hash table: a join
-/// of steps, which PostgreSQL believes to have one row each, would compare every event with every other.
+/// Each step passes on everything that is known about an event, and `(… in (…)) is true` uses a hash table. PostgreSQL
+/// expects each step to return one row, so a join of two steps would compare every event with every other.
 const ACCEPT: Sql = Sql::named(concat!(
     "-- events.accept
 with input as materialized (
@@ -37,7 +38,7 @@ with input as materialized (
          with ordinality
          as i (key_hash, application_id, idempotency_key, event_type, patterns, data, schema_hash, is_violated,
                is_admitted, ordinal)
-    -- Looked up one by one, and not joined: a plan that was made while there was little would read all of it.
+    -- Lateral lookups, not joins: a plan that was made while a table was small would read all of it.
     left join lateral (
         select k.id, k.application_id, k.expires_at, k.scopes
         from api_keys k
@@ -60,7 +61,7 @@ with input as materialized (
 judged as materialized (
     select ordinal, application_id, idempotency_key, event_type, patterns, payload,
            case
-               -- In order, what comes behind one that is to be checked again waits for it.
+               -- In order: events after one that must be checked again wait for it.
                when $10 and refusal is null and exists (
                    select from input b
                    where b.application_id = i.application_id and b.ordinal < i.ordinal
@@ -104,7 +105,7 @@ fanned as materialized (
                 from endpoints e
                 where c.event_id is not null and e.application_id = c.application_id
                   and e.deleted_at is null and e.is_active
-                -- Boundaries: what matches is asked once.
+                -- Optimisation fences: each match is evaluated once.
                 offset 0
             ) t
             offset 0
@@ -140,8 +141,8 @@ delivered as (
     ) d
     returning id, endpoint_id, application_id, event_id
 ),
--- Where something waits for room, what comes joins it at once: the relay, which takes from all endpoints in one
--- line, has nothing to do with it, and nobody stands behind a backlog that is not his own.
+-- New deliveries of an endpoint that has parked rows are parked at once. They would otherwise go through the relay,
+-- which takes from all endpoints in one line, and make other endpoints wait behind this backlog.
 backlogged as materialized (
     select endpoint_id
     from (select distinct application_id, unnest(endpoint_ids) as endpoint_id from fanned) s
@@ -149,7 +150,7 @@ backlogged as materialized (
     has_parked!("s.application_id", "s.endpoint_id", "false"),
     "
 ),
--- The same where there are very many of one event.
+-- The same for an event with very many deliveries.
 large as materialized (
     select event_id from fanned where deliveries > ",
     most_in_line!(),
@@ -173,7 +174,7 @@ select ordinal, refusal, application_id, event_hash,
 from fanned"
 ));
 
-/// What was stored earlier under a key. A statement of its own: the snapshot of the other one may be
+/// Finds what was stored earlier under a key. It is a separate statement because the snapshot of the other one may be
 /// older than the commit that won the key.
 const FIND_BY_KEY: Sql = Sql::named(
     "-- idempotency_keys.find
@@ -206,13 +207,13 @@ struct Known<'a> {
 
 from_row!(Known<'row> { ordinal, event_id, event_hash, deliveries_queued });
 
-/// Stores events and everything that follows from them, or tells why not, one answer for each in the same
-/// order. All that is answered `Stored` is on disk. `in_order`: none is stored before an earlier one of its
+/// Stores events with their deliveries and outbox rows. Returns one result for each event, in the same order. Every
+/// event with the result `Stored` is on disk. With `in_order`, no event is stored before an earlier one of its
 /// application that is `SchemaChanged`.
 ///
 /// # Errors
-/// When nothing was stored. [`StoreError::is_data_error`] and [`StoreError::is_contention`] mean that one
-/// of the events is to blame, and that the others may be stored without it.
+/// [`StoreError`] if nothing was stored. [`StoreError::is_data_error`] and [`StoreError::is_contention`] mean that one
+/// of the events is at fault, and that the others can be stored without it.
 pub async fn accept(store: &Store, events: &[NewEvent], in_order: bool) -> Result<Vec<Accepted>, StoreError> {
     let client = store.accepting().await?;
     let mut key_hashes: Vec<Option<&[u8]>> = Vec::with_capacity(events.len());
@@ -252,14 +253,14 @@ pub async fn accept(store: &Store, events: &[NewEvent], in_order: bool) -> Resul
         .await?;
 
     let mut answers: Vec<Option<Accepted>> = vec![None; events.len()];
-    // Their keys may have been taken by the same events before.
+    // These may have been stored earlier under the same keys.
     let mut unstored = Vec::new();
     for row in &rows {
         let judged: Judged<'_> = read(row);
         let index = index_of(judged.ordinal);
         if let Some(refusal) = judged.refusal {
             answers[index] = Some(refused(refusal, judged.application_id));
-            // What was accepted once is so for ever, whatever the catalogue says by now.
+            // An event that was accepted once stays accepted, even if the catalogue has changed since.
             if matches!(refusal, "unknown_event_type" | "schema_violation") {
                 unstored.push(judged);
             }
@@ -283,7 +284,7 @@ pub async fn accept(store: &Store, events: &[NewEvent], in_order: bool) -> Resul
             });
         }
     }
-    // A key that was neither free nor found went with its event in between.
+    // A key that was neither free nor found has expired in between, together with its event.
     answers.into_iter().collect::<Option<Vec<_>>>().ok_or(StoreError::KeyExpired)
 }
 
@@ -291,7 +292,7 @@ fn index_of(ordinal: i64) -> usize {
     usize::try_from(ordinal - 1).expect("ordinality counts from 1")
 }
 
-/// An array literal of all patterns that match; their alphabet needs no quoting.
+/// Formats all matching patterns as an array literal. Their characters need no quoting.
 pub(super) fn pattern_array(event_type: &EventType) -> String {
     let patterns: Vec<_> = event_type.matching_patterns().collect();
     format!("{{{}}}", patterns.join(","))

@@ -1,4 +1,4 @@
-//! API keys: what an application proves itself with. Only their hashes are stored.
+//! API keys: the credentials of applications. Only their hashes are stored.
 
 use chrono::{DateTime, Utc};
 use deadpool_postgres::Transaction;
@@ -13,55 +13,55 @@ use crate::{Store, StoreError, applications, from_row};
 /// The SHA-256 of a key.
 pub type KeyHash = [u8; 32];
 
-/// A key, as it can be shown. It serialises to what the audit log keeps of it.
+/// An API key without its secret part. It is serialised as the audit log records it.
 #[derive(Debug, Clone, Serialize)]
 pub struct ApiKey {
-    /// Its id.
+    /// The id of the key.
     #[serde(skip)]
     pub id: ApiKeyId,
-    /// Its name, for people.
+    /// A name for people.
     pub name: String,
-    /// Its first characters.
+    /// The first characters of the key, to recognise it by.
     pub prefix: String,
-    /// What it may do.
+    /// The scopes of the key.
     pub scopes: Vec<String>,
-    /// When it ends.
+    /// When the key expires.
     pub expires_at: Option<DateTime<Utc>>,
-    /// When it was last used, to within half a minute.
+    /// When the key was last used, accurate to half a minute.
     #[serde(skip)]
     pub last_used_at: Option<DateTime<Utc>>,
-    /// When it was made.
+    /// When the key was created.
     #[serde(skip)]
     pub created_at: DateTime<Utc>,
 }
 
 from_row!(ApiKey { id, name, prefix, scopes, expires_at, last_used_at, created_at });
 
-/// A key that is to be made.
+/// An API key to create.
 #[derive(Debug, Clone)]
 pub struct NewApiKey {
-    /// Its name, for people.
+    /// A name for people.
     pub name: String,
-    /// Its first characters.
+    /// The first characters of the key, to recognise it by.
     pub prefix: String,
-    /// Its hash.
+    /// The hash of the key.
     pub hash: KeyHash,
-    /// What it may do: some of `publish`, `read`, `manage`.
+    /// The scopes of the key: some of `publish`, `read`, `manage`.
     pub scopes: Vec<String>,
-    /// When it ends.
+    /// When the key expires.
     pub expires_at: Option<DateTime<Utc>>,
 }
 
-/// Whom a key stands for.
+/// The application that a key belongs to, and the rights of the key.
 #[derive(Debug, Clone)]
 pub struct KeyOwner {
-    /// The key's id.
+    /// The id of the key.
     pub api_key_id: ApiKeyId,
-    /// The key's first characters.
+    /// The first characters of the key.
     pub prefix: String,
-    /// Its application.
+    /// The application.
     pub application_id: ApplicationId,
-    /// What the key may do.
+    /// The scopes of the key.
     pub scopes: Vec<String>,
 }
 
@@ -72,31 +72,31 @@ const FIND_OWNER: Sql = Sql::named(
 select k.id as api_key_id, k.prefix, k.application_id, k.scopes
 from api_keys k
 where k.key_hash = $1 and (k.expires_at is null or k.expires_at > now())
-  -- Not by a join, for which PostgreSQL may read all applications that are not deleted.
+  -- Not a join: for that, PostgreSQL might read all applications that are not deleted.
   and (select a.deleted_at is null from applications a where a.id = k.application_id)",
 );
 
-/// Finds whom a key stands for; `None` where it is unknown, expired or revoked.
+/// Returns the owner of a key, or `None` if the key is unknown, expired or revoked.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn find_owner(store: &Store, hash: &KeyHash) -> Result<Option<KeyOwner>, StoreError> {
     let client = store.durable().await?;
     let row = FIND_OWNER.fetch_optional(&client, &[&hash.as_slice()]).await?;
     Ok(row.as_ref().map(read))
 }
 
-/// Keys that an application may have, expired ones included.
+/// The maximum number of keys of an application, including expired ones.
 pub const MAX_KEYS: i64 = 100;
 
-/// What became of a key that was to be made.
+/// The result of creating a key.
 #[derive(Debug, Clone)]
 pub enum Created {
-    /// It is there.
+    /// The created key.
     Key(Box<ApiKey>),
-    /// The application has [`MAX_KEYS`].
+    /// The application already has [`MAX_KEYS`] keys.
     TooMany,
-    /// The application is not there (any more).
+    /// The application does not exist.
     UnknownApplication,
 }
 
@@ -112,10 +112,10 @@ values ($1, $2, $3, $4, $5, $6)
 returning id, name, prefix, scopes, expires_at, last_used_at, created_at",
 );
 
-/// Makes a key of an application, unless it has as many as it may have.
+/// Creates a key for an application, unless it already has the maximum number.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if a statement fails.
 pub async fn create(
     store: &Store,
     actor: &Actor,
@@ -161,10 +161,10 @@ from api_keys
 where application_id = $1 and id = $2",
 );
 
-/// One key of an application.
+/// Returns one key of an application.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn get(
     store: &Store,
     application: ApplicationId,
@@ -183,10 +183,10 @@ order by id desc
 limit $3",
 );
 
-/// The keys of an application, newest first, `limit` at most.
+/// Returns up to `limit` keys of an application, newest first.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn list(
     store: &Store,
     application: ApplicationId,
@@ -206,10 +206,10 @@ where application_id = $1 and id = $2
 returning id, name, prefix, scopes, expires_at, last_used_at, created_at",
 );
 
-/// Revokes a key at once. False: there was none.
+/// Revokes a key at once. Returns false if it does not exist.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if a statement fails.
 pub async fn delete(
     store: &Store,
     actor: &Actor,
@@ -243,10 +243,10 @@ locked as materialized (
 update api_keys k set last_used_at = l.used_at from locked l where k.id = l.id",
 );
 
-/// Notes when keys were last used. A crash of PostgreSQL may lose it, which harms nobody.
+/// Records when keys were last used. A crash of PostgreSQL may lose this, which does no harm.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn record_use(store: &Store, uses: &[(KeyHash, DateTime<Utc>)]) -> Result<(), StoreError> {
     let hashes: Vec<&[u8]> = uses.iter().map(|(hash, _)| hash.as_slice()).collect();
     let times: Vec<DateTime<Utc>> = uses.iter().map(|&(_, at)| at).collect();

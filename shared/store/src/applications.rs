@@ -12,26 +12,26 @@ use crate::page::{self, Page};
 use crate::sql::{Parameters, Sql, read};
 use crate::{Store, StoreError, cleanups, from_row, ingest};
 
-/// A tenant. It serialises to what the audit log keeps of it.
+/// An application. It is serialised as the audit log records it.
 #[derive(Debug, Clone, Serialize)]
 pub struct Application {
-    /// Its id.
+    /// The id of the application.
     #[serde(skip)]
     pub id: ApplicationId,
-    /// The producer's own name for it.
+    /// The producer's own identifier for it.
     pub uid: Option<String>,
-    /// Its name, for people.
+    /// A name for people.
     pub name: String,
-    /// A JSON object of the producer's.
+    /// A JSON object that belongs to the producer, as text.
     #[serde(serialize_with = "audit::raw")]
     pub metadata: String,
-    /// False: it may not publish.
+    /// Whether it may publish events.
     pub is_active: bool,
-    /// Events per second that it may publish; `None`: no limit.
+    /// The most events per second that it may publish, or `None` for no limit.
     pub ingest_rate_limit: Option<i32>,
-    /// Events of types that are not in its catalogue are refused.
+    /// Whether events of types that are not in its catalogue are refused.
     pub strict_event_types: bool,
-    /// When it was made.
+    /// When it was created.
     #[serde(skip)]
     pub created_at: DateTime<Utc>,
     /// When it was last changed.
@@ -51,44 +51,44 @@ from_row!(Application {
     updated_at,
 });
 
-/// An application that is to be made.
+/// An application to create.
 #[derive(Debug, Clone)]
 pub struct NewApplication {
-    /// The producer's own name for it, unique over the installation.
+    /// The producer's own identifier for it, unique in the installation.
     pub uid: Option<String>,
-    /// Its name, for people.
+    /// A name for people.
     pub name: String,
-    /// A JSON object, as text.
+    /// A JSON object that belongs to the producer, as text.
     pub metadata: String,
-    /// Events per second that it may publish; `None`: no limit.
+    /// The most events per second that it may publish, or `None` for no limit.
     pub ingest_rate_limit: Option<i32>,
-    /// Events of types that are not in its catalogue are refused.
+    /// Whether events of types that are not in its catalogue are refused.
     pub strict_event_types: bool,
 }
 
-/// What an application is to be from now on.
+/// The new state of an application.
 #[derive(Debug, Clone)]
 pub struct Update {
-    /// The producer's own name for it.
+    /// The producer's own identifier for it, unique in the installation.
     pub uid: Option<String>,
-    /// Its name, for people.
+    /// A name for people.
     pub name: String,
-    /// A JSON object, as text.
+    /// A JSON object that belongs to the producer, as text.
     pub metadata: String,
-    /// False: it may not publish.
+    /// Whether it may publish events.
     pub is_active: bool,
-    /// Events per second that it may publish; `None`: no limit.
+    /// The most events per second that it may publish, or `None` for no limit.
     pub ingest_rate_limit: Option<i32>,
-    /// Events of types that are not in its catalogue are refused.
+    /// Whether events of types that are not in its catalogue are refused.
     pub strict_event_types: bool,
 }
 
-/// What names an application in a path or a query.
+/// Identifies an application in a path or a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ApplicationRef {
-    /// Its id.
+    /// By its id.
     Id(ApplicationId),
-    /// Its uid.
+    /// By its uid.
     Uid(String),
 }
 
@@ -106,10 +106,10 @@ returning ",
     columns!()
 ));
 
-/// Makes an application and its first API key, both or neither.
+/// Creates an application and its first API key in one transaction.
 ///
 /// # Errors
-/// [`StoreError::is_unique_violation`] when the uid is taken.
+/// [`StoreError`] if a statement fails, with [`StoreError::is_unique_violation`] if the uid is taken.
 pub async fn create(
     store: &Store,
     actor: &Actor,
@@ -150,10 +150,10 @@ from applications
 where (id = $1 or uid = $2) and deleted_at is null"
 ));
 
-/// Finds an application by its id or uid.
+/// Returns the application with this id or uid.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn find(store: &Store, reference: &ApplicationRef) -> Result<Option<Application>, StoreError> {
     let (id, uid) = match reference {
         ApplicationRef::Id(id) => (Some(*id), None),
@@ -175,10 +175,10 @@ order by id desc
 limit $2"
 ));
 
-/// Applications, newest first, `limit` at most.
+/// Returns up to `limit` applications, newest first.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn list(
     store: &Store,
     cursor: Option<ApplicationId>,
@@ -195,9 +195,9 @@ const TAKE_TURN: Sql = Sql::named(
 select uuid_v7() as new_id from applications where id = $1 and deleted_at is null for no key update",
 );
 
-/// Makes those who add to an application what it may have a bounded number of take turns, so that they count
-/// right: by a statement of their own after this one. Answers an id for what is added, or `None` where there is no
-/// such application.
+/// Locks the application, so that transactions that add something to it of which it may have only a limited number take
+/// turns. Each then counts correctly, in a separate statement after this one. Returns an id for the new row, or `None`
+/// if the application does not exist.
 pub async fn take_turn(
     transaction: &Transaction<'_>,
     application: ApplicationId,
@@ -225,11 +225,11 @@ returning ",
     columns!()
 ));
 
-/// Changes an application to what `change` makes of it; `None`: there is none.
+/// Updates an application to what `change` returns for its current state. Returns `None` if it does not exist.
 ///
 /// # Errors
-/// What `change` refuses, [`StoreError::is_unique_violation`] when the uid is taken, or when PostgreSQL does
-/// not answer; nothing was changed then.
+/// The error of `change`, or [`StoreError`] if a statement fails, with [`StoreError::is_unique_violation`] if the uid
+/// is taken. Nothing was changed then.
 pub async fn update<E: From<StoreError>>(
     store: &Store,
     actor: &Actor,
@@ -266,11 +266,11 @@ marked as (
 update applications set deleted_at = now(), updated_at = now() where id = $1",
 );
 
-/// Deletes an application: its keys stop and no endpoint of it matches any more, at once; what is its own is
-/// removed by the relay. False: there is none.
+/// Deletes an application. Its keys stop working and its endpoints stop matching at once. The relay removes its data
+/// later. Returns false if it does not exist.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if a statement fails.
 pub async fn delete(store: &Store, actor: &Actor, application: ApplicationId) -> Result<bool, StoreError> {
     let mut client = store.durable().await?;
     let transaction = client.transaction().await?;

@@ -1,4 +1,4 @@
-//! Attempts, read. They are written by [`record`](super::record) and by the sweep of leases.
+//! Attempts, read. [`record`](super::record) and the sweep of expired leases write them.
 
 use chrono::{DateTime, Utc};
 use postrider_domain::delivery::AttemptOutcome;
@@ -9,10 +9,10 @@ use crate::page::{self, Page};
 use crate::sql::{Parameters, Sql};
 use crate::{Store, StoreError, from_row};
 
-/// One HTTP exchange, or the claim of which nobody knows what came.
+/// One HTTP exchange, or a claim whose outcome is unknown.
 #[derive(Debug, Clone)]
 pub struct Attempt {
-    /// Counts from 1.
+    /// The number of the attempt, from 1.
     pub attempt_number: i16,
     /// How it ended.
     pub outcome: AttemptOutcome,
@@ -22,17 +22,17 @@ pub struct Attempt {
     pub error_message: Option<String>,
     /// The headers that were sent, as a JSON array of `{name, value}`.
     pub request_headers: Option<String>,
-    /// The status of the answer.
+    /// The status of the response.
     pub response_status: Option<i16>,
-    /// The headers of the answer, as a JSON array of `{name, value}`.
+    /// The headers of the response, as a JSON array of `{name, value}`.
     pub response_headers: Option<String>,
-    /// The first bytes of the answer's body, whatever they are.
+    /// The first bytes of the response body. They need not be text.
     pub response_body: Option<Vec<u8>>,
-    /// True where there was more of it.
+    /// True if the body was longer than what was kept.
     pub response_body_truncated: bool,
-    /// True where the request was sent twice.
+    /// True if the request was sent twice.
     pub resent: bool,
-    /// How long it took.
+    /// How long it took, in milliseconds.
     pub duration_ms: Option<i32>,
     /// When it began.
     pub created_at: DateTime<Utc>,
@@ -71,11 +71,11 @@ where d.id = $1 and ($2::uuid is null or d.application_id = $2)
 order by a.attempt_number",
 );
 
-/// The attempts of a delivery after number `after`, oldest first, `limit` at most; `None` where there is no such
-/// delivery, or it is not that of `application`.
+/// Returns up to `limit` attempts of a delivery after number `after`, oldest first, or `None` if the delivery does not
+/// exist or belongs to another application.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn list(
     store: &Store,
     application: Option<ApplicationId>,
@@ -94,7 +94,8 @@ pub async fn list(
     Ok(Some(Page::of(&rows, |attempt: &Attempt| attempt.attempt_number)))
 }
 
-/// JSON escapes control characters as six bytes each, and a receiver may send nothing else.
+/// Returns the size of an attempt in JSON, which escapes each control character as six bytes. A receiver may send
+/// nothing but control characters.
 fn weigh(row: &Row) -> usize {
     let body: Option<&[u8]> = row.get("response_body");
     let controls = body.unwrap_or_default().iter().filter(|byte| byte.is_ascii_control()).count();

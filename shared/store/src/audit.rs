@@ -1,5 +1,5 @@
-//! The audit log: who changed which resource, from what to what, and who has read a secret. Written with the change, or
-//! not at all.
+//! The audit log: who changed which resource and how, and who has read a secret. Each entry is written in the
+//! transaction of its change.
 
 use chrono::{DateTime, Utc};
 use deadpool_postgres::Transaction;
@@ -11,42 +11,42 @@ use crate::page::{self, IdRange, MAX_SCANNED, Page};
 use crate::sql::{Parameters, Sql};
 use crate::{Store, StoreError, from_row};
 
-/// Who changes something.
+/// Who makes a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Actor {
-    /// Whoever holds an admin token.
+    /// A holder of an admin token.
     Admin,
-    /// Whoever holds an API key.
+    /// A holder of an API key.
     Key {
-        /// Its id.
+        /// The id of the key.
         id: ApiKeyId,
-        /// Its first characters.
+        /// The first characters of the key.
         prefix: String,
     },
     /// The installation itself.
     Postrider,
 }
 
-/// What was changed. `before` and `after` are the resource as JSON objects without its secrets; what is the
-/// same in both is not kept.
+/// A change. `before` and `after` are the resource as JSON objects without its secrets. Fields that are the same in
+/// both are not recorded.
 pub struct Change {
-    /// What was done: `endpoint.update` changes an `endpoint`.
+    /// The action: `endpoint.update` changes an `endpoint`.
     pub(super) action: &'static str,
-    /// The resource: its id, or its name.
+    /// The id or the name of the resource.
     pub(super) resource_id: String,
-    /// As it was; `None`: it was not there.
+    /// The resource before the change, or `None` if it did not exist.
     pub(super) before: Option<String>,
-    /// As it is; `None`: it is no more.
+    /// The resource after the change, or `None` if it no longer exists.
     pub(super) after: Option<String>,
 }
 
 impl Change {
-    /// Something that was done with a resource, and did not change it.
+    /// Creates a record of an action that does not change the resource.
     pub fn none(action: &'static str, resource_id: impl ToString) -> Self {
         Self { action, resource_id: resource_id.to_string(), before: None, after: None }
     }
 
-    /// Of a resource that serialises to what may be shown of it.
+    /// Creates a record of a change. `T` must serialise to what may be shown of the resource.
     pub fn of<T: Serialize>(
         action: &'static str,
         resource_id: impl ToString,
@@ -63,14 +63,14 @@ impl Change {
     }
 }
 
-/// Writes JSON as what it is, and not as a text.
+/// Serialises JSON text as JSON, not as a string.
 pub fn raw<S: serde::Serializer>(json: &str, serializer: S) -> Result<S::Ok, S::Error> {
     let raw: &serde_json::value::RawValue =
         serde_json::from_str(json).expect("PostgreSQL renders valid JSON");
     raw.serialize(serializer)
 }
 
-/// The same where there may be none.
+/// Like [`raw`], for an optional value.
 pub fn raw_or_null<S: serde::Serializer>(json: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
     match json {
         Some(json) => raw(json, serializer),
@@ -96,7 +96,7 @@ from (select $7::text::jsonb as before, $8::text::jsonb as after) c
 where c.before is null and c.after is null or c.before is distinct from c.after",
 );
 
-/// Notes a change, unless nothing was changed. Without `before` and `after` it is something that was done.
+/// Records a change, unless `before` and `after` are equal. Without both it records an action.
 pub async fn note(
     transaction: &Transaction<'_>,
     application: ApplicationId,
@@ -114,30 +114,30 @@ pub async fn note(
     Ok(())
 }
 
-/// One change, as it was noted.
+/// One entry of the audit log.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// Its id.
+    /// The id of the entry.
     pub id: Uuid,
-    /// Whose resource it is.
+    /// The application that the resource belongs to.
     pub application_id: ApplicationId,
     /// `admin`, `api_key` or `postrider`.
     pub actor: String,
-    /// The key that was used.
+    /// The id of the API key that was used, if any.
     pub api_key_id: Option<ApiKeyId>,
-    /// Its first characters.
+    /// The first characters of that key.
     pub api_key_prefix: Option<String>,
-    /// What was done.
+    /// The action, such as `endpoint.update`.
     pub action: String,
-    /// What kind of resource it is.
+    /// The kind of resource.
     pub resource_type: String,
-    /// The resource: its id, or its name.
+    /// The id or the name of the resource.
     pub resource_id: String,
-    /// The fields that were changed, as they were: a JSON object.
+    /// The changed fields before the change, as a JSON object.
     pub before: Option<String>,
-    /// The fields that were changed, as they are: a JSON object.
+    /// The changed fields after the change, as a JSON object.
     pub after: Option<String>,
-    /// When.
+    /// When the change was made.
     pub created_at: DateTime<Utc>,
 }
 
@@ -155,22 +155,22 @@ from_row!(Entry {
     created_at,
 });
 
-/// Which entries a list holds. `None` means all.
+/// Selects the entries of a list. `None` means all.
 #[derive(Debug, Clone, Default)]
 pub struct EntryFilter {
-    /// Whose; `None`: everyone's.
+    /// Only entries of this application.
     pub application_id: Option<ApplicationId>,
-    /// Of this resource.
+    /// Only entries of this resource.
     pub resource_id: Option<String>,
-    /// At or after.
+    /// Only entries created at or after this time.
     pub created_after: Option<DateTime<Utc>>,
-    /// Before.
+    /// Only entries created before this time.
     pub created_before: Option<DateTime<Utc>>,
 }
 
-/// Looks at a bounded number of rows, newest first, and keeps what the filter matches. `$scope` and
-/// `$order` pick the index that is walked: rows are compared as a whole, or the planner might look for a small
-/// application's entries among those of all.
+/// Scans a bounded number of rows, newest first, and keeps those that the filter matches. `$scope` and `$order` select
+/// the index. Rows are compared as a whole, because the planner might otherwise look for the entries of a small
+/// application among those of all.
 macro_rules! list {
     ($name:literal, $scope:literal, $order:literal) => {
         concat!(
@@ -218,10 +218,10 @@ const LIST: Sql = Sql::named(list!(
 ));
 const LIST_ALL: Sql = Sql::named(list!("list_all", "$1::uuid is null and id > $2 and id < $3", "id desc"));
 
-/// A page of entries, newest first. It ends early after [`MAX_SCANNED`] rows looked at.
+/// Returns a page of entries, newest first. The page ends early after [`MAX_SCANNED`] scanned rows.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn list(
     store: &Store,
     filter: &EntryFilter,

@@ -1,4 +1,5 @@
-//! What is parked: whose it is, and what has to join it because the line of the relay has become too long.
+//! Parked rows: which applications and endpoints have some, and which rows are parked because the relay's line is too
+//! long.
 
 use chrono::{DateTime, Utc};
 use deadpool_postgres::Object;
@@ -30,11 +31,11 @@ with recursive walk as (
 select application_id from walk where application_id is not null limit $2",
 );
 
-/// The next applications after `after` that have parked rows, by a walk over the index that touches one entry for
-/// each.
+/// Returns the next applications after `after` that have parked rows. It walks the index and reads one entry per
+/// application.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn applications(
     client: &Object,
     after: Option<ApplicationId>,
@@ -47,13 +48,13 @@ pub async fn applications(
 /// An endpoint that has parked rows.
 #[derive(Debug, Clone)]
 pub struct ParkedEndpoint {
-    /// Its application.
+    /// The application of the endpoint.
     pub application_id: ApplicationId,
-    /// Its id.
+    /// The id of the endpoint.
     pub endpoint_id: EndpointId,
-    /// False where it is disabled: what is parked stays.
+    /// False if the endpoint is disabled. Its rows then stay parked.
     pub is_open: bool,
-    /// True where some of it was put there by a bulk replay.
+    /// True if a bulk replay created some of the rows.
     pub has_bulk: bool,
 }
 
@@ -91,10 +92,10 @@ left join lateral (
 ) e on true"
 ));
 
-/// Of each application the next `limit` endpoints that have parked rows, after the one that is given with it.
+/// Returns for each application the next `limit` endpoints with parked rows, after the endpoint that is given with it.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn endpoints(
     client: &Object,
     applications: &[(ApplicationId, Option<EndpointId>)],
@@ -105,10 +106,11 @@ pub async fn endpoints(
     Ok(rows.iter().map(read).collect())
 }
 
-/// Rows of one application that stay in the line of the relay while another waits behind them: two takes.
+/// Rows of one application that stay in the relay's line while other applications wait behind them: two takes.
 const IN_LINE: i64 = 512;
 
-/// Rows that one look ahead sees. Where all of them are of one application, somebody may wait behind them.
+/// The number of rows that one look ahead sees. If all of them belong to one application, others may be waiting behind
+/// them.
 const LOOK_AHEAD: i64 = 20_000;
 
 const SET_ASIDE: Sql = Sql::named(
@@ -137,12 +139,12 @@ locked as materialized (
 update outbox o set parked = true from locked l where o.id = l.id",
 );
 
-/// Parks what one application has in the line of the relay beyond a few hundred rows, where others are in it too or it
-/// is very long, so that nobody waits behind all of it. What is parked is brought back application after application.
-/// Returns how many rows were parked.
+/// Parks the rows of one application beyond the first few hundred in the relay's line if other applications are in it
+/// too, or if the line is very long. This way no application waits behind all of another one's rows. Parked rows are
+/// brought back application by application. Returns the number of rows that were parked.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn set_aside(client: &Object, since: Option<DateTime<Utc>>) -> Result<u64, StoreError> {
     SET_ASIDE.execute(client, &[&since, &LOOK_AHEAD, &IN_LINE]).await
 }

@@ -1,8 +1,8 @@
-//! Splits a batch around the items that make its statement fail.
+//! Splits a batch to isolate the items that make its statement fail.
 
 use crate::StoreError;
 
-/// Items that are handled together. A part that fails is halved until the items that are to blame are alone.
+/// Items that are handled together. A part that fails is halved until the items at fault are alone.
 ///
 /// ```ignore
 /// let mut bisect = Bisect::of(items);
@@ -15,21 +15,21 @@ use crate::StoreError;
 /// ```
 #[derive(Debug)]
 pub struct Bisect<T> {
-    /// The next one is the last.
+    /// The parts that are left. The last one is the next to be handled.
     parts: Vec<Vec<T>>,
-    /// The items that failed alone.
+    /// The items that failed alone, with their errors.
     pub culprits: Vec<(T, StoreError)>,
-    /// Parts in a row that met a lock.
+    /// The number of consecutive parts that met a lock.
     locked: u32,
-    /// After so many, everything is locked.
+    /// The number of such parts after which everything counts as locked.
     max_locked: u32,
     has_failed: bool,
 }
 
-/// A part that failed although none of its items is to blame: PostgreSQL is away, or everything is locked.
+/// A part that failed although none of its items is at fault: PostgreSQL is unavailable, or everything is locked.
 #[derive(Debug)]
 pub struct NoCulprit<T> {
-    /// The part, which may be [tried again](Bisect::retry).
+    /// The part, which can be [retried](Bisect::retry).
     pub part: Vec<T>,
     /// Why it failed.
     pub error: StoreError,
@@ -42,17 +42,17 @@ impl<T> From<NoCulprit<T>> for StoreError {
 }
 
 impl<T> Bisect<T> {
-    /// Begins with all items together.
+    /// Starts with all items in one part.
     #[must_use]
     pub fn of(items: Vec<T>) -> Self {
         Self::of_parts(vec![items])
     }
 
-    /// Begins with parts that must not be handled together. The last one is the first to be handled.
+    /// Starts with parts that must not be handled together. The last one is handled first.
     #[must_use]
     pub fn of_parts(parts: Vec<Vec<T>>) -> Self {
         let items: usize = parts.iter().map(Vec::len).sum();
-        // A few more than it takes to find one locked item.
+        // A few more than the halvings that isolate one locked item.
         let max_locked = items.max(1).ilog2() + 4;
         Self { parts, culprits: Vec::new(), locked: 0, max_locked, has_failed: false }
     }
@@ -60,7 +60,8 @@ impl<T> Bisect<T> {
     /// Halves a part that failed, or adds its only item to the culprits.
     ///
     /// # Errors
-    /// In an [outage](StoreError::is_outage), or if so many parts in a row met a lock that no item is to blame.
+    /// [`NoCulprit`] in an [outage](StoreError::is_outage), or if so many consecutive parts met a lock that no item is
+    /// at fault.
     pub fn split(&mut self, mut part: Vec<T>, error: StoreError) -> Result<(), NoCulprit<T>> {
         self.has_failed = true;
         self.locked = if error.is_contention() { self.locked + 1 } else { 0 };
@@ -85,7 +86,7 @@ impl<T> Bisect<T> {
 impl<T> Iterator for Bisect<T> {
     type Item = Vec<T>;
 
-    /// The next part. The one before it has succeeded, unless it was split.
+    /// Returns the next part. Unless the previous part was split, it counts as successful.
     fn next(&mut self) -> Option<Vec<T>> {
         if !std::mem::take(&mut self.has_failed) {
             self.locked = 0;
@@ -104,7 +105,7 @@ mod tests {
         let mut handled = Vec::new();
         while let Some(part) = bisect.next() {
             if part.contains(&42) {
-                bisect.split(part, StoreError::KeyExpired).expect("42 is to blame");
+                bisect.split(part, StoreError::KeyExpired).expect("item 42 is at fault");
             } else {
                 handled.extend(part);
             }

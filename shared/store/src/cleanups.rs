@@ -1,5 +1,5 @@
-//! What follows from a deletion or a cancellation, in bounded steps: each is a short transaction, and the
-//! next one goes on where it ended, in whatever relay.
+//! The consequences of deletions and cancellations, in bounded steps. Each step is a short transaction. Any relay can
+//! take the next step, which continues where the last one ended.
 
 use deadpool_postgres::Transaction;
 use postrider_domain::ids::{ApplicationId, EndpointId};
@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::sql::Sql;
 use crate::{Store, StoreError};
 
-/// Rows that one step looks at.
+/// The number of rows that one step processes.
 const STEP: i64 = 2_000;
 
 const BEGIN: Sql = Sql::named(
@@ -18,7 +18,7 @@ insert into cleanups (kind, owner_id, reason, until_id)
 values ($1, $2, $3, case when $4 then uuid_v7() else 'ffffffff-ffff-ffff-ffff-ffffffffffff' end)",
 );
 
-/// Has the open deliveries of an endpoint cancelled: those that are there now.
+/// Schedules the cancellation of the deliveries of an endpoint that are open now.
 pub async fn cancel_open(
     transaction: &Transaction<'_>,
     endpoint: EndpointId,
@@ -27,7 +27,7 @@ pub async fn cancel_open(
     begin(transaction, "cancel", endpoint.0, reason, true).await
 }
 
-/// Has the open deliveries queued of an endpoint that keeps the order no longer.
+/// Schedules the queuing of the open deliveries of an endpoint that is no longer ordered.
 pub async fn queue_what_waited(
     transaction: &Transaction<'_>,
     endpoint: EndpointId,
@@ -35,12 +35,12 @@ pub async fn queue_what_waited(
     begin(transaction, "queue", endpoint.0, "", false).await
 }
 
-/// Has the open deliveries of a deleted endpoint cancelled, and the endpoint removed.
+/// Schedules the cancellation of the open deliveries of a deleted endpoint, and its removal.
 pub async fn remove_endpoint(transaction: &Transaction<'_>, endpoint: EndpointId) -> Result<(), StoreError> {
     begin(transaction, "endpoint", endpoint.0, "the endpoint was deleted", false).await
 }
 
-/// Has everything removed that is a deleted application's.
+/// Schedules the removal of everything that belongs to a deleted application.
 pub async fn remove_application(
     transaction: &Transaction<'_>,
     application: ApplicationId,
@@ -61,24 +61,24 @@ async fn begin(
 
 /// One phase of a cleanup.
 enum Phase {
-    /// A statement that deals with the next rows of `$1` after the cursor `$2`, `$3` at most, and answers the
-    /// cursor to go on from; null: the phase is over.
+    /// A statement that processes up to `$3` rows of `$1` after the cursor `$2`, and returns the next cursor. Null ends
+    /// the phase.
     Do(Sql),
     /// The same, with the reason `$4` and the greatest id `$5`.
     Cancel(Sql),
-    /// Removes the next deliveries with their attempts.
+    /// Removes the next deliveries together with their attempts.
     Deliveries,
-    /// A statement that deals with `$1` in one go.
+    /// A statement that processes `$1` at once.
     Once(Sql),
-    /// Waits until everything has ended that may have begun before the deletion: no statement lasts longer
-    /// than half a minute. What it has added is found by the phases after this.
+    /// Waits until every statement that started before the deletion has ended. No statement lasts longer than half a
+    /// minute. The phases after this one find the rows that such a statement has added.
     Wait,
 }
 
 use Phase::{Cancel, Deliveries, Do, Once, Wait};
 
-// Rows are compared as a whole with what is an application's, so that its own index is walked whatever the planner
-// knows of it.
+// Rows are compared as a whole with the key of the application, so that its own index is walked, whatever the planner
+// knows about it.
 
 fn phases(kind: &str) -> &'static [Phase] {
     match kind {
@@ -105,11 +105,12 @@ fn phases(kind: &str) -> &'static [Phase] {
     }
 }
 
-/// Walks what is open, whoever it belongs to, for that is what there is an index of. What a lease holds is
-/// cancelled too: without it, what is under way is still recorded as an attempt, and moves nothing.
+/// Walks the open deliveries of all endpoints, because that is the index that exists. Leased deliveries are cancelled
+/// too. Once the lease is removed, an exchange in progress is still recorded as an attempt, but does not change the
+/// delivery.
 const CANCEL: Sql = Sql::named(include_str!("sql/deliveries.cancel_open.sql"));
 
-/// What waited its turn brought no id along but the first's.
+/// Deliveries that waited for their turn have no outbox rows, except for the first one.
 const QUEUE: Sql = Sql::named(
     "-- outbox.queue_what_waited
 with page as materialized (
@@ -146,7 +147,7 @@ limit $3
 for update",
 );
 
-/// A statement of its own: it sees the attempts that were recorded while the rows were waited for.
+/// A separate statement, so that it sees the attempts that were recorded while this transaction waited for the rows.
 const REMOVE_DELIVERIES: Sql = Sql::named(
     "-- deliveries.remove
 with attempts as (
@@ -187,7 +188,7 @@ removed as (
 select idempotency_key as cursor from page order by idempotency_key desc limit 1",
 );
 
-/// Rows that a relay has taken are gone with its take; the claim finds nothing to do for them.
+/// Rows that a relay has taken disappear with its take, and the claim finds nothing to do for them.
 const OUTBOX: Sql = Sql::named(
     "-- outbox.remove
 with page as materialized (
@@ -210,7 +211,7 @@ removed as (
 select id::text as cursor from page order by id desc limit 1",
 );
 
-/// The tables of which an application has few rows, told apart by a key of some type.
+/// The statement for tables with few rows per application, which are identified by a key of the given type.
 macro_rules! remove {
     ($table:literal, $key:literal, $type:literal, $least:literal) => {
         concat!(
@@ -291,10 +292,11 @@ const SET_ASIDE: Sql = Sql::named(
 update cleanups set not_before = now() + interval '5 seconds' where id = $1",
 );
 
-/// Takes the next step of a cleanup. False: there is nothing to do now.
+/// Takes the next step of a cleanup. Returns false if there is nothing to do now.
 ///
 /// # Errors
-/// When PostgreSQL does not answer, or a row is held for too long; the step is taken again, after those of others.
+/// [`StoreError`] if a statement fails, for example because a row is locked for too long. The step is retried after
+/// those of other cleanups.
 pub async fn step(store: &Store) -> Result<bool, StoreError> {
     let mut client = store.relaxed().await?;
     let transaction = client.transaction().await?;
@@ -329,7 +331,7 @@ async fn advance(transaction: &Transaction<'_>, row: &Row) -> Result<(), StoreEr
     Ok(())
 }
 
-/// Does the phase's next rows, and answers where to go on.
+/// Processes the next rows of the phase, and returns where to continue.
 async fn deal(transaction: &Transaction<'_>, phase: &Phase, row: &Row) -> Result<Option<String>, StoreError> {
     let owner: Uuid = row.get("owner_id");
     let cursor: Option<&str> = row.get("cursor");

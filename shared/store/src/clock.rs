@@ -12,11 +12,11 @@ const READ: Sql = Sql::named(
 select extract(epoch from clock_timestamp())::float8 as seconds",
 );
 
-/// By how many seconds this machine's clock is ahead of PostgreSQL's; right to half of the time that the answer
-/// takes.
+/// Returns the number of seconds by which this machine's clock is ahead of PostgreSQL's, accurate to half the
+/// round-trip time.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn ahead_seconds(client: &Client) -> Result<f64, StoreError> {
     let before = now();
     let theirs: f64 = READ.fetch_one(client, &[]).await?.get("seconds");

@@ -1,25 +1,25 @@
-//! How PostgreSQL is reached.
+//! The settings of the connections to PostgreSQL.
 
 use postrider_runtime::config::{self, Reader, settings};
 use rustls::pki_types::CertificateDer;
 
 use crate::database_url;
 
-/// How PostgreSQL is reached.
+/// The settings of the connections to PostgreSQL.
 #[derive(Clone, Debug)]
 pub struct DatabaseConfig {
-    /// For everything that may pass through a connection pooler.
+    /// The URL for everything that may pass through a connection pooler.
     pub url: tokio_postgres::Config,
-    /// For what needs a session of its own (LISTEN, advisory locks): past a pooler, if there is one.
+    /// The URL that bypasses a pooler, for what needs a session of its own: `LISTEN` and advisory locks.
     pub direct_url: tokio_postgres::Config,
-    /// Connections of each pool.
+    /// The number of connections in each pool.
     pub pool_size: usize,
-    /// Certificates that are trusted besides the system's.
+    /// Certificates that are trusted in addition to the system's.
     pub extra_certificates: Vec<CertificateDer<'static>>,
 }
 
 impl DatabaseConfig {
-    /// Reads `DATABASE_URL` and its companions.
+    /// Reads `DATABASE_URL` and the related settings.
     pub fn read(reader: &mut Reader<'_>) -> Self {
         let parse = |text: &str| database_url::parse(text).map_err(|error| error.to_string());
         let url = reader.required_or(&settings::DATABASE_URL, parse, Default::default);

@@ -1,4 +1,4 @@
-//! Connections to PostgreSQL: pools for statements, and single ones for what needs a session.
+//! Connections to PostgreSQL: pools for statements, and dedicated ones for what needs a session.
 
 use std::time::Duration;
 
@@ -13,39 +13,38 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use crate::sql::Sql;
 use crate::{DatabaseConfig, StoreError, session_settings, sessions};
 
-/// How long a new connection may take.
+/// The timeout for opening a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a caller waits for a free connection of the pool.
+/// How long a caller waits for a free connection from the pool.
 const POOL_TIMEOUT: Duration = Duration::from_secs(5);
-/// After this long without an acknowledgement the network has lost the server.
+/// If sent data is not acknowledged for this long, the connection counts as lost.
 const TCP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What every session sets. A writer does not wait long for a row, so that a batch can be split around
-/// the item that is blocked; and a host that vanishes does not keep its rows locked.
+/// Settings of every session. A writer does not wait long for a row lock, so that a batch can be split to isolate the
+/// blocked item. A host that disappears does not keep its rows locked.
 ///
-/// A plan is made once for a session, and not for each call, which costs more than most calls do. It may be made while
-/// a table is empty and be used when it has millions of rows, so it goes by an index wherever there is one.
+/// A plan is made once per session. Planning each call would cost more than most calls do. A plan may be made while a
+/// table is empty, and be used when it has millions of rows, so it uses an index wherever there is one.
 const SESSION: &str = "-c lock_timeout=250ms -c idle_in_transaction_session_timeout=10s -c statement_timeout=30s \
      -c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c jit=off";
 
-/// What a session of an administrator sets instead.
+/// Settings of an administrator's session instead of these.
 const UNLIMITED: &str = "-c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c statement_timeout=0";
 
-/// What a session of the durable pool sets beside that, and what one of the relaxed pool.
+/// Additional settings of sessions in the durable pool, and of those in the relaxed pool.
 const DURABLE: &str = "-c synchronous_commit=on";
 const RELAXED: &str = "-c synchronous_commit=off";
 
-/// What a session of the API sets beside that. Only requests of the same application wait for each other, and of these
-/// few are under way at once, so they may wait their turn.
+/// Additional settings of the API's sessions. Only requests of the same application wait for each other, and few of
+/// them are in flight at once, so they may wait longer.
 const PATIENT: &str = "-c lock_timeout=3s";
 
-/// What a session that accepts events sets beside that: whoever is in a statement with others must not hold them
-/// up for long.
+/// Additional settings of sessions that accept events. An event must not hold up the others in its statement for long.
 const ACCEPTING: &str = "-c synchronous_commit=on -c statement_timeout=4s";
 
 const PING: Sql = Sql::named("-- session.ping\nselect 1 as alive");
 
-/// PostgreSQL, through three pools.
+/// Access to PostgreSQL through three pools.
 #[derive(Clone)]
 pub struct Store {
     accepting: Pool,
@@ -54,13 +53,14 @@ pub struct Store {
 }
 
 impl Store {
-    /// Prepares the pools; nothing is connected before it is needed.
+    /// Prepares the pools. Connections are opened when they are first needed.
     #[must_use]
     pub fn new(config: &DatabaseConfig) -> Self {
         Self::with_durable(config, DURABLE)
     }
 
-    /// The same for requests: a [`durable`](Self::durable) connection waits longer for what another one has locked.
+    /// Like [`new`](Self::new), for a process that serves requests: its [`durable`](Self::durable) connections wait
+    /// longer for locked rows.
     #[must_use]
     pub fn for_requests(config: &DatabaseConfig) -> Self {
         Self::with_durable(config, &format!("{DURABLE} {PATIENT}"))
@@ -74,37 +74,37 @@ impl Store {
         }
     }
 
-    /// A connection like a [`durable`](Self::durable) one, for accepting events alone: no other request can use
-    /// it up.
+    /// Returns a connection like a [`durable`](Self::durable) one, from a pool that is reserved for accepting events,
+    /// so that other requests cannot exhaust it.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be reached, or every connection is in use for too long.
+    /// [`StoreError::Pool`] if PostgreSQL cannot be reached, or all connections are in use for too long.
     pub async fn accepting(&self) -> Result<Object, StoreError> {
         Ok(self.accepting.get().await?)
     }
 
-    /// A connection whose commits have reached the disk when they return.
+    /// Returns a connection whose commits have reached the disk when they return.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be reached, or every connection is in use for too long.
+    /// [`StoreError::Pool`] if PostgreSQL cannot be reached, or all connections are in use for too long.
     pub async fn durable(&self) -> Result<Object, StoreError> {
         Ok(self.durable.get().await?)
     }
 
-    /// A connection whose commits a crash of PostgreSQL may lose, each wholly or not at all. For work that is then done
-    /// again: takes, claims, steps that commit together with their cursor (replays, cleanups, the reconciliation), draws
-    /// from budgets, notes about the health of endpoints.
+    /// Returns a connection whose commits may be lost in a crash of PostgreSQL, each as a whole. It is for work that is
+    /// then repeated: takes, claims, steps that commit together with their cursor (replays, cleanups, the
+    /// reconciliation), draws from budgets, and notes about the health of endpoints.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be reached, or every connection is in use for too long.
+    /// [`StoreError::Pool`] if PostgreSQL cannot be reached, or all connections are in use for too long.
     pub async fn relaxed(&self) -> Result<Object, StoreError> {
         Ok(self.relaxed.get().await?)
     }
 
-    /// Asks PostgreSQL for a sign of life.
+    /// Checks that PostgreSQL responds.
     ///
     /// # Errors
-    /// When there is none within two seconds.
+    /// [`StoreError`] if it does not respond within two seconds.
     pub async fn ping(&self) -> Result<(), StoreError> {
         let ping = async { Ok(self.durable().await?.simple_query(PING.text()).await.map(|_| ())?) };
         tokio::time::timeout(Duration::from_secs(2), ping)
@@ -122,7 +122,7 @@ fn pool(config: &DatabaseConfig, durability: &str) -> Pool {
     Pool::builder(manager)
         .max_size(config.pool_size)
         .runtime(Runtime::Tokio1)
-        // The one that was used last has its plans made and its caches warm.
+        // The connection that was used last has made its plans and has warm caches.
         .queue_mode(QueueMode::Lifo)
         .pre_recycle(Hook::sync_fn(|_, metrics| match sessions::is_outdated(metrics.created) {
             true => Err(HookError::message("the session is outdated")),
@@ -137,33 +137,33 @@ fn pool(config: &DatabaseConfig, durability: &str) -> Pool {
         .expect("a pool with timeouts has a runtime")
 }
 
-/// A connection of its own, for LISTEN and session locks. It ends when this is dropped, and
-/// [`messages`](Self::messages) ends when it is lost.
+/// A dedicated connection, for `LISTEN` and session locks. Dropping this closes it. If the connection is lost,
+/// [`messages`](Self::messages) ends.
 pub struct Dedicated {
-    /// For statements on this session.
+    /// Runs statements in this session.
     pub client: Client,
-    /// Notifications; closed when the connection is.
+    /// The notifications. The channel is closed when the connection ends.
     pub messages: tokio::sync::mpsc::Receiver<tokio_postgres::Notification>,
 }
 
 impl Dedicated {
-    /// Asks PostgreSQL for a sign of life.
+    /// Checks that PostgreSQL responds on this connection.
     ///
     /// # Errors
-    /// When the connection is lost.
+    /// [`StoreError`] if the connection is lost.
     pub async fn ping(&self) -> Result<(), StoreError> {
         Ok(self.client.simple_query(PING.text()).await.map(|_| ())?)
     }
 }
 
-/// Opens a connection past any pooler. It ends when any session turns out to be on a server that has become read-only:
-/// this one may be there too, and hear nothing.
+/// Opens a connection that bypasses any pooler. The connection ends when any session finds that its server has become
+/// read-only: this connection may be to the same server, which would send no notifications.
 ///
 /// # Errors
-/// When PostgreSQL cannot be reached.
+/// [`StoreError`] if PostgreSQL cannot be reached.
 pub async fn connect_dedicated(config: &DatabaseConfig) -> Result<Dedicated, StoreError> {
     let (client, mut connection) = with_session(&config.direct_url, SESSION).connect(tls(config)).await?;
-    // More notifications than this in one go say no more than these: "look".
+    // Further notifications can be dropped, because all of them mean the same: "look".
     let (sender, messages) = tokio::sync::mpsc::channel(16);
     let forward = async move {
         while let Some(message) = std::future::poll_fn(|context| connection.poll_message(context)).await {
@@ -185,7 +185,7 @@ pub async fn connect_dedicated(config: &DatabaseConfig) -> Result<Dedicated, Sto
     Ok(Dedicated { client, messages })
 }
 
-/// Connects as an administrator of the schema does: without the timeouts of services.
+/// Connects as an administrator of the schema, without the timeouts of services.
 pub(super) async fn connect_unlimited(config: &DatabaseConfig) -> Result<Client, StoreError> {
     let (client, connection) = with_session(&config.direct_url, UNLIMITED).connect(tls(config)).await?;
     tokio::spawn(async move {
@@ -196,12 +196,12 @@ pub(super) async fn connect_unlimited(config: &DatabaseConfig) -> Result<Client,
     Ok(client)
 }
 
-/// The URL may say otherwise of `options`, and not of what all statements rely on.
+/// Applies session settings to a URL. Its own `options` can override them, but not those that all statements rely on.
 fn with_session(url: &Config, options: &str) -> Config {
     let mut config = url.clone();
     let own = url.get_options().unwrap_or_default();
     config.options(format!("{options} {own} {}", session_settings::options()).trim());
-    // Of several servers behind a name the primary; and while there is none, no session at all.
+    // Among several servers behind a name, connect to the primary. While there is none, do not connect.
     config.target_session_attrs(TargetSessionAttrs::ReadWrite);
     if config.get_application_name().is_none() {
         config.application_name("postrider");

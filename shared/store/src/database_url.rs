@@ -1,20 +1,20 @@
-//! What `DATABASE_URL` may say that `tokio_postgres` does not know.
+//! Parameters of `DATABASE_URL` that `tokio_postgres` does not know.
 
 use tokio_postgres::Config;
 
 /// Why a URL cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DatabaseUrlError {
-    /// An option of libpq that names a file.
+    /// A libpq parameter that names a file.
     #[error("`sslrootcert` is not supported; set POSTRIDER_EXTRA_CA_FILE to the file instead")]
     RootCertificate,
-    /// Not a URL of PostgreSQL.
+    /// Not a PostgreSQL URL.
     #[error(transparent)]
     Invalid(#[from] tokio_postgres::Error),
 }
 
-/// Parses a URL or `key=value` pairs. Wherever TLS is spoken, certificate and name are verified (`store::connect`):
-/// the modes `verify-ca` and `verify-full` of libpq are what `require` is here.
+/// Parses a URL or `key=value` pairs. When TLS is used, the certificate and the host name are always verified
+/// (`store::connect`). The libpq modes `verify-ca` and `verify-full` are therefore the same as `require` here.
 pub(super) fn parse(text: &str) -> Result<Config, DatabaseUrlError> {
     let options = match text.split_once("://") {
         Some((_, rest)) => rest.rsplit_once('?').map_or("", |(_, options)| options),

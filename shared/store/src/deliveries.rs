@@ -1,4 +1,4 @@
-//! Deliveries, read, and moved by hand: retried and cancelled.
+//! Deliveries: read, and manually retried or cancelled.
 
 use std::collections::HashSet;
 
@@ -15,30 +15,31 @@ use crate::{Store, StoreError, from_row};
 /// One event on its way to one endpoint.
 #[derive(Debug, Clone)]
 pub struct Delivery {
-    /// Its id.
+    /// The id of the delivery.
     pub id: DeliveryId,
-    /// The event.
+    /// The event that is delivered.
     pub event_id: EventId,
-    /// Where it goes.
+    /// The endpoint that it is sent to.
     pub endpoint_id: EndpointId,
-    /// The event's type.
+    /// The type of the event.
     pub event_type: String,
-    /// Where it stands.
+    /// The current status.
     pub status: DeliveryStatus,
-    /// Attempts that were begun.
+    /// The number of attempts that were started.
     pub attempt_count: i16,
-    /// Attempts it may have.
+    /// The number of attempts that it may have.
     pub max_attempts: i16,
-    /// When the next attempt is due; `None` where none is, or one is under way.
+    /// When the next attempt is due, or `None` if there is none, or one is in progress.
     pub next_retry_at: Option<DateTime<Utc>>,
     /// Why the last attempt failed.
     pub last_error: Option<String>,
-    /// What the receiver last answered.
+    /// The status of the last response.
     pub last_response_status: Option<i16>,
-    /// What keeps it from being sent, beside its time: `disabled` (its endpoint is), `order` (another has to
-    /// end first), `probe` (its endpoint only fails), `rate_limit` (its endpoint gets as much as it may).
+    /// Why it is not being sent, apart from its time: `disabled` (the endpoint is disabled), `order` (an earlier
+    /// delivery must be closed first), `probe` (the endpoint only fails), `rate_limit` (the endpoint has reached its
+    /// limit).
     pub waiting_for: Option<String>,
-    /// When it was made.
+    /// When it was created.
     pub created_at: DateTime<Utc>,
     /// When it was closed.
     pub completed_at: Option<DateTime<Utc>>,
@@ -60,50 +61,50 @@ from_row!(Delivery {
     completed_at,
 });
 
-/// Which deliveries a list holds. `None` and an absent list mean all.
+/// Selects the deliveries of a list. `None` means all.
 #[derive(Debug, Clone, Default)]
 pub struct DeliveryFilter {
-    /// Whose; `None`: everyone's.
+    /// Only deliveries of this application.
     pub application_id: Option<ApplicationId>,
-    /// Of this event.
+    /// Only deliveries of this event.
     pub event_id: Option<EventId>,
-    /// In any of these states.
+    /// Only deliveries with any of these statuses.
     pub statuses: Option<Vec<DeliveryStatus>>,
-    /// To any of these endpoints.
+    /// Only deliveries to any of these endpoints.
     pub endpoint_ids: Option<Vec<EndpointId>>,
-    /// Of any of these types.
+    /// Only deliveries of any of these event types.
     pub event_types: Option<Vec<String>>,
-    /// Last answered with any of these.
+    /// Only deliveries whose last response had any of these statuses.
     pub last_response_statuses: Option<Vec<i16>>,
-    /// At or after.
+    /// Only deliveries created at or after this time.
     pub created_after: Option<DateTime<Utc>>,
-    /// Before.
+    /// Only deliveries created before this time.
     pub created_before: Option<DateTime<Utc>>,
 }
 
-/// What became of a delivery that was to be moved by hand.
+/// The result of a manual retry or cancellation.
 #[derive(Debug, Clone)]
 pub enum Moved {
-    /// It was moved; this is how it stands now.
+    /// The delivery after the change.
     Delivery(Box<Delivery>),
-    /// It cannot be moved so.
+    /// The delivery is not in a state that allows the change.
     Refused(Refusal),
-    /// There is no such delivery.
+    /// The delivery does not exist.
     Unknown,
 }
 
-/// Why a delivery cannot be moved.
+/// Why a delivery cannot be retried or cancelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// It is under way.
+    /// It is in progress.
     InProgress,
-    /// It is closed, in this state.
+    /// It is closed, with this status.
     Closed(DeliveryStatus),
     /// Its endpoint was deleted.
     EndpointDeleted,
     /// The payload of its event was removed on request.
     EventExpunged,
-    /// Its event is older than the retention.
+    /// Its event is older than the retention period and was removed.
     EventExpired,
 }
 
@@ -120,7 +121,7 @@ macro_rules! columns {
                where b.endpoint_id = d.endpoint_id and b.position < d.position and b.completed_at is null
            ) then 'order'
            when h.state = 'open' and d.next_retry_at <= now() then 'probe'
-           -- Seen of the endpoint, every five seconds: what has just become due need not be held back by it.
+           -- Noted for the whole endpoint, every five seconds: a delivery that just became due may not wait.
            when d.next_retry_at <= now() - interval '1 second' and h.throttled_at > now() - interval '12 seconds'
                 and e.rate_limit is not null
            then 'rate_limit'
@@ -140,10 +141,10 @@ left join endpoint_health h on h.endpoint_id = d.endpoint_id
 where d.id = $1 and ($2::uuid is null or d.application_id = $2)"
 ));
 
-/// One delivery; `application` restricts it to that tenant's.
+/// Returns one delivery. If `application` is given, the delivery must belong to it.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn get(
     store: &Store,
     application: Option<ApplicationId>,
@@ -154,8 +155,7 @@ pub async fn get(
     Ok(row.as_ref().map(read))
 }
 
-/// Looks at a bounded number of rows, newest first, and keeps what the filter matches. `$scope` picks the
-/// index that is walked.
+/// Scans a bounded number of rows, newest first, and keeps those that the filter matches. `$scope` selects the index.
 macro_rules! list {
     ($name:literal, $scope:literal) => {
         concat!(
@@ -206,10 +206,10 @@ const LIST_DEAD: Sql =
 const LIST_OF_EVENT: Sql =
     Sql::named(list!("list_of_event", "event_id = $2 and ($1::uuid is null or application_id = $1)"));
 
-/// A page of deliveries, newest first. It ends early after [`MAX_SCANNED`] rows looked at.
+/// Returns a page of deliveries, newest first. The page ends early after [`MAX_SCANNED`] scanned rows.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn list(
     store: &Store,
     filter: &DeliveryFilter,
@@ -246,8 +246,7 @@ pub async fn list(
     Ok(Page::of_scan(&rows, |delivery: &Delivery| delivery.id.0))
 }
 
-/// SQL: what is set of a delivery `d` that is opened again. One that is open is due now; one that was closed gets one
-/// attempt more.
+/// SQL that reopens a delivery `d`. An open delivery becomes due now. A closed one gets one more attempt.
 macro_rules! opened_again {
     () => {
         "next_retry_at = now(),
@@ -284,7 +283,7 @@ moved as (
     set ",
     opened_again!(),
     ",
-        -- A replay that is cancelled does not withdraw it any more.
+        -- Cancelling the replay no longer cancels this delivery.
         replay_id = null
     from judged j
     where d.id = j.id and j.refusal is null
@@ -300,11 +299,11 @@ select j.status, j.refusal,
 from judged j"
 ));
 
-/// Makes a delivery due now, by hand: an open one as it is, a closed one with one attempt more. One that is
-/// under way is refused, and one that can no longer be sent.
+/// Makes a delivery due now, as a manual retry. A closed delivery is reopened with one more attempt. A delivery that is
+/// in progress, or that can no longer be sent, is refused.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if a statement fails.
 pub async fn retry(
     store: &Store,
     actor: &Actor,
@@ -314,7 +313,7 @@ pub async fn retry(
     move_by_hand(store, RETRY, ("delivery.retry", actor), application, delivery).await
 }
 
-/// Without its lease, what is under way is still recorded as an attempt, and moves nothing.
+/// Removes the lease. An exchange in progress is still recorded as an attempt, but does not change the delivery.
 const CANCEL: Sql = Sql::named(
     "-- deliveries.cancel
 with seen as materialized (
@@ -340,10 +339,10 @@ select s.status, case when s.completed_at is not null then 'closed' end as refus
 from seen s",
 );
 
-/// Withdraws an open delivery; one that is closed is refused.
+/// Cancels an open delivery. A closed one is refused.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if a statement fails.
 pub async fn cancel(
     store: &Store,
     actor: &Actor,
@@ -353,7 +352,7 @@ pub async fn cancel(
     move_by_hand(store, CANCEL, ("delivery.cancel", actor), application, delivery).await
 }
 
-/// What the audit log keeps of a delivery.
+/// What the audit log records about a delivery.
 #[derive(Serialize)]
 struct Standing {
     status: DeliveryStatus,
@@ -396,10 +395,10 @@ const EXISTING: Sql = Sql::named(
 select id from deliveries where id = any ($1) and id between $2 and $3",
 );
 
-/// Those of the deliveries that a statement has passed over which are there all the same: their rows are locked.
+/// Returns the deliveries that exist although a statement has skipped them. Their rows were locked.
 ///
 /// # Errors
-/// When PostgreSQL cannot be reached.
+/// [`StoreError`] if the statement fails.
 pub async fn existing(
     client: &impl Session,
     passed: &[DeliveryId],

@@ -1,4 +1,4 @@
-//! Events that were emitted and could not be accepted, for people to see.
+//! Emitted events that could not be accepted, kept for inspection.
 
 use chrono::{DateTime, Utc};
 use postrider_domain::ids::{ApplicationId, EmitRejectionId};
@@ -8,26 +8,26 @@ use crate::page::{self, Page};
 use crate::sql::{Sql, read};
 use crate::{Store, StoreError, from_row};
 
-/// An event that was emitted and could not be accepted.
+/// An emitted event that could not be accepted.
 #[derive(Debug, Clone)]
 pub struct EmitRejection {
-    /// Its id.
+    /// The id of the rejection.
     pub id: EmitRejectionId,
-    /// The application; `None`: what was named is none.
+    /// The application, or `None` if the producer named one that does not exist.
     pub application_id: Option<ApplicationId>,
-    /// What the producer named.
+    /// The application as the producer named it.
     pub application: String,
-    /// As the producer wrote it.
+    /// The event type as the producer wrote it.
     pub event_type: String,
-    /// JSON as text; `None` in lists.
+    /// The data as JSON text. `None` in lists.
     pub data: Option<String>,
-    /// As the producer wrote it.
+    /// The idempotency key as the producer wrote it.
     pub idempotency_key: String,
-    /// The stable name of the reason.
+    /// The stable code of the reason.
     pub code: String,
-    /// The reason, in a sentence.
+    /// The reason, in one sentence.
     pub detail: String,
-    /// The fields that are at fault, as a JSON array of `{field, message}`.
+    /// The invalid fields, as a JSON array of `{field, message}`.
     pub errors: String,
     /// When it was emitted.
     pub emitted_at: DateTime<Utc>,
@@ -82,10 +82,10 @@ const GET: Sql = Sql::named(rejections!(
     "id = $1 and ($2::uuid is null or application_id = $2)"
 ));
 
-/// Rejections, newest first, `limit` at most, without their data.
+/// Returns up to `limit` rejections, newest first, without their data.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn list(
     store: &Store,
     application: Option<ApplicationId>,
@@ -99,10 +99,10 @@ pub async fn list(
     Ok(Page::of(&rows, |rejection: &EmitRejection| rejection.id.0))
 }
 
-/// One rejection, with its data; `application` restricts it to that tenant's.
+/// Returns one rejection with its data. If `application` is given, the rejection must belong to it.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn get(
     store: &Store,
     application: Option<ApplicationId>,
@@ -120,10 +120,11 @@ where id = any (array(
 ))",
 );
 
-/// Deletes some of the rejections that are older than the retention, and answers how many; 0: all are gone.
+/// Deletes some of the rejections that are older than the retention period. Returns how many it deleted, or 0 if none
+/// was left.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn forget(client: &tokio_postgres::Client, retention_days: u32) -> Result<u64, StoreError> {
     FORGET.execute(client, &[&retention_days.cast_signed()]).await
 }

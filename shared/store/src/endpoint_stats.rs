@@ -1,4 +1,4 @@
-//! How the deliveries of an endpoint went lately, out of a bounded read that says how far it came.
+//! Recent statistics of an endpoint's deliveries, from a bounded read that reports how far back it went.
 
 use chrono::{DateTime, Utc};
 use postrider_domain::ids::{ApplicationId, EndpointId};
@@ -7,43 +7,42 @@ use crate::page::IdRange;
 use crate::sql::{self, Sql};
 use crate::{Store, StoreError, from_row};
 
-/// Deliveries of the application that one call looks at, at most.
+/// The maximum number of the application's deliveries that one call scans.
 pub const MAX_SCANNED: i64 = 20_000;
 
-/// Attempts whose durations are looked at, at most.
+/// The maximum number of attempts whose durations are read.
 const MAX_ATTEMPTS: i64 = 20_000;
 
 /// Numbers of deliveries by status, and percentiles of their attempts.
 #[derive(Debug, Clone)]
 pub struct EndpointStats {
-    /// Everything is counted that was created from this time on: what was asked for, or later where there
-    /// was too much to look at.
+    /// The time from which everything is counted: the requested time, or a later one if there was too much to scan.
     pub from: DateTime<Utc>,
-    /// When it was counted.
+    /// The time at which it was counted.
     pub to: DateTime<Utc>,
-    /// True where all was looked at that was asked for.
+    /// True if the whole requested period was scanned.
     pub is_complete: bool,
-    /// Not attempted yet.
+    /// Deliveries that were not attempted yet.
     pub pending: i64,
-    /// Being sent.
+    /// Deliveries that are being sent.
     pub in_progress: i64,
-    /// Succeeded.
+    /// Deliveries that succeeded.
     pub succeeded: i64,
-    /// Failed, with a retry due.
+    /// Deliveries whose last attempt failed and that will be retried.
     pub failed: i64,
-    /// Dead letters.
+    /// Deliveries that are dead letters.
     pub dead_letter: i64,
-    /// Cancelled.
+    /// Deliveries that were cancelled.
     pub cancelled: i64,
     /// Attempts that succeeded.
     pub attempts_succeeded: i64,
     /// Attempts that failed.
     pub attempts_failed: i64,
-    /// Attempts of which nobody knows what came.
+    /// Attempts whose outcome is unknown.
     pub attempts_unknown: i64,
-    /// The 50th, 95th and 99th percentile of the durations of attempts, in milliseconds.
+    /// The 50th, 95th and 99th percentile of attempt durations, in milliseconds.
     pub attempt_percentiles: Option<Vec<f64>>,
-    /// The same of the times from acceptance to success.
+    /// The same percentiles of the time from acceptance to success, in milliseconds.
     pub success_percentiles: Option<Vec<f64>>,
 }
 
@@ -64,15 +63,15 @@ from_row!(EndpointStats {
     success_percentiles,
 });
 
-/// Rows are compared as a whole, so that the index of an application's deliveries is walked whatever the planner
-/// knows of the application: in the index of all of them a small one is far apart.
+/// Rows are compared as a whole, so that the index of the application's deliveries is walked, whatever the planner
+/// knows about the application. In the index of all deliveries, those of a small application are far apart.
 const READ: Sql = Sql::named(include_str!("sql/deliveries.endpoint_stats.sql"));
 
-/// Counts the deliveries of an endpoint that were created at `since` or later: of the newest
-/// [`MAX_SCANNED`] deliveries of its application, those that are its own.
+/// Counts the deliveries of an endpoint that were created at or after `since`, among the newest [`MAX_SCANNED`]
+/// deliveries of its application.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn read(
     store: &Store,
     application: ApplicationId,

@@ -1,4 +1,4 @@
-//! What can go wrong with PostgreSQL, sorted by what to do about it.
+//! Errors of PostgreSQL, classified by what to do about them.
 
 use deadpool_postgres::PoolError;
 use postrider_domain::ids::EndpointId;
@@ -6,33 +6,33 @@ use tokio_postgres::error::SqlState;
 
 use crate::sessions;
 
-/// A statement that did not succeed.
+/// A failed statement, or a database that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// No connection could be had: the server is away or too busy. Try again later.
+    /// No connection was available: the server is unreachable or too busy. Try again later.
     #[error("PostgreSQL cannot be reached: {}", why(.0))]
     Pool(#[source] Box<PoolError>),
     /// The statement failed.
     #[error("database error: {}", describe(.0))]
     Database(#[source] tokio_postgres::Error),
-    /// The server has not responded within the time that a sign of life may take.
+    /// The server did not respond to a check in time.
     #[error("PostgreSQL does not respond")]
     NoResponse,
     /// An idempotency key expired between two statements.
-    #[error("an idempotency key expired while it was looked at; try again")]
+    #[error("an idempotency key expired while it was being checked; try again")]
     KeyExpired,
-    /// A stored value is not what this program can have written.
+    /// A stored value is not one that this program can have written.
     #[error("PostgreSQL returned a value that cannot be read: {what}: {reason}")]
     Unreadable {
-        /// The value.
+        /// Which value it is.
         what: String,
         /// What is wrong with it.
         reason: Cause,
     },
-    /// There is no schema.
+    /// The database has no schema.
     #[error("the database does not have a Postrider schema yet: run `postrider migrate`")]
     NoSchema,
-    /// The schema was made for an older program.
+    /// The schema is for an older program.
     #[error(
         "the database has schema version {current}, but this program requires version {needed}: run \
          `postrider migrate`"
@@ -43,7 +43,7 @@ pub enum StoreError {
         /// The version that this program was built with.
         needed: i32,
     },
-    /// The schema was made for a newer program.
+    /// The schema is for a newer program.
     #[error(
         "the database has schema version {current}, which only supports programs for version {oldest} or newer; \
          this program is for version {needed}: use a newer program"
@@ -59,7 +59,7 @@ pub enum StoreError {
     /// A migration failed.
     #[error("the migration failed")]
     Migration(#[source] Box<refinery::Error>),
-    /// A setting of the session is not what the statements rely on.
+    /// A session setting differs from the one that the statements rely on.
     #[error(
         "the database session has `{name}` = `{current}`, but Postrider requires `{needed}`. A connection pooler \
          does not pass the setting on: run `alter role … set {name} = '{needed}'`"
@@ -89,7 +89,7 @@ pub enum StoreError {
          other keys, and run `postrider rekey` if you want to remove it"
     )]
     MissingMasterKey(String),
-    /// There is nothing to encrypt with.
+    /// No master key is configured to encrypt with.
     #[error("there is no master key to encrypt with: set POSTRIDER_MASTER_KEY")]
     NoMasterKey,
     /// A secret of an endpoint cannot be read.
@@ -102,7 +102,7 @@ pub enum StoreError {
     },
 }
 
-/// What another crate found wrong with a value.
+/// The error of another crate about a value.
 pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 impl From<tokio_postgres::Error> for StoreError {
@@ -115,7 +115,7 @@ impl From<tokio_postgres::Error> for StoreError {
 impl From<PoolError> for StoreError {
     fn from(error: PoolError) -> Self {
         match error {
-            // The server has answered.
+            // The server responded with an error.
             PoolError::Backend(error) if error.code().is_some() => error.into(),
             other => Self::Pool(Box::new(other)),
         }
@@ -123,7 +123,7 @@ impl From<PoolError> for StoreError {
 }
 
 impl StoreError {
-    /// A value that PostgreSQL returned and that this program cannot read.
+    /// Creates an error for a value that PostgreSQL returned and that this program cannot read.
     pub(crate) fn unreadable(what: String, reason: impl Into<Cause>) -> Self {
         Self::Unreadable { what, reason: reason.into() }
     }
@@ -135,20 +135,20 @@ impl StoreError {
         }
     }
 
-    /// True when the data of an item is at fault (SQLSTATE classes 22, 23, 53 and 54): found by trying
-    /// the items of a batch one by one.
+    /// Returns true if the data of an item is at fault (SQLSTATE classes 22, 23, 53 and 54). Which item it is can be
+    /// found by trying the items of a batch one by one.
     #[must_use]
     pub fn is_data_error(&self) -> bool {
-        // Of class 53, a full disk and too many connections are not the item's fault, nor of class 23 a
-        // partition that nobody has made.
+        // In class 53, a full disk and too many connections are not the item's fault. Neither is a missing partition,
+        // in class 23.
         self.code().is_some_and(|code| {
             let class = &code.code()[..2];
             matches!(class, "22" | "23" | "54") || *code == SqlState::OUT_OF_MEMORY
         }) && !self.is_missing_partition()
     }
 
-    /// True when another transaction held a row for too long, or both waited for each other: it may
-    /// succeed when it is tried again, or without the item that is blocked.
+    /// Returns true if another transaction held a row lock for too long, or there was a deadlock. The statement may
+    /// succeed if it is retried, or without the blocked item.
     #[must_use]
     pub fn is_contention(&self) -> bool {
         self.code().is_some_and(|code| {
@@ -161,26 +161,27 @@ impl StoreError {
         })
     }
 
-    /// True when what another transaction held for too long is an idempotency key: the item that has this key is to
-    /// blame, and no other.
+    /// Returns true if another transaction held an idempotency key for too long. Only the item with this key is at
+    /// fault.
     #[must_use]
     pub fn is_contention_for_key(&self) -> bool {
         let Self::Database(error) = self else { return false };
-        // "while inserting index tuple … in relation "idempotency_keys"", in the server's language. A lock of the whole
-        // table is waited for before that.
+        // The context is "while inserting index tuple … in relation "idempotency_keys"", in the server's language. A
+        // lock on the whole table is waited for before that.
         let context = error.as_db_error().and_then(|error| error.where_());
         self.is_contention() && context.is_some_and(|context| context.contains("idempotency_keys"))
     }
 
-    /// True when the statement took longer than a statement may: PostgreSQL is slow, or an item of a batch costs too
-    /// much, which is found by trying them one by one.
+    /// Returns true if the statement exceeded its timeout: PostgreSQL is slow, or an item of the batch costs too much.
+    /// Which item it is can be found by trying the items one by one.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         self.code() == Some(&SqlState::QUERY_CANCELED)
     }
 
-    /// True when PostgreSQL is away, starting, stopping, out of room or too slow, [refuses](Self::is_refusal) this
-    /// program, or the session is outdated: not the statement's fault, and worth another try later.
+    /// Returns true if PostgreSQL is unreachable, starting, stopping, out of resources or too slow, if it
+    /// [refuses](Self::is_refusal) this program, or if the session is outdated. The statement is not at fault, and can
+    /// be retried later.
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
         match (self, self.code()) {
@@ -197,8 +198,8 @@ impl StoreError {
         }
     }
 
-    /// True when any statement would fail now: PostgreSQL is away or out of room, or does not let this role do what
-    /// it has to. Every other error may be the fault of one item of a batch, and is none of the other items.
+    /// Returns true if every statement would fail now: PostgreSQL is unavailable or out of resources, or does not
+    /// permit the role what it needs. Any other error may be the fault of one item of a batch, but not of the others.
     #[must_use]
     pub fn is_outage(&self) -> bool {
         match (self, self.code()) {
@@ -208,14 +209,15 @@ impl StoreError {
                 let is_general = matches!(&code.code()[..2], "08" | "42" | "53" | "57")
                     || *code == SqlState::READ_ONLY_SQL_TRANSACTION
                     || self.is_refusal();
-                // An item may need more memory or time than there is.
+                // A single item may need more memory or time than is available.
                 is_general && ![SqlState::OUT_OF_MEMORY, SqlState::QUERY_CANCELED].contains(code)
             }
         }
     }
 
-    /// True when the server does not let this role in, takes no connections for this database or does not know it, or
-    /// the role may not use a table, or there is no such table. Somebody has changed that, and will change it again.
+    /// Returns true if the server refuses this role, accepts no connections for this database or does not know it, if
+    /// the role may not use a table, or if the table does not exist. An administrator has changed this, and can correct
+    /// it while the services run.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         self.code().is_some_and(|code| {
@@ -229,8 +231,8 @@ impl StoreError {
         })
     }
 
-    /// True when no waiting helps: the database is not as it must be, or the server refuses the role or knows no such
-    /// database.
+    /// Returns true if waiting does not help: the database is not in the required state, or the server refuses the role
+    /// or does not know the database.
     #[must_use]
     pub fn is_misconfigured(&self) -> bool {
         match self {
@@ -253,7 +255,7 @@ impl StoreError {
         }
     }
 
-    /// True when there is no partition of `delivery_attempts` for an attempt any more.
+    /// Returns true if the partition of `delivery_attempts` for an attempt no longer exists.
     #[must_use]
     pub fn has_no_place_for_attempt(&self) -> bool {
         let Self::Database(error) = self else { return false };
@@ -261,23 +263,23 @@ impl StoreError {
             && error.as_db_error().and_then(|error| error.table()) == Some("delivery_attempts")
     }
 
-    /// True when no partition is there for a row: the relay has not run for a week.
+    /// Returns true if there is no partition for a row, for example because no relay has run for a week.
     fn is_missing_partition(&self) -> bool {
         let Self::Database(error) = self else { return false };
         error.as_db_error().is_some_and(|error| {
-            // The code is that of a failed check, of which every other one has a name.
+            // The code is that of a violated check constraint, but all other violations name their constraint.
             *error.code() == SqlState::CHECK_VIOLATION && error.constraint().is_none()
         })
     }
 
-    /// True when a unique constraint was violated.
+    /// Returns true if a unique constraint was violated.
     #[must_use]
     pub fn is_unique_violation(&self) -> bool {
         self.code() == Some(&SqlState::UNIQUE_VIOLATION)
     }
 }
 
-/// What lies behind the pool's own words, where something does.
+/// Returns the cause of a pool error, if it has one.
 fn why(error: &PoolError) -> String {
     match error {
         PoolError::Backend(error) => error.to_string(),
@@ -285,7 +287,7 @@ fn why(error: &PoolError) -> String {
     }
 }
 
-/// The server's words without the statement or its parameters, which may hold payloads.
+/// Returns the server's message without the statement and its parameters, which may contain payloads.
 fn describe(error: &tokio_postgres::Error) -> String {
     match error.as_db_error() {
         Some(database) => format!("{} ({})", database.message(), database.code().code()),

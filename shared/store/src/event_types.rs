@@ -10,25 +10,26 @@ use crate::page::{self, Page};
 use crate::sql::{Parameters, Sql, read};
 use crate::{Store, StoreError, applications, from_row};
 
-/// What an application says of one of its event types. It serialises to what the audit log keeps of it.
+/// An application's description of one of its event types. It is serialised as the audit log records it.
 #[derive(Debug, Clone, Serialize)]
 pub struct EventTypeEntry {
-    /// Whose it is.
+    /// The application that it belongs to.
     #[serde(skip)]
     pub application_id: ApplicationId,
-    /// The type.
+    /// The event type.
     pub name: String,
-    /// For people.
+    /// A description for people.
     pub description: String,
-    /// What `data` may look like, as JSON text.
+    /// An example of `data`, as JSON text.
     #[serde(serialize_with = "audit::raw_or_null")]
     pub example: Option<String>,
-    /// What `data` must satisfy, as JSON text.
+    /// The schema that `data` must satisfy, as JSON text.
     #[serde(serialize_with = "audit::raw_or_null")]
     pub json_schema: Option<String>,
-    /// It counts as not in the catalogue: its schema is not asked for, and strict applications refuse it.
+    /// True if it counts as absent from the catalogue: its schema is not checked, and strict applications refuse the
+    /// type.
     pub is_archived: bool,
-    /// When it was made.
+    /// When it was created.
     #[serde(skip)]
     pub created_at: DateTime<Utc>,
     /// When it was last changed.
@@ -47,23 +48,23 @@ from_row!(EventTypeEntry {
     updated_at,
 });
 
-/// What can be set of an event type.
+/// The settings of an event type.
 #[derive(Debug, Clone)]
 pub struct EventTypeSettings {
-    /// For people.
+    /// A description for people.
     pub description: String,
-    /// What `data` may look like, as JSON text.
+    /// An example of `data`, as JSON text.
     pub example: Option<String>,
-    /// What `data` must satisfy, as JSON text.
+    /// The schema that `data` must satisfy, as JSON text.
     pub json_schema: Option<String>,
-    /// It counts as not in the catalogue.
+    /// True if it counts as absent from the catalogue.
     pub is_archived: bool,
 }
 
-/// The place of an event type in a list: its application, then its name.
+/// The position of an event type in a list: its application, then its name.
 pub type Place = (ApplicationId, String);
 
-/// Event types that an application may have, archived ones included.
+/// The maximum number of event types of an application, including archived ones.
 pub const MAX_TYPES: i64 = 1_000;
 
 /// The result of [`create`].
@@ -71,7 +72,7 @@ pub const MAX_TYPES: i64 = 1_000;
 pub enum Created {
     /// The event type was added.
     EventType(Box<EventTypeEntry>),
-    /// The application has [`MAX_TYPES`].
+    /// The application already has [`MAX_TYPES`] event types.
     TooMany,
     /// The application was deleted.
     UnknownApplication,
@@ -97,10 +98,11 @@ returning ",
     columns!()
 ));
 
-/// Adds an event type, unless its application has as many as it may have.
+/// Adds an event type, unless its application already has the maximum number.
 ///
 /// # Errors
-/// [`StoreError::is_unique_violation`] where the catalogue has it already; when PostgreSQL does not answer.
+/// [`StoreError`] if a statement fails, with [`StoreError::is_unique_violation`] if the type is already in the
+/// catalogue.
 pub async fn create(
     store: &Store,
     actor: &Actor,
@@ -137,10 +139,10 @@ from event_types
 where application_id = $1 and name = $2"
 ));
 
-/// One event type.
+/// Returns one event type.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn get(
     store: &Store,
     application: ApplicationId,
@@ -150,7 +152,7 @@ pub async fn get(
     Ok(GET.fetch_optional(&client, &[&application, &name]).await?.as_ref().map(read))
 }
 
-/// `$scope` picks where the index is entered.
+/// `$scope` selects where the index is entered.
 macro_rules! list {
     ($name:literal, $scope:literal) => {
         concat!(
@@ -173,10 +175,10 @@ limit $5"
 const LIST: Sql = Sql::named(list!("list", "application_id = $1"));
 const LIST_ALL: Sql = Sql::named(list!("list_all", "$1::uuid is null"));
 
-/// Event types after the place `after`, in the order of their applications and names, `limit` at most.
+/// Returns up to `limit` event types after the position `after`, sorted by application and name.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn list(
     store: &Store,
     application: Option<ApplicationId>,
@@ -205,10 +207,10 @@ returning ",
     columns!()
 ));
 
-/// Changes an event type that is still as it was at `seen`; `None`: it is not.
+/// Updates an event type if it has not changed since `seen` was read. Returns `None` if it has.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if a statement fails.
 pub async fn update(
     store: &Store,
     actor: &Actor,
@@ -247,10 +249,10 @@ returning ",
     columns!()
 ));
 
-/// Removes an event type from the catalogue; false: it was not there.
+/// Removes an event type from the catalogue. Returns false if it was not there.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if a statement fails.
 pub async fn delete(
     store: &Store,
     actor: &Actor,
@@ -268,10 +270,10 @@ pub async fn delete(
     Ok(true)
 }
 
-/// A JSON Schema, and the hash by which it is known.
+/// A JSON Schema, and the hash that identifies it.
 #[derive(Debug, Clone)]
 pub struct StoredSchema {
-    /// SHA-256 of the text.
+    /// The SHA-256 of the text.
     pub hash: [u8; 32],
     /// The schema, as JSON text.
     pub json: String,
@@ -284,10 +286,10 @@ from event_types
 where application_id = $1 and name = $2 and not is_archived and json_schema is not null",
 );
 
-/// The schema that events of a type must satisfy now.
+/// Returns the schema that events of a type must satisfy now.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn get_schema(
     store: &Store,
     application: ApplicationId,

@@ -1,4 +1,4 @@
-//! Events, read. They are written by [`accept`](super::accept).
+//! Events, read. [`accept`](super::accept) writes them.
 
 use chrono::{DateTime, Utc};
 use postrider_domain::ids::{ApplicationId, EventId};
@@ -7,21 +7,21 @@ use crate::page::{self, IdRange, MAX_SCANNED, Page};
 use crate::sql::{Parameters, Sql, read};
 use crate::{Store, StoreError, from_row};
 
-/// Bytes of payloads, as they are stored, that one call looks at.
+/// The maximum size of the payloads that one call scans, in bytes as they are stored.
 const MAX_SCANNED_BYTES: i64 = 16 << 20;
 
-/// What a producer posted.
+/// A stored event.
 #[derive(Debug, Clone)]
 pub struct Event {
-    /// Its id.
+    /// The id of the event.
     pub id: EventId,
-    /// Whose it is.
+    /// The application that it belongs to.
     pub application_id: ApplicationId,
-    /// Its type.
+    /// The type of the event.
     pub event_type: String,
-    /// The payload, as PostgreSQL renders it: every digit is there.
+    /// The payload as PostgreSQL renders it, with every digit of its numbers.
     pub data: String,
-    /// The key it was posted under.
+    /// The idempotency key under which it was published.
     pub idempotency_key: String,
     /// When it was accepted.
     pub created_at: DateTime<Utc>,
@@ -31,16 +31,16 @@ pub struct Event {
 
 from_row!(Event { id, application_id, event_type, data, idempotency_key, created_at, expunged_at });
 
-/// Which events a list holds.
+/// Selects the events of a list. `None` means all.
 #[derive(Debug, Clone, Default)]
 pub struct EventFilter {
-    /// Whose; `None`: everyone's.
+    /// Only events of this application.
     pub application_id: Option<ApplicationId>,
-    /// Any of these types; `None`: all.
+    /// Only events of any of these types.
     pub event_types: Option<Vec<String>>,
-    /// At or after.
+    /// Only events created at or after this time.
     pub created_after: Option<DateTime<Utc>>,
-    /// Before.
+    /// Only events created before this time.
     pub created_before: Option<DateTime<Utc>>,
     /// JSON that the payload must contain (`@>`).
     pub data_contains: Option<String>,
@@ -53,10 +53,10 @@ from events
 where id = $1 and ($2::uuid is null or application_id = $2)",
 );
 
-/// One event; `application` restricts it to that tenant's.
+/// Returns one event. If `application` is given, the event must belong to it.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn get(
     store: &Store,
     application: Option<ApplicationId>,
@@ -72,10 +72,10 @@ const EXISTS: Sql = Sql::named(
 select exists (select from events where id = $1 and ($2::uuid is null or application_id = $2)) as is_there",
 );
 
-/// True where there is such an event; `application` restricts it to that tenant's.
+/// Returns true if the event exists. If `application` is given, the event must belong to it.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn exists(
     store: &Store,
     application: Option<ApplicationId>,
@@ -85,8 +85,8 @@ pub async fn exists(
     Ok(EXISTS.fetch_one(&client, &[&event, &application]).await?.get("is_there"))
 }
 
-/// Looks at a bounded number of rows and bytes, newest first, and keeps what the filter matches. `$scope` picks the
-/// index that is walked.
+/// Scans a bounded number of rows and bytes, newest first, and keeps what the filter matches. `$scope` selects the
+/// index.
 macro_rules! list {
     ($name:literal, $scope:literal) => {
         concat!(
@@ -134,11 +134,11 @@ order by m.id desc"
 const LIST: Sql = Sql::named(list!("list", "application_id = $1"));
 const LIST_ALL: Sql = Sql::named(list!("list_all", "$1::uuid is null"));
 
-/// A page of events, newest first. It ends early after [`MAX_SCANNED`] rows or 16 MiB looked at.
+/// Returns a page of events, newest first. The page ends early after [`MAX_SCANNED`] scanned rows or 16 MiB.
 ///
 /// # Errors
-/// When PostgreSQL does not answer; [`StoreError::is_data_error`] where `data_contains` is not JSON that it
-/// can hold.
+/// [`StoreError`] if the statement fails, with [`StoreError::is_data_error`] if `data_contains` is not JSON that
+/// PostgreSQL can store.
 pub async fn list(
     store: &Store,
     filter: &EventFilter,

@@ -1,5 +1,5 @@
-//! Deliveries that are still open when their partition is older than the retention: they end as dead letters,
-//! and are to be seen for a day before they go.
+//! Deliveries that are still open when their partition is older than the retention period. They end as dead letters,
+//! which can be seen for a day before they are removed.
 
 use chrono::{DateTime, Utc};
 use postrider_domain::ids::DeliveryId;
@@ -9,14 +9,14 @@ use crate::partitions::Expired;
 use crate::sql::Sql;
 use crate::{Store, StoreError, operational};
 
-/// Why they end.
+/// The `last_error` of such a delivery.
 const REASON: &str = "event_expired: it was still open when its event became older than the retention";
 
-/// Deliveries that one step ends: each is told of by an operational event.
+/// The number of deliveries that one step ends. Each causes an operational event.
 const STEP: i64 = 500;
 
-/// What a lease holds ends too: what is under way is still recorded as an attempt, and moves nothing. What is locked
-/// is left for the next time.
+/// Leased deliveries end too. An exchange in progress is still recorded as an attempt, but does not change the
+/// delivery. Locked rows are left for the next step.
 const EXPIRE: Sql = Sql::named(
     "-- deliveries.expire
 with old as materialized (
@@ -35,7 +35,7 @@ moved as (
     where d.id = o.id and d.id < first_id($1)
     returning d.id, d.endpoint_id, d.application_id, d.position
 ),
--- Where order is kept, it is the turn of what is left.
+-- In an ordered endpoint, the next delivery has its turn.
 woken as (
     insert into outbox (delivery_id, endpoint_id, application_id)
     select distinct on (endpoint_id) id, endpoint_id, application_id from moved where position is not null
@@ -44,11 +44,11 @@ woken as (
 select id from moved",
 );
 
-/// Makes dead letters of some of the deliveries that were made before `end` and are still open, and tells of
-/// them. Returns how many; 0: none is left that is not locked.
+/// Turns some of the open deliveries that were created before `end` into dead letters, and emits operational events
+/// about them. Returns how many there were. 0 means that none is left, except for locked ones.
 ///
 /// # Errors
-/// When PostgreSQL does not answer, or a row is held for too long.
+/// [`StoreError`] if a statement fails, for example because a row is locked for too long.
 pub async fn step(store: &Store, end: DateTime<Utc>) -> Result<usize, StoreError> {
     let mut client = store.durable().await?;
     let transaction = client.transaction().await?;
@@ -59,10 +59,10 @@ pub async fn step(store: &Store, end: DateTime<Utc>) -> Result<usize, StoreError
     Ok(expired.len())
 }
 
-/// True where a partition has deliveries that are open, or dead letters that are less than a day old.
+/// Returns true if a partition has open deliveries, or dead letters that are less than a day old.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn must_stay(client: &Client, deliveries: &Expired) -> Result<bool, StoreError> {
     let name = &deliveries.name;
     let must_stay = format!(

@@ -1,4 +1,4 @@
-//! The payload of an event is removed on request, and what its receivers have answered with it.
+//! Removes the payload of an event on request, together with the responses of its receivers.
 
 use postrider_domain::ids::{ApplicationId, DeliveryId, EventId, LeaseId};
 use serde::Serialize;
@@ -9,13 +9,14 @@ use crate::page::IdRange;
 use crate::sql::Sql;
 use crate::{Store, StoreError};
 
-/// What the deliveries say that are cancelled by it. A late record is recognised by it, and keeps no body.
+/// The `last_error` of deliveries that are cancelled by it. A late record of an attempt recognises it, and stores no
+/// body.
 pub(super) const REASON: &str = "the payload of the event was removed on request";
 
-/// Deliveries of one step.
+/// The number of deliveries that one step processes.
 const STEP: i64 = 500;
 
-/// From here on nothing can be sent any more: every claim looks at the mark.
+/// From here on nothing more is sent, because every claim checks this mark.
 const MARK: Sql = Sql::named(
     "-- events.expunge
 with seen as materialized (
@@ -35,7 +36,7 @@ select expunged_at is null as has_data from seen",
 
 const CANCEL: Sql = Sql::named(include_str!("sql/deliveries.expunge.sql"));
 
-/// Nothing was sent: the attempt was not one.
+/// Nothing was sent, so the attempt does not count.
 const CANCEL_CLAIMED: Sql = Sql::named(
     "-- deliveries.cancel_expunged
 with locked as materialized (
@@ -62,11 +63,12 @@ select (select count(*) from cancelled) as cancelled,
        (select count(pg_notify('postrider_outbox', '')) from (select from passed limit 1) n) as notifications",
 );
 
-/// Cancels a delivery that was claimed although the payload of its event was removed: whoever removed it was
-/// interrupted before it came to this delivery. False: there is another reason why there is nothing to send.
+/// Cancels a claimed delivery if the payload of its event was removed. This happens if the removal was interrupted
+/// before it reached this delivery. Returns false if there is another reason why there is nothing to send.
 ///
 /// # Errors
-/// When PostgreSQL does not answer, or the row is locked; the delivery is then swept.
+/// [`StoreError`] if the statement fails, for example because the row is locked. The lease is then swept when it
+/// expires.
 pub async fn cancel_claimed(store: &Store, delivery: DeliveryId, lease: LeaseId) -> Result<bool, StoreError> {
     let client = store.durable().await?;
     let row = CANCEL_CLAIMED.fetch_one(&client, &[&delivery, &lease, &REASON]).await?;
@@ -80,18 +82,18 @@ set response_body = null, response_body_truncated = false
 where delivery_id = any ($1) and delivery_id between $2 and $3 and response_body is not null",
 );
 
-/// What the audit log keeps of it.
+/// What the audit log records about the removal.
 #[derive(Serialize)]
 struct Presence {
     has_data: bool,
 }
 
-/// Removes the payload of an event and the bodies that its attempts were answered with, and cancels what of it
-/// is open. False: there is no such event. Doing it again ends what was interrupted.
+/// Removes the payload of an event and the response bodies of its attempts, and cancels its open deliveries. Returns
+/// false if the event does not exist. Calling it again completes an interrupted removal.
 ///
 /// # Errors
-/// When PostgreSQL does not answer, or a delivery is locked for long: it may be done in part, and is to be done
-/// again.
+/// [`StoreError`] if a statement fails, for example because a delivery is locked for too long. The removal may then be
+/// incomplete, and must be repeated.
 pub async fn expunge(
     store: &Store,
     actor: &Actor,
@@ -115,7 +117,7 @@ pub async fn expunge(
         let rows = CANCEL.fetch_all(&transaction, &[&event, &after, &STEP, &REASON]).await?;
         let deliveries: Vec<Uuid> = rows.iter().map(|row| row.get("id")).collect();
         let (Some(first), Some(last)) = (deliveries.first(), deliveries.last()) else { return Ok(true) };
-        // A statement of its own: what was recorded while the rows were waited for is seen by it.
+        // A separate statement, so that it sees attempts that were recorded while this transaction waited for the rows.
         CLEAN.execute(&transaction, &[&deliveries, first, last]).await?;
         transaction.commit().await?;
         after = *last;

@@ -1,4 +1,4 @@
-//! Payload filters, tried out.
+//! Payload filters, evaluated for a test.
 
 use postrider_domain::filter::Filter;
 use postrider_domain::ids::{ApplicationId, EventId};
@@ -11,10 +11,10 @@ const TEST_SAMPLE: Sql = Sql::named(
 select coalesce($1::text::jsonb @@ $2::text::jsonpath, false) as matches",
 );
 
-/// Whether a payload matches, as it would where an event is accepted. `data` is JSON as text.
+/// Returns whether a payload matches, evaluated as when an event is accepted. `data` is JSON text.
 ///
 /// # Errors
-/// [`StoreError::is_data_error`] where PostgreSQL cannot hold the payload; when it does not answer.
+/// [`StoreError`] if the statement fails, with [`StoreError::is_data_error`] if PostgreSQL cannot store the payload.
 pub async fn matches_sample(store: &Store, filter: &Filter, data: &str) -> Result<bool, StoreError> {
     let client = store.durable().await?;
     Ok(TEST_SAMPLE.fetch_one(&client, &[&data, &filter.path]).await?.get("matches"))
@@ -27,21 +27,21 @@ from events
 where id = $1 and application_id = $2",
 );
 
-/// What came of trying a filter on a stored event.
+/// The result of testing a filter on a stored event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tried {
-    /// Whether it matches.
+    /// Whether the event matches.
     Matched(bool),
-    /// Its payload was removed on request.
+    /// The payload of the event was removed on request.
     Expunged,
-    /// There is no such event.
+    /// The event does not exist.
     UnknownEvent,
 }
 
-/// Whether a stored event matches.
+/// Tests whether a stored event matches.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn matches_event(
     store: &Store,
     filter: &Filter,

@@ -1,5 +1,5 @@
-//! What is known of the receivers: whether an endpoint's circuit breaker is open, and since when it fails.
-//! Written only where something has changed, and never with a delivery.
+//! The health of endpoints: whether the circuit breaker is open, and since when all attempts have failed. It is written
+//! only when something changes, and never together with a delivery.
 
 use std::time::Duration;
 
@@ -13,22 +13,22 @@ use crate::operational::{self, BREAKER_CLOSED, BREAKER_OPENED, OperationalEvent}
 use crate::sql::{Sql, read};
 use crate::{Store, StoreError, from_row};
 
-/// How an endpoint does.
+/// The health of an endpoint.
 #[derive(Debug, Clone, Default)]
 pub struct EndpointHealth {
-    /// It is probed instead of being sent what is due.
+    /// True if the breaker is open: probes are sent instead of what is due.
     pub is_open: bool,
-    /// How it failed last.
+    /// The reason of the last failure.
     pub reason: Option<String>,
-    /// Since when everything fails; `None`: the last attempts did not.
+    /// The time since when all attempts have failed, or `None` if the last attempts succeeded.
     pub failing_since: Option<DateTime<Utc>>,
-    /// When it is probed next.
+    /// The time of the next probe.
     pub next_probe_at: Option<DateTime<Utc>>,
 }
 
 from_row!(EndpointHealth { is_open, reason, failing_since, next_probe_at });
 
-/// So that there is a row to be locked.
+/// Creates the rows, so that they can be locked.
 const MAKE: Sql = Sql::named(
     "-- endpoint_health.make
 insert into endpoint_health (endpoint_id)
@@ -36,8 +36,9 @@ select id from endpoints where id = any ($1) order by id
 on conflict do nothing",
 );
 
-/// Answers those that were closed before: a probe that fails opens one again, and two deliverers may tell of one
-/// at once. What Redis counts from is older than when the endpoint was enabled, or has last succeeded.
+/// Returns the breakers that were closed before. A failed probe opens a breaker again, and two deliverers may report
+/// the same one. The time that Redis counts from may be before the endpoint was enabled or last succeeded, so it is
+/// limited.
 const OPEN: Sql = Sql::named(
     "-- endpoint_health.open
 with seen as materialized (
@@ -86,11 +87,11 @@ select e.id as endpoint_id, e.application_id, e.url, null::text as reason
 from closed c join endpoints e on e.id = c.endpoint_id",
 );
 
-/// Notes breakers that were opened, each with the reason, or closed, and tells of those that have changed by
-/// operational events. Where a change is lost, the endpoint's next exchange makes up for it.
+/// Records breakers that were opened, each with the reason, or closed, and emits operational events about those that
+/// changed. If a change is lost, the endpoint's next exchange corrects it.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if a statement fails.
 pub async fn note(store: &Store, changes: &[(BreakerChange, Option<String>)]) -> Result<(), StoreError> {
     let mut client = store.durable().await?;
     let transaction = client.transaction().await?;
@@ -148,8 +149,8 @@ from recovered r
 where h.endpoint_id = r.endpoint_id",
 );
 
-/// Two days without an attempt begin the count anew. The gaps between the retries of one delivery are shorter: by the
-/// default schedule at most 29 hours.
+/// Two days without an attempt restart the count. The gaps between the retries of one delivery are shorter: at most 29
+/// hours in the default schedule.
 const FAILED: Sql = Sql::named(
     "-- endpoint_health.failed
 with noted as (
@@ -175,11 +176,11 @@ where endpoint_id = any ($1) and last_failed_at > now() - interval '1 day'
   and failing_since <= now() - make_interval(secs => $2)",
 );
 
-/// Notes endpoints of which an attempt has succeeded lately, and others of which all have failed. Answers those
-/// of the latter that have done nothing but fail for as long as `limit`, with no two days without an attempt.
+/// Records endpoints of which an attempt has succeeded recently, and endpoints of which all have failed. Returns those
+/// of the latter that have only failed for at least `limit`, without a gap of two days between attempts.
 ///
 /// # Errors
-/// When PostgreSQL does not answer. What was not noted is noted by later attempts.
+/// [`StoreError`] if a statement fails. Later attempts make up for it.
 pub async fn note_attempts(
     store: &Store,
     succeeded: &[EndpointId],
@@ -197,7 +198,7 @@ pub async fn note_attempts(
     Ok(rows.iter().map(|row| row.get("endpoint_id")).collect())
 }
 
-/// Several relays see the same.
+/// Several relays see the same endpoints, so only a change after three seconds is written.
 const THROTTLED: Sql = Sql::named(
     "-- endpoint_health.throttled
 insert into endpoint_health as h (endpoint_id, throttled_at)
@@ -208,10 +209,10 @@ set throttled_at = now()
 where h.throttled_at is null or h.throttled_at < now() - interval '3 seconds'",
 );
 
-/// Notes endpoints that are seen to wait for their rate limit at this moment.
+/// Records endpoints that are waiting for their rate limit now.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn note_throttled(store: &Store, endpoints: &[EndpointId]) -> Result<(), StoreError> {
     if endpoints.is_empty() {
         return Ok(());
@@ -226,10 +227,10 @@ const GET: Sql = Sql::named(
 select state = 'open' as is_open, reason, failing_since, next_probe_at from endpoint_health where endpoint_id = $1",
 );
 
-/// Reads the health of an endpoint; one that nothing is known of is well.
+/// Returns the health of an endpoint. An endpoint without a record is healthy.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn get(store: &Store, endpoint: EndpointId) -> Result<EndpointHealth, StoreError> {
     let client = store.durable().await?;
     let row = GET.fetch_optional(&client, &[&endpoint]).await?;

@@ -1,4 +1,4 @@
-//! Events that producers have emitted in transactions of their own, on their way to being accepted.
+//! Events that producers have emitted in their own transactions, waiting to be accepted.
 
 use std::time::{Duration, Instant};
 
@@ -13,26 +13,27 @@ use crate::{Dedicated, StoreError, connect_dedicated};
 /// The channel on which producers notify.
 const CHANNEL: &str = "postrider_inbox";
 
-/// Held by the one who empties the inbox: what was emitted first is accepted first.
+/// The lock of the session that empties the inbox. There is only one, so that events are accepted in the order in which
+/// they were emitted.
 const INBOX_LOCK: i64 = 0x706f_7374_0004;
 
-/// Emissions that are found by one statement.
+/// The number of emissions that one statement finds.
 const PAGE: i64 = 4_096;
 
-/// How often everything is looked at, and not only what has been committed since the last look.
+/// How often all rows are searched, not only those that were committed since the last search.
 const FULL_EVERY: Duration = Duration::from_secs(60);
 
-/// The same while some are known to have been left out.
+/// The same while some emissions are known to have been left out.
 const FULL_EVERY_WHILE_SHORT: Duration = Duration::from_secs(1);
 
-/// A look at everything is not repeated before this many times as long as it has taken.
+/// The minimum time until the next full search, as a multiple of the duration of the last one.
 const FULL_EASE: u32 = 20;
 
-/// A session that says nothing for this long is ended by PostgreSQL: whoever stands still, or was cut off, is
-/// followed by another.
+/// PostgreSQL ends a session that is silent for this long, so that another one can replace a session that hangs or is
+/// cut off.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// How often a session says something while what it has taken is being accepted.
+/// How often a session sends a ping while the events that it has taken are being accepted.
 const BEAT: Duration = Duration::from_secs(2);
 
 /// A session that empties the inbox.
@@ -43,64 +44,64 @@ pub struct Inbox {
     read: Statement,
     finish: Statement,
     is_leader: bool,
-    /// What was committed before this has been found.
+    /// Emissions that were committed before this snapshot have been found.
     seen: Snapshot,
-    /// When the next look at everything is due.
+    /// When the next full search is due.
     next_full: Instant,
-    /// From when on it may be, where one is wanted.
+    /// The earliest time of the next full search, if one is wanted.
     next_full_while_short: Instant,
 }
 
-/// Names an emission. In this order they are accepted: transactions as they began to write, and what one transaction has
-/// emitted in the order of its calls.
+/// Identifies an emission. Emissions are accepted in this order: transactions in the order in which they started
+/// writing, and the emissions of one transaction in the order of its calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EmissionId {
-    /// The transaction that has emitted it.
+    /// The transaction that emitted it.
     pub transaction: i64,
-    /// Which one of those of the transaction.
+    /// The number of the emission within the transaction, in the order of the calls.
     pub number: i64,
 }
 
-/// An emission that was found, without the event.
+/// An emission that was found, without its data.
 #[derive(Debug, Clone, Copy)]
 pub struct Found {
-    /// Which one it is.
+    /// The id of the emission.
     pub id: EmissionId,
-    /// The application that was named, where there is one.
+    /// The application that the producer named, if it exists.
     pub application_id: Option<ApplicationId>,
-    /// What its data takes as text.
+    /// The size of its data as text, in bytes.
     pub bytes: u32,
 }
 
-/// An event that was emitted.
+/// An emitted event.
 #[derive(Debug, Clone)]
 pub struct Emitted {
-    /// Which emission it is.
+    /// The id of the emission.
     pub id: EmissionId,
-    /// The application that was named, where there is one.
+    /// The application that the producer named, if it exists.
     pub application_id: Option<ApplicationId>,
-    /// As the producer wrote it.
+    /// The event type as the producer wrote it.
     pub event_type: String,
-    /// JSON as text.
+    /// The data as JSON text.
     pub data: String,
-    /// As the producer wrote it.
+    /// The idempotency key as the producer wrote it.
     pub idempotency_key: String,
-    /// Postrider itself emitted it: its type is one that producers cannot use.
+    /// True if Postrider itself emitted it. Producers cannot use its type.
     pub is_operational: bool,
 }
 
 /// Why an event cannot be accepted.
 #[derive(Debug, Clone)]
 pub struct Refusal {
-    /// Which emission it was.
+    /// The id of the emission.
     pub id: EmissionId,
-    /// The application, where there is one.
+    /// The application, if it exists.
     pub application_id: Option<ApplicationId>,
-    /// The stable name of the reason.
+    /// The stable code of the reason.
     pub code: String,
-    /// The reason, in a sentence.
+    /// The reason, in one sentence.
     pub detail: String,
-    /// The fields that are at fault, as a JSON array of `{field, message}`.
+    /// The invalid fields, as a JSON array of `{field, message}`.
     pub errors: String,
 }
 
@@ -114,11 +115,12 @@ const SNAPSHOT: Sql = Sql::named(
 select pg_current_snapshot()::text as snapshot",
 );
 
-/// What was committed since the last look was at that time either under way ($1) or not begun (beyond $4): only these parts
-/// of the index are read, whatever dead rows are elsewhere. The next look has what was not committed at $6 with $7 open.
-/// Transactions from the future are those of another server, from which the table was restored.
+/// Rows that were committed since the last search belong to transactions that were then either in progress ($1) or not
+/// started (beyond $4). Only these parts of the index are read, however many dead rows are elsewhere. Rows that are not
+/// committed at $6 with $7 open are left for the next search. Transactions from the future are those of another server,
+/// from which the table was restored.
 ///
-/// A uid may have been another application's when it was written.
+/// A uid may have belonged to another application when it was written.
 const FIND: Sql = Sql::named(include_str!("sql/inbox.find.sql"));
 
 const READ: Sql = Sql::named(
@@ -152,10 +154,10 @@ from refused",
 );
 
 impl Inbox {
-    /// Opens a session that hears of what is emitted.
+    /// Opens a session that is notified of emissions.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be reached.
+    /// [`StoreError`] if PostgreSQL cannot be reached.
     pub async fn open(config: &DatabaseConfig) -> Result<Self, StoreError> {
         let session = connect_dedicated(config).await?;
         let silence = SILENCE.as_millis();
@@ -183,10 +185,10 @@ impl Inbox {
         })
     }
 
-    /// True where this session empties the inbox, and no other.
+    /// Returns true if this session is the one that empties the inbox.
     ///
     /// # Errors
-    /// When PostgreSQL does not answer: the session is of no use any more.
+    /// [`StoreError`] if the statement fails. The session can then no longer be used.
     pub async fn lead(&mut self) -> Result<bool, StoreError> {
         if !self.is_leader {
             self.is_leader = LOCK.fetch_one(&self.session.client, &[&INBOX_LOCK]).await?.get("is_held");
@@ -194,18 +196,19 @@ impl Inbox {
         Ok(self.is_leader)
     }
 
-    /// True where the next look is at everything: one was long ago, or it is wanted because some were left out.
+    /// Returns true if the next search must be a full one: the last one was long ago, or one is wanted because
+    /// emissions were left out.
     #[must_use]
     pub fn is_full_due(&self, is_wanted: bool) -> bool {
         Instant::now() >= if is_wanted { self.next_full_while_short } else { self.next_full }
     }
 
-    /// Finds what was committed since the last look, or everything, in the order of [`EmissionId`]. Whatever is not in the
-    /// snapshot that a look begins with is left to the next one, so that a transaction is found as a whole, and never
-    /// after one that began when it was committed.
+    /// Finds the emissions that were committed since the last search, or all of them, in the order of [`EmissionId`].
+    /// Anything that is not in the snapshot with which the search begins is left to the next one. A transaction is
+    /// therefore found as a whole, and never after one that started when it was already committed.
     ///
     /// # Errors
-    /// When PostgreSQL does not answer: the session is of no use any more.
+    /// [`StoreError`] if a statement fails. The session can then no longer be used.
     pub async fn look(&mut self, is_full: bool, mut found: impl FnMut(Found)) -> Result<(), StoreError> {
         let began = Instant::now();
         let seen = if is_full { &Snapshot::NOTHING } else { &self.seen };
@@ -259,11 +262,11 @@ impl Inbox {
             .await?)
     }
 
-    /// Reads events that were found, in the order given; not those that have gone with their application. They stay until
-    /// they are [finished](Self::finish).
+    /// Reads events that were found, in the given order. Events that were removed together with their application are
+    /// left out. The rows stay in the inbox until [`finish`](Self::finish).
     ///
     /// # Errors
-    /// When PostgreSQL does not answer: the session is of no use any more.
+    /// [`StoreError`] if the statement fails. The session can then no longer be used.
     pub async fn read(&self, emissions: &[Found]) -> Result<Vec<Emitted>, StoreError> {
         let (transactions, numbers) = columns(emissions.iter().map(|found| found.id));
         let applications: Vec<_> = emissions.iter().map(|found| found.application_id).collect();
@@ -272,10 +275,10 @@ impl Inbox {
         Ok(rows.iter().map(sql::read).collect())
     }
 
-    /// Keeps the session alive for as long as `work` takes, which ends with it.
+    /// Runs `work` and keeps the session alive during it. `work` is dropped if the session is lost.
     ///
     /// # Errors
-    /// When the session is lost.
+    /// [`StoreError`] if the session is lost.
     pub async fn during<T>(&self, work: impl Future<Output = T>) -> Result<T, StoreError> {
         let beat = async {
             loop {
@@ -291,11 +294,12 @@ impl Inbox {
         }
     }
 
-    /// Ends a take: what was accepted is gone from the inbox, what was refused is in the list of rejections, and
-    /// the rest is there still.
+    /// Ends a take: removes accepted emissions from the inbox, and moves refused ones to the list of rejections. All
+    /// others stay.
     ///
     /// # Errors
-    /// When PostgreSQL does not confirm: all of it may be there, and be found to be accepted already.
+    /// [`StoreError`] if PostgreSQL does not confirm it. All emissions may then still be in the inbox, and the next
+    /// take finds that they were already accepted.
     pub async fn finish(&self, accepted: &[EmissionId], refused: &[Refusal]) -> Result<(), StoreError> {
         let (transactions, numbers) = columns(accepted.iter().copied());
         let (refused_transactions, refused_numbers) = columns(refused.iter().map(|refusal| refusal.id));
@@ -322,7 +326,7 @@ impl Inbox {
         Ok(())
     }
 
-    /// Waits until something was emitted, or `limit` has passed. False: the session is lost.
+    /// Waits until something is emitted, or `limit` has passed. Returns false if the session is lost.
     pub async fn wait(&mut self, limit: Duration) -> bool {
         match tokio::time::timeout(limit, self.session.messages.recv()).await {
             Ok(message) => message.is_some(),

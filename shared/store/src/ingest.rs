@@ -1,4 +1,4 @@
-//! The limit of what an application may publish: one budget for all APIs, of which each draws a little in
+//! The limit on what an application may publish. All API processes share one budget, from which each draws a little in
 //! advance.
 
 use std::time::Duration;
@@ -9,18 +9,18 @@ use postrider_domain::ids::ApplicationId;
 use crate::sql::Sql;
 use crate::{Store, StoreError};
 
-/// What was drawn from the budget of an application.
+/// The result of drawing from the budget of an application.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Draw {
-    /// So many events may be published: at most as many as a tenth of a second allows.
+    /// This many events may be published: at most what a tenth of a second allows.
     Granted(u32),
-    /// None; there will be one after this time.
+    /// None may be published. There will be budget for one after this time.
     Denied(Duration),
-    /// There is no limit (any more).
+    /// The application has no limit.
     Unlimited,
 }
 
-/// The bucket of a rate limit by its theoretical arrival time (GCRA): it holds what a second allows.
+/// The theoretical arrival time of the rate limit (GCRA). The bucket holds what one second allows.
 const DRAW: Sql = Sql::named(
     "-- ingest_budgets.draw
 with budget as materialized (
@@ -52,7 +52,7 @@ from judged",
 /// Draws from the budget of an application.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn draw(store: &Store, application: ApplicationId) -> Result<Draw, StoreError> {
     let client = store.relaxed().await?;
     let Some(row) = DRAW.fetch_optional(&client, &[&application]).await? else {
@@ -69,7 +69,7 @@ const OPEN: Sql = Sql::named(
 insert into ingest_budgets (application_id) values ($1) on conflict do nothing",
 );
 
-/// Gives an application a budget to draw from.
+/// Creates the budget of an application if it does not exist.
 pub(super) async fn open(
     transaction: &Transaction<'_>,
     application: ApplicationId,

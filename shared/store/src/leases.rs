@@ -1,4 +1,4 @@
-//! Who sends what: a deliverer's registration, and the sweep of leases whose deliverer is gone.
+//! Which deliverer sends what: the registration of deliverers, and the sweep of leases whose deliverer is gone.
 
 use std::time::Duration;
 
@@ -11,15 +11,16 @@ use crate::page::id_bounds;
 use crate::sql::Sql;
 use crate::{Store, StoreError, expunge, operational};
 
-/// After PostgreSQL has started, deliverers have this long to come back and record what they have sent,
-/// before their leases count as abandoned.
+/// After a start of PostgreSQL, deliverers have this long to reconnect and record what they have sent before their
+/// leases count as abandoned.
 pub const SWEEP_GRACE: Duration = Duration::from_secs(10);
 
-/// A deliverer whose lock is free counts as gone after this long: one whose session was merely cut is back by then.
+/// A deliverer whose lock is free counts as gone after this long. If only its session was cut, it has reconnected by
+/// then.
 const LOST_AFTER: Duration = Duration::from_secs(4);
 
-/// What is said of an attempt of which nobody knows what came, and of its delivery. A late record recognises by it
-/// that the delivery has ended for want of that record.
+/// The `error_message` of an attempt whose outcome is unknown, and the `last_error` of its delivery. A late record
+/// recognises by it that the delivery only ended because that record was missing.
 pub(super) const VANISHED: &str = "the deliverer vanished before it recorded what happened";
 
 const HOLD: Sql = Sql::named(
@@ -32,7 +33,8 @@ const FOUND: Sql = Sql::named(
 delete from lost_deliverers where number = $1",
 );
 
-/// A session that the network has lost lives on at the server. Nobody else has this number.
+/// Ends an old session of the same deliverer. After a network failure it can live on at the server. No other deliverer
+/// has this number.
 const END_OLD_SESSION: Sql = Sql::named(
     "-- deliverers.end_old_session
 select count(pg_terminate_backend(pid)) as ended
@@ -42,11 +44,11 @@ where locktype = 'advisory' and objsubid = 1 and granted and pid <> pg_backend_p
   and database = (select oid from pg_database where datname = current_database())",
 );
 
-/// Says that the deliverer lives as long as this session does. False: an old session of it says so still, and was
-/// told to end.
+/// Registers the deliverer as alive for as long as this session lasts. Returns false if an old session of it still
+/// holds the lock. That session was told to end.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if a statement fails.
 pub async fn register(client: &Client, number: DelivererNumber) -> Result<bool, StoreError> {
     let is_held = HOLD.fetch_one(client, &[&number]).await?.get("is_held");
     let then = if is_held { FOUND } else { END_OLD_SESSION };
@@ -54,28 +56,29 @@ pub async fn register(client: &Client, number: DelivererNumber) -> Result<bool, 
     Ok(is_held)
 }
 
-/// Notes which deliverers have lost their lock, and forgets those that are back, or have no lease left.
+/// Records which deliverers have lost their lock, and forgets those that are back or have no lease left.
 const FIND: Sql = Sql::named(include_str!("sql/leases.find_abandoned.sql"));
 
-/// A claim whose outcome nobody will tell.
+/// A claim whose outcome will never be recorded.
 #[derive(Debug, Clone, Copy)]
 pub struct Abandoned {
-    /// Of which delivery.
+    /// The delivery that was claimed.
     pub delivery_id: DeliveryId,
-    /// Its lease.
+    /// The lease of the claim.
     pub lease_id: LeaseId,
-    /// When it was made; `None`: the lease is gone.
+    /// When the claim was made, or `None` if the lease no longer exists.
     pub claimed_at: Option<DateTime<Utc>>,
 }
 
-/// Every claim leaves an attempt behind: the last one of a delivery that is still under the lease, and those that
-/// are missing of one that was taken from it, as a cancellation does.
+/// Every claim leaves an attempt behind. This statement writes the last attempt of a delivery that is still under the
+/// lease. If the delivery was taken away from the lease, for example by a cancellation, it writes the attempts that are
+/// missing.
 const ABANDON: Sql = Sql::named(include_str!("sql/deliveries.abandon.sql"));
 
-/// When leases are looked at again of which something could not be dealt with.
+/// The delay before leases are examined again that could not be ended completely.
 pub const PUT_OFF: Duration = Duration::from_secs(5);
 
-/// Leases of which something is still held, for its row was locked, are looked at again after the others.
+/// Leases that still hold a delivery, because its row was locked, are examined again after the others.
 const REMOVE: Sql = Sql::named(
     "-- leases.remove
 with locked as materialized (
@@ -98,23 +101,23 @@ put_off as (
 delete from leases where id = any (array(select id from locked where is_done))",
 );
 
-/// What a sweep found.
+/// The result of a sweep.
 #[derive(Debug, Default)]
 pub struct Swept {
-    /// Leases that were removed, most of them done with.
+    /// The number of leases that were removed. Most of them were already settled.
     pub leases: u64,
-    /// Deliveries whose outcome nobody will tell.
+    /// The number of deliveries whose outcome will never be recorded.
     pub deliveries: i64,
-    /// Deliveries that could not be dealt with.
+    /// The deliveries that could not be processed.
     pub failed: Vec<(DeliveryId, StoreError)>,
 }
 
-/// Ends up to 50 leases that have expired, or whose deliverer has been gone for some seconds. What they leave
-/// behind is [abandoned](abandon); what is locked is left for later. Does nothing in the first ten seconds of a
-/// PostgreSQL server.
+/// Ends up to 50 leases that have expired, or whose deliverer has been gone for some seconds. Their deliveries are
+/// [abandoned](abandon). Locked ones are left for a later sweep. Does nothing in the first ten seconds after a start of
+/// PostgreSQL.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if a statement fails for reasons other than a single delivery.
 pub async fn sweep(store: &Store, schedule: &[i32]) -> Result<Swept, StoreError> {
     let client = store.relaxed().await?;
     let rows = FIND.fetch_all(&client, &[&SWEEP_GRACE.as_secs_f64(), &LOST_AFTER.as_secs_f64()]).await?;
@@ -137,13 +140,13 @@ pub async fn sweep(store: &Store, schedule: &[i32]) -> Result<Swept, StoreError>
     Ok(swept)
 }
 
-/// Ends claims whose outcome nobody will tell: each delivery gets an attempt of outcome `unknown` and is due again,
-/// at once the first time; or is a dead letter where no attempt is left. One that is locked is left alone.
-/// `schedule` is in seconds, for endpoints that set none. Answers how many deliveries were moved, and those that
-/// could not be.
+/// Ends claims whose outcome will never be recorded. Each delivery gets an attempt with the outcome `unknown`. The
+/// first time it is due again at once, later according to its schedule. If no attempt is left, it becomes a dead
+/// letter. Locked deliveries are left alone. `schedule` is in seconds, for endpoints without one of their own. Returns
+/// how many deliveries were changed, and those that could not be.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails for reasons other than a single delivery.
 pub async fn abandon(
     store: &Store,
     claims: &[Abandoned],

@@ -1,5 +1,5 @@
-//! All SQL, except for statements that read or write secrets. There is one module for each table or verb. Statements are
-//! [`Sql`](sql::Sql) constants: each carries a name, which `pg_stat_statements` and the logs of PostgreSQL show.
+//! All SQL, except for statements that read or write secrets. There is one module per table or verb. Statements are
+//! [`Sql`](sql::Sql) constants. Each has a name, which `pg_stat_statements` and the logs of PostgreSQL show.
 
 pub mod accept;
 pub mod api_keys;

@@ -1,5 +1,5 @@
-//! Notices when somebody locks a whole table for long. Statements that meet such a lock fail after a moment and are
-//! tried again, which looks like rest: so the health says what they wait for.
+//! Notices when a whole table is locked for long. Statements that meet such a lock fail after a moment and are retried,
+//! which looks like inactivity. Therefore the health reports what they wait for.
 
 use std::collections::HashMap;
 use std::fmt::{self, Display};
@@ -12,23 +12,23 @@ use postrider_runtime::health::Health;
 use crate::sql::{self, Sql};
 use crate::{Store, StoreError, from_row};
 
-/// How often it looks.
+/// How often the locks are checked.
 pub const CADENCE: Duration = Duration::from_secs(1);
 
-/// A lock that does not last longer is not worth a word.
+/// A lock that lasts no longer than this is not reported.
 const TOLERATED: Duration = Duration::from_secs(5);
 
-/// The tables that a service cannot do without.
+/// The tables that a service needs.
 #[derive(Debug, Clone, Copy)]
 pub struct Tables {
-    /// Those that it writes to.
+    /// The tables that it writes to.
     pub written: &'static [&'static str],
-    /// Those that it reads.
+    /// The tables that it reads.
     pub read: &'static [&'static str],
 }
 
-/// Locks that keep out who writes to some tables, or who reads others. One that is itself waited for keeps out everybody
-/// behind it. Of partitions those count that are not over.
+/// Locks that block writers of some tables, or readers of others. A lock that is itself waiting blocks all later
+/// statements too. Of partitions, only those whose time is not over count.
 const STRONG: Sql = Sql::named(
     "-- locks.strong
 select l.virtualtransaction as transaction, c.relname::text as table, l.mode, l.granted as is_granted, l.pid as session
@@ -45,14 +45,14 @@ order by not l.granted, c.relname <> t.name, c.relname
 limit 100",
 );
 
-/// One of these locks.
+/// A lock on one of these tables.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct TableLock {
     transaction: String,
     table: String,
     mode: String,
     is_granted: bool,
-    /// `None`: that of a prepared transaction.
+    /// `None` for a prepared transaction.
     session: Option<i32>,
 }
 
@@ -72,18 +72,19 @@ impl Display for TableLock {
     }
 }
 
-/// A task that looks for locks: a part of the health is down while one of the tables has been locked for some seconds.
+/// A task that checks for locks. Its part of the health is down while one of the tables has been locked for some
+/// seconds.
 pub struct LockWatch {
     store: Store,
     health: Health,
     part: &'static str,
     tables: Tables,
-    /// The locks that were there last time, each with when it was found first.
+    /// The locks that were found last time, each with the time when it was first found.
     seen: HashMap<TableLock, Instant>,
 }
 
 impl LockWatch {
-    /// Watches `tables` for this `part` of the health.
+    /// Creates a task that watches `tables` for this `part` of the health.
     #[must_use]
     pub fn new(store: &Store, health: &Health, part: &'static str, tables: Tables) -> Self {
         Self { store: store.clone(), health: health.clone(), part, tables, seen: HashMap::new() }

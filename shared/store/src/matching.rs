@@ -1,13 +1,13 @@
-//! Which endpoints an event or a replay goes to.
+//! The endpoints that an event or a replay goes to.
 
 use postrider_domain::ids::{ApplicationId, EndpointId};
 
 use crate::StoreError;
 use crate::sql::{Session, Sql};
 
-/// SQL: what it costs to find those of the endpoints `$e` that an event matches, in deliveries: as many as
-/// subscribe to its type, which `$subscribed` tells, and the steps of the filters of these and of the patterns of all, of
-/// which forty count as one.
+/// SQL: the cost of finding those of the endpoints `$e` that an event matches, expressed in deliveries. It is the
+/// number of endpoints that subscribe to the type, according to `$subscribed`, plus a fortieth of the steps of their
+/// filters and of all patterns.
 macro_rules! matching_cost {
     ($e:literal, $subscribed:literal) => {
         concat!(
@@ -34,10 +34,10 @@ where not exists (
 )",
 );
 
-/// Those of the endpoints that are not the application's, or were deleted.
+/// Returns those of the endpoints that do not belong to the application or were deleted.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub(crate) async fn unknown_endpoints(
     client: &impl Session,
     application: ApplicationId,

@@ -1,4 +1,4 @@
-//! The schema: applied by refinery under an advisory lock, and checked by every service at its start.
+//! The schema. refinery applies it under an advisory lock, and every service checks it at its start.
 
 use crate::DatabaseConfig;
 use crate::connect::connect_unlimited;
@@ -10,7 +10,7 @@ mod embedded {
     refinery::embed_migrations!("../../migrations");
 }
 
-/// Keeps two migrations from running at once.
+/// The advisory lock that keeps two migrations from running at the same time.
 const MIGRATION_LOCK: i64 = 0x706f_7374_0001;
 
 const LOCK: Sql = Sql::named("-- schema.lock\nselect pg_advisory_lock($1) as locked");
@@ -32,17 +32,18 @@ select (select max(version) from refinery_schema_history) as current,
 /// A migration that has been applied.
 #[derive(Debug, Clone)]
 pub struct Applied {
-    /// Its number.
+    /// The number of the migration.
     pub version: i32,
-    /// Its name.
+    /// The name of the migration.
     pub name: String,
 }
 
-/// Brings the schema to the version of this program, and says what was done. Services may run meanwhile.
+/// Migrates the schema to the version of this program. Returns the migrations that were applied. Services may run at
+/// the same time.
 ///
 /// # Errors
-/// When PostgreSQL cannot be reached, the database is not UTF-8, or a migration fails; each is applied wholly or not at
-/// all.
+/// [`StoreError`] if PostgreSQL cannot be reached, the database is not UTF-8, or a migration fails. Each migration is
+/// atomic.
 pub async fn migrate(config: &DatabaseConfig) -> Result<Vec<Applied>, StoreError> {
     let mut client = connect_unlimited(config).await?;
     session_settings::check_encoding(&client).await?;
@@ -59,7 +60,7 @@ pub async fn migrate(config: &DatabaseConfig) -> Result<Vec<Applied>, StoreError
     Ok(applied.map(|done| Applied { version: done.version(), name: done.name().to_owned() }).collect())
 }
 
-/// Whoever may not create schemas can be given one.
+/// Creates the schema only if it is missing, so that a role that may not create schemas can use an existing one.
 async fn create_schema(client: &tokio_postgres::Client) -> Result<(), StoreError> {
     if FIND_SCHEMA.fetch_optional(client, &[&SCHEMA]).await?.is_none() {
         client.batch_execute(&format!("-- schema.create\ncreate schema {SCHEMA}")).await?;
@@ -67,18 +68,18 @@ async fn create_schema(client: &tokio_postgres::Client) -> Result<(), StoreError
     Ok(())
 }
 
-/// The schema version that this program was built with.
+/// Returns the schema version that this program was built with.
 #[must_use]
 pub fn needed_version() -> i32 {
     let migrations = embedded::migrations::runner();
     migrations.get_migrations().iter().map(refinery::Migration::version).max().unwrap_or(0)
 }
 
-/// Refuses a database that is not UTF-8, a session that is not as it must be, a schema older than this program needs,
-/// and a newer one that says it would break it.
+/// Checks that the database is UTF-8, that the session has the required settings, and that the schema is neither older
+/// than this program requires nor a newer one that is marked as incompatible.
 ///
 /// # Errors
-/// With a sentence that says what to do.
+/// [`StoreError`] with a sentence that says what to do.
 pub async fn check_schema(store: &Store) -> Result<(), StoreError> {
     let client = store.durable().await?;
     session_settings::check_encoding(&client).await?;

@@ -1,5 +1,5 @@
-//! Operational events: what Postrider itself has to tell an application. They travel as any other event
-//! does, to the endpoints that subscribe to `postrider.…`, which `*` does not match.
+//! Operational events: what Postrider itself reports to an application. They are delivered like other events, to the
+//! endpoints that subscribe to `postrider.…`, which `*` does not match.
 
 use deadpool_postgres::Transaction;
 use postrider_domain::event_type::{EventType, RESERVED_PREFIX};
@@ -10,35 +10,35 @@ use crate::page::id_bounds;
 use crate::sql::Sql;
 use crate::{Store, StoreError};
 
-/// An endpoint was disabled, by hand or by Postrider.
+/// An endpoint was disabled, manually or by Postrider.
 pub const ENDPOINT_DISABLED: &str = "postrider.endpoint.disabled";
 /// An endpoint was enabled again.
 pub const ENDPOINT_ENABLED: &str = "postrider.endpoint.enabled";
-/// An endpoint only fails: it is probed, and what is due waits.
+/// All attempts to an endpoint fail. It is probed, and its other deliveries wait.
 pub const BREAKER_OPENED: &str = "postrider.endpoint.breaker_opened";
 /// An endpoint has succeeded again.
 pub const BREAKER_CLOSED: &str = "postrider.endpoint.breaker_closed";
-/// A delivery is a dead letter.
+/// A delivery has become a dead letter.
 pub const DEAD_LETTER: &str = "postrider.delivery.dead_letter";
 /// A bulk replay was completed or cancelled, or has failed.
 pub const REPLAY_FINISHED: &str = "postrider.replay.finished";
-/// What a test sends.
+/// The type of test events.
 pub const TEST: &str = "postrider.test";
 
-/// Something to tell.
+/// An operational event to emit.
 #[derive(Debug, Clone)]
 pub struct OperationalEvent {
-    /// Whom.
+    /// The application that receives it.
     pub application_id: ApplicationId,
-    /// A type under [`RESERVED_PREFIX`].
+    /// A type with the prefix [`RESERVED_PREFIX`].
     pub event_type: &'static str,
     /// A JSON object.
     pub data: Value,
 }
 
-/// One row for each event that an endpoint subscribes to. The API accepts it as if a producer had emitted it, so that its
-/// deliveries are made in small transactions, in turn with those of other applications: a transaction in which a hundred
-/// deliveries become dead letters does not make a hundred thousand more.
+/// Inserts one row for each event that an endpoint subscribes to. The API accepts it as if a producer had emitted it.
+/// Its deliveries are thus created in small transactions, in turn with those of other applications. A transaction in
+/// which a hundred deliveries become dead letters does not create a hundred thousand more.
 ///
 /// The key is random, so that no producer can use it first.
 const EMIT: Sql = Sql::named(
@@ -67,11 +67,11 @@ put as (
 select count(pg_notify('postrider_inbox', '')) as notifications from (select from put limit 1) n",
 );
 
-/// Stores operational events, which the API accepts once the transaction has committed. Called in the transaction of
-/// what they tell of, so that both happen or neither.
+/// Stores operational events, which the API accepts once the transaction has committed. Call it in the transaction of
+/// the change that they report, so that both happen or neither.
 ///
 /// # Errors
-/// When PostgreSQL cannot be reached.
+/// [`StoreError`] if the statement fails.
 pub async fn emit(transaction: &Transaction<'_>, events: &[OperationalEvent]) -> Result<(), StoreError> {
     if events.is_empty() {
         return Ok(());
@@ -84,15 +84,15 @@ pub async fn emit(transaction: &Transaction<'_>, events: &[OperationalEvent]) ->
     Ok(())
 }
 
-/// An array literal of the patterns that match a type; their alphabet needs no quoting.
+/// Formats the patterns that match a type as an array literal. Their characters need no quoting.
 fn patterns(event_type: &str) -> String {
-    let event_type = EventType::parse(event_type).expect("operational types are written here");
+    let event_type = EventType::parse(event_type).expect("the operational types above are valid");
     let patterns: Vec<_> = event_type.matching_patterns().collect();
     format!("{{{}}}", patterns.join(","))
 }
 
-/// Those that are no operational events themselves: what comes of these is told by nothing further, or a
-/// receiver that fails would keep itself busy.
+/// Excludes deliveries of operational events. No operational event is sent about operational events, or a failing
+/// receiver would cause an endless sequence of them.
 const DEAD: Sql = Sql::named(
     "-- deliveries.dead
 select application_id, id, event_id, event_type, endpoint_id, attempt_count, last_response_status, last_error
@@ -101,10 +101,10 @@ where id = any ($1) and id between $2 and $3 and status = 'dead_letter'
   and not starts_with(event_type, $4)",
 );
 
-/// Tells of deliveries that have become dead letters in this transaction.
+/// Emits operational events about deliveries that have become dead letters in this transaction.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if a statement fails.
 pub(super) async fn emit_dead_letters(
     transaction: &Transaction<'_>,
     deliveries: &[DeliveryId],
@@ -133,29 +133,29 @@ pub(super) async fn emit_dead_letters(
     emit(transaction, &events).await
 }
 
-/// What became of a test.
+/// The result of sending a test event.
 #[derive(Debug, Clone, Copy)]
 pub enum TestSent {
-    /// It is queued.
+    /// The test event is queued.
     Sent {
-        /// The event.
+        /// The id of the event.
         event_id: EventId,
-        /// Its only delivery.
+        /// The id of its only delivery.
         delivery_id: DeliveryId,
     },
     /// The endpoint is not active.
     Inactive,
-    /// There is no such endpoint.
+    /// The endpoint does not exist.
     Unknown,
 }
 
-/// One delivery with one attempt, whatever the endpoint subscribes to. No idempotency key is taken.
+/// Creates one delivery with one attempt, whatever the endpoint subscribes to. No idempotency key is stored.
 const SEND_TEST: Sql = Sql::named(include_str!("sql/endpoints.send_test.sql"));
 
-/// Sends a test event to one endpoint, unless it is not active.
+/// Sends a test event to one endpoint, unless it is disabled.
 ///
 /// # Errors
-/// When PostgreSQL cannot be reached.
+/// [`StoreError`] if the statement fails.
 pub async fn send_test(
     store: &Store,
     application: ApplicationId,

@@ -1,4 +1,4 @@
-//! The schedule: taking what is due, parking what there is no room for, and looking for the next.
+//! The schedule: takes rows that are due, parks rows for which there is no room, and finds when the next row is due.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use crate::sql::{Columns, FromRow, Parameters, Sql, read};
 /// The channel on which writers of outbox rows notify.
 pub const CHANNEL: &str = "postrider_outbox";
 
-/// SQL: more deliveries of one event than these are parked from the start, so that nobody stands behind them in the line
-/// of the relay.
+/// SQL: if an event has more deliveries than this, they are parked from the start, so that others do not wait behind
+/// them in the relay's line.
 macro_rules! most_in_line {
     () => {
         "200"
@@ -23,67 +23,68 @@ macro_rules! most_in_line {
 }
 pub(super) use most_in_line;
 
-/// What a notification says where rows were parked that might fit: whoever brings back what is parked is to look.
+/// The payload of a notification that parked rows might fit, so that the relay's refill should look.
 pub const PARKED: &str = "parked";
 
-/// Held shared by every take, and exclusively while the epoch is changed.
+/// The advisory lock that every take holds shared, and that a change of the epoch holds exclusively.
 pub(super) const EPOCH_LOCK: i64 = 0x706f_7374_0002;
 
-/// A row that was taken.
+/// A row of a take.
 #[derive(Debug, Clone)]
 pub struct DueRow {
-    /// The delivery to look at; none: the endpoint has changed.
+    /// The delivery to look at, or `None` if the endpoint has changed.
     pub delivery_id: Option<DeliveryId>,
-    /// Its endpoint.
+    /// The endpoint of the delivery, or the one that has changed.
     pub endpoint_id: EndpointId,
-    /// Its application.
+    /// The application of the endpoint.
     pub application_id: ApplicationId,
-    /// The endpoint's limits.
+    /// The limits of the endpoint.
     pub limits: Limits,
-    /// False where the endpoint is disabled: its rows are parked.
+    /// False if the endpoint is disabled. Its rows are then parked.
     pub is_open: bool,
-    /// True where older rows of the endpoint are parked: newer ones queue up behind them.
+    /// True if older rows of the endpoint are parked. Newer ones queue up behind them.
     pub has_parked: bool,
-    /// True where a bulk replay has put it there.
+    /// True if a bulk replay created the row.
     pub is_bulk: bool,
 }
 
-/// A row that has to wait.
+/// A row that must wait for room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Parked {
-    /// The delivery.
+    /// The delivery of the row.
     pub delivery_id: DeliveryId,
-    /// Its endpoint.
+    /// The endpoint of the delivery.
     pub endpoint_id: EndpointId,
-    /// Its application.
+    /// The application of the endpoint.
     pub application_id: ApplicationId,
-    /// True where a bulk replay has put it there.
+    /// True if a bulk replay created the row.
     pub is_bulk: bool,
 }
 
-/// How many parked rows of an endpoint may go.
+/// How many parked rows of an endpoint may be brought back.
 #[derive(Debug, Clone, Copy)]
 pub struct Room {
-    /// The application.
+    /// The application of the endpoint.
     pub application_id: ApplicationId,
     /// The endpoint.
     pub endpoint_id: EndpointId,
-    /// Ordinary ones.
+    /// The number of ordinary rows.
     pub ordinary: i64,
-    /// Those of bulk replays.
+    /// The number of rows of bulk replays.
     pub bulk: i64,
 }
 
-/// Rows that were removed from the outbox by a transaction that is still open: dropped, they are back.
+/// Rows that an open transaction has deleted from the outbox. If this is dropped, the transaction rolls back and the
+/// rows are still there.
 pub struct Take<'a> {
     transaction: Transaction<'a>,
-    /// Which memory of Redis they are meant for.
+    /// The epoch of the Redis contents that they are meant for.
     pub epoch: i64,
-    /// What is due, in order.
+    /// The rows, in the order in which they are due.
     pub rows: Vec<DueRow>,
-    /// When the last of them fell due, as PostgreSQL says; `None` where it does not matter.
+    /// When the last of them fell due, by PostgreSQL's clock. `None` for parked rows.
     pub due_until: Option<DateTime<Utc>>,
-    /// For how long one of them had been due at most.
+    /// How long the row that waited longest had been due.
     pub late_by: Duration,
 }
 
@@ -97,9 +98,9 @@ const READ_EPOCH: Sql = Sql::named(
 select epoch from queue_epoch where shard = 0",
 );
 
-/// SQL: whether anything of an endpoint is parked, by bulk replays or beside them. Not by `exists`, which
-/// PostgreSQL may answer by hashing all that is parked; and in order, so that it goes by the index, instead of
-/// looking through the table for the first of very many.
+/// SQL: whether an endpoint has parked rows, of bulk replays or ordinary ones. Not `exists`, because PostgreSQL may
+/// evaluate that by hashing all parked rows. The order makes it use the index instead of scanning the table for the
+/// first of very many rows.
 macro_rules! has_parked {
     ($application:literal, $endpoint:literal, $bulk:literal) => {
         concat!(
@@ -115,7 +116,7 @@ macro_rules! has_parked {
 }
 pub(super) use has_parked;
 
-/// SQL: whether a delivery is not parked; not by `exists` either.
+/// SQL: whether a delivery is not parked. Not `exists`, for the same reason as in `has_parked!`.
 #[macro_export]
 macro_rules! is_not_parked {
     ($application:literal, $endpoint:literal, $delivery:literal) => {
@@ -131,13 +132,13 @@ macro_rules! is_not_parked {
     };
 }
 
-/// SQL: the endpoints of what was taken and their limits, each looked up once, however many rows it has.
+/// SQL: the endpoints of the taken rows with their limits. Each is looked up once, however many rows it has.
 macro_rules! endpoints_of_taken {
     () => {
         "endpoint as materialized (
     select t.endpoint_id, t.application_id, case when e.ordered then 1 else e.concurrency_limit end as concurrency_limit,
            e.rate_limit, h.state = 'open' as is_breaker_open,
-           -- A deleted endpoint passes: the claim cancels what belongs to it.
+           -- A deleted endpoint counts as open: the claim cancels its deliveries.
            e.id is null or e.deleted_at is not null or e.is_active as is_open
     from (select distinct endpoint_id, application_id from taken) t
     left join lateral (
@@ -225,11 +226,11 @@ select delivery_id, endpoint_id, application_id, true, bulk
 from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::boolean[]) as r (delivery_id, endpoint_id, application_id, bulk)",
 );
 
-/// Takes up to `limit` rows that are due, oldest first, and none that fell due before `since`. `client` is one of
-/// [`Store::relaxed`](super::Store::relaxed).
+/// Takes up to `limit` rows that are due, oldest first, but none that fell due before `since`. `client` must be a
+/// connection from [`Store::relaxed`](super::Store::relaxed).
 ///
 /// # Errors
-/// When PostgreSQL does not answer, or the epoch is being changed.
+/// [`StoreError`] if a statement fails, or the epoch is being changed.
 pub async fn take(
     client: &mut Object,
     limit: i64,
@@ -242,10 +243,10 @@ pub async fn take(
     Ok(Take { transaction, epoch, rows: rows.iter().map(read).collect(), due_until, late_by })
 }
 
-/// Takes parked rows: as many of each endpoint as its room says, those of bulk replays last.
+/// Takes parked rows, as many of each endpoint as its room allows. Those of bulk replays are last.
 ///
 /// # Errors
-/// When PostgreSQL does not answer, or the epoch is being changed.
+/// [`StoreError`] if a statement fails, or the epoch is being changed.
 pub async fn unpark<'a>(client: &'a mut Object, rooms: &[Room]) -> Result<Take<'a>, StoreError> {
     let endpoints: Vec<_> = rooms.iter().map(|room| room.endpoint_id).collect();
     let applications: Vec<_> = rooms.iter().map(|room| room.application_id).collect();
@@ -271,24 +272,24 @@ async fn take_by<'a>(
     let lock = LOCK.prepare(&transaction).await?;
     let read_epoch = READ_EPOCH.prepare(&transaction).await?;
     let take = sql.prepare(&transaction).await?;
-    // Sent together, done one after the other: the epoch is read and the rows are taken under the lock.
+    // Sent together but executed in order: the epoch is read and the rows are taken under the lock.
     let (locked, epoch, rows) = tokio::join!(
         transaction.execute(&lock, &[&EPOCH_LOCK]),
         transaction.query_one(&read_epoch, &[]),
         transaction.query(&take, parameters),
     );
-    // In this order: whatever follows a statement that failed says only that the transaction is aborted.
+    // Checked in this order: statements after a failed one only report that the transaction is aborted.
     locked?;
     let (epoch, rows) = (epoch?, rows?);
     Ok((transaction, epoch.get("epoch"), rows))
 }
 
 impl Take<'_> {
-    /// Ends the take: what was pushed is gone from the outbox, and the `parked` rest is back in it,
-    /// waiting for room.
+    /// Commits the take: pushed rows are gone from the outbox, and the `parked` ones are in it again, waiting for room.
     ///
     /// # Errors
-    /// When PostgreSQL does not confirm: the rows may then be back, and their ids be pushed twice.
+    /// [`StoreError`] if PostgreSQL does not confirm the commit. The rows may then be in the outbox again, and their
+    /// ids be pushed twice.
     pub async fn commit(self, parked: &[Parked]) -> Result<(), StoreError> {
         if !parked.is_empty() {
             let deliveries: Vec<_> = parked.iter().map(|row| row.delivery_id).collect();
@@ -315,7 +316,7 @@ impl FromRow<'_> for DueRow {
     }
 }
 
-/// Reads the limits of an endpoint. One that is gone has the narrowest, because its deliveries are cancelled.
+/// Reads the limits of an endpoint. A deleted one gets the lowest limits, because its deliveries are only cancelled.
 fn limits(row: &mut Columns<'_>) -> Limits {
     match row.get("concurrency_limit") {
         Some(concurrency) => Limits {
@@ -336,11 +337,11 @@ order by due_at
 limit 1",
 );
 
-/// How long until the earliest row that is not due yet. What is due already and was not taken belongs to
+/// Returns the time until the earliest row that is not due yet. Rows that are already due but were not taken belong to
 /// another relay.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn next_due(client: &Object) -> Result<Option<Duration>, StoreError> {
     let row = NEXT_DUE.fetch_optional(client, &[]).await?;
     Ok(row.map(|row| Duration::from_millis(row.get::<_, i64>("milliseconds").max(1).unsigned_abs())))
@@ -349,7 +350,7 @@ pub async fn next_due(client: &Object) -> Result<Option<Duration>, StoreError> {
 /// Opens a connection that listens for new outbox rows.
 ///
 /// # Errors
-/// When PostgreSQL cannot be reached.
+/// [`StoreError`] if PostgreSQL cannot be reached.
 pub async fn listen(config: &crate::config::DatabaseConfig) -> Result<super::Dedicated, StoreError> {
     let connection = super::connect_dedicated(config).await?;
     connection.client.batch_execute(&format!("-- outbox.listen\nlisten {CHANNEL}")).await?;

@@ -1,4 +1,4 @@
-//! One page of a list: where it begins, how much of it is read, and where the next one goes on.
+//! One page of a list: where it begins, how much of it is read, and where the next one begins.
 
 use chrono::{DateTime, Utc};
 use futures_util::TryStreamExt as _;
@@ -9,29 +9,29 @@ use uuid::Uuid;
 use crate::StoreError;
 use crate::sql::{self, FromRow, Parameters, Session, Sql};
 
-/// Rows that one call looks at, at most. A filter that matches few of them answers a short page, not a
+/// The maximum number of rows that one call scans. A filter that matches few of them returns a short page instead of a
 /// slow one.
 pub const MAX_SCANNED: i64 = 2_000;
 
-/// Bytes of the items on one page, as PostgreSQL sends them. A page ends before the item that exceeds this, unless that
-/// is its only one.
+/// The maximum size of the items on one page, in bytes as PostgreSQL sends them. A page ends before the item that would
+/// exceed this, unless it is the first.
 pub const MAX_PAGE_BYTES: usize = 4 << 20;
 
-/// How far the time in an id may be from `created_at`: ids are drawn while a statement runs, `created_at`
-/// is when it began, and no statement runs longer than this.
+/// The maximum difference between the time in an id and `created_at`. Ids are drawn while a statement runs,
+/// `created_at` is when it started, and no statement runs longer than this.
 const CLOCK_MARGIN_MS: i64 = 60_000;
 
 /// A page of items.
 #[derive(Debug, Clone)]
 pub struct Page<T, P = Uuid> {
-    /// The items; perhaps none, although others follow.
+    /// The items. There may be none even if others follow.
     pub items: Vec<T>,
-    /// Where the next page begins; `None`: this was the last one.
+    /// Where the next page begins, or `None` if this is the last one.
     pub next: Option<P>,
 }
 
 impl<T: for<'row> FromRow<'row>, P> Page<T, P> {
-    /// The page of these rows. `place` is where the next page begins after an item.
+    /// Builds the page of these rows. `place` returns the position of an item, after which the next page begins.
     pub fn of(rows: &Rows, place: impl Fn(&T) -> P) -> Self {
         let items: Vec<T> = rows.rows.iter().map(sql::read).collect();
         let next = items.last().filter(|_| rows.has_more).map(place);
@@ -40,9 +40,9 @@ impl<T: for<'row> FromRow<'row>, P> Page<T, P> {
 }
 
 impl<T: for<'row> FromRow<'row>> Page<T> {
-    /// The page of a bounded scan. Two columns say how the scan went: `last_id` is the last row that it looked at, and
-    /// `is_bounded` is true if it ended there because of a bound. The columns of the item follow; its `id` is null if
-    /// nothing matched.
+    /// Builds the page of a bounded scan. Two columns describe the scan: `last_id` is the last row that was scanned,
+    /// and `is_bounded` is true if the scan ended there because of a bound. The columns of the item follow. Its `id` is
+    /// null if nothing matched.
     pub fn of_scan(rows: &Rows, id: impl Fn(&T) -> Uuid) -> Self {
         let Some(first) = rows.rows.first() else {
             return Self { items: Vec::new(), next: None };
@@ -62,12 +62,12 @@ impl<T: for<'row> FromRow<'row>> Page<T> {
 /// The rows of one page.
 pub struct Rows {
     pub(super) rows: Vec<Row>,
-    /// Others follow.
+    /// True if more rows follow.
     has_more: bool,
 }
 
-/// Reads the rows of one page: `limit` and [`MAX_PAGE_BYTES`] at most. The statement must return one row more than
-/// `limit` where there is one.
+/// Reads the rows of one page, up to `limit` and [`MAX_PAGE_BYTES`]. The statement must return one row more than
+/// `limit` if there is one.
 pub async fn read(
     session: &impl Session,
     sql: Sql,
@@ -77,7 +77,7 @@ pub async fn read(
     read_weighed(session, sql, parameters, limit, Row::raw_size_bytes).await
 }
 
-/// The same, where an item may be larger in a response than in PostgreSQL: `weigh` returns its bytes.
+/// Like [`read`], for items that may be larger in a response than in PostgreSQL. `weigh` returns their size in bytes.
 pub async fn read_weighed(
     session: &impl Session,
     sql: Sql,
@@ -92,7 +92,7 @@ pub async fn read_weighed(
     let mut rows = Vec::new();
     while let Some(row) = stream.try_next().await? {
         if !room.take(weigh(&row), rows.is_empty()) {
-            // The rest is thrown away as it arrives.
+            // The remaining rows are discarded as they arrive.
             return Ok(Rows { rows, has_more: true });
         }
         rows.push(row);
@@ -100,14 +100,14 @@ pub async fn read_weighed(
     Ok(Rows { rows, has_more: false })
 }
 
-/// What a page has room for.
+/// The space that is left on a page.
 struct Room {
     items: usize,
     bytes: usize,
 }
 
 impl Room {
-    /// False where there is no room for an item of this size. The first one is taken whatever its size is.
+    /// Returns false if there is no room for an item of this size. The first item is accepted whatever its size.
     fn take(&mut self, bytes: usize, is_first: bool) -> bool {
         let fits = self.items > 0 && (is_first || bytes <= self.bytes);
         if fits {
@@ -118,18 +118,18 @@ impl Room {
     }
 }
 
-/// The range of ids in which everything lies that was created in a range of time: a little wider than it,
-/// so that the scan begins and ends near the right place and the time itself is still compared.
+/// The range of ids of everything that was created in a range of time. It is slightly wider, so that the scan starts
+/// and ends near the right place. The statement compares the time itself as well.
 #[derive(Debug, Clone, Copy)]
 pub struct IdRange {
     /// Ids are greater than this.
     pub(super) above: Uuid,
-    /// Ids are smaller than this.
+    /// Ids are less than this.
     pub(super) below: Uuid,
 }
 
 impl IdRange {
-    /// The ids after the page that ended at `cursor`, created in `[created_after, created_before)`.
+    /// Returns the ids after the page that ended at `cursor`, created in `[created_after, created_before)`.
     pub fn new(
         cursor: Option<Uuid>,
         created_after: Option<DateTime<Utc>>,
@@ -140,21 +140,21 @@ impl IdRange {
         Self { above, below: cursor.map_or(end, |cursor| cursor.min(end)) }
     }
 
-    /// The same without what is much older than the id of a cause.
+    /// Excludes ids that are much older than `cause`.
     pub fn not_before(self, cause: Uuid) -> Self {
         let milliseconds = i64::try_from(cause.as_u128() >> 80).unwrap_or(i64::MAX);
         Self { above: self.above.max(first_id(milliseconds - CLOCK_MARGIN_MS)), ..self }
     }
 }
 
-/// The smallest and the largest of some ids: a statement that names them looks at their partitions only,
-/// which it would not for `id = any (…)` alone.
+/// Returns the smallest and the largest of some ids. A statement with these bounds only reads the partitions between
+/// them. With `id = any (…)` alone it would read all.
 pub fn id_bounds(ids: &[DeliveryId]) -> (DeliveryId, DeliveryId) {
     let none = DeliveryId(Uuid::nil());
     (ids.iter().min().copied().unwrap_or(none), ids.iter().max().copied().unwrap_or(none))
 }
 
-/// The smallest id that begins with this time, in milliseconds since 1970.
+/// Returns the smallest id with this time, in milliseconds since 1970.
 fn first_id(milliseconds: i64) -> Uuid {
     let milliseconds = milliseconds.clamp(0, (1 << 48) - 1).unsigned_abs();
     Uuid::from_u128(u128::from(milliseconds) << 80)

@@ -1,4 +1,4 @@
-//! The time partitions of events, deliveries and attempts: made ahead, and dropped when they are too old.
+//! The time partitions of events, deliveries and attempts: created in advance, and dropped when they are too old.
 
 use std::time::Duration;
 
@@ -8,17 +8,17 @@ use tokio_postgres::Client;
 use crate::sql::{Columns, FromRow, Sql, read};
 use crate::{StoreError, from_row};
 
-/// Partitions are made until this far ahead.
+/// How far in advance partitions are created.
 pub const AHEAD: Duration = Duration::from_secs(7 * 86_400);
 
-/// Keeps two relays from changing partitions at once.
+/// The advisory lock that keeps two relays from changing partitions at the same time.
 const PARTITION_LOCK: i64 = 0x706f_7374_0003;
 
-/// Rows that one step deletes.
+/// The number of rows that one step deletes.
 const STEP: i64 = 5_000;
 
-/// What one partition spans: a quarter of the retention, so that there are about six of each table, which
-/// every statement has to plan for, and nothing is kept for longer than five quarters.
+/// Returns the width of a partition: a quarter of the retention period. Each table then has about six partitions, which
+/// every statement must plan for, and nothing is kept longer than five quarters of the period.
 #[must_use]
 pub fn width_days(retention_days: u32) -> u32 {
     (retention_days / 4).max(1)
@@ -26,10 +26,10 @@ pub fn width_days(retention_days: u32) -> u32 {
 
 const LOCK: Sql = Sql::named("-- partitions.lock\nselect pg_try_advisory_lock($1) as is_held");
 
-/// True where this session may change partitions; it may until it ends.
+/// Returns true if this session may change partitions, until it ends.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn try_lock(client: &Client) -> Result<bool, StoreError> {
     Ok(LOCK.fetch_one(client, &[&PARTITION_LOCK]).await?.get("is_held"))
 }
@@ -56,16 +56,16 @@ from hole
 order by greatest(starts_at, now()), parent",
 );
 
-/// A time, now or in the future, for which a table has no partition.
+/// A period, now or in the future, for which a table has no partition.
 #[derive(Debug)]
 pub struct Hole {
-    /// The table.
+    /// The partitioned table.
     pub parent: String,
-    /// `None`: it has none for any earlier time.
+    /// The start, or `None` if the table has no partition for any earlier time.
     pub starts_at: Option<DateTime<Utc>>,
-    /// `None`: it has none for any later time.
+    /// The end, or `None` if the table has no partition for any later time.
     pub ends_at: Option<DateTime<Utc>>,
-    /// How long until rows are refused; zero: they are refused now.
+    /// The time until rows are refused, or zero if they are refused now.
     pub in_time: Duration,
 }
 
@@ -80,10 +80,10 @@ impl FromRow<'_> for Hole {
     }
 }
 
-/// The holes of all three tables, the most urgent first. There is one at the end of each table.
+/// Returns the holes of all three tables, the most urgent first. There is always one at the end of each table.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn holes(client: &Client) -> Result<Vec<Hole>, StoreError> {
     let rows = HOLES.fetch_all(client, &[]).await?;
     Ok(rows.iter().map(read).collect())
@@ -98,32 +98,32 @@ select add_partition(
 ) as added",
 );
 
-/// Adds a partition for the time of a hole. At the end of a table it spans `width_days`.
+/// Adds a partition for the period of a hole. At the end of a table it spans `width_days`.
 ///
 /// # Errors
-/// When PostgreSQL does not answer, or the table is locked.
+/// [`StoreError`] if the statement fails, for example because the table is locked.
 pub async fn fill(client: &Client, hole: &Hole, width_days: u32) -> Result<(), StoreError> {
     let Hole { parent, starts_at, ends_at, .. } = hole;
     FILL.execute(client, &[parent, starts_at, ends_at, &width_days.cast_signed()]).await?;
     Ok(())
 }
 
-/// A partition whose time is over.
+/// A partition that is older than the retention period.
 #[derive(Debug, Clone)]
 pub struct Expired {
-    /// The table that it is a part of.
+    /// The table that it belongs to.
     pub parent: String,
-    /// Its own name.
+    /// The name of the partition.
     pub name: String,
-    /// What was made before this, it may hold.
+    /// The end of its period. It only contains rows that were created before this.
     pub ends_at: DateTime<Utc>,
-    /// True where an earlier detachment was interrupted.
+    /// True if an earlier detachment was interrupted.
     pub is_detaching: bool,
 }
 
 from_row!(Expired { parent, name, ends_at, is_detaching });
 
-/// SQL: the time before which everything is too old.
+/// SQL: the time before which everything is older than the retention period.
 macro_rules! oldest {
     ($days:literal) => {
         concat!("now() - make_interval(days => ", $days, ")")
@@ -140,21 +140,21 @@ where ends_at < ",
 order by ends_at, parent <> 'deliveries', parent"
 ));
 
-/// The partitions of what was made more than `retention_days` ago, oldest first, and of one time those of deliveries
-/// first.
+/// Returns the partitions of everything that was created more than `retention_days` ago, oldest first. Among those of
+/// the same period, deliveries come first.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn expired(client: &Client, retention_days: u32) -> Result<Vec<Expired>, StoreError> {
     let rows = EXPIRED.fetch_all(client, &[&retention_days.cast_signed()]).await?;
     Ok(rows.iter().map(read).collect())
 }
 
-/// Detaches a partition without locking writers out, and drops it. What was interrupted is done by the
-/// next call, or, once it is detached, found by [`detached`].
+/// Detaches a partition without blocking writers, and drops it. The next call completes an interrupted detachment. A
+/// partition that was detached but not dropped is found by [`detached`].
 ///
 /// # Errors
-/// When PostgreSQL does not answer, or a statement that reads the partition does not end in time.
+/// [`StoreError`] if a statement fails, for example because a statement that reads the partition does not end in time.
 pub async fn drop(
     client: &Client,
     Expired { parent, name, is_detaching, .. }: &Expired,
@@ -166,25 +166,25 @@ pub async fn drop(
     drop_detached(client, name).await
 }
 
-/// A table that was a partition, by its name, or that is just being detached.
+/// A table that was a partition, judging by its name, or that is being detached.
 #[derive(Debug)]
 pub struct Detached {
-    /// The table that it was a part of.
+    /// The table that it belonged to.
     pub parent: String,
-    /// Its own name.
+    /// The name of the table.
     pub name: String,
-    /// What was made before this, it may hold.
+    /// The end of its period. It only contains rows that were created before this.
     pub ends_at: DateTime<Utc>,
-    /// True where all of it is older than the retention.
+    /// True if all its rows are older than the retention period.
     pub is_expired: bool,
-    /// True where it is a partition still.
+    /// True if it is still a partition.
     pub is_detaching: bool,
 }
 
 from_row!(Detached { parent, name, ends_at, is_expired, is_detaching });
 
 impl Detached {
-    /// True where it was the partition for the time of this hole, or a part of it.
+    /// Returns true if it was the partition for the period of this hole, or for a part of it.
     #[must_use]
     pub fn leaves(&self, hole: &Hole) -> bool {
         self.parent == hole.parent
@@ -193,8 +193,8 @@ impl Detached {
     }
 }
 
-/// The date in the name is the day before which the partition ends, in UTC. A date that there is not, as of a February
-/// 30, is taken for a later one.
+/// The date in the name is the day before which the partition ends, in UTC. A date that does not exist, such as
+/// February 30, counts as a later one.
 const DETACHED: Sql = Sql::named(concat!(
     "-- partitions.detached
 select parent, quote_ident(name) as name, ends_at, ends_at < ",
@@ -218,27 +218,27 @@ from (
 order by ends_at, parent"
 ));
 
-/// Tables that were partitions and are none any more, or soon will be none, oldest first.
+/// Returns tables that were partitions, or are being detached, oldest first.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn detached(client: &Client, retention_days: u32) -> Result<Vec<Detached>, StoreError> {
     let rows = DETACHED.fetch_all(client, &[&retention_days.cast_signed()]).await?;
     Ok(rows.iter().map(read).collect())
 }
 
-/// Drops a partition that was detached.
+/// Drops a detached partition.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn drop_detached(client: &Client, name: &str) -> Result<(), StoreError> {
     client.batch_execute(&format!("-- partitions.drop\ndrop table if exists {name}")).await?;
-    tracing::info!(partition = name, "a partition older than the retention was dropped");
+    tracing::info!(partition = name, "dropped a partition that is older than the retention period");
     Ok(())
 }
 
-/// SQL: what was made before this has been dropped. Never less than the retention ago: a partition that is merely
-/// detached comes back.
+/// SQL: everything that was created before this has been dropped. It is at least the retention period ago, because a
+/// partition that is only detached may be attached again.
 macro_rules! dropped_before {
     ($parent:literal, $days:literal) => {
         concat!(
@@ -265,11 +265,11 @@ where ctid = any (array(
 ))"
 ));
 
-/// Deletes some of the idempotency keys whose events have been dropped, and answers how many; 0: all are
-/// gone.
+/// Deletes some of the idempotency keys whose events have been dropped. Returns how many it deleted, or 0 if none was
+/// left.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn forget_keys(client: &Client, retention_days: u32) -> Result<u64, StoreError> {
     FORGET_KEYS.execute(client, &[&STEP, &retention_days.cast_signed()]).await
 }
@@ -289,10 +289,10 @@ where id = any (array(
 ))"
 ));
 
-/// Deletes some of the parked rows whose deliveries have been dropped, and answers how many.
+/// Deletes some of the parked rows whose deliveries have been dropped. Returns how many it deleted.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn forget_parked(client: &Client, retention_days: u32) -> Result<u64, StoreError> {
     FORGET_PARKED.execute(client, &[&STEP, &retention_days.cast_signed()]).await
 }

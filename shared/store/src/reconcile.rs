@@ -1,4 +1,4 @@
-//! After Redis has lost its memory: a new epoch, and everything open back into the outbox.
+//! What happens after Redis has lost its memory: a new epoch begins, and everything open is put into the outbox again.
 
 use postrider_domain::ids::{ApplicationId, DeliveryId, EndpointId, LeaseId};
 use uuid::Uuid;
@@ -9,12 +9,12 @@ use crate::outbox::EPOCH_LOCK;
 use crate::sql::{Sql, read};
 use crate::{Store, StoreError, from_row};
 
-/// Which memory of Redis PostgreSQL believes in.
+/// The contents of Redis that PostgreSQL relies on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Epoch {
-    /// Its number, which Redis must hold.
+    /// The number of the epoch, which Redis must hold.
     pub number: i64,
-    /// The run of Redis that held it.
+    /// The id of the run of Redis that held it.
     pub redis_run_id: String,
     /// True while open deliveries are still being put back.
     pub is_reconciling: bool,
@@ -32,7 +32,7 @@ where shard = 0",
 /// Reads the epoch.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn read_epoch(store: &Store) -> Result<Epoch, StoreError> {
     let client = store.relaxed().await?;
     let row = READ.fetch_one(&client, &[]).await?;
@@ -54,13 +54,13 @@ where shard = 0 and epoch = $3 and redis_run_id = $4
 returning epoch as number",
 );
 
-/// Begins a new epoch while no take is open anywhere: `seen` is what the caller found to disagree with
-/// Redis, and `install` puts the new number into Redis. Where another relay was faster, nothing is done.
+/// Begins a new epoch while no take is open anywhere. `seen` is the epoch that the caller found to disagree with Redis,
+/// and `install` writes the new number to Redis. If another relay was faster, nothing is done.
 ///
-/// Dying in between leaves PostgreSQL and Redis in disagreement, and the next relay begins again.
+/// A crash in between leaves PostgreSQL and Redis in disagreement, and the next relay begins again.
 ///
 /// # Errors
-/// When PostgreSQL does not answer, or `install` fails.
+/// [`StoreError`] if a statement fails, or the error of `install`.
 pub async fn begin_epoch<E: From<StoreError>>(
     store: &Store,
     seen: &Epoch,
@@ -69,7 +69,7 @@ pub async fn begin_epoch<E: From<StoreError>>(
 ) -> Result<(), E> {
     let mut client = store.durable().await?;
     let transaction = client.transaction().await.map_err(StoreError::from)?;
-    // Every take is over in milliseconds, but several relays may keep the lock shared for a while.
+    // Every take ends within milliseconds, but several relays together may keep the shared lock held for a while.
     ALLOW_WAITING.execute(&transaction, &[]).await?;
     LOCK.execute(&transaction, &[&EPOCH_LOCK]).await?;
     let begun = BEGIN
@@ -120,12 +120,12 @@ select (select count(*) from queued) as queued, (select reconcile_cursor is null
        (select count(pg_notify('postrider_outbox', '')) from (select from queued limit 1) n) as notifications"
 ));
 
-/// Puts the next open deliveries that are due and not leased back into the outbox, `limit` at a time, and
-/// answers how many there were, or `None` when all is done. Duplicates are harmless: they find their
-/// delivery closed, leased or not due.
+/// Puts up to `limit` further open deliveries that are due and not leased into the outbox. Returns how many there were,
+/// or `None` when all are done. Duplicates do no harm, because the claim finds their delivery closed, leased or not
+/// due.
 ///
 /// # Errors
-/// When PostgreSQL does not answer; the step is then taken again.
+/// [`StoreError`] if the statement fails. The step is then repeated.
 pub async fn reconcile_step(store: &Store, limit: i64) -> Result<Option<i64>, StoreError> {
     let client = store.relaxed().await?;
     let row = STEP.fetch_one(&client, &[&limit]).await?;
@@ -133,37 +133,37 @@ pub async fn reconcile_step(store: &Store, limit: i64) -> Result<Option<i64>, St
     Ok((!is_done).then(|| row.get("queued")))
 }
 
-/// An open delivery that has been due for a while and that nobody seems to work on.
+/// An open delivery that has been due for a while, but is not being processed as far as PostgreSQL knows.
 #[derive(Debug, Clone, Copy)]
 pub struct Overdue {
-    /// Which.
+    /// The overdue delivery.
     pub delivery_id: DeliveryId,
-    /// Its endpoint.
+    /// The endpoint of the delivery.
     pub endpoint_id: EndpointId,
-    /// Its application.
+    /// The application of the delivery.
     pub application_id: ApplicationId,
 }
 
 from_row!(Overdue { delivery_id, endpoint_id, application_id });
 
-/// What is parked is looked up by ranges of the index, not one by one: of a backlog everything is parked. A limit makes
-/// PostgreSQL go by the index; what is beyond it is put into the outbox twice, which is harmless.
+/// Parked rows are looked up by ranges of the index instead of one by one, because in a backlog everything is parked.
+/// The limit makes PostgreSQL use the index. Rows beyond it are put into the outbox twice, which does no harm.
 const OVERDUE: Sql = Sql::named(include_str!("sql/deliveries.overdue.sql"));
 
-/// Open deliveries that nobody seems to work on.
+/// Open deliveries that are not being processed as far as PostgreSQL knows.
 #[derive(Debug, Default)]
 pub struct Stranded {
-    /// Due for more than a minute, and neither leased nor parked.
+    /// Deliveries that have been due for more than a minute, and are neither leased nor parked.
     pub overdue: Vec<Overdue>,
-    /// Under a lease that is not there: nobody will sweep it.
+    /// Deliveries under a lease that does not exist, so that no sweep will end it.
     pub abandoned: Vec<Abandoned>,
 }
 
-/// Looks at the next `limit` open deliveries after `after`: which of them nobody seems to work on, and where to go on
-/// (`None`: from the beginning).
+/// Examines the next `limit` open deliveries after `after`. Returns those that are not being processed, and the
+/// position to continue from. `None` means from the beginning.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn find_stranded(
     store: &Store,
     after: Option<DeliveryId>,
@@ -199,11 +199,11 @@ select endpoint_id, application_id
 from unnest($4::uuid[], $5::uuid[]) as r (endpoint_id, application_id)",
 );
 
-/// Puts `lost` deliveries into the outbox again, and has the relay look over `endpoints`, so that what Redis has lost
-/// of them is made again.
+/// Puts `lost` deliveries into the outbox again, and makes the relay look at `endpoints`, so that the entries that
+/// Redis has lost are restored.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn requeue(
     store: &Store,
     lost: &[Overdue],

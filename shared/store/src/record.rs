@@ -1,4 +1,4 @@
-//! Recording: what became of each attempt, and what follows for its delivery.
+//! Recording: the outcome of each attempt, and its effect on the delivery.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -11,43 +11,43 @@ use crate::page::id_bounds;
 use crate::sql::{Session, Sql};
 use crate::{Store, StoreError, expunge, leases, operational};
 
-/// The attempt is written whatever has become of the delivery, and a success is not overwritten. The delivery moves
-/// for the holder of its lease. What comes late, when the lease was swept or taken away, moves it too:
+/// The attempt is written whatever has happened to the delivery, except that a success is not overwritten. The delivery
+/// is changed by the holder of its lease. A late record, after the lease was swept or taken away, also changes it:
 ///
-/// - a success, if the delivery is still open, whoever sends it by now, or is a dead letter only because nobody knew
-///   what had come of this attempt;
-/// - a failure, if the delivery waits for its next attempt and this was the last one, and nobody has opened it again
-///   by hand. A crash of PostgreSQL may have lost the claim, and the count with it.
+/// - if it is a success, and the delivery is still open, even if another deliverer is sending it, or is a dead letter
+///   only because the outcome of this attempt was unknown;
+/// - if it is a failure of the latest attempt, and the delivery waits for its next attempt and was not retried
+///   manually. A crash of PostgreSQL may have lost the claim, and with it the count of attempts.
 ///
-/// Rows that another transaction has locked are passed over, so that they hold up no other.
+/// Rows that another transaction has locked are skipped, so that they do not hold up the others.
 const RECORD: Sql = Sql::named(include_str!("sql/deliveries.record.sql"));
 
-/// A delivery that was moved on.
+/// A delivery whose status was changed.
 #[derive(Debug, Clone, Copy)]
 pub struct Moved {
-    /// Which.
+    /// The id of the delivery.
     pub delivery_id: DeliveryId,
-    /// How long ago it was made.
+    /// The age of the delivery.
     pub age: Duration,
 }
 
-/// What became of results that were to be recorded.
+/// The result of a record.
 #[derive(Debug, Default)]
 pub struct Written {
-    /// Deliveries that were moved on. The others have been cancelled, swept and sent by somebody else, or closed before.
+    /// Deliveries that were changed. The others were cancelled, swept and sent by another deliverer, or closed before.
     pub moved: Vec<Moved>,
-    /// Deliveries that another transaction has locked: nothing of them is written, and they are to be recorded later.
+    /// Deliveries that another transaction has locked. Nothing was written about them, and they must be recorded later.
     pub locked: HashSet<DeliveryId>,
 }
 
-/// Writes attempts and moves their deliveries on; a retry gets its outbox row, and a dead letter its
-/// operational event, in the same transaction. Recording the same attempt again is harmless. No delivery may be there
-/// twice. `ended` are leases of `deliverer` of which nothing is left to be recorded after these: they are removed.
-/// Without `with_attempts` deliveries move on, and what happened is stored nowhere.
+/// Writes attempts and changes their deliveries. In the same transaction, a retry gets its outbox row and a dead letter
+/// its operational event. Recording the same attempt again does no harm. Each delivery may occur only once. `ended` are
+/// leases of `deliverer` that have nothing left to record after this. They are removed. Without `with_attempts`,
+/// deliveries are changed but the attempts are not stored.
 ///
 /// # Errors
-/// When nothing was recorded. Unless it [is an outage](StoreError::is_outage), the others may be recorded without the
-/// one that is to blame.
+/// [`StoreError`] if nothing was recorded. Unless it is [an outage](StoreError::is_outage), the other attempts can be
+/// recorded without the one at fault.
 pub async fn record(
     store: &Store,
     deliverer: DelivererNumber,
@@ -72,7 +72,7 @@ pub async fn record(
     Ok(written)
 }
 
-/// Answers also which of the deliveries that were moved were open before.
+/// Writes the results. Also returns which of the changed deliveries were open before.
 async fn write(
     client: &impl Session,
     deliverer: DelivererNumber,
@@ -160,10 +160,10 @@ select (select count(*) from returned) as returned,
        (select count(pg_notify('postrider_outbox', '')) from (select from queued limit 1) n) as notifications",
 );
 
-/// Gives leases back whose deliveries were certainly not sent: as if they had never been claimed.
+/// Gives back the leases of deliveries that were certainly not sent, as if they had never been claimed.
 ///
 /// # Errors
-/// When PostgreSQL does not answer; the sweep then ends them as `unknown`.
+/// [`StoreError`] if the statement fails. The sweep then ends them as `unknown`.
 pub async fn give_back(store: &Store, leases: &[(DeliveryId, LeaseId)]) -> Result<(), StoreError> {
     let client = store.durable().await?;
     let (deliveries, leases): (Vec<_>, Vec<_>) = leases.iter().copied().unzip();

@@ -12,16 +12,16 @@ use crate::outbox::{has_parked, most_in_line};
 use crate::sql::Sql;
 use crate::{Store, StoreError};
 
-/// What became of an event that was to be sent again.
+/// The result of replaying an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Replayed {
-    /// These deliveries were made.
+    /// The deliveries that were created.
     Deliveries(Vec<DeliveryId>),
-    /// These endpoints are not the application's, or were deleted; nothing was made.
+    /// These endpoints do not belong to the application or were deleted. Nothing was created.
     UnknownEndpoints(Vec<EndpointId>),
-    /// The payload was removed on request.
+    /// The payload of the event was removed on request.
     Expunged,
-    /// There is no such event.
+    /// The event does not exist.
     UnknownEvent,
 }
 
@@ -30,9 +30,9 @@ const FIND_EVENT: Sql = Sql::named(
 select event_type, expunged_at is not null as is_expunged from events where id = $1 and application_id = $2",
 );
 
-/// Endpoints are matched as they are now. Where some were named: for a single event (`$7` is null) these get
-/// it whatever they subscribe to, and where one of them is disabled its delivery waits; a bulk replay goes to
-/// those of them that match, behind all other traffic.
+/// Endpoints are matched in their current state. For a single event (`$7` is null), named endpoints get it whatever
+/// they subscribe to, and the delivery of a disabled one waits. A bulk replay goes only to those that match, behind all
+/// other traffic.
 pub(super) const REPLAY: Sql = Sql::named(concat!(
     "-- events.replay
 with event as materialized (
@@ -58,7 +58,7 @@ delivered as (
     from (select * from matched where not $8 order by event_id) m
     returning id, endpoint_id, application_id
 ),
--- As when an event is accepted: what comes queues up behind what is parked.
+-- As when an event is accepted: new deliveries queue up behind parked ones.
 backlogged as materialized (
     select endpoint_id
     from (select distinct application_id, endpoint_id from matched where $7 is null) s
@@ -82,10 +82,10 @@ select (select count(*) from matched) as matched, array(select id from delivered
         from (select distinct parked from queued where not parked or $7 is null) n) as notifications"
 ));
 
-/// Makes new deliveries of an event: to `endpoints`, or to all that match it now.
+/// Creates new deliveries of an event, to `endpoints` or to all endpoints that match it now.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if a statement fails.
 pub async fn replay_event(
     store: &Store,
     actor: &Actor,
@@ -133,7 +133,7 @@ pub async fn replay_event(
     Ok(Replayed::Deliveries(deliveries))
 }
 
-/// What the audit log keeps of it.
+/// What the audit log records about the replay.
 #[derive(Serialize)]
 struct Asked<'a> {
     endpoint_ids: Option<&'a [EndpointId]>,

@@ -1,16 +1,17 @@
-//! The statement by which a bulk replay sends only what never arrived.
+//! The statement with which a bulk replay sends only what was never delivered.
 
 use crate::deliveries::opened_again;
 use crate::sql::Sql;
 
-/// Sends events to the endpoints that match them now and to which no delivery of them has succeeded. A pair of event
-/// and endpoint that has an open delivery is left alone; the last closed one is opened again; where there is none, one
-/// is made. `$9`: all deliveries of the events have greater ids.
+/// Sends events to the endpoints that match them now and that have no successful delivery of them. For each pair of
+/// event and endpoint: if a delivery is open, nothing is done. If all are closed, the last one is reopened. If there is
+/// none, one is created. All deliveries of the events have ids greater than `$9`.
 ///
-/// An open delivery of a cancelled replay would be withdrawn by its claim, so it counts as closed and changes hands.
+/// The claim would cancel an open delivery of a cancelled replay, so such a delivery counts as closed and is moved to
+/// this replay.
 ///
-/// No step joins another one: PostgreSQL believes each to have one row, and would compare every row with every other.
-/// `(… in (…)) is true` asks a hash table. Filters are evaluated last, because most pairs have succeeded.
+/// No step joins another one, because PostgreSQL expects each to return one row, and would compare every row with every
+/// other. `(… in (…)) is true` uses a hash table. Filters are evaluated last, because most pairs have succeeded.
 pub(super) const MISSING: Sql = Sql::named(concat!(
     "-- replays.send_missing
 with event as materialized (
@@ -68,7 +69,7 @@ unknown as materialized (
     from missing
     where ((event_id, endpoint_id) in (select event_id, endpoint_id from known)) is not true
 ),
--- Judged again under its lock: it may have been retried meanwhile, or have succeeded late.
+-- Judged again under the lock: it may have been retried in the meantime, or have succeeded late.
 locked as materialized (
     select d.id
     from deliveries d

@@ -1,4 +1,4 @@
-//! The statement by which a bulk replay opens deliveries again.
+//! The statement with which a bulk replay reopens deliveries.
 
 use deadpool_postgres::Transaction;
 use postrider_domain::delivery::DeliveryStatus;
@@ -8,8 +8,8 @@ use crate::deliveries::opened_again;
 use crate::replay_steps::{Found, Task};
 use crate::sql::{Sql, read};
 
-/// Opens what matches of a page of deliveries. Those that are under way, or whose endpoint or event is gone,
-/// are left alone. `$scope` picks the index that is walked.
+/// Reopens the matching deliveries of a page. Those that are in progress, or whose endpoint or event no longer exists,
+/// are left alone. `$scope` selects the index.
 macro_rules! redrive {
     ($name:literal, $scope:literal) => {
         concat!(
@@ -49,7 +49,7 @@ moved as (
     set ",
             opened_again!(),
             ",
-        -- What was open goes on, whichever replay is cancelled.
+        -- Deliveries that were open are not cancelled with this replay.
         replay_id = case when d.completed_at is not null then $11::uuid end
     from locked l
     where d.id = l.id and d.id > $2 and d.id < $3

@@ -1,5 +1,5 @@
-//! The steps of bulk replays: bounded, and each in a transaction of its own together with how far it has
-//! come, so that a replay goes on after a crash where it was.
+//! The steps of bulk replays. Each is bounded, and its transaction also stores how far the replay has come, so that the
+//! replay continues there after a crash.
 
 use std::time::{Duration, Instant};
 
@@ -22,32 +22,32 @@ use crate::replay_redrive::redrive;
 use crate::sql::{Sql, read};
 use crate::{Store, StoreError, from_row, replays};
 
-/// Deliveries that a step is meant to make.
+/// The number of deliveries that a step should create.
 const TARGET: i64 = 1_000;
-/// Rows that a step looks at, at most.
+/// The maximum number of rows that a step scans.
 const MAX_SIZE: i64 = 5_000;
-/// Pairs of an event and an endpoint that a step looks at, at most, except those of a single event. One with a filter
-/// counts by what that costs.
+/// The maximum number of pairs of an event and an endpoint that a step examines, unless it examines a single event. A
+/// pair with a filter counts according to the cost of the filter.
 const MAX_PAIRS: i64 = 5_000;
-/// A step that took longer is followed by a smaller one.
+/// A step that takes longer than this is followed by a smaller one.
 const MAX_DURATION: Duration = Duration::from_millis(200);
 
-/// What a step did.
+/// The result of a step.
 #[derive(Debug, Clone, Copy)]
 pub struct Step {
-    /// Of which replay.
+    /// The replay that the step belongs to.
     pub replay_id: ReplayId,
-    /// Rows that were looked at.
+    /// The number of rows that were scanned.
     pub scanned: i64,
-    /// Deliveries that were made or opened, or in a dry run would have been.
+    /// The number of deliveries that were created or reopened, or would have been without `dry_run`.
     pub matched: i64,
-    /// It was the last one.
+    /// True if it was the last step.
     pub is_last: bool,
 }
 
-/// Applications with open replays take turns, however many each has, and so do the replays of each. One that another
-/// relay works on is left to it. Those of an application that send what is missing run one after the other: side by
-/// side, two of them would find the same to be missing and send it twice.
+/// Applications with open replays take turns, however many each has, and so do the replays of each application. A
+/// replay that another relay is working on is skipped. Replays of an application that send what is missing run one
+/// after another: two in parallel would both find the same delivery missing and send it twice.
 const NEXT: Sql = Sql::named(
     "-- replays.next
 select r.id, r.application_id, r.mode, r.endpoint_ids, r.event_types, r.statuses, r.created_after, r.created_before,
@@ -70,14 +70,15 @@ limit 1
 for no key update of r skip locked",
 );
 
-/// Pages are read in the order of an index, whatever the planner knows: else each step might sort all that is left.
-/// What sorts all the same seems so costly then that it would be compiled.
+/// Makes PostgreSQL read pages in the order of an index, whatever the planner knows. Otherwise each step might sort all
+/// remaining rows. Statements that sort anyway then seem so costly that they would be JIT-compiled, so that is turned
+/// off too.
 const READ_IN_ORDER: Sql = Sql::named(
     "-- replays.read_in_order
 select set_config('enable_sort', 'off', true) as sort, set_config('jit', 'off', true) as jit",
 );
 
-/// A replay as a step needs it.
+/// A replay, with the columns that a step needs.
 pub(super) struct Task {
     pub(super) id: ReplayId,
     pub(super) application_id: ApplicationId,
@@ -110,7 +111,7 @@ from_row!(Task {
     size,
 });
 
-/// What was found from the cursor on.
+/// What a step found from the cursor on.
 #[derive(Default)]
 pub(super) struct Found {
     pub(super) scanned: i64,
@@ -121,11 +122,11 @@ pub(super) struct Found {
 
 from_row!(Found { scanned, matched, first, last });
 
-/// Takes the next step of the replay whose turn it is; `None`: there is nothing to do.
+/// Takes the next step of the replay whose turn it is. Returns `None` if there is nothing to do.
 ///
 /// # Errors
-/// When the step was not taken; it is taken again, with fewer rows and after the steps of others. One that cannot
-/// succeed fails its replay instead.
+/// [`StoreError`] if the step failed. It is retried with fewer rows, after the steps of others. If it cannot succeed,
+/// the replay fails instead.
 pub async fn step(store: &Store) -> Result<Option<Step>, StoreError> {
     let began = Instant::now();
     let mut client = store.relaxed().await?;
@@ -188,15 +189,15 @@ set step_size = greatest(step_size / 2, 1), stepped_at = clock_timestamp(), last
 where id = $1 and completed_at is null",
 );
 
-/// A step that takes too long does so again, and would hold up all others. Until it succeeds, the replay says why it
-/// does not advance.
+/// Postpones a replay whose step failed. A step that takes too long would do so again, and hold up all others. Until a
+/// step succeeds, the replay shows why it does not advance.
 async fn postpone(store: &Store, replay: ReplayId, error: &StoreError) -> Result<(), StoreError> {
     let client = store.relaxed().await?;
     POSTPONE.execute(&client, &[&replay, &error.to_string()]).await?;
     Ok(())
 }
 
-/// As many rows as make about [`TARGET`] deliveries, by what the last ones made.
+/// Returns the number of rows that should make about [`TARGET`] deliveries, judging by the last step.
 fn next_size(size: i64, matched: i64, took: Duration) -> i32 {
     let next = if matched == 0 { size * 2 } else { size * TARGET / matched };
     let most = if took > MAX_DURATION { size / 2 } else { size * 2 };
@@ -224,7 +225,7 @@ const LAST_DELIVERY: Sql = Sql::named(
 select id from deliveries where application_id = $1 and id > $2 and id < $3 order by id desc limit 1",
 );
 
-/// Just behind the last row that there is, so that progress is told by what lies in between.
+/// Returns the id just after the last existing row, so that the progress is computed over the rows that exist.
 async fn find_end(transaction: &Transaction<'_>, task: &Task) -> Result<Uuid, StoreError> {
     let sql = match task.mode {
         ReplayMode::Replay | ReplayMode::Missing => LAST_EVENT,
@@ -255,8 +256,8 @@ from endpoints e
 where application_id = $1 and deleted_at is null and is_active and ($2::uuid[] is null or id = any ($2))"
 ));
 
-/// Sends the next events again, to all that match them or only where they never arrived. Every endpoint is asked for
-/// every event, whatever comes of it: more endpoints mean fewer events.
+/// Sends the next events again, to all matching endpoints or only to those that never received them. Every endpoint is
+/// examined for every event, so more endpoints mean fewer events per step.
 async fn replay(transaction: &Transaction<'_>, task: &mut Task) -> Result<Found, StoreError> {
     let cost = MATCHING_COST.fetch_one(transaction, &[&task.application_id, &task.endpoint_ids]).await?;
     task.size = task.size.min(MAX_PAIRS / cost.get::<_, i64>("cost").max(1)).max(1);
@@ -282,9 +283,9 @@ async fn replay(transaction: &Transaction<'_>, task: &mut Task) -> Result<Found,
     };
     let (mut events, mut patterns) = (Vec::new(), Vec::new());
     for row in rows.iter().filter(|row| row.get("is_wanted")) {
-        // What is stored is one, or was by the rules of an older version: then nobody subscribes to it.
+        // Stored types are valid, or were under the rules of an older version. Then no endpoint can subscribe to them.
         let Ok(event_type) = EventType::parse(row.get("event_type")) else { continue };
-        // A test is for one endpoint, and is nobody else's to miss.
+        // A test event is meant for one endpoint only, so others do not miss it.
         if task.mode == ReplayMode::Missing && event_type.as_str() == TEST {
             continue;
         }

@@ -1,5 +1,5 @@
-//! Bulk replays of events and redrives of deliveries: asked for, watched and cancelled. The steps are taken by
-//! the relay ([`replay_steps`](super::replay_steps)).
+//! Bulk replays of events and redrives of deliveries: created, read and cancelled. The relay takes their steps
+//! ([`replay_steps`](super::replay_steps)).
 
 use chrono::{DateTime, Utc};
 use deadpool_postgres::Transaction;
@@ -16,78 +16,78 @@ use crate::page::{self, Page};
 use crate::sql::{Columns, FromRow, Sql, read};
 use crate::{Store, StoreError, applications};
 
-/// Replays of one application that may be open at once.
+/// The maximum number of open replays of one application.
 pub const MAX_OPEN: i64 = 10;
 
-/// What is to be replayed: all of it must hold; `None`: any.
+/// Selects what is replayed. All conditions must hold. `None` means any.
 #[derive(Debug, Clone, Serialize)]
 pub struct Selection {
-    /// Makes new deliveries, opens old ones, or does either where something is missing.
+    /// Whether new deliveries are created, old ones are reopened, or only missing ones are sent.
     pub mode: ReplayMode,
-    /// To these endpoints.
+    /// Only to these endpoints.
     pub endpoint_ids: Option<Vec<EndpointId>>,
-    /// Of these types.
+    /// Only events of these types.
     pub event_types: Option<Vec<String>>,
-    /// Deliveries in these states; only for a redrive.
+    /// Only deliveries with these statuses. For a redrive only.
     pub statuses: Option<Vec<DeliveryStatus>>,
-    /// Events, or for a redrive deliveries, made at this time or later.
+    /// Only events, or deliveries for a redrive, that were created at or after this time.
     pub created_after: Option<DateTime<Utc>>,
-    /// Made before this time; `None`: before now.
+    /// Only those created before this time. `None` means the time of the request.
     pub created_before: Option<DateTime<Utc>>,
 }
 
 /// A bulk replay.
 #[derive(Debug, Clone)]
 pub struct Replay {
-    /// Its id.
+    /// The id of the replay.
     pub id: ReplayId,
-    /// Whose events and deliveries.
+    /// The application whose events or deliveries are replayed.
     pub application_id: ApplicationId,
-    /// Which of them.
+    /// What is replayed.
     pub selection: Selection,
-    /// It counts, and changes nothing.
+    /// If true, the replay only counts and changes nothing.
     pub dry_run: bool,
-    /// Where it stands.
+    /// The current status.
     pub status: ReplayStatus,
-    /// Events or deliveries that were looked at.
+    /// The number of events or deliveries that were scanned.
     pub scanned_count: i64,
-    /// Deliveries that were made or opened, or in a dry run would have been.
+    /// The number of deliveries that were created or reopened, or would have been without `dry_run`.
     pub matched_count: i64,
     /// How far it has come through its range of time, from 0 to 1.
     pub progress: f64,
-    /// Deliveries made or opened a second; `None`: it has not begun.
+    /// Deliveries created or reopened per second, or `None` if it has not started.
     pub rate_per_second: Option<f64>,
-    /// Why it has failed.
+    /// Why it has failed, or why its last step did.
     pub last_error: Option<String>,
-    /// When it was asked for.
+    /// When it was created.
     pub created_at: DateTime<Utc>,
-    /// When it began.
+    /// When its first step was taken.
     pub started_at: Option<DateTime<Utc>>,
-    /// When it was closed.
+    /// When it was completed or cancelled, or failed.
     pub completed_at: Option<DateTime<Utc>>,
 }
 
-/// What became of a replay that was asked for.
+/// The result of creating a replay.
 #[derive(Debug, Clone)]
 pub enum Created {
-    /// It is open.
+    /// The created replay.
     Replay(Box<Replay>),
-    /// These endpoints are not the application's, or were deleted.
+    /// These endpoints do not belong to the application or were deleted.
     UnknownEndpoints(Vec<EndpointId>),
-    /// There is no such application any more.
+    /// The application does not exist.
     UnknownApplication,
-    /// The application has [`MAX_OPEN`] of them already.
+    /// The application already has [`MAX_OPEN`] open replays.
     TooMany,
 }
 
-/// What became of a replay that was to be cancelled.
+/// The result of cancelling a replay.
 #[derive(Debug, Clone)]
 pub enum Cancelled {
-    /// It is cancelled; this is how it stands.
+    /// The cancelled replay.
     Replay(Box<Replay>),
-    /// There is nothing left to cancel.
+    /// The replay was already closed, with this status.
     Closed(ReplayStatus),
-    /// There is no such replay.
+    /// The replay does not exist.
     Unknown,
 }
 
@@ -100,7 +100,7 @@ macro_rules! columns {
     };
 }
 
-/// Ids lie within a minute of the time that is told of what they name.
+/// An id contains a time within a minute of the `created_at` of its row.
 const CREATE: Sql = Sql::named(concat!(
     "-- replays.create
 insert into replays (
@@ -116,10 +116,10 @@ returning ",
     columns!()
 ));
 
-/// Asks for a replay.
+/// Creates a replay.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if a statement fails.
 pub async fn create(
     store: &Store,
     actor: &Actor,
@@ -163,7 +163,7 @@ pub async fn create(
     Ok(Created::Replay(Box::new(replay)))
 }
 
-/// What the audit log keeps of a new replay.
+/// What the audit log records about a new replay.
 #[derive(Serialize)]
 struct Asked<'a> {
     #[serde(flatten)]
@@ -171,7 +171,7 @@ struct Asked<'a> {
     dry_run: bool,
 }
 
-/// What it keeps of one that was cancelled.
+/// What the audit log records about a cancelled replay.
 #[derive(Serialize)]
 struct Standing {
     status: ReplayStatus,
@@ -186,10 +186,10 @@ from replays
 where id = $1 and ($2::uuid is null or application_id = $2)"
 ));
 
-/// One replay; `application` restricts it to that tenant's.
+/// Returns one replay. If `application` is given, the replay must belong to it.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn get(
     store: &Store,
     application: Option<ApplicationId>,
@@ -199,7 +199,7 @@ pub async fn get(
     Ok(GET.fetch_optional(&client, &[&replay, &application]).await?.as_ref().map(read))
 }
 
-/// Of an application, rows are compared as a whole, so that its own index is walked.
+/// For an application, rows are compared as a whole, so that its own index is walked.
 macro_rules! list {
     ($name:literal, $scope:literal, $order:literal) => {
         concat!(
@@ -226,10 +226,10 @@ const LIST: Sql = Sql::named(list!(
 ));
 const LIST_ALL: Sql = Sql::named(list!("list_all", "$1::uuid is null and id < $2", "id desc"));
 
-/// Replays, newest first, `limit` at most.
+/// Returns up to `limit` replays, newest first.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn list(
     store: &Store,
     application: Option<ApplicationId>,
@@ -243,7 +243,7 @@ pub async fn list(
     Ok(Page::of(&rows, |replay: &Replay| replay.id.0))
 }
 
-/// What it has queued and nobody has begun to send is withdrawn as its turn comes: the claim sees to that.
+/// Deliveries that the replay has queued and that are not being sent yet are cancelled when they are claimed.
 const CANCEL: Sql = Sql::named(
     "-- replays.cancel
 with seen as materialized (
@@ -261,10 +261,10 @@ moved as (
 select status, can_be from seen",
 );
 
-/// Cancels a replay that is open, or has queued all and may not have sent it.
+/// Cancels a replay that is open, or that has queued everything but may not have sent all of it.
 ///
 /// # Errors
-/// When PostgreSQL does not answer; [`StoreError::is_contention`] while a step of it takes long.
+/// [`StoreError`] if a statement fails, with [`StoreError::is_contention`] if a step of the replay takes long.
 pub async fn cancel(
     store: &Store,
     actor: &Actor,
@@ -288,10 +288,10 @@ pub async fn cancel(
     Ok(Cancelled::Replay(Box::new(cancelled)))
 }
 
-/// Tells the application that a replay was closed in this transaction.
+/// Emits an operational event about a replay that was closed in this transaction.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if a statement fails.
 pub(super) async fn tell_end(transaction: &Transaction<'_>, replay: ReplayId) -> Result<Replay, StoreError> {
     let replay = read::<Replay>(&GET.fetch_one(transaction, &[&replay, &None::<ApplicationId>]).await?);
     let event = OperationalEvent {
@@ -339,7 +339,7 @@ impl FromRow<'_> for Replay {
     }
 }
 
-/// By the times in the ids: how much is in each part of the range nobody has counted.
+/// Computes the progress from the times in the ids, because the rows in each part of the range are not counted.
 fn progress(status: ReplayStatus, first: Option<Uuid>, cursor: Uuid, end: Uuid) -> f64 {
     let time = |id: Uuid| (id.as_u128() >> 80) as f64;
     match first {

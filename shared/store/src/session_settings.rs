@@ -1,16 +1,16 @@
-//! What statements mean, whatever the role's or the database's own defaults say.
+//! Session settings that determine what statements mean, whatever the defaults of the role or the database are.
 
 use tokio_postgres::Client;
 
 use crate::StoreError;
 use crate::sql::Sql;
 
-/// Where all tables are, whoever connects and whatever else is in the database: PostgreSQL's own default looks first
-/// into a schema of the role's name, which might be this one or not.
+/// The schema of all tables. It is fixed, because PostgreSQL's default looks first in a schema with the name of the
+/// role, which may or may not be this one.
 pub(super) const SCHEMA: &str = "postrider";
 
-/// Settings that change what a statement does, or how PostgreSQL writes a value. (`client_encoding` is set by the
-/// client library; whether writes are allowed is the operator's to say.)
+/// Settings that change what a statement does, or how PostgreSQL formats a value. `client_encoding` is set by the
+/// client library. Whether writes are allowed is up to the operator.
 const SETTINGS: [(&str, &str); 13] = [
     ("search_path", SCHEMA),
     ("standard_conforming_strings", "on"),
@@ -24,17 +24,18 @@ const SETTINGS: [(&str, &str); 13] = [
     ("timezone", "UTC"),
     ("default_transaction_isolation", "read committed"),
     ("default_transaction_deferrable", "off"),
-    // Sessions that listen are silent for long.
+    // Sessions that listen are silent for a long time.
     ("idle_session_timeout", "0"),
 ];
 
-/// The settings as start-up options, where a space within a value is escaped.
+/// Formats the settings as start-up options. A space within a value is escaped.
 pub(super) fn options() -> String {
     let option = |(name, value): &(&str, &str)| format!("-c {name}={}", value.replace(' ', "\\ "));
     SETTINGS.iter().map(option).collect::<Vec<_>>().join(" ")
 }
 
-/// A value as PostgreSQL shows it may say more: `ISO, MDY`, `Etc/UTC`. (A backslash might mean itself here, or not.)
+/// PostgreSQL may show more than the value that was set: `ISO, MDY`, `Etc/UTC`. The pattern uses no backslash, because
+/// its meaning depends on a setting.
 const DIFFERENT: Sql = Sql::named(
     "-- session.different_settings
 select s.name, s.value as needed, current_setting(s.name) as current
@@ -44,10 +45,10 @@ order by s.position
 limit 1",
 );
 
-/// Refuses a session in which a setting is another: a pooler has not passed it on.
+/// Checks that the session has these settings. A pooler may not have passed them on.
 ///
 /// # Errors
-/// With a sentence that says what to do, or when PostgreSQL does not answer.
+/// [`StoreError::WrongSetting`] with a sentence that says what to do, or another [`StoreError`] if the statement fails.
 pub(super) async fn check(client: &Client) -> Result<(), StoreError> {
     let (names, values): (Vec<_>, Vec<_>) = SETTINGS.into_iter().unzip();
     match DIFFERENT.fetch_optional(client, &[&names, &values]).await? {
@@ -66,10 +67,11 @@ select current_database()::text as database, pg_encoding_to_char(encoding)::text
 from pg_database where datname = current_database()",
 );
 
-/// Refuses a database that cannot hold every character.
+/// Checks that the database can store every character.
 ///
 /// # Errors
-/// With a sentence that says what to do, or when PostgreSQL does not answer.
+/// [`StoreError::WrongEncoding`] with a sentence that says what to do, or another [`StoreError`] if the statement
+/// fails.
 pub(super) async fn check_encoding(client: &Client) -> Result<(), StoreError> {
     let row = ENCODING.fetch_one(client, &[]).await?;
     match row.get("encoding") {

@@ -1,19 +1,19 @@
-//! Which transactions PostgreSQL shows.
+//! Snapshots: which transactions are visible.
 
-/// Which transactions had ended at some time.
+/// The transactions that had ended at some time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Snapshot {
-    /// The first transaction that had not begun.
+    /// The first transaction that had not started.
     pub(super) next: i64,
-    /// Those before it that were under way.
+    /// Earlier transactions that were still in progress.
     pub(super) open: Vec<i64>,
 }
 
 impl Snapshot {
-    /// From before the first transaction.
+    /// A snapshot from before the first transaction.
     pub(super) const NOTHING: Self = Self { next: 0, open: Vec::new() };
 
-    /// Reads what PostgreSQL writes: `xmin:xmax:xip,xip,…`.
+    /// Parses the format of PostgreSQL: `xmin:xmax:xip,xip,…`.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split(':').skip(1);
         let next = parts.next()?.parse().ok()?;

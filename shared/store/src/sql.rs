@@ -1,4 +1,4 @@
-//! Statements that carry their name, and rows that are read by the names of their columns.
+//! Statements that have names, and rows whose columns are read by name.
 
 use deadpool_postgres::{Object, Transaction};
 use tokio_postgres::types::{FromSql, ToSql};
@@ -6,8 +6,8 @@ use tokio_postgres::{Client, Error, GenericClient, Row, Statement};
 
 use crate::StoreError;
 
-/// A statement. Its first line is a comment that names it, such as `-- deliveries.retry`: `pg_stat_statements` and the
-/// logs of PostgreSQL show it.
+/// A statement. Its first line is a comment that names it, such as `-- deliveries.retry`. `pg_stat_statements` and the
+/// logs of PostgreSQL show the name.
 #[derive(Debug, Clone, Copy)]
 pub struct Sql(&'static str);
 
@@ -15,7 +15,7 @@ pub struct Sql(&'static str);
 pub type Parameters<'a> = [&'a (dyn ToSql + Sync)];
 
 impl Sql {
-    /// Makes a statement.
+    /// Creates a statement.
     ///
     /// # Panics
     /// If the text does not begin with its name. In a constant, that is a compile error.
@@ -25,16 +25,16 @@ impl Sql {
         Self(text)
     }
 
-    /// The statement with its name.
+    /// Returns the statement, including its name.
     #[must_use]
     pub const fn text(self) -> &'static str {
         self.0
     }
 
-    /// Prepares the statement. Sessions of a pool keep it.
+    /// Prepares the statement. Sessions of a pool cache it.
     ///
     /// # Errors
-    /// When PostgreSQL does not answer.
+    /// [`StoreError`] if it cannot be prepared.
     pub async fn prepare(self, session: &impl Session) -> Result<Statement, StoreError> {
         Ok(session.prepare(self).await?)
     }
@@ -42,7 +42,7 @@ impl Sql {
     /// Returns all rows.
     ///
     /// # Errors
-    /// When PostgreSQL does not answer, or the statement fails.
+    /// [`StoreError`] if the statement fails.
     pub async fn fetch_all(
         self,
         session: &impl Session,
@@ -55,7 +55,7 @@ impl Sql {
     /// Returns the only row.
     ///
     /// # Errors
-    /// When PostgreSQL does not answer, or the statement fails.
+    /// [`StoreError`] if the statement fails.
     pub async fn fetch_one(
         self,
         session: &impl Session,
@@ -68,7 +68,7 @@ impl Sql {
     /// Returns the row, if there is one.
     ///
     /// # Errors
-    /// When PostgreSQL does not answer, or the statement fails.
+    /// [`StoreError`] if the statement fails.
     pub async fn fetch_optional(
         self,
         session: &impl Session,
@@ -81,7 +81,7 @@ impl Sql {
     /// Returns the number of rows that were changed.
     ///
     /// # Errors
-    /// When PostgreSQL does not answer, or the statement fails.
+    /// [`StoreError`] if the statement fails.
     pub async fn execute(
         self,
         session: &impl Session,
@@ -92,7 +92,7 @@ impl Sql {
     }
 }
 
-/// True for a text whose first line is `-- <table>.<verb>`.
+/// Returns true for a text whose first line is `-- <table>.<verb>`.
 const fn is_named(text: &[u8]) -> bool {
     let (mut at, mut dots) = (3, 0);
     if !matches!(text, [b'-', b'-', b' ', b'a'..=b'z', ..]) {
@@ -109,12 +109,12 @@ const fn is_named(text: &[u8]) -> bool {
     dots == 1 && text[at - 1] != b'.'
 }
 
-/// Where statements run: a connection of a pool, a transaction on one, or a connection of its own.
+/// Where statements run: a pooled connection, a transaction on one, or a dedicated connection.
 pub trait Session: Sync {
-    /// What runs prepared statements.
+    /// Returns the client that runs prepared statements.
     fn client(&self) -> &(impl GenericClient + Sync);
 
-    /// Prepares a statement, or returns it if this session has it already.
+    /// Prepares a statement, or returns it if this session already has it.
     fn prepare(&self, sql: Sql) -> impl Future<Output = Result<Statement, Error>> + Send;
 }
 
@@ -148,10 +148,10 @@ impl Session for Client {
     }
 }
 
-/// The columns of a row, by their names.
+/// The columns of a row, by name.
 ///
-/// A column that is read after the one before it is found by one comparison, so a type that reads its columns in the
-/// order of the statement costs the same as one that counts them. Any other column is searched for.
+/// Reading the column after the previous one takes a single comparison. A type that reads its columns in the order of
+/// the statement therefore costs the same as one that uses their positions. Any other column is searched for.
 pub struct Columns<'a> {
     row: &'a Row,
     next: usize,
@@ -161,8 +161,8 @@ impl<'a> Columns<'a> {
     /// Reads a column.
     ///
     /// # Panics
-    /// If the statement does not return this column, or not with this type: statements are constants, and each is
-    /// covered by a test.
+    /// If the statement does not return this column, or not with this type. Statements are constants, and a test covers
+    /// each of them.
     pub fn get<T: FromSql<'a>>(&mut self, name: &str) -> T {
         let columns = self.row.columns();
         let at = match columns.get(self.next) {
@@ -177,7 +177,7 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// A type that is made of the columns of a row. See [`from_row!`](crate::from_row).
+/// A type that can be read from the columns of a row. See [`from_row!`](crate::from_row).
 pub trait FromRow<'a>: Sized {
     /// Reads the columns.
     fn from_row(row: &mut Columns<'a>) -> Self;
@@ -188,8 +188,8 @@ pub fn read<'a, T: FromRow<'a>>(row: &'a Row) -> T {
     T::from_row(&mut Columns { row, next: 0 })
 }
 
-/// Implements [`FromRow`] for a struct each of whose fields is the column of its name. List the fields in the order of
-/// the statement. A struct that borrows from the row uses the lifetime `'row`.
+/// Implements [`FromRow`] for a struct whose fields have the names of the columns. List the fields in the order of the
+/// statement. A struct that borrows from the row uses the lifetime `'row`.
 #[macro_export]
 macro_rules! from_row {
     ($type:ty { $($field:ident),+ $(,)? }) => {

@@ -1,4 +1,4 @@
-//! What a service waits for before it works.
+//! What a service waits for before it starts working.
 
 use std::time::Duration;
 
@@ -7,15 +7,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Store, StoreError, migrate};
 
-/// A service that starts before PostgreSQL asks this often.
+/// How often a service that starts before PostgreSQL tries to connect.
 const ASK_EVERY: Duration = Duration::from_millis(250);
 
-/// Waits until PostgreSQL answers, and checks that its schema is the one that it takes to serve, and whatever else
-/// `check` asks for; meanwhile `part` of the health is down. False: told to stop.
+/// Waits until PostgreSQL responds, and checks that its schema fits this program and that `check` succeeds. Until then,
+/// `part` of the health is down. Returns false if the service was told to stop.
 ///
 /// # Errors
-/// When waiting would not help: the schema is not the right one, `check` says so, or the server refuses the role or
-/// knows no such database.
+/// [`StoreError`] if waiting would not help: the schema does not fit, `check` fails permanently, or the server refuses
+/// the role or does not know the database.
 pub async fn until_it_fits<C: Future<Output = Result<(), StoreError>>>(
     store: &Store,
     check: impl Fn() -> C,

@@ -3,18 +3,18 @@
 use crate::sql::{Sql, read};
 use crate::{Store, StoreError, from_row};
 
-/// What the outbox and the leases look like.
+/// Figures about the outbox and the leases.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OutboxStatistics {
-    /// Rows that are due and were not taken yet, at most 10,000 are counted.
+    /// The number of rows that are due and not taken yet. At most 10,000 are counted.
     pub due: i64,
-    /// Parked rows, as PostgreSQL estimates.
+    /// The number of parked rows, according to PostgreSQL's estimate.
     pub parked_estimate: i64,
     /// How long the oldest due row has waited, in seconds.
     pub oldest_due_seconds: f64,
-    /// Leases that are kept.
+    /// The number of leases.
     pub leases: i64,
-    /// The age of the oldest transaction that holds back cleaning up, in seconds.
+    /// The age of the oldest transaction that holds back vacuum, in seconds.
     pub oldest_transaction_seconds: f64,
 }
 
@@ -39,29 +39,29 @@ select
 /// Reads the figures.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn outbox(store: &Store) -> Result<OutboxStatistics, StoreError> {
     let client = store.relaxed().await?;
     let row = OUTBOX.fetch_one(&client, &[]).await?;
     Ok(read(&row))
 }
 
-/// What there is to be done beside deliveries, and how the endpoints do.
+/// The work to be done apart from deliveries, and the state of the endpoints.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Survey {
-    /// Endpoints that are active and well.
+    /// The number of endpoints that are active and healthy.
     pub well: i64,
-    /// Active ones that only fail, and are probed.
+    /// The number of active endpoints with an open breaker.
     pub failing: i64,
-    /// Disabled ones.
+    /// The number of disabled endpoints.
     pub disabled: i64,
-    /// Events in the inbox, at most 10,000 are counted.
+    /// The number of events in the inbox. At most 10,000 are counted.
     pub inbox: i64,
-    /// How long the oldest of them has waited, in seconds.
+    /// How long the oldest of these events has waited, in seconds.
     pub oldest_in_inbox_seconds: f64,
-    /// Bulk replays that are not at their end.
+    /// The number of open bulk replays.
     pub replays: i64,
-    /// Deletions and withdrawals that are not at their end.
+    /// The number of cleanups that are not finished.
     pub cleanups: i64,
 }
 
@@ -82,10 +82,10 @@ left join endpoint_health h on h.endpoint_id = e.id
 where e.deleted_at is null",
 );
 
-/// Surveys; it looks at every endpoint.
+/// Reads the survey. It scans all endpoints.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// [`StoreError`] if the statement fails.
 pub async fn survey(store: &Store) -> Result<Survey, StoreError> {
     let client = store.relaxed().await?;
     let row = SURVEY.fetch_one(&client, &[]).await?;

@@ -1,4 +1,4 @@
-//! Rows that nobody posted, as many as a measurement wants: what an installation holds that has grown old.
+//! Synthetic rows for measurements: the contents of an old installation, in any amount.
 
 use std::time::Duration;
 
@@ -7,45 +7,45 @@ use postrider_domain::ids::{ApplicationId, EndpointId};
 use crate::sql::Sql;
 use crate::{Store, StoreError};
 
-/// What is made.
+/// The kind of rows to create.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Events that were delivered at the first attempt.
     Delivered,
-    /// Events whose deliveries have never been tried and are parked.
+    /// Events whose deliveries were never attempted and are parked.
     Backlog,
 }
 
-/// Which rows one call makes.
+/// Describes the rows to create.
 #[derive(Debug, Clone)]
 pub struct Stock<'a> {
-    /// Whose they are.
+    /// The application that they belong to.
     pub application_id: ApplicationId,
-    /// Who receives; each event goes to one of them, in turn.
+    /// The receiving endpoints. Each event goes to one of them, in turn.
     pub endpoints: &'a [EndpointId],
-    /// Their type.
+    /// The event type.
     pub event_type: &'a str,
-    /// What they are.
+    /// The kind of rows.
     pub kind: Kind,
-    /// A part of every payload and of every key.
+    /// A part of every payload and every idempotency key.
     pub mark: &'a str,
-    /// What fills the payloads.
+    /// Padding for the payloads.
     pub padding: &'a str,
-    /// All of them together are spread evenly over the time before now.
+    /// The total number of events, which are spread evenly over the period before now.
     pub total: i64,
-    /// How long a time.
+    /// The length of that period.
     pub span: Duration,
 }
 
 const SYNTHESIZE: Sql = Sql::named(include_str!("sql/events.synthesize.sql"));
 
-/// Attempts that a delivery may have.
+/// The number of attempts that a delivery may have.
 const MAX_ATTEMPTS: i16 = 10;
 
-/// Makes `count` of them, from number `first` on.
+/// Creates `count` events, starting with number `first`.
 ///
 /// # Errors
-/// When PostgreSQL does not answer, or these are there already.
+/// [`StoreError`] if the statement fails, for example because these events already exist.
 pub async fn synthesize(store: &Store, stock: &Stock<'_>, first: i64, count: i64) -> Result<(), StoreError> {
     let client = store.relaxed().await?;
     let Stock { application_id, endpoints, event_type, kind, mark, padding, total, span } = stock;

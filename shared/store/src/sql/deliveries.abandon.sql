@@ -17,11 +17,11 @@ judged as materialized (
                when a.attempt_count >= a.max_attempts then 'dead_letter'
                else 'failed'
            end as status,
-           -- The first time it is due again at once. A delivery that was lost before may be what kills
-           -- its deliverers: it waits for its schedule, and for up to ten seconds more, so that even on a
-           -- short schedule it comes apart from those that were lost with it, and dies alone.
+           -- The first time, the delivery is due again at once. A delivery that was lost before may be the one that
+           -- kills its deliverers. It waits according to its schedule, plus up to ten seconds. So even with a short
+           -- schedule it is sent apart from those that were lost with it, and takes no others down with it.
            case
-               -- No `exists`, which PostgreSQL may answer by hashing all attempts of that outcome.
+               -- No `exists`: PostgreSQL may evaluate that by hashing all attempts with that outcome.
                when (
                    select true from delivery_attempts p
                    where p.delivery_id = a.id and p.attempt_number = a.attempt_count - 1

@@ -21,7 +21,7 @@ moved as (
     where d.id = l.id
     returning d.id, d.endpoint_id, d.application_id, d.position
 ),
--- Where order is kept, it is the turn of what is left.
+-- In an ordered endpoint, the next delivery has its turn.
 woken as (
     insert into outbox (delivery_id, endpoint_id, application_id)
     select id, endpoint_id, application_id from moved where position is not null limit 1

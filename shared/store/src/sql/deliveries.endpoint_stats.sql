@@ -13,7 +13,7 @@ attempt as materialized (
     select a.outcome, a.duration_ms
     from (select id from own order by id desc limit $6) o
     cross join lateral (
-        -- Looked up one by one: `offset` keeps the planner from reading them all to join them.
+        -- `offset` makes the planner look them up one by one instead of reading all of them for a join.
         select outcome, duration_ms from delivery_attempts where delivery_id = o.id offset 0
     ) a
     limit $6

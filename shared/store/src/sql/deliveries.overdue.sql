@@ -3,7 +3,7 @@ with page as materialized (
     select d.id, d.endpoint_id, d.application_id, d.position, d.lease_id,
            d.lease_id is null and d.next_retry_at < l.oldest - interval '60 seconds' as is_late
     from deliveries d
-    -- What the relay has not come to yet is not late: its row is still in the outbox.
+    -- A row that the relay has not reached yet is not late. It is still in the outbox.
     cross join (
         select coalesce(
             (select due_at from outbox where not parked and due_at <= now() order by due_at limit 1), now()
@@ -30,7 +30,7 @@ parked as materialized (
 select p.id as delivery_id, p.endpoint_id, p.application_id,
        p.is_late
        and p.id not in (select delivery_id from parked)
-       -- Where order is kept, only the first of an endpoint is late.
+       -- In an ordered endpoint, only the first delivery can be late.
        and (p.position is null or not exists (
            select from deliveries b
            where b.endpoint_id = p.endpoint_id and b.position < p.position and b.completed_at is null

@@ -26,7 +26,7 @@ attempted as (
     )
     select r.delivery_id, r.attempt_number, r.outcome, r.error_class, r.error_message,
            r.request_headers::jsonb, r.response_status, r.response_headers::jsonb,
-           -- Of an event whose payload was removed meanwhile no answer is kept.
+           -- No response is kept if the payload of the event was removed in the meantime.
            case
                when l.completed_at is not null
                     and (l.last_error = $17
@@ -72,15 +72,15 @@ moved as (
               l.completed_at is null as was_open
 ),
 queued as (
-    -- Where order is kept, each end is the turn of another.
+    -- In an ordered endpoint, the end of a delivery gives the next one its turn.
     insert into outbox (delivery_id, endpoint_id, application_id, due_at)
     select id, endpoint_id, application_id, coalesce(next_retry_at, now()) from moved
     where next_retry_at is not null or position is not null
     returning due_at
 ),
 ended as (
-    -- Not where a delivery was passed over, for which its lease is still needed; the sweep removes what is left. And
-    -- never waited for: a sweep that holds one removes it.
+    -- Leases are kept if a delivery was skipped, because its record needs the lease later. The sweep removes what is
+    -- left. Locked leases are not waited for, because the sweep that holds one removes it.
     delete from leases
     where id = any (array(
         select id from leases
