@@ -31,7 +31,7 @@ async fn bench(arguments: &[&str]) -> (Value, Option<i32>, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_private_installation_is_measured_and_nothing_of_it_is_left() {
+async fn a_private_installation_is_measured_and_removed() {
     let (report, status, complaints) =
         bench(&["a1", "--events", "50", "--warm-up", "0", "--verify-all", "--statements"]).await;
     assert_eq!(status, Some(0), "{complaints}");
@@ -65,7 +65,7 @@ fn left_of(directories: &str) -> Vec<OsString> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_given_installation_is_measured_and_left_as_it_was() {
+async fn an_existing_installation_is_measured_and_left_unchanged() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let api = format!("http://{}", services.api);
@@ -88,7 +88,7 @@ async fn a_given_installation_is_measured_and_left_as_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_acknowledged_and_does_not_arrive_is_told() {
+async fn acknowledged_events_that_do_not_arrive_are_reported() {
     let bed = Bed::new().await;
     // Nobody delivers.
     let services = Services::api_alone(&bed, &[]).await;

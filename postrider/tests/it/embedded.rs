@@ -54,7 +54,7 @@ async fn refusal(data_dir: &Path) -> EmbeddedError {
 }
 
 #[tokio::test]
-async fn what_was_stored_is_there_after_a_stop_and_a_start() {
+async fn data_survives_a_stop_and_a_start() {
     let (_place, data_dir) = place();
     let embedded = Embedded::start(&data_dir, FAST).await.unwrap();
     query(embedded.database_url(), "create table kept (text text)").await;
@@ -72,7 +72,7 @@ async fn what_was_stored_is_there_after_a_stop_and_a_start() {
 }
 
 #[tokio::test]
-async fn nobody_else_can_open_the_sockets_and_ctrl_c_does_not_reach_the_servers() {
+async fn only_the_owner_can_open_the_sockets_and_ctrl_c_does_not_reach_the_servers() {
     let (_place, data_dir) = place();
     let embedded = Embedded::start(&data_dir, FAST).await.unwrap();
     let mode = std::fs::metadata(data_dir.join("run")).unwrap().permissions().mode();
@@ -123,7 +123,7 @@ fn start_and_kill(data_dir: &Path, environment: &[(&str, &str)]) {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn the_servers_inherit_nothing_that_is_secret() {
+async fn the_servers_inherit_no_secrets() {
     let (_place, data_dir) = place();
     let secrets = [
         ("POSTRIDER_ADMIN_TOKEN", "a-secret-of-this-test"),
@@ -147,7 +147,7 @@ async fn the_servers_inherit_nothing_that_is_secret() {
 }
 
 #[tokio::test]
-async fn the_servers_of_a_process_that_was_killed_are_adopted() {
+async fn the_servers_of_a_killed_process_are_adopted() {
     let (_place, data_dir) = place();
     start_and_kill(&data_dir, &[]);
     let before = postmaster(&data_dir);
@@ -200,7 +200,7 @@ async fn a_half_initialised_directory_is_explained_and_left_alone() {
 }
 
 #[tokio::test]
-async fn what_an_interrupted_initdb_left_does_not_stand_in_the_way() {
+async fn leftovers_of_an_interrupted_initdb_are_not_in_the_way() {
     let (_place, data_dir) = place();
     std::fs::create_dir_all(data_dir.join("postgres.initdb-1/base")).unwrap();
     std::fs::write(data_dir.join("lock"), "").unwrap();
@@ -214,7 +214,7 @@ async fn what_an_interrupted_initdb_left_does_not_stand_in_the_way() {
 }
 
 #[tokio::test]
-async fn a_cluster_of_a_version_that_is_not_installed_is_explained() {
+async fn a_cluster_of_a_missing_version_is_explained() {
     let (_place, data_dir) = place();
     std::fs::create_dir_all(data_dir.join("postgres/global")).unwrap();
     for (file, text) in [
@@ -230,7 +230,7 @@ async fn a_cluster_of_a_version_that_is_not_installed_is_explained() {
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_start_is_quoted() {
+async fn the_output_of_a_server_that_cannot_start_is_quoted() {
     let (_place, data_dir) = place();
     Embedded::start(&data_dir, FAST).await.unwrap().stop().await.unwrap();
     let conf = data_dir.join("postgres/postgresql.conf");
@@ -242,7 +242,7 @@ async fn a_server_that_cannot_start_is_quoted() {
 }
 
 #[tokio::test]
-async fn a_directory_with_something_else_in_it_is_refused() {
+async fn a_directory_with_other_content_is_refused() {
     let (_place, data_dir) = place();
     std::fs::create_dir(&data_dir).unwrap();
     std::fs::write(data_dir.join("thesis.tex"), "precious").unwrap();
@@ -250,7 +250,7 @@ async fn a_directory_with_something_else_in_it_is_refused() {
 }
 
 #[tokio::test]
-async fn a_directory_that_the_servers_cannot_enter_is_refused() {
+async fn a_directory_the_servers_cannot_enter_is_refused() {
     if !rustix::process::geteuid().is_root() {
         return; // There is no other user then.
     }

@@ -80,7 +80,7 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
 }
 
 #[test]
-fn every_setting_is_in_it_with_its_help_and_nothing_else_is() {
+fn it_lists_every_setting_with_its_help_and_nothing_else() {
     let expected = expected();
     if std::env::var_os("UPDATE_ENV_EXAMPLE").is_some() {
         std::fs::write(PATH, &expected).unwrap();
@@ -101,7 +101,7 @@ fn service(name: &str) -> Vec<&'static str> {
 }
 
 #[test]
-fn the_servers_of_compose_have_no_way_out_and_write_nowhere_but_to_their_data() {
+fn the_compose_servers_have_no_egress_and_write_only_their_data() {
     let template = COMPOSE.split_once("x-server: &server\n").unwrap().1.split_once("\n\n").unwrap().0;
     for line in ["read_only: true", "cap_drop: [ALL]", "no-new-privileges:true", "networks: [backend]"] {
         assert!(template.contains(line), "{line}");
@@ -122,7 +122,7 @@ fn the_servers_of_compose_have_no_way_out_and_write_nowhere_but_to_their_data() 
 }
 
 #[test]
-fn compose_passes_every_setting_on_and_asks_for_nothing_that_the_example_does_not_name() {
+fn compose_passes_on_every_setting_and_needs_no_unlisted_one() {
     let passed = |name: &str| COMPOSE.lines().any(|line| line.trim().starts_with(&format!("{name}:")));
     for setting in SETTINGS {
         let is_expected = !NOT_PASSED.contains(&setting.env);

@@ -66,7 +66,7 @@ fn cases() -> Vec<Case> {
 }
 
 #[test]
-fn the_rust_examples_tell_genuine_webhooks_from_others() {
+fn the_rust_examples_accept_only_genuine_webhooks() {
     for Case { name, secret, headers, body, is_genuine } in cases() {
         let (secret, body) = (secret.reveal(), body.as_bytes());
         let header = |(name, value): (&'static str, String)| {
@@ -83,7 +83,7 @@ fn the_rust_examples_tell_genuine_webhooks_from_others() {
 }
 
 #[test]
-fn the_python_examples_tell_genuine_webhooks_from_others() {
+fn the_python_examples_accept_only_genuine_webhooks() {
     let place = place("python");
     let python = place.join("bin/python");
     let made = run(Command::new("python3").args(["-m", "venv"]).arg(&place)).and_then(|()| {
@@ -100,7 +100,7 @@ fn the_python_examples_tell_genuine_webhooks_from_others() {
 }
 
 #[test]
-fn the_typescript_examples_tell_genuine_webhooks_from_others() {
+fn the_typescript_examples_accept_only_genuine_webhooks() {
     let place = place("node");
     std::fs::write(place.join("package.json"), r#"{"type": "module", "private": true}"#).expect("a file");
     let files = [
@@ -126,7 +126,7 @@ fn the_typescript_examples_tell_genuine_webhooks_from_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_webhook_that_comes_twice_is_found_out_by_the_example() {
+async fn the_example_detects_a_duplicate_webhook() {
     let bed = Bed::new().await;
     let sql = bed.sql().await;
     let example = std::fs::read_to_string(beside("docs/examples/deduplicate.sql")).expect("the example");
@@ -140,7 +140,7 @@ async fn a_webhook_that_comes_twice_is_found_out_by_the_example() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_curls_of_the_readme_send_a_verified_webhook() {
+async fn the_readmes_curl_commands_send_a_verified_webhook() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::accepting().await;

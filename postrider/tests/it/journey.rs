@@ -10,7 +10,7 @@ use crate::support::service::Services;
 use crate::support::{Bed, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_travels_to_a_verified_webhook() {
+async fn an_event_becomes_a_verified_webhook() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::accepting().await;
@@ -53,7 +53,7 @@ async fn an_event_travels_to_a_verified_webhook() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_goes_to_every_endpoint_whose_patterns_match_and_to_no_other() {
+async fn an_event_goes_to_exactly_the_endpoints_whose_patterns_match() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::accepting().await;
@@ -145,7 +145,7 @@ async fn a_receiver_that_answers_4xx_for_a_while_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_letter_can_be_retried_by_hand() {
+async fn a_dead_letter_can_be_retried_manually() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::start(|webhook| if webhook.attempt == 1 { 422 } else { 200 }).await;
@@ -167,7 +167,7 @@ async fn a_dead_letter_can_be_retried_by_hand() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failed_delivery_that_is_retried_by_hand_is_sent_at_once_and_only_once() {
+async fn a_manually_retried_delivery_is_sent_at_once_and_only_once() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::start(|webhook| if webhook.attempt == 1 { 500 } else { 200 }).await;
@@ -191,7 +191,7 @@ async fn a_failed_delivery_that_is_retried_by_hand_is_sent_at_once_and_only_once
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_races_itself_a_hundred_times_makes_one_event() {
+async fn a_hundred_concurrent_requests_with_one_key_make_one_event() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::accepting().await;

@@ -55,7 +55,7 @@ fn body() -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_webhook_is_refused_put_off_or_taken_by_its_signature() {
+async fn webhooks_are_refused_delayed_or_accepted_by_their_signature() {
     let secret = Secret::generate();
     let mut receiver = Receiver::start(Secrets::Awaited).await;
     let answer = receiver.send(&secret, body()).await;
@@ -77,7 +77,7 @@ async fn a_webhook_is_refused_put_off_or_taken_by_its_signature() {
 }
 
 #[tokio::test]
-async fn a_body_without_end_is_not_kept() {
+async fn an_endless_body_is_not_kept() {
     let receiver = Receiver::start(Secrets::None).await;
     assert_eq!(receiver.send(&Secret::generate(), vec![b'x'; 5 << 20]).await.status(), 413);
     assert_eq!(receiver.send(&Secret::generate(), b"no JSON".to_vec()).await.status(), 204);

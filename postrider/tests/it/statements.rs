@@ -63,7 +63,7 @@ async fn every_statement_of_the_store_is_named_and_can_be_prepared() {
 }
 
 #[test]
-fn a_file_of_sql_has_the_name_of_its_statement_and_is_used() {
+fn every_sql_file_is_used_and_named_after_its_statement() {
     let included: BTreeSet<_> = find_all().statements.into_iter().map(|statement| statement.sql).collect();
     for directory in crates() {
         for entry in std::fs::read_dir(directory.join("sql")).into_iter().flatten() {

@@ -12,7 +12,7 @@ const OLD_TOKEN: &str = "the-old-admin-token";
 const NEW_TOKEN: &str = "the-new-admin-token";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_does_what_its_scopes_say() {
+async fn a_key_can_do_what_its_scopes_allow() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;
     let all = Producer::new(services.api).await;
@@ -110,7 +110,7 @@ async fn a_key_is_listed_by_its_prefix_and_last_use_and_never_shown_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_is_revoked_or_has_expired_is_refused_by_every_api_at_once() {
+async fn a_revoked_or_expired_key_is_refused_by_every_api_at_once() {
     let bed = Bed::new().await;
     let first = Services::api_alone(&bed, &[]).await;
     let second = Services::api_alone(&bed, &[]).await;
@@ -155,7 +155,7 @@ async fn a_key_that_is_revoked_or_has_expired_is_refused_by_every_api_at_once() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_admin_tokens_are_accepted_while_one_takes_over_from_the_other() {
+async fn both_admin_tokens_are_accepted_during_a_rotation() {
     let bed = Bed::new().await;
     let tokens = format!("{OLD_TOKEN},{NEW_TOKEN}");
     let services = Services::api_alone(&bed, &[("POSTRIDER_ADMIN_TOKEN", &tokens)]).await;
@@ -181,7 +181,7 @@ async fn two_admin_tokens_are_accepted_while_one_takes_over_from_the_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_application_has_a_hundred_keys_at_most() {
+async fn an_application_has_at_most_a_hundred_keys() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;
     let producer = Producer::new(services.api).await;
@@ -216,7 +216,7 @@ async fn an_application_has_a_hundred_keys_at_most() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_credential_pages_of_other_sites_are_refused() {
+async fn cross_site_requests_without_a_credential_are_refused() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;
     let producer = Producer::new(services.api).await;

@@ -26,7 +26,7 @@ async fn create(admin: &Producer, body: Value) -> Producer {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_uid_stands_wherever_an_id_does() {
+async fn a_uid_is_accepted_wherever_an_id_is() {
     let bed = Bed::new().await;
     let (services, admin) = start(&bed).await;
     let receiver = Receiver::accepting().await;
@@ -80,7 +80,7 @@ async fn a_uid_stands_wherever_an_id_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_application_is_changed_by_the_admin_and_in_part_by_its_own_keys() {
+async fn the_admin_can_change_everything_in_an_application_and_its_keys_only_some() {
     let bed = Bed::new().await;
     let (services, admin) = start(&bed).await;
     let producer = create(&admin, json!({"name": "Acme", "uid": "acme", "metadata": {"plan": "pro"}})).await;
@@ -124,7 +124,7 @@ async fn an_application_is_changed_by_the_admin_and_in_part_by_its_own_keys() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_inactive_application_publishes_nothing_and_what_was_accepted_arrives() {
+async fn an_inactive_application_cannot_publish_but_accepted_events_still_arrive() {
     let bed = Bed::new().await;
     let (services, admin) = start(&bed).await;
     let receiver = Receiver::start(|webhook| if webhook.attempt == 1 { 500 } else { 204 }).await;
@@ -163,7 +163,7 @@ async fn left_of(bed: &Bed, application: &str) -> Vec<(&'static str, i64)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deleted_application_stops_at_once_and_everything_that_is_its_own_goes() {
+async fn a_deleted_application_stops_at_once_and_all_its_data_is_removed() {
     let bed = Bed::new().await;
     let (services, admin) = start(&bed).await;
     let receiver = Receiver::start(|webhook| match webhook.path.as_str() {
@@ -261,7 +261,7 @@ async fn a_deleted_application_stops_at_once_and_everything_that_is_its_own_goes
 
 /// Steps are bounded, and each is a transaction of its own: killed in between, the next relay goes on.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_purge_of_many_rows_goes_on_where_a_killed_relay_left_it() {
+async fn a_purge_resumes_where_a_killed_relay_stopped() {
     let bed = Bed::new().await;
     let admin_token = ("POSTRIDER_ADMIN_TOKEN", TOKEN);
     let services = Services::api_alone(&bed, &[admin_token]).await;

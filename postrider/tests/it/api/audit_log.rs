@@ -10,7 +10,7 @@ use crate::support::service::Services;
 const TOKEN: &str = "an-admin-token-of-tests";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_change_is_noted_with_who_made_it_from_what_to_what() {
+async fn every_change_is_logged_with_its_author_and_the_old_and_new_values() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[("POSTRIDER_ADMIN_TOKEN", TOKEN)]).await;
     let admin = Producer::admin(services.api).with_key(TOKEN);
@@ -97,7 +97,7 @@ async fn every_change_is_noted_with_who_made_it_from_what_to_what() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_done_to_deliveries_and_event_types_is_noted_too() {
+async fn actions_on_deliveries_and_event_types_are_logged_too() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;
     let producer = Producer::new(services.api).await;

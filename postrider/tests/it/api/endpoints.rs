@@ -23,7 +23,7 @@ async fn wait_for_status(producer: &Producer, event_id: &Value, status: &str) ->
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_keeps_what_is_absent_and_resets_what_is_null() {
+async fn a_change_keeps_absent_fields_and_resets_null_fields() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;
     let producer = Producer::new(services.api).await;
@@ -82,7 +82,7 @@ async fn a_change_keeps_what_is_absent_and_resets_what_is_null() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_open_follows_the_new_settings() {
+async fn open_deliveries_follow_the_new_settings() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::start(|webhook| if webhook.path == "/new" { 204 } else { 500 }).await;
@@ -102,7 +102,7 @@ async fn what_is_open_follows_the_new_settings() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waits_for_a_disabled_endpoint_is_delivered_when_it_is_enabled() {
+async fn deliveries_that_wait_for_a_disabled_endpoint_are_sent_when_it_is_enabled() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::start(|_| slowly(204, Duration::from_millis(300))).await;
@@ -142,7 +142,7 @@ async fn what_waits_for_a_disabled_endpoint_is_delivered_when_it_is_enabled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waited_its_turn_goes_when_the_order_is_no_longer_kept() {
+async fn deliveries_that_waited_their_turn_are_sent_when_ordering_is_turned_off() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::start(|webhook| if webhook.json()["data"]["n"] == 0 { 500 } else { 204 }).await;
@@ -172,7 +172,7 @@ async fn what_waited_its_turn_goes_when_the_order_is_no_longer_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_open_is_cancelled_where_it_is_asked_for() {
+async fn open_deliveries_are_cancelled_on_request() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::start(|webhook| {
@@ -214,7 +214,7 @@ async fn what_is_open_is_cancelled_where_it_is_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deleted_endpoint_gets_nothing_more_and_its_open_deliveries_end_cancelled() {
+async fn a_deleted_endpoint_gets_nothing_more_and_its_open_deliveries_are_cancelled() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::start(|webhook| {
@@ -269,7 +269,7 @@ async fn a_deleted_endpoint_gets_nothing_more_and_its_open_deliveries_end_cancel
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_value_of_a_sensitive_header_reaches_the_receiver_and_nobody_else() {
+async fn only_the_receiver_sees_the_value_of_a_sensitive_header() {
     let bed = Bed::new().await;
     let key = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
     let services = Services::start_with(&bed, &[("POSTRIDER_MASTER_KEY", key)]).await;
@@ -340,7 +340,7 @@ async fn headers_that_would_break_signing_or_framing_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_test_goes_to_its_endpoint_alone_and_is_attempted_once() {
+async fn a_test_event_goes_only_to_its_endpoint_and_is_attempted_once() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::start(|webhook| if webhook.path == "/bad" { 500 } else { 204 }).await;
@@ -372,7 +372,7 @@ async fn a_test_goes_to_its_endpoint_alone_and_is_attempted_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn statistics_count_what_the_window_holds_and_say_how_far_they_reach() {
+async fn statistics_count_their_window_and_say_how_far_back_they_reach() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::start(|webhook| match webhook.json()["data"]["n"].as_i64() {
@@ -429,7 +429,7 @@ fn costly_filter(values: usize) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_is_matched_with_the_endpoints_of_an_application_in_a_bounded_number_of_steps() {
+async fn matching_an_event_against_endpoints_takes_a_bounded_number_of_steps() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[("POSTRIDER_MAX_MATCHING_STEPS", "40000")]).await;
     let (producer, other) = (Producer::new(services.api).await, Producer::new(services.api).await);
@@ -472,7 +472,7 @@ async fn an_event_is_matched_with_the_endpoints_of_an_application_in_a_bounded_n
 
 /// An event that matches nothing is compared with every pattern all the same, and stored apart from cheap ones.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_it_costs_to_compare_an_event_with_patterns_counts_though_none_matches() {
+async fn patterns_that_do_not_match_count_toward_the_cost_of_matching() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;
     let producer = Producer::new(services.api).await;

@@ -80,7 +80,7 @@ async fn two_apis_share_the_budget_of_an_application() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limit_holds_from_the_moment_it_is_set_until_it_is_taken_away_and_others_do_not_feel_it() {
+async fn a_limit_holds_from_when_it_is_set_until_it_is_removed_and_affects_no_other() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[TOKEN]).await;
     let admin = Producer::admin(services.api).with_key(TOKEN.1);

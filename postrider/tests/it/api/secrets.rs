@@ -45,7 +45,7 @@ fn verifies_by_public_key(webhook: &Received, public_key: &Value) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_a_rotation_lasts_both_secrets_sign_and_then_the_new_one_alone() {
+async fn both_secrets_sign_during_a_rotation_and_only_the_new_one_afterwards() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::accepting().await;
@@ -125,7 +125,7 @@ async fn an_asymmetric_endpoint_is_verified_with_its_public_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rotation_that_cannot_be_is_refused() {
+async fn an_impossible_rotation_is_refused() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;
     let producer = Producer::new(services.api).await;
@@ -159,7 +159,7 @@ async fn a_rotation_that_cannot_be_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn values_in_the_query_of_a_url_are_sent_and_never_shown() {
+async fn query_values_of_a_url_are_sent_and_never_shown() {
     let bed = Bed::new().await;
     let settings = [("POSTRIDER_MASTER_KEY", OLD_KEY)];
     let services = Services::start_with(&bed, &settings).await;
@@ -243,7 +243,7 @@ fn run(bed: &Bed, arguments: &[&str], master_key: &str) -> (bool, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn secrets_are_encrypted_and_encrypted_anew_when_the_master_key_changes() {
+async fn secrets_are_encrypted_and_reencrypted_when_the_master_key_changes() {
     let bed = Bed::new().await;
     let receiver = Receiver::accepting().await;
     // At first there is no master key, and secrets are stored as they are.
@@ -335,7 +335,7 @@ async fn secrets_are_encrypted_and_encrypted_anew_when_the_master_key_changes() 
 
 /// Somebody adds a key to the API and forgets the deliverer: nothing is lost, and the attempt says why.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_deliverer_cannot_decrypt_is_tried_again_by_one_that_can() {
+async fn a_secret_that_one_deliverer_cannot_decrypt_is_used_by_another_that_can() {
     let bed = Bed::new().await;
     let receiver = Receiver::accepting().await;
     let mut services = Services::api_alone(&bed, &[("POSTRIDER_MASTER_KEY", OLD_KEY)]).await;

@@ -338,7 +338,7 @@ async fn no_operation_reaches_another_application() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_operation_answers_without_a_valid_credential() {
+async fn every_operation_requires_a_valid_credential() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[("POSTRIDER_ADMIN_TOKEN", ADMIN_TOKEN)]).await;
     let admin = Producer { key: Some(ADMIN_TOKEN.to_owned()), ..Producer::admin(services.api) };
@@ -383,7 +383,7 @@ async fn no_operation_answers_without_a_valid_credential() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_operation_is_open_to_a_key_without_its_scope_and_each_is_to_one_with_it() {
+async fn every_operation_requires_its_scope_and_no_other() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[("POSTRIDER_ADMIN_TOKEN", ADMIN_TOKEN)]).await;
     let admin = Producer { key: Some(ADMIN_TOKEN.to_owned()), ..Producer::admin(services.api) };

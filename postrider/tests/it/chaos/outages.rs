@@ -17,7 +17,7 @@ use crate::support::wire::Wire;
 use crate::support::{Bed, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_listener_that_is_cut_without_a_word_is_missed_and_replaced() {
+async fn a_silently_cut_listener_is_noticed_and_replaced() {
     let bed = Bed::new().await;
     let wire = Wire::to(&bed).await;
     let (api, deliverer) = (Process::start(&bed, "api", &[]), Process::start(&bed, "deliverer", &[]));
@@ -46,7 +46,7 @@ async fn a_listener_that_is_cut_without_a_word_is_missed_and_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_is_away_for_a_while_stops_the_sending_and_nothing_else() {
+async fn a_redis_outage_stops_sending_and_nothing_else() {
     let (_directory, mut servers) = own_servers().await;
     let bed = Bed::on(servers.database_url(), servers.redis_url()).await;
     let stack = Stack::start(&bed).await;
@@ -75,7 +75,7 @@ async fn a_redis_that_is_away_for_a_while_stops_the_sending_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn services_that_start_before_postgresql_wait_for_it() {
+async fn services_started_before_postgresql_wait_for_it() {
     let (_directory, mut servers) = own_servers().await;
     let bed = Bed::on(servers.database_url(), servers.redis_url()).await;
     servers.stop_postgres(Stop::Fast).await.expect("stopped");
@@ -124,7 +124,7 @@ async fn services_do_not_wait_for_a_database_that_does_not_exist() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_postgresql_that_restarts_under_load_loses_nothing_that_was_acknowledged() {
+async fn a_postgresql_restart_under_load_loses_nothing_that_was_acknowledged() {
     let (_directory, mut servers) = own_servers().await;
     let bed = Bed::on(servers.database_url(), servers.redis_url()).await;
     let stack = Stack::start(&bed).await;
@@ -173,7 +173,7 @@ async fn a_postgresql_that_restarts_under_load_loses_nothing_that_was_acknowledg
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_api_and_a_relay_that_are_told_to_stop_under_load_leave_nothing_half_done() {
+async fn an_api_and_a_relay_stopped_under_load_leave_nothing_half_done() {
     let bed = Bed::new().await;
     let (api, relay) = (Process::start(&bed, "api", &[]), Process::start(&bed, "relay", &[]));
     api.ready().await;

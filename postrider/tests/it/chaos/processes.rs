@@ -14,7 +14,7 @@ use crate::support::wire::Wire;
 use crate::support::{Bed, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_api_that_dies_before_the_commit_leaves_nothing_and_the_producer_retries() {
+async fn an_api_killed_before_the_commit_stores_nothing_and_a_retry_is_accepted() {
     let bed = Bed::new().await;
     let mut api = Process::start(&bed, "api", &[]);
     api.ready().await;
@@ -39,7 +39,7 @@ async fn an_api_that_dies_before_the_commit_leaves_nothing_and_the_producer_retr
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_api_that_dies_after_the_commit_has_accepted_and_says_so_to_the_retry() {
+async fn an_api_killed_after_the_commit_has_stored_the_event_and_a_retry_is_a_duplicate() {
     let bed = Bed::new().await;
     let mut api = Process::start(&bed, "api", &[]);
     api.ready().await;
@@ -64,7 +64,7 @@ async fn an_api_that_dies_after_the_commit_has_accepted_and_says_so_to_the_retry
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_notification_costs_a_second_and_a_cut_listener_comes_back() {
+async fn a_lost_notification_delays_delivery_by_a_second_and_a_cut_listener_reconnects() {
     let bed = Bed::new().await;
     let stack = Stack::start(&bed).await;
     let receiver = Receiver::accepting().await;
@@ -97,7 +97,7 @@ async fn a_lost_notification_costs_a_second_and_a_cut_listener_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_that_dies_after_the_push_has_its_ids_pushed_twice_and_sent_once() {
+async fn ids_of_a_relay_killed_after_the_push_are_pushed_twice_and_sent_once() {
     let bed = Bed::new().await;
     let api = Process::start(&bed, "api", &[]);
     api.ready().await;
@@ -124,7 +124,7 @@ async fn a_relay_that_dies_after_the_push_has_its_ids_pushed_twice_and_sent_once
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deliverer_that_dies_before_the_claim_loses_its_reservation() {
+async fn a_deliverer_killed_before_the_claim_loses_its_reservation() {
     let bed = Bed::new().await;
     let (api, relay) = (Process::start(&bed, "api", &[]), Process::start(&bed, "relay", &[]));
     api.ready().await;
@@ -145,7 +145,7 @@ async fn a_deliverer_that_dies_before_the_claim_loses_its_reservation() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deliverer_that_dies_after_sending_leaves_an_unknown_attempt_and_the_webhook_comes_again() {
+async fn a_deliverer_killed_after_sending_leaves_an_unknown_attempt_and_the_webhook_is_sent_again() {
     let bed = Bed::new().await;
     let (api, relay) = (Process::start(&bed, "api", &[]), Process::start(&bed, "relay", &[]));
     api.ready().await;
@@ -194,7 +194,7 @@ async fn a_flushed_redis_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_comes_back_with_an_old_snapshot_or_was_away_loses_nothing() {
+async fn a_redis_outage_or_an_old_snapshot_loses_nothing() {
     let (_directory, mut servers) = own_servers().await;
     let bed = Bed::on(servers.database_url(), servers.redis_url()).await;
     let stack = Stack::start(&bed).await;
@@ -227,7 +227,7 @@ async fn a_redis_that_comes_back_with_an_old_snapshot_or_was_away_loses_nothing(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flush_while_one_relay_holds_a_take_and_another_reconciles_strands_nothing() {
+async fn a_flush_during_a_take_and_a_reconciliation_strands_nothing() {
     let (_directory, servers) = own_servers().await;
     let bed = Bed::on(servers.database_url(), servers.redis_url()).await;
     let api = Process::start(&bed, "api", &[]);
@@ -252,7 +252,7 @@ async fn a_flush_while_one_relay_holds_a_take_and_another_reconciles_strands_not
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_postgresql_that_was_away_for_longer_than_a_lease_is_answered_503_and_nothing_is_sent_again() {
+async fn a_postgresql_outage_longer_than_a_lease_is_a_503_and_nothing_is_sent_again() {
     let (_directory, mut servers) = own_servers().await;
     let bed = Bed::on(servers.database_url(), servers.redis_url()).await;
     let wire = Wire::to(&bed).await;
@@ -305,7 +305,7 @@ async fn a_postgresql_that_was_away_for_longer_than_a_lease_is_answered_503_and_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_cannot_be_rendered_is_a_dead_letter_and_harms_no_other() {
+async fn an_event_that_cannot_be_rendered_becomes_a_dead_letter_and_affects_no_other() {
     let bed = Bed::new().await;
     let api = Process::start(&bed, "api", &[]);
     api.ready().await;
@@ -335,7 +335,7 @@ async fn an_event_that_cannot_be_rendered_is_a_dead_letter_and_harms_no_other() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_takes_too_long_to_render_spends_its_attempts_and_harms_no_other() {
+async fn an_event_that_takes_too_long_to_render_uses_up_its_attempts_and_affects_no_other() {
     let bed = Bed::new().await;
     let stack = Stack::start(&bed).await;
     let receiver = Receiver::accepting().await;
@@ -377,7 +377,7 @@ async fn an_event_that_takes_too_long_to_render_spends_its_attempts_and_harms_no
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_kills_its_deliverers_is_a_dead_letter_after_its_attempts_and_harms_no_other() {
+async fn an_event_that_kills_its_deliverers_becomes_a_dead_letter_and_affects_no_other() {
     let bed = Bed::new().await;
     let (api, relay) = (Process::start(&bed, "api", &[]), Process::start(&bed, "relay", &[]));
     api.ready().await;
@@ -413,7 +413,7 @@ async fn an_event_that_kills_its_deliverers_is_a_dead_letter_after_its_attempts_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stale_duplicate_id_does_not_send_before_the_retry_is_due() {
+async fn a_stale_duplicate_id_does_not_send_a_retry_early() {
     let bed = Bed::new().await;
     let stack = Stack::start(&bed).await;
     let receiver = Receiver::start(|webhook| if webhook.attempt == 1 { 500 } else { 200 }).await;
@@ -439,7 +439,7 @@ async fn a_stale_duplicate_id_does_not_send_before_the_retry_is_due() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clocks_that_are_a_day_off_change_no_schedule() {
+async fn clocks_that_are_a_day_off_do_not_change_schedules() {
     let bed = Bed::new().await;
     let api = Process::start(&bed, "api", &[]);
     api.ready().await;
@@ -481,7 +481,7 @@ async fn clocks_that_are_a_day_off_change_no_schedule() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deliverer_that_is_told_to_stop_finishes_what_it_sends_and_gives_back_the_rest() {
+async fn a_stopping_deliverer_finishes_what_is_in_flight_and_gives_back_the_rest() {
     let bed = Bed::new().await;
     let (api, relay) = (Process::start(&bed, "api", &[]), Process::start(&bed, "relay", &[]));
     api.ready().await;
@@ -504,12 +504,12 @@ async fn a_deliverer_that_is_told_to_stop_finishes_what_it_sends_and_gives_back_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deliverer_that_is_told_to_stop_before_it_sends_leaves_no_trace_of_its_claim() {
+async fn a_deliverer_stopped_before_sending_undoes_its_claim() {
     stops_without_a_trace("deliverer.after_claim", async |bed| bed.count(CLAIMS).await == 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deliverer_that_is_told_to_stop_before_it_claims_leaves_no_trace_of_its_reservation() {
+async fn a_deliverer_stopped_before_claiming_undoes_its_reservation() {
     stops_without_a_trace("deliverer.after_reserve", async |bed| bed.queue_holds(b":r:").await).await;
 }
 

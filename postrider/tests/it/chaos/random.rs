@@ -31,7 +31,7 @@ const PACE: Duration = Duration::from_millis(4);
 const ROLES: [&str; 6] = ["api", "api", "relay", "relay", "deliverer", "deliverer"];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_acknowledged_event_arrives_though_something_is_killed_every_second() {
+async fn every_acknowledged_event_arrives_while_a_process_is_killed_every_second() {
     let seed = seed();
     eprintln!("POSTRIDER_TEST_SEED={seed}");
     let bed = Bed::new().await;

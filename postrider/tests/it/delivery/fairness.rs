@@ -58,7 +58,7 @@ async fn dripping() -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn everything_healthy_arrives_before_the_first_that_hangs_has_timed_out() {
+async fn healthy_endpoints_are_served_before_the_first_hanging_one_times_out() {
     const OF_EACH: usize = 8;
     const HEALTHY: usize = 48;
     const EVENTS: usize = 25;
@@ -102,7 +102,7 @@ async fn everything_healthy_arrives_before_the_first_that_hangs_has_timed_out() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_small_tenant_is_served_before_a_hundredth_of_a_large_ones_backlog() {
+async fn a_small_tenant_is_served_before_one_percent_of_a_large_tenants_backlog() {
     const BACKLOG: usize = 20_000;
     let bed = Bed::new().await;
     let (large, processes) = start(&bed).await;
@@ -137,7 +137,7 @@ async fn a_small_tenant_is_served_before_a_hundredth_of_a_large_ones_backlog() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rate_limit_holds_in_any_ten_seconds_across_deliverers_that_come_and_go() {
+async fn a_rate_limit_holds_over_any_ten_seconds_while_deliverers_come_and_go() {
     const LIMIT: usize = 60;
     const WINDOW: Duration = Duration::from_secs(10);
     let bed = Bed::new().await;
@@ -170,7 +170,7 @@ async fn a_rate_limit_holds_in_any_ten_seconds_across_deliverers_that_come_and_g
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_accepted_for_a_backlog_joins_it_and_passes_the_relay_by() {
+async fn new_deliveries_join_an_existing_backlog_without_passing_through_the_relay() {
     let bed = Bed::new().await;
     let api = Process::start(&bed, "api", &[]);
     api.ready().await;
@@ -198,7 +198,7 @@ async fn what_is_accepted_for_a_backlog_joins_it_and_passes_the_relay_by() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenant_whose_receiver_succeeds_slowly_leaves_exchanges_for_the_others() {
+async fn a_tenant_with_a_slow_receiver_leaves_exchanges_for_others() {
     /// Of 72 exchanges one tenant may hold 64.
     const MOST: usize = 64;
     const FAST: usize = 110;
@@ -240,7 +240,7 @@ async fn a_tenant_whose_receiver_succeeds_slowly_leaves_exchanges_for_the_others
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenant_with_large_events_leaves_memory_for_the_others() {
+async fn a_tenant_with_large_events_leaves_memory_for_others() {
     /// Of 4 MiB one tenant may hold eight ninths: 14 bodies of 250 kB.
     const BODIES: (&str, &str) = ("POSTRIDER_DELIVERER_BODY_BYTES", "4194304");
     const LARGE: usize = 250_000;
@@ -290,7 +290,7 @@ async fn counted(process: &Process, name: &str) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_stands_behind_all_that_another_tenant_has_in_the_line_of_the_relay() {
+async fn no_tenant_waits_behind_everything_another_has_in_the_relays_line() {
     const ENDPOINTS: usize = 200;
     const EVENTS: usize = 20;
     let bed = Bed::new().await;
@@ -327,7 +327,7 @@ async fn nobody_stands_behind_all_that_another_tenant_has_in_the_line_of_the_rel
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_with_very_many_deliveries_stands_in_nobodys_way() {
+async fn an_event_with_very_many_deliveries_holds_up_no_other() {
     const MOST_IN_LINE: usize = 200;
     let bed = Bed::new().await;
     let api = Process::start(&bed, "api", &[]);
@@ -353,7 +353,7 @@ async fn an_event_with_very_many_deliveries_stands_in_nobodys_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn backlogs_of_disabled_endpoints_hold_up_nobody_elses() {
+async fn backlogs_of_disabled_endpoints_hold_up_no_others() {
     let bed = Bed::new().await;
     let api = Process::start(&bed, "api", &[]);
     api.ready().await;

@@ -22,7 +22,7 @@ async fn keys(bed: &Bed, redis: &mut MultiplexedConnection, pattern: &str) -> Ve
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_id_that_is_lost_at_a_busy_endpoint_is_found() {
+async fn an_id_lost_at_a_busy_endpoint_is_found_by_the_audit() {
     const EVENTS: usize = 30;
     let bed = Bed::new().await;
     let stack = Stack::start(&bed).await;
@@ -54,7 +54,7 @@ async fn an_id_that_is_lost_at_a_busy_endpoint_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_that_redis_throws_away_are_made_again() {
+async fn keys_that_redis_evicts_are_recreated() {
     const EVENTS: usize = 20;
     let bed = Bed::new().await;
     let stack = Stack::start(&bed).await;

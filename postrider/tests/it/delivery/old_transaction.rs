@@ -71,7 +71,7 @@ async fn takes_and_pages(sql: &tokio_postgres::Client) -> (i64, i64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn takes_stay_fast_beside_an_old_transaction_and_what_it_commits_late_is_delivered() {
+async fn takes_stay_fast_beside_an_old_transaction_whose_late_rows_are_delivered() {
     let bed = Bed::new().await;
     let sql = bed.sql().await;
     sql.batch_execute("create extension pg_stat_statements").await.expect("an extension");

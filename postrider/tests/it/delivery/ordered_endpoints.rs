@@ -42,7 +42,7 @@ async fn ordered_endpoint(producer: &Producer, settings: Value) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_delivery_that_fails_holds_the_rest_until_it_succeeds() {
+async fn a_failing_delivery_holds_up_later_ones_until_it_succeeds() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     // The third one fails twice.
@@ -61,7 +61,7 @@ async fn a_delivery_that_fails_holds_the_rest_until_it_succeeds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_letter_lets_the_next_one_pass_and_so_does_a_cancelled_one() {
+async fn dead_letters_and_cancelled_deliveries_do_not_hold_up_the_next_one() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::start(|webhook| match number(webhook) {
@@ -94,7 +94,7 @@ async fn a_dead_letter_lets_the_next_one_pass_and_so_does_a_cancelled_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn order_is_kept_with_two_of_each_service_while_one_after_the_other_is_killed() {
+async fn order_is_kept_while_replicas_are_killed_one_after_another() {
     let bed = Bed::new().await;
     let api = Process::start(&bed, "api", &[]);
     api.ready().await;

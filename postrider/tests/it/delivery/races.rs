@@ -57,7 +57,7 @@ fn failure(claimed: &Claimed, verdict: Verdict) -> Recorded {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_late_failure_does_not_undo_a_retry_by_hand() {
+async fn a_late_failure_does_not_undo_a_manual_retry() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;
     let store = store(&bed);
@@ -93,7 +93,7 @@ async fn a_late_failure_does_not_undo_a_retry_by_hand() {
 
 /// Claims reach the disk late, and a crash may lose one whose webhook was sent.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_sent_under_a_claim_that_was_lost_is_recorded_and_goes_on() {
+async fn an_attempt_whose_claim_was_lost_is_recorded_and_the_delivery_continues() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;
     let store = store(&bed);
@@ -118,7 +118,7 @@ async fn what_was_sent_under_a_claim_that_was_lost_is_recorded_and_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_breaker_that_two_deliverers_find_open_at_once_is_told_once() {
+async fn a_breaker_that_two_deliverers_open_at_once_is_reported_once() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;
     let store = store(&bed);
@@ -171,7 +171,7 @@ async fn a_breaker_that_two_deliverers_find_open_at_once_is_told_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_endpoint_that_is_enabled_is_not_disabled_for_what_was_before() {
+async fn an_enabled_endpoint_is_not_disabled_for_earlier_failures() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;
     let store = store(&bed);
@@ -207,7 +207,7 @@ async fn an_endpoint_that_is_enabled_is_not_disabled_for_what_was_before() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_receiver_that_is_gone_does_not_disable_an_endpoint_that_has_moved() {
+async fn a_410_from_an_old_url_does_not_disable_the_endpoint() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::start(|webhook| match webhook.path.as_str() {
@@ -244,7 +244,7 @@ async fn let_fail(bed: &Bed, on: &str, application: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_whose_steps_take_too_long_holds_up_no_other() {
+async fn a_replay_with_slow_steps_holds_up_no_other() {
     let bed = Bed::new().await;
     let mut services = Services::api_alone(&bed, &[]).await;
     let producers = [Producer::new(services.api).await, Producer::new(services.api).await];
@@ -274,7 +274,7 @@ async fn a_replay_whose_steps_take_too_long_holds_up_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deletion_that_cannot_go_on_holds_up_no_other() {
+async fn a_blocked_deletion_holds_up_no_other() {
     let bed = Bed::new().await;
     let mut services = Services::api_alone(&bed, &[]).await;
     let producers = [Producer::new(services.api).await, Producer::new(services.api).await];
@@ -301,7 +301,7 @@ async fn a_deletion_that_cannot_go_on_holds_up_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_attempt_that_is_recorded_while_its_application_is_removed_goes_with_it() {
+async fn an_attempt_recorded_while_its_application_is_removed_is_removed_too() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;
     let store = store(&bed);
@@ -332,7 +332,7 @@ async fn an_attempt_that_is_recorded_while_its_application_is_removed_goes_with_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_asks_for_replays_side_by_side_gets_no_more_than_ten() {
+async fn concurrent_requests_open_no_more_than_ten_replays() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;
     let producer = Producer::new(services.api).await;
@@ -356,7 +356,7 @@ async fn who_asks_for_replays_side_by_side_gets_no_more_than_ten() {
 
 /// Whatever is called while somebody holds the rows is refused for now, and nothing is changed in part.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_another_transaction_holds_is_answered_503_and_left_as_it_is() {
+async fn a_row_locked_by_another_transaction_is_a_503_and_stays_unchanged() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;
     let admin = Producer::admin(services.api);
@@ -415,7 +415,7 @@ async fn what_another_transaction_holds_is_answered_503_and_left_as_it_is() {
 
 /// People, two deliverers, two relays and a replay at the same deliveries, for some seconds; the seed is printed.
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_is_done_by_hand_side_by_side_everything_comes_to_an_end() {
+async fn concurrent_manual_actions_always_finish() {
     let bed = Bed::new().await;
     let mut services = Services::start(&bed).await;
     services.relay(&bed, &[]);

@@ -33,7 +33,7 @@ const CUT: &str = "select count(pg_terminate_backend(l.pid)) from pg_locks l
       and (select query from pg_stat_activity a where a.pid = l.pid) not like '%inbox%'";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_delivery_whose_lease_is_lost_is_sent_again() {
+async fn a_delivery_whose_lease_row_is_lost_is_sent_again() {
     let bed = Bed::new().await;
     let (api, _relay) = (Process::start(&bed, "api", &[]), Process::start(&bed, "relay", &[]));
     api.ready().await;
@@ -131,7 +131,7 @@ async fn a_locked_delivery_holds_up_no_other_record() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deliverer_that_loses_its_session_keeps_what_it_sends() {
+async fn a_deliverer_that_loses_its_session_keeps_its_claims() {
     let bed = Bed::new().await;
     let stack = Stack::start(&bed).await;
     let receiver = slow_receiver(Duration::from_secs(6)).await;
@@ -179,7 +179,7 @@ async fn a_late_success_of_a_last_attempt_undoes_its_dead_letter() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_claim_leaves_an_attempt_though_it_is_cancelled_and_its_deliverer_dies() {
+async fn a_cancelled_claim_whose_deliverer_dies_leaves_an_attempt() {
     let bed = Bed::new().await;
     let mut stack = Stack::start(&bed).await;
     let receiver = slow_receiver(Duration::from_secs(30)).await;
@@ -238,7 +238,7 @@ async fn records_wait_for_no_lock_on_an_endpoint() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_attempt_began_when_it_was_sent_though_it_was_recorded_after_an_outage() {
+async fn an_attempt_recorded_after_an_outage_has_the_time_it_was_sent() {
     let (_directory, mut servers) = own_servers().await;
     let bed = Bed::on(servers.database_url(), servers.redis_url()).await;
     let stack = Stack::start(&bed).await;
@@ -264,7 +264,7 @@ async fn an_attempt_began_when_it_was_sent_though_it_was_recorded_after_an_outag
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_interrupted_expunge_leaves_what_was_open_cancelled() {
+async fn open_deliveries_of_an_interrupted_expunge_are_cancelled() {
     let bed = Bed::new().await;
     let api = Process::start(&bed, "api", &[]);
     api.ready().await;

@@ -13,7 +13,7 @@ use postrider_runtime::config::SETTINGS;
 use markdown::Document;
 
 #[test]
-fn every_link_leads_to_a_file_and_an_anchor_that_exist() {
+fn every_link_leads_to_an_existing_file_and_anchor() {
     let documents = Document::all();
     let mut mistakes = Vec::new();
     for document in &documents {
@@ -29,7 +29,7 @@ fn every_link_leads_to_a_file_and_an_anchor_that_exist() {
 /// In the documentation, a link to a source file whose text is code names something in that file; and in a
 /// table, the value of a constant that is named so stands in its row.
 #[test]
-fn what_a_link_to_the_source_names_is_there_and_has_the_value_that_its_row_says() {
+fn links_to_the_source_name_existing_items_with_the_values_shown() {
     let mut mistakes = Vec::new();
     for document in Document::all() {
         for link in document.links.iter().filter(|link| link.names_something_in_a_source_file()) {
@@ -51,7 +51,7 @@ fn what_a_link_to_the_source_names_is_there_and_has_the_value_that_its_row_says(
 }
 
 #[test]
-fn what_is_quoted_or_generated_is_current() {
+fn quoted_and_generated_parts_are_current() {
     let mut stale = Vec::new();
     for document in Document::all() {
         let current = generated::renew(&document.text);
@@ -70,7 +70,7 @@ fn what_is_quoted_or_generated_is_current() {
 }
 
 #[test]
-fn every_metric_is_explained_and_nothing_else_is() {
+fn exactly_the_existing_metrics_are_explained() {
     let in_code: BTreeMap<String, String> =
         source::CRATES.iter().flat_map(|name| source::metrics_of(name)).collect();
     assert!(in_code.len() > 20, "only {} metrics were found", in_code.len());
@@ -92,7 +92,7 @@ fn every_metric_is_explained_and_nothing_else_is() {
 
 /// A code that is made in a way which this does not see is found when it is answered: see `Problem::body`.
 #[test]
-fn every_error_code_of_the_source_is_in_the_catalogue_and_none_is_there_in_vain() {
+fn the_catalogue_has_exactly_the_error_codes_of_the_source() {
     let catalogue: BTreeSet<String> = ERROR_CODES.iter().map(|entry| entry.code.to_owned()).collect();
     let (codes, literals) = source::error_codes_and_literals();
     let unknown: Vec<_> = codes.difference(&catalogue).collect();
@@ -102,7 +102,7 @@ fn every_error_code_of_the_source_is_in_the_catalogue_and_none_is_there_in_vain(
 }
 
 #[test]
-fn every_setting_that_is_named_exists() {
+fn every_setting_named_in_the_docs_exists() {
     let known: BTreeSet<&str> = SETTINGS.iter().map(|setting| setting.env).collect();
     let mut mistakes = Vec::new();
     for document in Document::all() {

@@ -164,7 +164,7 @@ fn text_of(token: &TokenTree) -> Option<String> {
 }
 
 #[test]
-fn constants_are_read_as_they_are_written() {
+fn constants_are_parsed_as_written() {
     let text = "const A: usize = 16 * 1_024;\nconst B: Duration = Duration::from_secs(24 * 60 * 60);\n\
                 pub(crate) const C: [u16; 2] = [400, 405];\nconst D: usize = 2 << 20;\nconst E: &str = \"x\";";
     let numbers: Vec<_> =

@@ -18,7 +18,7 @@ async fn results(producer: &Producer, events: Vec<Value>) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_items_of_a_batch_are_answered_in_order_and_stand_alone() {
+async fn batch_items_are_answered_in_order_and_do_not_affect_each_other() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::accepting().await;
@@ -80,7 +80,7 @@ async fn the_items_of_a_batch_are_answered_in_order_and_stand_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_events_in_four_mebibytes_are_stored_once_however_often_they_are_sent() {
+async fn the_largest_batch_is_stored_once_however_often_it_is_sent() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;
     let producer = Producer::new(services.api).await;
@@ -112,7 +112,7 @@ async fn a_thousand_events_in_four_mebibytes_are_stored_once_however_often_they_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_of_many_deliveries_are_all_fanned_out() {
+async fn events_with_many_deliveries_are_fanned_out_completely() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;
     let producer = Producer::new(services.api).await;
@@ -176,7 +176,7 @@ async fn events_are_stored_beside_a_batch_that_waits_for_locks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_that_may_not_be_published_is_refused_whole() {
+async fn a_batch_without_permission_is_refused_as_a_whole() {
     let bed = Bed::new().await;
     let token = "an-admin-token-of-the-test";
     let services = Services::api_alone(&bed, &[("POSTRIDER_ADMIN_TOKEN", token)]).await;

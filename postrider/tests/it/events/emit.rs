@@ -36,7 +36,7 @@ pub(crate) async fn keys(sql: &Client) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_commits_and_rolls_back_with_the_producers_own_rows() {
+async fn an_emitted_event_commits_and_rolls_back_with_the_producers_rows() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::accepting().await;
@@ -83,7 +83,7 @@ async fn an_event_commits_and_rolls_back_with_the_producers_own_rows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_that_stays_open_holds_up_no_other_and_loses_nothing() {
+async fn a_long_transaction_holds_up_no_other_and_loses_nothing() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::accepting().await;
@@ -157,7 +157,7 @@ async fn emitting_and_posting_the_same_key_at_once_makes_one_event() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_accepted_stays_to_be_seen() {
+async fn events_that_cannot_be_accepted_stay_visible() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[("POSTRIDER_ADMIN_TOKEN", "the-admin-of-this-test")]).await;
     let admin = Producer { key: Some("the-admin-of-this-test".to_owned()), ..Producer::admin(services.api) };
@@ -219,7 +219,7 @@ async fn what_cannot_be_accepted_stays_to_be_seen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_tables_are_found_whoever_connects_and_whatever_else_is_in_the_database() {
+async fn tables_are_found_by_any_role_beside_any_other_schema() {
     let mut bed = Bed::new().await;
     let sql = bed.sql().await;
     // PostgreSQL looks first into a schema of the role's name.
@@ -262,7 +262,7 @@ fn as_role(url: &str, role: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_may_emit_may_do_nothing_else() {
+async fn a_role_that_may_emit_can_do_nothing_else() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;
     let producer = Producer::new(services.api).await;
@@ -331,7 +331,7 @@ async fn whoever_may_emit_may_do_nothing_else() {
 
 /// The api dies after it has accepted an event and before that has left the inbox.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_is_accepted_once_although_the_api_dies() {
+async fn an_emitted_event_is_accepted_once_when_the_api_is_killed() {
     let bed = Bed::new().await;
     let mut first = Process::start(&bed, "api", &[("FAILPOINTS", "api.before_inbox_finish=1*return")]);
     first.ready().await;
@@ -356,7 +356,7 @@ async fn an_event_is_accepted_once_although_the_api_dies() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_emitted_for_an_application_does_not_reach_the_next_one_of_its_name() {
+async fn events_emitted_for_a_deleted_application_do_not_reach_its_successor() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;
     let admin = Producer::admin(services.api);
@@ -389,7 +389,7 @@ async fn what_was_emitted_for_an_application_does_not_reach_the_next_one_of_its_
 
 /// As a machine that is frozen, or cut off: its session stays, and nothing comes from it.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_api_that_stands_still_is_followed_by_another() {
+async fn a_frozen_api_is_replaced_by_another() {
     let bed = Bed::new().await;
     let first = Process::start(&bed, "api", &[]);
     first.ready().await;

@@ -39,7 +39,7 @@ async fn emit_between(sql: &Client, application: &Producer, key: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_transactions_events_keep_their_order_whatever_is_committed_in_between() {
+async fn events_of_one_transaction_keep_their_order_whatever_else_commits() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;
     let first = ordered_application(&services).await;
@@ -77,7 +77,7 @@ async fn one_transactions_events_keep_their_order_whatever_is_committed_in_betwe
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_that_stays_open_keeps_its_order_and_delays_nobody() {
+async fn a_long_transaction_keeps_its_order_and_delays_no_other() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;
     let (late, stranger) = (ordered_application(&services).await, ordered_application(&services).await);
@@ -106,7 +106,7 @@ async fn a_transaction_that_stays_open_keeps_its_order_and_delays_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_is_kept_although_the_api_dies_after_accepting() {
+async fn order_is_kept_when_the_api_is_killed_after_accepting() {
     let bed = Bed::new().await;
     let first = Process::start(&bed, "api", &[("FAILPOINTS", "api.before_inbox_finish=1*return")]);
     first.ready().await;
@@ -135,7 +135,7 @@ async fn an_order_is_kept_although_the_api_dies_after_accepting() {
 
 /// A dump has the numbers of the transactions of the server that it was made on.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_emitted_on_another_server_and_restored_here_is_accepted() {
+async fn events_emitted_on_another_server_and_restored_here_are_accepted() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;
     let producer = ordered_application(&services).await;
@@ -154,7 +154,7 @@ async fn what_was_emitted_on_another_server_and_restored_here_is_accepted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_emitted_first_is_accepted_first() {
+async fn events_are_accepted_in_the_order_of_emission() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let other = Services::api_alone(&bed, &[]).await;
@@ -177,7 +177,7 @@ async fn what_was_emitted_first_is_accepted_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_is_kept_although_the_schema_of_some_is_not_known_yet() {
+async fn order_is_kept_when_some_schemas_are_not_loaded_yet() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::accepting().await;
@@ -203,7 +203,7 @@ async fn an_order_is_kept_although_the_schema_of_some_is_not_known_yet() {
 
 /// Another transaction holds the key of the second of three; somebody else's events do not wait for it.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_comes_behind_an_event_that_has_to_wait_waits_too() {
+async fn events_behind_a_waiting_event_wait_too() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;
     let producer = Producer::new(services.api).await;
@@ -245,7 +245,7 @@ async fn what_comes_behind_an_event_that_has_to_wait_waits_too() {
 
 /// What one application has emitted makes many deliveries; another's event, committed behind it, takes its turn.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_does_not_wait_for_all_that_another_application_has_emitted_before() {
+async fn an_event_does_not_wait_for_everything_another_application_emitted_before() {
     const MANY: usize = 300;
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;

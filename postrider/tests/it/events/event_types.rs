@@ -40,7 +40,7 @@ fn refused(code: &str) -> (u16, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_catalogue_is_written_and_read() {
+async fn the_catalogue_can_be_written_and_read() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;
     let producer = Producer::new(services.api).await;
@@ -132,7 +132,7 @@ async fn the_catalogue_is_written_and_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_must_satisfy_the_schema_that_its_type_has_at_that_moment() {
+async fn an_event_must_match_the_current_schema_of_its_type() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     // Another replica knows nothing of changes that are made through the first.
@@ -189,7 +189,7 @@ async fn an_event_must_satisfy_the_schema_that_its_type_has_at_that_moment() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_digit_is_lost_where_a_schema_is_checked() {
+async fn checking_a_schema_loses_no_digits() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::accepting().await;
@@ -214,7 +214,7 @@ async fn no_digit_is_lost_where_a_schema_is_checked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_strict_application_takes_only_known_types() {
+async fn a_strict_application_accepts_only_known_types() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;
     let producer = Producer::new(services.api).await;
@@ -385,7 +385,7 @@ async fn an_application_has_a_bounded_number_of_event_types() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_schema_whose_patterns_are_too_large_together_is_refused() {
+async fn a_schema_with_too_much_pattern_in_total_is_refused() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;
     let producer = Producer::new(services.api).await;

@@ -115,7 +115,7 @@ async fn an_expunged_event_is_gone_and_cannot_be_sent_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_under_way_leaves_no_answer_behind() {
+async fn an_attempt_in_flight_during_an_expunge_stores_no_response() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver =
@@ -142,7 +142,7 @@ async fn what_is_under_way_leaves_no_answer_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_of_very_many_deliveries_is_expunged_in_steps() {
+async fn an_event_with_very_many_deliveries_is_expunged_in_steps() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;
     let producer = Producer::new(services.api).await;

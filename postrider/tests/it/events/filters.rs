@@ -50,7 +50,7 @@ async fn an_endpoint_gets_the_events_that_its_filter_matches_and_no_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_filter_is_tried_on_samples_and_on_stored_events() {
+async fn a_filter_can_be_tried_on_samples_and_on_stored_events() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;
     let producer = Producer::new(services.api).await;
@@ -332,7 +332,7 @@ fn holds(operator: &str, value: &Value, operand: &Value) -> bool {
 /// Ten thousand random filters, on payloads made of the same awkward texts, mean to PostgreSQL what they say:
 /// none raises an error, none is unknown, and no text is taken for syntax.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_postgresql_evaluates_is_what_the_filter_says() {
+async fn postgresql_evaluates_filters_as_documented() {
     let bed = Bed::new().await;
     let sql = bed.sql().await;
     let statement = sql.prepare("select $1::text::jsonb @@ $2::text::jsonpath").await.expect("a statement");
@@ -357,7 +357,7 @@ async fn what_postgresql_evaluates_is_what_the_filter_says() {
 
 /// Of an array the first hundred elements count.
 #[tokio::test(flavor = "multi_thread")]
-async fn of_a_long_array_the_beginning_is_looked_at() {
+async fn only_the_beginning_of_a_long_array_is_examined() {
     let bed = Bed::new().await;
     let sql = bed.sql().await;
     let filter = Filter::parse(r#"{"data.list[*]":1}"#).expect("a filter");

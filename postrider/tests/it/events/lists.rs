@@ -27,7 +27,7 @@ async fn ids(producer: &Producer, path: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_are_found_by_type_time_and_what_they_contain() {
+async fn events_can_be_filtered_by_type_time_and_content() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;
     let producer = Producer::new(services.api).await;
@@ -69,7 +69,7 @@ async fn events_are_found_by_type_time_and_what_they_contain() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn deliveries_are_found_by_all_that_is_known_of_them() {
+async fn deliveries_can_be_filtered_by_every_documented_field() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::start(|webhook| match webhook.path.as_str() {
@@ -161,7 +161,7 @@ async fn a_list_is_stable_while_new_events_arrive() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_looks_at_a_bounded_number_of_rows_and_bytes() {
+async fn a_list_call_reads_a_bounded_number_of_rows_and_bytes() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;
     let producer = Producer::new(services.api).await;

@@ -25,7 +25,7 @@ async fn empty_outbox(bed: &Bed) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fifty_retries_at_once_of_a_scheduled_delivery_make_one_attempt() {
+async fn fifty_concurrent_retries_of_a_scheduled_delivery_make_one_attempt() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::start(|webhook| if webhook.attempt == 1 { 500 } else { 200 }).await;
@@ -57,7 +57,7 @@ async fn fifty_retries_at_once_of_a_scheduled_delivery_make_one_attempt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retry_that_is_not_due_comes_at_once_and_the_schedule_goes_on_from_there() {
+async fn a_manual_retry_is_sent_at_once_and_the_schedule_continues_from_there() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::start(|webhook| if webhook.attempt < 3 { 500 } else { 200 }).await;
@@ -75,7 +75,7 @@ async fn a_retry_that_is_not_due_comes_at_once_and_the_schedule_goes_on_from_the
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_closed_delivery_is_opened_with_one_attempt_more() {
+async fn a_closed_delivery_is_reopened_with_one_more_attempt() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::start(|webhook| if webhook.attempt == 2 { 422 } else { 200 }).await;
@@ -100,7 +100,7 @@ async fn a_closed_delivery_is_opened_with_one_attempt_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_under_way_can_be_cancelled_and_not_retried() {
+async fn a_delivery_in_flight_can_be_cancelled_but_not_retried() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::start(|webhook| {
@@ -138,7 +138,7 @@ async fn what_is_under_way_can_be_cancelled_and_not_retried() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waits_for_its_retry_is_not_sent_once_cancelled() {
+async fn a_cancelled_delivery_is_not_retried() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::start(|_| 500).await;
@@ -154,7 +154,7 @@ async fn what_waits_for_its_retry_is_not_sent_once_cancelled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retry_to_a_disabled_endpoint_waits_and_to_a_deleted_one_is_refused() {
+async fn a_retry_waits_for_a_disabled_endpoint_and_is_refused_for_a_deleted_one() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::start(|webhook| if webhook.attempt == 1 { 422 } else { 200 }).await;

@@ -43,7 +43,7 @@ fn sent_to(receiver: &Receiver, path: &str) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_never_arrived_is_sent_and_nothing_else() {
+async fn only_missing_events_are_sent() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let is_up = Arc::new(AtomicBool::new(false));
@@ -133,7 +133,7 @@ async fn what_never_arrived_is_sent_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_missing_is_sent_once_although_relays_die_and_two_replays_ask_for_it() {
+async fn missing_events_are_sent_once_despite_killed_relays_and_two_replays() {
     let bed = Bed::new().await;
     let mut services = Services::api_alone(&bed, &[]).await;
     let receiver = Receiver::accepting().await;
@@ -169,7 +169,7 @@ async fn what_is_missing_is_sent_once_although_relays_die_and_two_replays_ask_fo
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_cancelled_replay_would_withdraw_is_missing() {
+async fn deliveries_of_a_cancelled_replay_count_as_missing() {
     let bed = Bed::new().await;
     let mut services = Services::api_alone(&bed, &[]).await;
     services.relay(&bed, &[]);
@@ -190,7 +190,7 @@ async fn what_a_cancelled_replay_would_withdraw_is_missing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_an_ordered_endpoint_dead_letters_take_their_old_place_and_new_deliveries_the_end() {
+async fn at_an_ordered_endpoint_dead_letters_return_to_their_place_and_new_deliveries_go_last() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver =
@@ -220,7 +220,7 @@ async fn on_an_ordered_endpoint_dead_letters_take_their_old_place_and_new_delive
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_step_looks_at_few_events_where_there_are_many_endpoints() {
+async fn a_step_reads_few_events_when_there_are_many_endpoints() {
     let bed = Bed::new().await;
     let mut services = Services::api_alone(&bed, &[]).await;
     let producer = Producer::new(services.api).await;

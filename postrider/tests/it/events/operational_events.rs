@@ -28,7 +28,7 @@ async fn wait_for(receiver: &Receiver, path: &str, event_type: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_letter_and_a_disabled_endpoint_are_told_to_those_who_subscribe() {
+async fn subscribers_are_told_of_dead_letters_and_disabled_endpoints() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::start(|webhook| match webhook.path.as_str() {
@@ -91,7 +91,7 @@ async fn a_dead_letter_and_a_disabled_endpoint_are_told_to_those_who_subscribe()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_becomes_of_operational_events_is_told_by_none() {
+async fn operational_events_cause_no_operational_events() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::start(|_| 422).await;
@@ -120,7 +120,7 @@ async fn what_becomes_of_operational_events_is_told_by_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_endpoint_that_does_nothing_but_fail_for_five_days_is_disabled() {
+async fn an_endpoint_that_only_fails_for_five_days_is_disabled() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::start(|webhook| match webhook.path.as_str() {
@@ -178,7 +178,7 @@ async fn an_endpoint_that_does_nothing_but_fail_for_five_days_is_disabled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_breaker_that_opens_and_closes_is_told_once_each() {
+async fn a_breaker_is_reported_once_when_it_opens_and_once_when_it_closes() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let is_up = Arc::new(AtomicBool::new(false));
@@ -228,7 +228,7 @@ async fn a_breaker_that_opens_and_closes_is_told_once_each() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_end_of_a_bulk_replay_is_told() {
+async fn the_end_of_a_bulk_replay_is_reported() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::accepting().await;
@@ -252,7 +252,7 @@ async fn the_end_of_a_bulk_replay_is_told() {
 
 /// Dead letters of endpoints that all subscribe to operational events: each has thirty deliveries of its own.
 #[tokio::test(flavor = "multi_thread")]
-async fn deliveries_of_operational_events_are_made_by_the_api_and_not_where_attempts_are_recorded() {
+async fn the_api_makes_deliveries_of_operational_events_and_the_recorder_does_not() {
     const ENDPOINTS: i64 = 30;
     let bed = Bed::new().await;
     let api = Services::api_alone(&bed, &[]).await;
@@ -294,7 +294,7 @@ async fn deliveries_of_operational_events_are_made_by_the_api_and_not_where_atte
 
 /// Producers may publish neither, and are told of dead letters all the same.
 #[tokio::test(flavor = "multi_thread")]
-async fn operational_events_reach_an_application_that_is_inactive_or_takes_only_known_types() {
+async fn operational_events_reach_inactive_and_strict_applications() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::start(|webhook| if webhook.path == "/dead" { 404 } else { 204 }).await;

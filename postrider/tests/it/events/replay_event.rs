@@ -48,7 +48,7 @@ async fn a_replay_sends_the_same_webhook_to_the_endpoints_that_match_now() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_to_named_endpoints_sends_to_these_alone() {
+async fn a_replay_to_named_endpoints_sends_only_to_them() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::accepting().await;

@@ -49,7 +49,7 @@ pub(crate) async fn completed(producer: &Producer, replay: &Value) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_sends_the_events_that_were_asked_for_once_more() {
+async fn a_replay_sends_the_requested_events_again() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::accepting().await;
@@ -111,7 +111,7 @@ async fn a_replay_sends_the_events_that_were_asked_for_once_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redrive_opens_dead_letters_with_one_attempt_more() {
+async fn a_redrive_reopens_dead_letters_with_one_more_attempt() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let status = Arc::new(AtomicU16::new(422));
@@ -189,7 +189,7 @@ async fn a_redrive_of_failed_deliveries_retries_them_at_once() {
 
 /// Relays die again and again, before a step is committed and after it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_goes_on_where_it_was_when_its_relay_died() {
+async fn a_replay_resumes_where_it_was_when_its_relay_was_killed() {
     let bed = Bed::new().await;
     let mut services = Services::api_alone(&bed, &[]).await;
     let receiver = Receiver::accepting().await;
@@ -231,7 +231,7 @@ async fn a_replay_goes_on_where_it_was_when_its_relay_died() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn live_traffic_goes_before_what_a_replay_has_queued() {
+async fn live_traffic_goes_before_replayed_events() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::accepting().await;
@@ -258,7 +258,7 @@ async fn live_traffic_goes_before_what_a_replay_has_queued() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cancelled_replay_withdraws_what_was_not_sent() {
+async fn a_cancelled_replay_withdraws_unsent_deliveries() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::accepting().await;
@@ -310,7 +310,7 @@ pub(crate) fn cancel(replay: &Value) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replays_that_are_asked_for_at_once_are_bounded_too() {
+async fn concurrent_replay_requests_are_bounded_too() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;
     let producer = Producer::new(services.api).await;
@@ -330,7 +330,7 @@ async fn replays_that_are_asked_for_at_once_are_bounded_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replays_are_bounded_listed_and_each_applications_own() {
+async fn replays_are_bounded_listed_and_private_to_their_application() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;
     let producer = Producer::new(services.api).await;
@@ -371,7 +371,7 @@ async fn replays_are_bounded_listed_and_each_applications_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tenants_take_turns_however_many_replays_one_has_open() {
+async fn tenants_take_turns_however_many_open_replays_one_has() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;
     let (many, one) = (Producer::new(services.api).await, Producer::new(services.api).await);

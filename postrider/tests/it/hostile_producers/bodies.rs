@@ -19,7 +19,7 @@ fn deep(levels: usize) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_json_is_a_400() {
+async fn invalid_json_is_a_400() {
     let setup = Setup::new().await;
     let before = setup.stored().await;
     let bodies: [&[u8]; 15] = [
@@ -51,7 +51,7 @@ async fn what_is_no_json_is_a_400() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_event_or_cannot_be_stored_is_a_422_that_says_why() {
+async fn an_invalid_or_unstorable_event_is_a_422_that_says_why() {
     let setup = Setup::new().await;
     let before = setup.stored().await;
     // Each 1e131071 is nine bytes here, and 128 KiB in PostgreSQL.
@@ -114,7 +114,7 @@ async fn a_zero_is_stored_whatever_its_exponent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_of_another_type_is_a_415() {
+async fn another_content_type_is_a_415() {
     let setup = Setup::new().await;
     let before = setup.stored().await;
     for content_type in
@@ -141,7 +141,7 @@ async fn a_body_of_another_type_is_a_415() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_of_more_than_256_kib_is_a_413_and_one_of_exactly_that_is_taken() {
+async fn a_body_over_256_kib_is_a_413_and_one_of_exactly_256_kib_is_accepted() {
     let setup = Setup::new().await;
     let before = setup.stored().await;
     let of_length = |length: usize| {
@@ -159,7 +159,7 @@ async fn a_body_of_more_than_256_kib_is_a_413_and_one_of_exactly_that_is_taken()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idempotency_key_is_needed_and_is_visible_ascii() {
+async fn an_idempotency_key_is_required_and_must_be_visible_ascii() {
     let setup = Setup::new().await;
     let before = setup.stored().await;
     let post =

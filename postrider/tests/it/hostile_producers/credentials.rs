@@ -18,7 +18,7 @@ const ROUTES: [(Method, &str); 5] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_proves_nothing_is_refused_whatever_else_is_wrong() {
+async fn a_request_without_a_credential_is_a_401_whatever_else_is_wrong() {
     let setup = Setup::new().await;
     let before = setup.stored().await;
     let good = setup.producer.key.clone().expect("a key");
@@ -81,7 +81,7 @@ async fn who_proves_nothing_is_refused_whatever_else_is_wrong() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_applications_things_do_not_exist() {
+async fn resources_of_another_application_do_not_exist() {
     let setup = Setup::new().await;
     let owner = &setup.producer;
     let endpoint = owner.endpoint(json!({"url": "http://127.0.0.1:9/"})).await;
@@ -140,7 +140,7 @@ async fn another_applications_things_do_not_exist() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_does_what_its_scope_says_and_nothing_else() {
+async fn a_key_can_do_only_what_its_scope_allows() {
     let setup = Setup::new().await;
     let owner = &setup.producer;
     let with_scope = async |scope: &str| {
@@ -182,7 +182,7 @@ async fn a_key_does_what_its_scope_says_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_admin_must_name_the_application_that_it_writes_for() {
+async fn an_admin_must_name_the_application_it_writes_for() {
     let setup = Setup::new().await;
     let before = setup.stored().await;
     for (query, status, code) in [

@@ -8,7 +8,7 @@ use crate::support::eventually;
 use crate::support::producer::{Producer, sent, text};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn good_events_are_stored_though_bad_ones_arrive_with_them() {
+async fn valid_events_are_stored_beside_invalid_ones() {
     let setup = Setup::new().await;
     let owner = &setup.producer;
     let path = format!("/v1/applications/{}/api-keys", owner.application_id);
@@ -51,7 +51,7 @@ async fn good_events_are_stored_though_bad_ones_arrive_with_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idempotency_key_that_another_transaction_holds_costs_its_own_event_alone() {
+async fn a_held_idempotency_key_affects_only_its_own_event() {
     let setup = Setup::new().await;
     let owner = &setup.producer;
     // The same key, under way elsewhere, and stuck there.
@@ -81,7 +81,7 @@ async fn an_idempotency_key_that_another_transaction_holds_costs_its_own_event_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_than_the_queue_holds_is_a_503_and_what_is_taken_is_stored() {
+async fn events_beyond_the_queue_are_a_503_and_accepted_ones_are_stored() {
     // Room for 64 large events, of which one producer may have half.
     let token = ("POSTRIDER_ADMIN_TOKEN", super::setup::ADMIN_TOKEN);
     let setup = Setup::with(&[token, ("POSTRIDER_ACCEPT_QUEUE_BYTES", "16777216")]).await;

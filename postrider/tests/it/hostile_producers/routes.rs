@@ -23,7 +23,7 @@ fn with_parameters(path: &str, value: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_route_is_a_404() {
+async fn an_unknown_route_is_a_404() {
     let setup = Setup::new().await;
     for path in [
         "/v1",
@@ -48,7 +48,7 @@ async fn what_is_no_route_is_a_404() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_id_names_nothing() {
+async fn a_malformed_id_is_not_found() {
     let setup = Setup::new().await;
     let before = setup.stored().await;
     // Applications may have names of their own, of visible characters.
@@ -77,7 +77,7 @@ async fn what_is_no_id_names_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_method_of_a_route_is_a_405_that_names_those_that_are() {
+async fn an_unsupported_method_is_a_405_that_lists_the_supported_ones() {
     let setup = Setup::new().await;
     let before = setup.stored().await;
     let served = ["/health/live", "/health/ready", "/metrics", "/openapi.json", "/docs"];
@@ -109,7 +109,7 @@ async fn what_is_no_method_of_a_route_is_a_405_that_names_those_that_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_parameter_that_makes_no_sense_is_a_422_that_names_it() {
+async fn an_invalid_parameter_is_a_422_that_names_it() {
     let setup = Setup::new().await;
     for (path, parameter) in [
         ("/v1/events?limit=251", "limit"),

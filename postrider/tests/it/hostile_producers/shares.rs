@@ -37,7 +37,7 @@ async fn an_unknown_key_is_refused_before_its_body_is_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bodies_that_never_arrive_keep_no_other_application_out() {
+async fn bodies_that_never_arrive_do_not_keep_other_applications_out() {
     let setup = Setup::new().await;
     let victim = another(&setup.admin).await;
     let key = setup.producer.key.clone().expect("a key");
@@ -63,7 +63,7 @@ async fn bodies_that_never_arrive_keep_no_other_application_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reads_that_take_long_keep_no_other_application_out() {
+async fn slow_reads_do_not_keep_other_applications_out() {
     let setup = Setup::new().await;
     let victim = another(&setup.admin).await;
     // What takes long here waits for a lock, so that how many wait does not depend on the speed of a machine.
@@ -99,7 +99,7 @@ async fn reads_that_take_long_keep_no_other_application_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_schema_that_one_event_violates_in_a_million_ways_harms_nobody() {
+async fn an_event_with_a_million_schema_violations_is_refused_and_affects_no_other() {
     let setup = Setup::new().await;
     let names: Vec<_> = (0..6_500).map(|number| format!("n{number}")).collect();
     let schema = json!({"properties": {"list": {"items": {"required": names}}}});
@@ -115,7 +115,7 @@ async fn a_schema_that_one_event_violates_in_a_million_ways_harms_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_for_which_a_pattern_costs_too_much_is_refused_and_harms_nobody() {
+async fn an_event_with_too_expensive_a_pattern_is_refused_and_affects_no_other() {
     let setup = Setup::new().await;
     let pattern = format!("(?:{})+[b-z]", "a?".repeat(2_000));
     let schema = json!({"properties": {"x": {"anyOf": [{"pattern": pattern}, {}]}}});

@@ -79,7 +79,7 @@ async fn a_body_that_is_too_large_is_a_413_whatever_its_headers_say() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn half_a_body_is_a_400_and_is_not_stored() {
+async fn an_incomplete_body_is_a_400_and_is_not_stored() {
     let setup = Setup::new().await;
     let before = setup.stored().await;
     let event = r#"{"event_type":"a","data":{}}"#;
@@ -99,7 +99,7 @@ async fn half_a_body_is_a_400_and_is_not_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn odd_but_lawful_requests_are_answered() {
+async fn unusual_but_valid_requests_are_answered() {
     let setup = Setup::new().await;
     let key = setup.producer.key.clone().expect("a key");
     let api = setup.services.api;
@@ -137,7 +137,7 @@ async fn odd_but_lawful_requests_are_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_host_nobody_is_the_local_admin() {
+async fn a_request_without_a_host_is_not_the_local_admin() {
     // On loopback and without an admin token, who asks a loopback host is the admin.
     let bed = crate::support::Bed::new().await;
     let services = crate::support::service::Services::api_alone(&bed, &[]).await;
@@ -159,7 +159,7 @@ async fn without_a_host_nobody_is_the_local_admin() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_request_is_turned_away_and_nothing_else_happens() {
+async fn malformed_requests_are_rejected_and_have_no_effect() {
     let setup = Setup::new().await;
     let before = setup.stored().await;
     let long = "x".repeat(1 << 20);
@@ -204,7 +204,7 @@ async fn what_is_no_request_is_turned_away_and_nothing_else_happens() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_that_say_half_a_request_and_no_more_hinder_nobody_and_not_the_end() {
+async fn half_sent_requests_hold_up_neither_others_nor_shutdown() {
     let setup = Setup::new().await;
     let mut silent = Vec::new();
     let beginnings = ["", "POST /v1/ev", "POST /v1/events HTTP/1.1\r\nhost: a\r\nx-header: "];
@@ -226,7 +226,7 @@ async fn connections_that_say_half_a_request_and_no_more_hinder_nobody_and_not_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_head_that_drips_is_cut_off_in_the_middle() {
+async fn a_dripping_request_head_is_cut_off() {
     let setup = Setup::new().await;
     let mut stream = TcpStream::connect(setup.services.api).await.expect("a connection");
     let beginning = "GET /v1/events HTTP/1.1\r\nhost: a\r\nx-header: ";
@@ -265,7 +265,7 @@ async fn max_streams(server: SocketAddr) -> Option<u32> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn http2_is_bounded_in_streams() {
+async fn http2_streams_are_bounded() {
     let setup = Setup::new().await;
     assert_eq!(max_streams(setup.services.api).await, Some(32));
     let relay = Process::start(&setup.bed, "relay", &[]);
@@ -275,7 +275,7 @@ async fn http2_is_bounded_in_streams() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_and_metrics_are_served_however_many_connections_say_nothing() {
+async fn health_and_metrics_are_served_beside_many_silent_connections() {
     const MANY: usize = 200;
     let bed = Bed::new().await;
     let deliverer = Process::start(&bed, "deliverer", &[]);

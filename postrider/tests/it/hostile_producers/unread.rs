@@ -42,7 +42,7 @@ async fn finish<T>(setup: Setup, unread: T) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn responses_that_nobody_reads_are_bounded_over_http1() {
+async fn unread_responses_are_bounded_over_http1() {
     let setup = Setup::new().await;
     with_large_events(&setup).await;
     let key = setup.producer.key.as_deref().expect("a key");
@@ -65,7 +65,7 @@ async fn responses_that_nobody_reads_are_bounded_over_http1() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn responses_that_nobody_reads_are_bounded_over_http2() {
+async fn unread_responses_are_bounded_over_http2() {
     const STREAMS: u32 = 32;
     let setup = Setup::new().await;
     with_large_events(&setup).await;
@@ -91,7 +91,7 @@ async fn responses_that_nobody_reads_are_bounded_over_http2() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_head_that_does_not_end_is_a_431_after_64_kib() {
+async fn an_endless_request_head_is_a_431_after_64_kib() {
     let setup = Setup::new().await;
     let beginning = "GET / HTTP/1.1\r\nhost: a\r\nx: ";
     let ask = async || {
@@ -116,7 +116,7 @@ async fn a_head_that_does_not_end_is_a_431_after_64_kib() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bodies_that_do_not_come_occupy_no_more_than_a_share_of_the_connections() {
+async fn missing_request_bodies_occupy_only_a_share_of_the_connections() {
     const MANY: usize = 300;
     let bed = Bed::new().await;
     // So that 200 connections may be open, of which one application may have eight ninths under way.

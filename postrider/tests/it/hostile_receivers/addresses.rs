@@ -28,7 +28,7 @@ async fn setup_with_name_server(name_server: &NameServer) -> Setup {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_that_resolves_to_a_refused_address_fails_with_that_reason_and_is_retried() {
+async fn a_name_with_only_a_refused_address_fails_with_that_reason_and_is_retried() {
     const NAMES: [(&str, &str); 7] = [
         ("private.example.com", "10.0.0.1"),
         ("loopback.example.com", "127.0.0.2"),
@@ -65,7 +65,7 @@ async fn a_name_that_resolves_to_a_refused_address_fails_with_that_reason_and_is
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_several_addresses_only_those_that_pass_are_dialled() {
+async fn only_allowed_addresses_of_a_name_are_dialled() {
     let name_server =
         NameServer::start(|_, _| addresses(&["127.0.0.2", "192.0.2.1", "127.0.0.1", "::1"])).await;
     let setup = setup_with_name_server(&name_server).await;
@@ -80,7 +80,7 @@ async fn of_several_addresses_only_those_that_pass_are_dialled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_that_is_rebound_at_the_second_look_leads_nowhere() {
+async fn a_name_rebound_at_the_second_lookup_is_not_reached() {
     let name_server = NameServer::start(|_, look| match look {
         0 => addresses(&["127.0.0.1"]),
         _ => addresses(&["127.0.0.2"]),
@@ -99,7 +99,7 @@ async fn a_name_that_is_rebound_at_the_second_look_leads_nowhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_that_changes_with_every_look_is_dialled_only_where_it_passes() {
+async fn a_name_that_changes_at_every_lookup_is_dialled_only_at_allowed_addresses() {
     let name_server = NameServer::start(|_, look| match look % 2 {
         0 => addresses(&["127.0.0.1"]),
         _ => addresses(&["127.0.0.2"]),
@@ -120,7 +120,7 @@ async fn a_name_that_changes_with_every_look_is_dialled_only_where_it_passes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_that_is_refused_makes_no_endpoint() {
+async fn an_endpoint_with_a_refused_address_cannot_be_created() {
     let setup = Setup::new().await;
     let path = format!("/v1/applications/{}/endpoints", setup.producer.application_id);
     for host in ["10.0.0.1", "2130706434", "0x7f.2", "[::1]", "[::ffff:169.254.169.254]", "[64:ff9b::a00:1]"]

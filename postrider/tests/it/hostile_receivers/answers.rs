@@ -40,7 +40,7 @@ async fn dripping(first: &'static [u8], rest: &'static [u8], pause: Duration) ->
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_does_not_come_is_a_timeout_over_the_whole_exchange() {
+async fn a_missing_response_is_a_timeout_of_the_whole_exchange() {
     let setup = Setup::new().await;
     let forever = Duration::from_secs(600);
     let receivers = [
@@ -69,7 +69,7 @@ async fn an_answer_that_does_not_come_is_a_timeout_over_the_whole_exchange() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_is_not_taken_is_a_failure_to_connect_within_the_timeout() {
+async fn an_unaccepted_connection_is_a_connect_failure_within_the_timeout() {
     let setup = Setup::new().await;
     let receiver = Unanswered::at("127.0.0.1:0".parse().expect("an address")).await;
     let outcome = setup.deliver_to(&format!("http://{}/", receiver.address)).await;
@@ -79,7 +79,7 @@ async fn a_connection_that_is_not_taken_is_a_failure_to_connect_within_the_timeo
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_that_drips_is_a_timeout_with_what_came_of_it() {
+async fn a_dripping_body_is_a_timeout_that_keeps_what_arrived() {
     let setup = Setup::new().await;
     let started = dripping(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n", b"x", DRIP).await;
     let chunked =
@@ -104,7 +104,7 @@ async fn a_body_that_drips_is_a_timeout_with_what_came_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_a_gigabyte_sixteen_kibibytes_are_kept_and_the_rest_is_not_read() {
+async fn only_16_kib_of_a_large_response_body_are_read_and_kept() {
     let setup = Setup::new().await;
     let sent = Arc::new(AtomicU64::new(0));
     let flood = async |head: &'static str, unit: Vec<u8>| {
@@ -147,7 +147,7 @@ async fn of_a_gigabyte_sixteen_kibibytes_are_kept_and_the_rest_is_not_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_the_headers_of_an_answer_sixteen_kibibytes_are_kept() {
+async fn only_16_kib_of_response_headers_are_kept() {
     let setup = Setup::new().await;
     let receiver = RawReceiver::start(|mut stream| async move {
         read_request(&mut stream).await;
@@ -164,7 +164,7 @@ async fn of_the_headers_of_an_answer_sixteen_kibibytes_are_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_breaks_off_is_a_failure() {
+async fn a_truncated_response_is_a_failure() {
     let setup = Setup::new().await;
     for (answer, body) in [
         (&b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf of it"[..], "half of it"),
@@ -188,7 +188,7 @@ async fn an_answer_that_breaks_off_is_a_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_is_closed_or_speaks_something_else_is_a_failure() {
+async fn a_closed_connection_or_another_protocol_is_a_failure() {
     let setup = Setup::new().await;
     let mut receivers = Vec::new();
     for answer in [
@@ -227,7 +227,7 @@ async fn a_connection_that_is_closed_or_speaks_something_else_is_a_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn any_bytes_of_an_answer_are_kept_as_they_came() {
+async fn response_bytes_are_kept_unchanged() {
     let setup = Setup::new().await;
     let binary = saying(
         b"HTTP/1.1 500 \xff\xfe\r\nx-bytes: caf\xe9\r\nx-bytes: two\r\ncontent-length: 6\r\n\r\n\0\xff\xc3\x28\0a",

@@ -14,7 +14,7 @@ use crate::support::service::{Process, Services};
 use crate::support::{Bed, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn informational_answers_without_end_are_given_up_and_hold_up_nobody() {
+async fn endless_informational_responses_are_aborted_and_hold_up_no_other() {
     let setup = Setup::new().await;
     let sent = Arc::new(AtomicU64::new(0));
     let flood = async |unit: &'static str| {
@@ -54,7 +54,7 @@ async fn informational_answers_without_end_are_given_up_and_hold_up_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn heads_that_have_no_end_take_little_memory() {
+async fn endless_response_heads_use_little_memory() {
     const RECEIVERS: usize = 256;
     /// What an exchange may take beside its request.
     const MOST: u64 = 96 * 1024;

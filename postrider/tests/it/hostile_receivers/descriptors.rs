@@ -33,7 +33,7 @@ async fn all_succeed_at_once(producer: &Producer, event_id: &str, count: usize) 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deliverer_without_descriptors_spends_no_attempt() {
+async fn a_deliverer_without_file_descriptors_uses_no_attempt() {
     let name_server =
         NameServer::start(|_, _| Reply::Addresses(vec!["127.0.0.1".parse().expect("an address")])).await;
     let bed = Bed::new().await;
@@ -86,7 +86,7 @@ async fn a_deliverer_without_descriptors_spends_no_attempt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deliverer_sends_no_more_at_once_than_it_has_descriptors_for() {
+async fn a_deliverer_sends_only_as_much_at_once_as_it_has_file_descriptors_for() {
     const ENDPOINTS: usize = 200;
     let bed = Bed::new().await;
     let mut services = Services::api_alone(&bed, &[]).await;

@@ -29,7 +29,7 @@ fn loopback(last: u8) -> IpAddr {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_address_costs_a_moment_where_another_one_is_alive() {
+async fn a_dead_address_costs_only_a_moment_if_another_is_alive() {
     let name_server = NameServer::start(|name, _| match name {
         "two.example.test" => Reply::Addresses(vec![loopback(11), loopback(20)]),
         "five.example.test" => Reply::Addresses([11, 12, 13, 14, 20].map(loopback).to_vec()),
@@ -57,7 +57,7 @@ async fn a_dead_address_costs_a_moment_where_another_one_is_alive() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_with_many_dead_addresses_is_a_failure_to_connect() {
+async fn a_name_with_many_dead_addresses_is_a_connect_failure() {
     let name_server = NameServer::start(|_, _| {
         Reply::Addresses((0..60).map(|n| Ipv4Addr::new(127, 0, 1, n).into()).collect())
     })
@@ -71,7 +71,7 @@ async fn a_name_with_many_dead_addresses_is_a_failure_to_connect() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_server_that_never_says_whether_there_is_ipv6_delays_nothing() {
+async fn a_name_server_that_drops_ipv6_queries_delays_nothing() {
     let name_server = NameServer::start(|name, _| match name {
         "silent.example.test" => Reply::Silence,
         _ => Reply::WithoutIpv6(vec![loopback(1)]),
@@ -94,7 +94,7 @@ async fn a_name_server_that_never_says_whether_there_is_ipv6_delays_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_server_that_fails_for_ipv6_does_no_harm_where_there_is_ipv4() {
+async fn a_name_server_that_fails_for_ipv6_does_not_matter_if_there_is_ipv4() {
     let name_server = NameServer::start(|name, _| {
         let code = match name {
             "nxdomain.example.test" => ResponseCode::NXDomain,
@@ -116,7 +116,7 @@ async fn a_name_server_that_fails_for_ipv6_does_no_harm_where_there_is_ipv4() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_name_server_is_passed_over_where_another_one_is_alive() {
+async fn a_dead_name_server_is_skipped_if_another_is_alive() {
     let silent = NameServer::start(|_, _| Reply::Silence).await;
     let alive = NameServer::start(|_, _| Reply::Addresses(vec![loopback(1)])).await;
     let servers = format!("{},{}", silent.address, alive.address);
@@ -131,7 +131,7 @@ async fn a_dead_name_server_is_passed_over_where_another_one_is_alive() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ipv6_is_sent_to_and_given_up_for_ipv4_where_it_is_dead() {
+async fn ipv6_is_used_and_replaced_by_ipv4_if_it_is_dead() {
     let Ok(probe) = std::net::TcpListener::bind("[::1]:0") else {
         eprintln!("this machine has no IPv6");
         return;
@@ -159,7 +159,7 @@ async fn ipv6_is_sent_to_and_given_up_for_ipv4_where_it_is_dead() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn why_a_name_cannot_be_resolved_is_said() {
+async fn a_resolution_failure_says_why() {
     let name_server = NameServer::start(|name, _| match name {
         "empty.example.test" => Reply::Addresses(Vec::new()),
         "failing.example.test" => Reply::Failure(ResponseCode::ServFail),
@@ -182,7 +182,7 @@ async fn why_a_name_cannot_be_resolved_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn names_that_no_host_should_have_are_resolved() {
+async fn unusual_host_names_are_resolved() {
     let name_server = NameServer::start(|name, _| match name {
         "alias.example.test" => Reply::Alias(
             ["one.example.test", "two.example.test", "three.example.test"].to_vec(),

@@ -67,7 +67,7 @@ fn odd_lines(target: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn webhooks_go_through_the_egress_proxy_which_resolves_their_names() {
+async fn webhooks_go_through_the_egress_proxy_which_resolves_names() {
     let heads = Arc::new(Mutex::new(Vec::new()));
     let proxy = proxy(heads.clone()).await;
     let (issuer, pem) = authority("trusted");
@@ -129,7 +129,7 @@ async fn webhooks_go_through_the_egress_proxy_which_resolves_their_names() {
 
 /// A proxy that is closed, unwell or has other credentials is no fault of any receiver.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_egress_proxy_that_cannot_be_passed_spends_no_attempt() {
+async fn a_failing_egress_proxy_uses_no_attempt() {
     /// What the proxy does, one after the other, and what the deliverer says of it.
     const WAYS: [(&str, &str); 3] = [
         ("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n", "answered 503"),

@@ -27,7 +27,7 @@ async fn trusting() -> (Setup, Issuer<'static, KeyPair>, NameServer) {
 
 /// Without length and chunks the end of the connection is the end of the body; with either it is not.
 #[tokio::test(flavor = "multi_thread")]
-async fn tls_that_ends_without_close_notify_ends_a_body_that_has_no_length() {
+async fn tls_ending_without_close_notify_ends_a_body_without_a_length() {
     let (setup, issuer, _name_server) = trusting().await;
     let acceptor = server(&issuer, "old.example.com");
     for (answer, body) in [
@@ -65,7 +65,7 @@ async fn tls_that_ends_without_close_notify_ends_a_body_that_has_no_length() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_comes_behind_a_complete_answer_and_is_no_tls_does_not_lose_it() {
+async fn garbage_after_a_complete_tls_response_does_not_lose_it() {
     let (setup, issuer, _name_server) = trusting().await;
     let undecipherable = [&b"\x17\x03\x03\x00\x20"[..], &[7; 32]].concat();
     let plain_alert = b"\x15\x03\x03\x00\x02\x02\x28".to_vec();
@@ -104,7 +104,7 @@ async fn what_comes_behind_a_complete_answer_and_is_no_tls_does_not_lose_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_counts_although_the_request_was_not_read_and_the_connection_is_reset() {
+async fn a_response_counts_even_if_the_request_was_not_read_and_the_connection_is_reset() {
     let setup = Setup::new().await;
     let reading = |answer: &'static [u8], bytes: usize| {
         RawReceiver::start(move |mut stream| async move {
@@ -134,7 +134,7 @@ async fn an_answer_counts_although_the_request_was_not_read_and_the_connection_i
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_receiver_that_half_closes_or_lingers_after_its_answer_has_answered() {
+async fn a_response_counts_if_the_receiver_half_closes_or_lingers_afterwards() {
     let setup = Setup::new().await;
     let half_closing = RawReceiver::start(|mut stream| async move {
         read_request(&mut stream).await;
@@ -177,7 +177,7 @@ where
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reused_connection_that_breaks_unanswered_is_replaced_within_the_attempt() {
+async fn a_reused_connection_that_breaks_is_replaced_within_the_attempt() {
     let setup = Setup::new().await;
     let requests = Arc::new(std::sync::Mutex::new(Vec::new()));
     let broken = requests.clone();
@@ -197,7 +197,7 @@ async fn a_reused_connection_that_breaks_unanswered_is_replaced_within_the_attem
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_breaks_on_a_fresh_connection_or_after_a_byte_of_an_answer_is_not_sent_again() {
+async fn a_break_on_a_fresh_connection_or_after_a_response_byte_is_not_resent() {
     let setup = Setup::new().await;
     // A fresh connection.
     let slamming = RawReceiver::start(|mut stream| async move {
@@ -218,7 +218,7 @@ async fn what_breaks_on_a_fresh_connection_or_after_a_byte_of_an_answer_is_not_s
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_is_sent_again_once_and_no_more() {
+async fn a_request_is_resent_at_most_once() {
     let setup = Setup::new().await;
     let has_broken = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let receiver = RawReceiver::start(move |mut stream| {
@@ -243,7 +243,7 @@ async fn a_request_is_sent_again_once_and_no_more() {
 
 /// Its idle timeout ends the connection between two webhooks: nothing is sent on it, so nothing is sent twice.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_was_closed_while_idle_is_not_used() {
+async fn a_connection_closed_while_idle_is_not_reused() {
     let setup = Setup::new().await;
     let receiver = RawReceiver::start(|mut stream| async move {
         read_request(&mut stream).await;

@@ -18,7 +18,7 @@ async fn answering(answer: Vec<u8>) -> RawReceiver {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_with_malformed_header_lines_counts_by_its_status() {
+async fn a_response_with_malformed_header_lines_counts_by_its_status() {
     let setup = Setup::new().await;
     let many: String = (0..400).map(|number| format!("x-{number}: v\r\n")).collect();
     let long = format!("x-long: {}\r\n", "v".repeat(100_000));
@@ -53,7 +53,7 @@ async fn an_answer_with_malformed_header_lines_counts_by_its_status() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_with_an_odd_status_line_counts_by_its_status() {
+async fn a_response_with_an_unusual_status_line_counts_by_its_status() {
     let setup = Setup::new().await;
     for (what, head) in [
         ("a reason in lower case", "HTTP/1.1 200 ok\r\ncontent-length: 2\r\n\r\nok"),
@@ -98,7 +98,7 @@ async fn an_answer_with_an_odd_status_line_counts_by_its_status() {
 
 /// What curl and browsers refuse too: HTTP/0.9, a NUL in the head, lengths that contradict each other.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_without_a_readable_status_or_length_is_a_failure() {
+async fn a_response_without_a_readable_status_or_length_is_a_failure() {
     let setup = Setup::new().await;
     for (status, answer) in [
         (None, &b"ok\n"[..]),
@@ -122,7 +122,7 @@ async fn an_answer_without_a_readable_status_or_length_is_a_failure() {
 
 /// What follows the head of a 2xx is not the head: chunks that are none lose no webhook.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_success_whose_chunks_cannot_be_read_is_a_success() {
+async fn a_success_with_unreadable_chunks_is_a_success() {
     let setup = Setup::new().await;
     for (answer, body) in [
         ("HTTP/1.1 200 OK\ntransfer-encoding: chunked\n\n2\nok\n0\n\n", ""),
@@ -137,7 +137,7 @@ async fn a_success_whose_chunks_cannot_be_read_is_a_success() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failing_status_counts_although_its_head_cannot_be_read() {
+async fn a_failure_status_counts_even_if_the_head_is_unreadable() {
     let setup = Setup::new().await;
     for rest in ["content-length: two\r\n\r\n", "x: \0\r\n\r\n", "x-cut: o"] {
         let receiver = answering(format!("HTTP/1.1 422 No\r\n{rest}").into_bytes()).await;
@@ -149,7 +149,7 @@ async fn a_failing_status_counts_although_its_head_cannot_be_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn retry_after_in_a_folded_answer_is_read() {
+async fn retry_after_in_a_folded_header_is_read() {
     let setup = Setup::new().await;
     let receiver = answering(
         b"HTTP/1.1 503 Busy\r\nx-folded: a\r\n b\r\nretry-after:\r\nretry-after : 7200\r\ncontent-length: 0\r\n\r\n".to_vec(),

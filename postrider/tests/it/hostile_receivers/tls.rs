@@ -89,7 +89,7 @@ async fn setup_trusting(name_server: &NameServer, pem: &str) -> Setup {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_that_is_foreign_expired_or_of_another_name_is_a_failure_of_tls() {
+async fn an_untrusted_expired_or_misnamed_certificate_is_a_tls_failure() {
     let name_server = resolving_everything().await;
     let (trusted, trusted_pem) = authority("trusted");
     let (foreign, _) = authority("foreign");
@@ -114,7 +114,7 @@ async fn a_certificate_that_is_foreign_expired_or_of_another_name_is_a_failure_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_handshake_that_fails_or_does_not_end_is_told_from_one_another() {
+async fn a_failed_handshake_and_a_hanging_one_are_told_apart() {
     let setup = Setup::new().await;
     let plain = RawReceiver::start(|mut stream| async move {
         let _ = stream.write_all(b"HTTP/1.1 400 This is no TLS\r\n\r\n").await;
@@ -135,7 +135,7 @@ async fn a_handshake_that_fails_or_does_not_end_is_told_from_one_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn certificates_are_verified_for_odd_names_and_addresses_too() {
+async fn certificates_are_verified_for_unusual_names_and_addresses_too() {
     let name_server = resolving_everything().await;
     let (issuer, pem) = authority("trusted");
     let setup = setup_trusting(&name_server, &pem).await;
@@ -162,7 +162,7 @@ async fn certificates_are_verified_for_odd_names_and_addresses_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_self_signed_certificate_is_trusted_where_it_is_listed_and_not_that_of_an_authority() {
+async fn a_listed_self_signed_certificate_is_trusted_but_not_as_an_authority() {
     let name_server = resolving_everything().await;
     let self_signed = |is_ca: IsCa| {
         let mut params = CertificateParams::new(["self.example.com".to_owned()]).expect("parameters");
@@ -189,7 +189,7 @@ async fn a_self_signed_certificate_is_trusted_where_it_is_listed_and_not_that_of
 
 /// What a receiver says that has only cipher suites with CBC, or only the curve P-521.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_receiver_without_a_cipher_suite_in_common_is_told_as_that() {
+async fn a_missing_common_cipher_suite_is_reported_as_such() {
     let setup = Setup::new().await;
     let handshake_failure = RawReceiver::start(|mut stream| async move {
         let _ = stream.read(&mut [0; 4096]).await;

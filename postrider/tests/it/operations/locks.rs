@@ -49,7 +49,7 @@ async fn a_locked_table_is_named_by_the_services_that_need_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_locked_table_is_not_said_to_be_a_busy_key() {
+async fn a_locked_table_is_not_reported_as_a_busy_key() {
     let bed = Bed::new().await;
     let api = Process::start(&bed, "api", &[]);
     api.ready().await;
@@ -75,7 +75,7 @@ async fn a_locked_table_is_not_said_to_be_a_busy_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deliverer_that_is_told_to_stop_while_its_claims_meet_a_lock_stops() {
+async fn a_deliverer_whose_claims_meet_a_lock_still_stops() {
     const ENDPOINTS: usize = 40;
     let mut bed = Bed::new().await;
     let (api, relay) = (Process::start(&bed, "api", &[]), Process::start(&bed, "relay", &[]));
@@ -108,7 +108,7 @@ async fn a_deliverer_that_is_told_to_stop_while_its_claims_meet_a_lock_stops() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_ends_while_its_record_meets_a_lock_is_recorded_later_and_not_sent_again() {
+async fn an_attempt_whose_record_meets_a_lock_is_recorded_later_and_not_sent_again() {
     const ENDPOINTS: usize = 40;
     let bed = Bed::new().await;
     let (api, relay) = (Process::start(&bed, "api", &[]), Process::start(&bed, "relay", &[]));
@@ -140,7 +140,7 @@ async fn what_ends_while_its_record_meets_a_lock_is_recorded_later_and_not_sent_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_take_that_meets_a_lock_names_the_cause_and_not_what_follows_from_it() {
+async fn a_take_that_meets_a_lock_reports_the_cause_and_not_its_effects() {
     let bed = Bed::new().await;
     let store = Store::new(&bed.source.read(DatabaseConfig::read).expect("a configuration"));
     let mut sql = bed.sql().await;

@@ -8,7 +8,7 @@ use crate::support::service::Services;
 use crate::support::{Bed, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_delivery_says_that_it_waits_for_the_rate_limit_as_long_as_it_does() {
+async fn a_delivery_shows_that_it_waits_for_the_rate_limit() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::accepting().await;
@@ -33,7 +33,7 @@ async fn a_delivery_says_that_it_waits_for_the_rate_limit_as_long_as_it_does() {
 
 /// The user that docs/operations.md tells to make, with the name, password and prefix of this test.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_documented_redis_user_may_do_all_that_the_services_need() {
+async fn the_documented_redis_user_has_every_permission_the_services_need() {
     let bed = Bed::new().await;
     let docs = include_str!("../../../../docs/operations.md");
     let rule = docs.split('`').find(|code| code.starts_with("ACL SETUSER ")).expect("the rule of the user");
@@ -76,7 +76,7 @@ async fn the_documented_redis_user_may_do_all_that_the_services_need() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn operators_see_how_long_webhooks_take_and_what_is_left_to_do() {
+async fn metrics_show_latency_and_backlog() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::start(|webhook| if webhook.attempt == 1 { 500 } else { 204 }).await;

@@ -71,7 +71,7 @@ async fn a_detached_partition_of_today_is_named_and_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_detachment_that_was_interrupted_is_not_taken_for_one_of_the_relay() {
+async fn an_operators_interrupted_detach_is_left_alone() {
     let bed = Bed::new().await;
     let mut sql = bed.sql().await;
     let (name, _) = current(&sql, "deliveries").await;
@@ -102,7 +102,7 @@ async fn a_detachment_that_was_interrupted_is_not_taken_for_one_of_the_relay() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_detached_partition_that_is_older_than_the_retention_goes() {
+async fn a_detached_partition_older_than_the_retention_is_dropped() {
     let bed = Bed::new().await;
     let sql = bed.sql().await;
     sql.batch_execute(OLD_PARTITIONS).await.expect("old partitions");
@@ -120,7 +120,7 @@ async fn a_detached_partition_that_is_older_than_the_retention_goes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_partition_is_made_again_whichever_table_it_is_of() {
+async fn a_missing_partition_of_any_table_is_recreated() {
     let bed = Bed::new().await;
     let sql = bed.sql().await;
     let (_api, receiver, producer) = publishing(&bed).await;

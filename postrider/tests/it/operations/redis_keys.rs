@@ -97,7 +97,7 @@ async fn deliverer(queue: &Queue, id: DeliveryId) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_a_key_holds_the_queue_works_again() {
+async fn the_queue_recovers_from_any_damaged_key() {
     let bed = Bed::empty("").await;
     let repaired = DAMAGES.iter().enumerate().map(async |(number, (kind, how))| {
         let mut source = bed.source.clone();

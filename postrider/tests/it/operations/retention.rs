@@ -27,7 +27,7 @@ fn partitions_of(table: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_older_than_the_retention_goes_and_the_rest_stays() {
+async fn data_older_than_the_retention_is_removed_and_the_rest_stays() {
     let bed = Bed::new().await;
     let sql = bed.sql().await;
     sql.batch_execute(OLD_PARTITIONS).await.expect("old partitions");

@@ -23,7 +23,7 @@ const CUT_OFF: &str = "select count(pg_terminate_backend(pid)) from pg_stat_acti
     where datname = current_database() and pid <> pg_backend_pid()";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_was_read_only_for_a_while_needs_no_restart() {
+async fn services_recover_after_a_read_only_database() {
     let bed = Bed::new().await;
     let stack = Stack::start(&bed).await;
     let receiver = Receiver::accepting().await;
@@ -94,7 +94,7 @@ async fn sessions_left_on_a_server_that_became_read_only_are_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_column_that_changed_its_type_costs_a_request_and_no_restart() {
+async fn a_column_type_change_costs_one_request_and_no_restart() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;
     let producer = Producer::new(services.api).await;
@@ -169,7 +169,7 @@ async fn defaults_of_the_database_change_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_is_not_utf8_is_refused_in_a_sentence() {
+async fn a_database_that_is_not_utf8_is_refused_with_an_explanation() {
     let bed = Bed::empty("encoding 'SQL_ASCII' lc_collate 'C' lc_ctype 'C' template template0").await;
     for role in ["migrate", "api", "relay", "deliverer"] {
         let output = run(&bed, role).await;
@@ -182,7 +182,7 @@ async fn a_database_that_is_not_utf8_is_refused_in_a_sentence() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn settings_that_a_pooler_does_not_pass_on_are_named_at_the_start() {
+async fn settings_that_a_pooler_drops_are_named_at_startup() {
     let mut bed = Bed::new().await;
     bed.source.set("DATABASE_URL", pooler_that_ignores_options(&bed).await);
     for role in ["migrate", "api", "relay", "deliverer"] {
@@ -241,7 +241,7 @@ async fn run(bed: &Bed, role: &str) -> Output {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_became_a_replica_is_left_for_the_one_that_its_name_leads_to() {
+async fn services_follow_the_redis_name_from_a_replica_to_the_new_primary() {
     let directory = tempfile::tempdir().expect("a directory");
     let (old, new) =
         (OwnRedis::start(directory.path(), "old").await, OwnRedis::start(directory.path(), "new").await);
@@ -269,7 +269,7 @@ async fn a_redis_that_became_a_replica_is_left_for_the_one_that_its_name_leads_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_demands_another_password_for_a_while_needs_no_restart() {
+async fn services_recover_after_redis_demanded_another_password() {
     let directory = tempfile::tempdir().expect("a directory");
     let redis = OwnRedis::start(directory.path(), "redis").await;
     let mut bed = Bed::new().await;

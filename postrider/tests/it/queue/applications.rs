@@ -21,7 +21,7 @@ fn by_application(reservations: &[Reservation]) -> HashMap<ApplicationId, usize>
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn applications_share_equally_however_many_endpoints_one_has() {
+async fn applications_share_equally_however_many_endpoints_each_has() {
     let bed = Bed::new().await;
     let queue = queue(&bed).await;
     for _ in 0..200 {
@@ -39,7 +39,7 @@ async fn applications_share_equally_however_many_endpoints_one_has() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_application_gets_no_more_than_it_is_allotted_and_the_others_get_the_rest() {
+async fn an_application_gets_no_more_than_its_share_and_others_get_the_rest() {
     let bed = Bed::new().await;
     let queue = queue(&bed).await;
     push_for(&queue, LARGE, known(&bed).await, unlimited(), &ids(100)).await;
@@ -62,7 +62,7 @@ async fn an_application_gets_no_more_than_it_is_allotted_and_the_others_get_the_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_may_have_no_more_is_told_so_and_wakes_nobody() {
+async fn an_application_at_its_share_is_reported_and_wakes_no_consumer() {
     let bed = Bed::new().await;
     let queue = queue(&bed).await;
     push_for(&queue, LARGE, known(&bed).await, unlimited(), &ids(10)).await;
@@ -82,7 +82,7 @@ async fn who_may_have_no_more_is_told_so_and_wakes_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_application_may_fill_eight_ninths_of_the_queue() {
+async fn one_application_can_fill_eight_ninths_of_the_queue() {
     let mut bed = Bed::new().await;
     bed.source.set("POSTRIDER_QUEUE_CAPACITY", "900");
     let queue = queue(&bed).await;

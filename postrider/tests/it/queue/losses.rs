@@ -25,7 +25,7 @@ async fn drain(queue: &Queue, endpoint: EndpointId) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_endpoint_that_has_dropped_out_of_the_rings_lines_up_again_with_the_next_push() {
+async fn an_endpoint_missing_from_the_rings_rejoins_at_the_next_push() {
     let bed = Bed::new().await;
     let queue = queue(&bed).await;
     let (endpoint, limited) = (known(&bed).await, known(&bed).await);
@@ -51,7 +51,7 @@ async fn an_endpoint_that_has_dropped_out_of_the_rings_lines_up_again_with_the_n
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reservation_whose_deadline_was_lost_comes_back_after_the_next_push() {
+async fn a_reservation_without_a_deadline_is_returned_after_the_next_push() {
     let bed = Bed::new().await;
     let queue = queue(&bed).await;
     let endpoint = known(&bed).await;
@@ -66,7 +66,7 @@ async fn a_reservation_whose_deadline_was_lost_comes_back_after_the_next_push() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_endpoint_whose_limits_were_lost_gets_one_exchange_at_a_time_and_slowly() {
+async fn an_endpoint_whose_limits_were_lost_gets_one_exchange_at_a_time() {
     let bed = Bed::new().await;
     let queue = queue(&bed).await;
     let endpoint = known(&bed).await;
@@ -103,7 +103,7 @@ async fn set_the_clock_back(bed: &Bed, endpoint: EndpointId) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_is_set_back_holds_up_no_endpoint_that_waits_for_its_rate() {
+async fn a_clock_set_back_does_not_hold_up_rate_limited_endpoints() {
     let bed = Bed::new().await;
     let queue = queue(&bed).await;
     let endpoint = known(&bed).await;
@@ -122,7 +122,7 @@ async fn a_clock_that_is_set_back_holds_up_no_endpoint_that_waits_for_its_rate()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_is_set_back_keeps_no_abandoned_reservation() {
+async fn a_clock_set_back_does_not_keep_abandoned_reservations() {
     let bed = Bed::new().await;
     let queue = queue(&bed).await;
     let endpoint = known(&bed).await;
@@ -135,7 +135,7 @@ async fn a_clock_that_is_set_back_keeps_no_abandoned_reservation() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_is_set_back_delays_a_probe_by_no_more_than_its_backoff() {
+async fn a_clock_set_back_delays_a_probe_by_at_most_its_backoff() {
     let bed = Bed::new().await;
     let queue = queue(&bed).await;
     let endpoint = known(&bed).await;

@@ -18,7 +18,7 @@ use super::setup::*;
 use crate::support::{Bed, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_busy_endpoint_takes_no_more_than_its_share() {
+async fn a_busy_endpoint_gets_no_more_than_its_share() {
     let bed = Bed::new().await;
     let queue = queue(&bed).await;
     let (busy, quiet, other) = (known(&bed).await, known(&bed).await, known(&bed).await);
@@ -40,7 +40,7 @@ async fn a_busy_endpoint_takes_no_more_than_its_share() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ids_of_one_endpoint_are_reserved_in_the_order_in_which_they_were_pushed() {
+async fn ids_of_an_endpoint_are_reserved_in_push_order() {
     let bed = Bed::new().await;
     let queue = queue(&bed).await;
     let (endpoint, ids) = (known(&bed).await, ids(100));
@@ -57,7 +57,7 @@ async fn ids_of_one_endpoint_are_reserved_in_the_order_in_which_they_were_pushed
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn never_more_are_reserved_than_the_concurrency_limit_however_many_consume() {
+async fn consumers_together_never_exceed_the_concurrency_limit() {
     const LIMIT: usize = 5;
     const COUNT: usize = 400;
     let bed = Bed::new().await;
@@ -111,7 +111,7 @@ async fn never_more_are_reserved_than_the_concurrency_limit_however_many_consume
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rate_is_used_and_not_exceeded() {
+async fn a_rate_limit_is_used_fully_and_not_exceeded() {
     const RATE: f64 = 50.0;
     /// A quarter of a second's worth may come at once after a pause.
     const BURST: f64 = 12.0;
@@ -159,7 +159,7 @@ async fn a_rate_is_used_and_not_exceeded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rate_limited_endpoint_does_not_hold_up_another_one() {
+async fn a_rate_limited_endpoint_does_not_hold_up_another() {
     let bed = Bed::new().await;
     let queue = queue(&bed).await;
     let (slow, fast) = (known(&bed).await, known(&bed).await);
@@ -182,7 +182,7 @@ async fn a_rate_limited_endpoint_does_not_hold_up_another_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reservation_comes_back_unless_it_is_extended() {
+async fn a_reservation_expires_unless_it_is_extended() {
     let bed = Bed::new().await;
     let queue = queue(&bed).await;
     let (endpoint, ids) = (known(&bed).await, ids(2));
@@ -234,7 +234,7 @@ async fn a_push_that_names_another_epoch_queues_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_endpoint_has_a_window_and_the_first_ids_fit() {
+async fn an_endpoint_takes_ids_up_to_its_window() {
     let mut bed = Bed::new().await;
     bed.source.set("POSTRIDER_QUEUE_WINDOW", "1200");
     let queue = queue(&bed).await;
@@ -252,7 +252,7 @@ async fn an_endpoint_has_a_window_and_the_first_ids_fit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_queue_still_takes_a_few_of_every_endpoint() {
+async fn a_full_queue_still_takes_a_few_ids_of_every_endpoint() {
     let mut bed = Bed::new().await;
     bed.source.set("POSTRIDER_QUEUE_CAPACITY", "100");
     let queue = queue(&bed).await;
@@ -268,7 +268,7 @@ async fn a_full_queue_still_takes_a_few_of_every_endpoint() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_left_of_what_is_done() {
+async fn finished_ids_leave_nothing_in_redis() {
     let bed = Bed::new().await;
     let queue = queue(&bed).await;
     for number in 0..20 {
@@ -307,7 +307,7 @@ async fn nothing_is_left_of_what_is_done() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reserve_looks_at_a_bounded_number_of_endpoints_however_many_are_blocked() {
+async fn a_reserve_examines_a_bounded_number_of_endpoints_however_many_are_blocked() {
     const ENDPOINTS: usize = 10_000;
     /// 64 endpoints whose time has come, and 64 visits, at a dozen commands each.
     const MOST: usize = 1_600;
@@ -356,7 +356,7 @@ async fn a_reserve_looks_at_a_bounded_number_of_endpoints_however_many_are_block
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn concurrency_doubles_with_success_up_to_the_limit_and_halves_when_it_is_too_much() {
+async fn concurrency_doubles_with_success_and_halves_under_pressure() {
     let bed = Bed::new().await;
     let queue = queue(&bed).await;
     let endpoint = endpoint();
@@ -381,7 +381,7 @@ async fn concurrency_doubles_with_success_up_to_the_limit_and_halves_when_it_is_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_endpoint_that_only_fails_is_probed_and_its_first_success_lets_it_go_on() {
+async fn a_failing_endpoint_is_probed_and_its_first_success_closes_the_breaker() {
     let bed = Bed::new().await;
     let queue = queue(&bed).await;
     let failing = known(&bed).await;
@@ -420,7 +420,7 @@ async fn an_endpoint_that_only_fails_is_probed_and_its_first_success_lets_it_go_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_breaker_that_redis_has_forgotten_is_opened_by_one_failure_and_closed_by_one_success() {
+async fn a_breaker_that_redis_lost_opens_on_one_failure_and_closes_on_one_success() {
     let bed = Bed::new().await;
     let queue = queue(&bed).await;
     let limits = Limits { is_breaker_open: true, ..unlimited() };
@@ -441,7 +441,7 @@ async fn a_breaker_that_redis_has_forgotten_is_opened_by_one_failure_and_closed_
 
 /// Random calls, and after each of them every id is where a simple model says: waiting, reserved or gone.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_id_is_lost_or_doubled_whatever_is_called() {
+async fn no_sequence_of_calls_loses_or_duplicates_an_id() {
     let seed = std::env::var("POSTRIDER_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
     for round in 0..3 {
         let seed = seed.unwrap_or_else(rand::random);

@@ -17,7 +17,7 @@ use crate::support::{Bed, within};
 const OUTAGE: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_outage_is_logged_once_when_it_begins_and_once_when_it_is_over() {
+async fn an_outage_is_logged_once_when_it_begins_and_once_when_it_ends() {
     let (_directory, mut servers) = own_servers().await;
     let bed = Bed::on(servers.database_url(), servers.redis_url()).await;
     let logs = tempfile::tempdir().expect("a directory");

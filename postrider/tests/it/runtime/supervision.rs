@@ -48,7 +48,7 @@ const TASKS: [(&str, &[&str]); 4] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_task_that_panics_ends_its_process_with_a_sentence_that_names_it() {
+async fn a_panicking_task_stops_its_process_with_an_error_that_names_it() {
     let bed = Bed::new().await;
     for (role, tasks) in TASKS {
         for task in tasks {
@@ -70,7 +70,7 @@ async fn a_task_that_panics_ends_its_process_with_a_sentence_that_names_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_panic_in_one_exchange_fails_that_attempt_and_nothing_else() {
+async fn a_panic_in_one_exchange_fails_only_that_attempt() {
     let bed = Bed::new().await;
     let (api, _relay) = (Process::start(&bed, "api", &[]), Process::start(&bed, "relay", &[]));
     let environment = [("FAILPOINTS", "deliverer.before_send:user.poison=1*panic")];

@@ -40,7 +40,7 @@ impl Log {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn services_whose_log_cannot_be_written_deliver_and_stop_in_good_order() {
+async fn services_deliver_and_stop_cleanly_when_their_log_cannot_be_written() {
     for log in [Log::FullDisk, Log::ClosedPipe, Log::FullPipe] {
         let bed = Bed::new().await;
         let mut readers = Vec::new();
@@ -55,7 +55,7 @@ async fn services_whose_log_cannot_be_written_deliver_and_stop_in_good_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_in_one_process_does_too() {
+async fn up_delivers_and_stops_cleanly_when_its_log_cannot_be_written() {
     for log in [Log::FullDisk, Log::ClosedPipe, Log::FullPipe] {
         let bed = Bed::new().await;
         let mut readers = Vec::new();

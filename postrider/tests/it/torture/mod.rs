@@ -26,7 +26,7 @@ use traffic::Traffic;
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "it runs for minutes: script/torture"]
-async fn whatever_fails_nothing_acknowledged_is_lost() {
+async fn no_acknowledged_event_is_lost_under_random_faults() {
     let (mut interrupt, mut terminate) =
         (signal(SignalKind::interrupt()).expect("SIGINT"), signal(SignalKind::terminate()).expect("SIGTERM"));
     // What it has started ends with it, however it ends.
