@@ -1,4 +1,4 @@
-//! `postrider bench` as its users run it.
+//! `postrider bench`, run as users run it.
 
 use std::ffi::OsString;
 use std::process::Stdio;
@@ -8,8 +8,8 @@ use serde_json::Value;
 use crate::support::Bed;
 use crate::support::service::Services;
 
-/// Runs `postrider bench`. Returns its JSON, if it wrote any, its exit status and what it said on stderr. Nothing of its
-/// private installation is left.
+/// Runs `postrider bench`. Returns its JSON if it wrote any, its exit status, and its standard error. Checks that
+/// nothing of its private installation is left.
 async fn bench(arguments: &[&str]) -> (Value, Option<i32>, String) {
     let child = tokio::process::Command::new(env!("CARGO_BIN_EXE_postrider"))
         .arg("bench")
@@ -57,7 +57,7 @@ async fn a_private_installation_is_measured_and_removed() {
     assert!(statements.iter().any(|statement| statement["name"] == "events.accept"), "{statements:?}");
 }
 
-/// What is left of the directories whose names begin so.
+/// The remaining directories whose names begin with `directories`.
 fn left_of(directories: &str) -> Vec<OsString> {
     let entries = ["/var/tmp", "/tmp"].into_iter().filter_map(|place| std::fs::read_dir(place).ok());
     let names = entries.flatten().flatten().map(|entry| entry.file_name());
@@ -78,9 +78,9 @@ async fn an_existing_installation_is_measured_and_left_unchanged() {
         (&40.into(), &40.into(), &0.into())
     );
     assert!(phase["retries"].as_u64() > Some(5), "{phase}");
-    // Whose processes these are, nobody has said.
+    // The bench was not told which processes are Postrider's.
     assert_eq!(phase["cpu_ms_per_delivery"], Value::Null);
-    // An application cannot be deleted yet: the one that is left is named.
+    // The application was deleted, so that nothing is listed as left behind.
     assert_eq!(report["left_behind"].as_array().map(Vec::len), Some(0));
     assert_eq!(bed.count("select count(*) from applications where deleted_at is null").await, 0);
     services.stop().await;
@@ -90,7 +90,7 @@ async fn an_existing_installation_is_measured_and_left_unchanged() {
 #[tokio::test(flavor = "multi_thread")]
 async fn acknowledged_events_that_do_not_arrive_are_reported() {
     let bed = Bed::new().await;
-    // Nobody delivers.
+    // There is no deliverer.
     let services = Services::api_alone(&bed, &[]).await;
     let api = format!("http://{}", services.api);
     let arguments =
@@ -106,7 +106,7 @@ async fn acknowledged_events_that_do_not_arrive_are_reported() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_victim_is_measured_alone_and_beside_each_offender() {
-    // What the victim's times are is for quiet machines: here they may grow.
+    // The victim's times are only meaningful on a quiet machine: here they may grow.
     let arguments = ["tenants", "--only", "reads,dripping-heads", "--duration", "2", "--warm-up", "0"];
     let (report, status, complaints) = bench(&arguments).await;
     assert!(matches!(status, Some(0 | 1)), "{complaints}");

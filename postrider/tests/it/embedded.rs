@@ -16,7 +16,7 @@ use tempfile::TempDir;
 const FAST: Options = Options { fsync: false, end_on_drop: true, track_statements: false };
 const DATA_DIR: &str = "POSTRIDER_EMBEDDED_TEST_DATA_DIR";
 
-/// A place that the servers' user may enter, and a data directory in it that does not exist yet.
+/// A directory that the servers' user can enter, and a data directory in it that does not exist yet.
 fn place() -> (TempDir, PathBuf) {
     let place = tempfile::Builder::new().prefix("postrider-test-").tempdir_in("/tmp").unwrap();
     std::fs::set_permissions(place.path(), Permissions::from_mode(0o755)).unwrap();
@@ -93,7 +93,7 @@ async fn a_second_start_in_the_same_directory_is_refused() {
     embedded.stop().await.unwrap();
 }
 
-/// Started by the next test in a process of its own, which then is killed.
+/// The next test starts this in its own process and kills that process.
 #[tokio::test]
 #[ignore = "a part of the next test"]
 async fn a_process_that_will_be_killed() {
@@ -104,7 +104,7 @@ async fn a_process_that_will_be_killed() {
     std::future::pending::<()>().await;
 }
 
-/// Starts the servers from a process of its own that has these variables, and kills it.
+/// Starts the servers from a separate process with these variables, and kills that process.
 fn start_and_kill(data_dir: &Path, environment: &[(&str, &str)]) {
     let mut parent = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "embedded::a_process_that_will_be_killed", "--ignored", "--nocapture"])
@@ -138,7 +138,7 @@ async fn the_servers_inherit_no_secrets() {
         let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
         let environment = String::from_utf8_lossy(&environment);
         assert!(!environment.contains("secret"), "{environment}");
-        // Redis overwrites its own with the title of its process.
+        // Redis overwrites its environment with the title of its process.
         if Some(pid) == postgres {
             assert!(environment.contains("LC_ALL=C") && environment.contains("PATH="), "{environment}");
         }

@@ -1,5 +1,5 @@
-//! `.env.example` is complete and current: it names every setting, with its default and its help, and what
-//! `compose.yaml` asks for. That passes every setting on.
+//! `.env.example` is complete and current: it names every setting, with its default and its help, and the variables of
+//! `compose.yaml`, which passes every setting on.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -18,7 +18,7 @@ const HEADING: &str = "\
 # nothing where there is none.
 ";
 
-/// What only `compose.yaml` reads.
+/// The variables that only `compose.yaml` reads.
 const FOOTER: &str = "
 # --- For compose.yaml alone ---------------------------------------------------------------------------------
 
@@ -41,7 +41,8 @@ const FOOTER: &str = "
 #RUNTIME_IMAGE=debian:bookworm-slim
 ";
 
-/// Settings that containers cannot take from `.env`: addresses and paths inside, and what compose.yaml knows.
+/// Settings that containers cannot take from `.env`: addresses and paths inside the container, and values that
+/// compose.yaml sets itself.
 const NOT_PASSED: [&str; 6] = [
     "POSTRIDER_DATABASE_DIRECT_URL",
     "POSTRIDER_API_LISTEN",
@@ -51,7 +52,7 @@ const NOT_PASSED: [&str; 6] = [
     "POSTRIDER_DATA_DIR",
 ];
 
-/// What the file is to be, after the table of settings.
+/// The expected content of the file.
 fn expected() -> String {
     let mut text = HEADING.to_owned();
     for setting in SETTINGS {
@@ -93,7 +94,7 @@ fn it_lists_every_setting_with_its_help_and_nothing_else() {
     );
 }
 
-/// The lines of a service of `compose.yaml`.
+/// The lines of a service in `compose.yaml`.
 fn service(name: &str) -> Vec<&'static str> {
     let services = COMPOSE.split_once("\nservices:\n").unwrap().1;
     let lines = services.lines().skip_while(|line| *line != format!("  {name}:"));

@@ -1,4 +1,4 @@
-//! The examples of the documentation do what it says: they are run.
+//! Runs the examples of the documentation.
 
 #[path = "../../../docs/examples/verify.rs"]
 #[allow(unreachable_pub, reason = "it is an example")]
@@ -20,7 +20,7 @@ use crate::support::Bed;
 use crate::support::receiver::Receiver;
 use crate::support::service::Services;
 
-/// The packages that the examples are tried with.
+/// The packages that the Python examples are tested with.
 const PYTHON_PACKAGES: [&str; 1] = ["standardwebhooks==1.1.0"];
 const NODE_PACKAGES: [&str; 3] = ["standardwebhooks@1.1.1", "typescript@5.9", "@types/node@20"];
 
@@ -169,7 +169,7 @@ async fn the_readmes_curl_commands_send_a_verified_webhook() {
     bed.finish().await;
 }
 
-/// Runs a check with all cases on its standard input; its words are what is wrong.
+/// Runs a check with all cases on its standard input. Its output says what is wrong.
 fn assert_passes(mut check: Command) {
     let cases: Vec<_> = cases()
         .into_iter()
@@ -182,7 +182,7 @@ fn assert_passes(mut check: Command) {
         })
         .collect();
     check.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = check.spawn().expect("it runs, as it did a moment ago");
+    let mut child = check.spawn().expect("it ran a moment ago");
     let input = json!(cases).to_string();
     child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("it reads");
     let output = child.wait_with_output().expect("it ends");
@@ -198,14 +198,14 @@ fn told(output: &Output) -> String {
     [&output.stdout[..], &output.stderr[..]].map(String::from_utf8_lossy).concat()
 }
 
-/// A directory for what is installed, which stays for the next time.
+/// A directory for installed packages, which is kept for the next run.
 fn place(name: &str) -> PathBuf {
     let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("examples").join(name);
     std::fs::create_dir_all(&place).expect("a directory");
     place
 }
 
-/// A file of the project.
+/// The path of a file of the project.
 fn beside(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }

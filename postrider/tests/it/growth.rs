@@ -1,6 +1,6 @@
-//! What is stored does not slow down what comes: the same work touches as many pages of PostgreSQL with a
-//! million stored deliveries as with ten thousand, and with a hundred thousand tenants as with one; one that read a
-//! whole table would touch thousands.
+//! Stored data does not slow down new work. The same work touches as many pages of PostgreSQL with a million stored
+//! deliveries as with ten thousand, and with a hundred thousand tenants as with one. A statement that reads a whole
+//! table would touch thousands of pages more.
 
 use std::collections::BTreeMap;
 
@@ -11,17 +11,18 @@ use crate::support::receiver::Receiver;
 use crate::support::service::Services;
 use crate::support::{Bed, eventually};
 
-/// Pages that a statement may touch more of with the large history: indexes are a level deeper.
+/// How many times as many pages a statement may touch with the large history: indexes are one level deeper.
 const MOST_WITH_HISTORY: f64 = 1.5;
-/// And with many tenants: indexes that were a page are three levels deep, so that a look-up of one row touches four pages
-/// in place of two, or of one.
+/// The same for many tenants: indexes that were one page are three levels deep, so that looking up one row touches four
+/// pages instead of one or two.
 const MOST_WITH_TENANTS: f64 = 4.0;
-/// Below this, a page more or less says nothing.
+/// Below this number of pages, a difference means nothing.
 const NOISE: f64 = 8.0;
 
-/// Fills six weeks with `count` events, each with a delivery that has succeeded at its first attempt; every
-/// hundredth is still open, but not due. As many are parked for an endpoint that is disabled. No statistics are gathered,
-/// for nothing may depend on them; but of the outbox, where those of one endpoint's backlog are misleading.
+/// Fills six weeks with `count` events, each with a delivery that succeeded at its first attempt. Every hundredth is
+/// still open but not due, and as many are parked for a disabled endpoint. No statistics are gathered, because nothing
+/// may depend on them. The outbox is the exception: its statistics, taken from one endpoint's backlog, are misleading
+/// on purpose.
 async fn fill(bed: &Bed, count: i64) {
     let sql = bed.sql().await;
     let weeks = "
@@ -64,7 +65,7 @@ async fn fill(bed: &Bed, count: i64) {
     without_autovacuum(bed).await;
 }
 
-/// Statistics are gathered when a test says so, and never in the middle of it.
+/// Makes sure that statistics are gathered only when a test asks for them, never in the middle of it.
 async fn without_autovacuum(bed: &Bed) {
     let off = "do $$
                declare name text;
@@ -100,18 +101,18 @@ impl Setup {
         Self { bed, services, producer, endpoint, _receiver: receiver }
     }
 
-    /// Starts what delivers, and makes each kind of plan before it counts.
+    /// Starts relay and deliverer, and makes every kind of plan before counting.
     async fn warm_up(&mut self) {
         self.services.relay(&self.bed, &[]);
         self.services.deliverer(&self.bed, &[]);
         drive(&self.bed, &self.producer, &self.endpoint, 40).await;
     }
 
-    /// Pages touched by each call of each statement, by its name. Where it depends on the speed of the machine how much
-    /// one call does, each row that it returns counts like a call.
+    /// Pages touched per call of each statement, by name. If the amount of work per call depends on the speed of the
+    /// machine, each returned row counts as a call.
     async fn pages(&self) -> BTreeMap<String, f64> {
         let sql = self.bed.sql().await;
-        // Whatever looks everywhere passes what is dead, once a second: the slower the machine, the oftener.
+        // Statements that scan everything once a second pass dead rows, more often on a slower machine.
         sql.batch_execute("vacuum outbox").await.expect("vacuumed");
         let reset =
             "select pg_stat_statements_reset(0, oid, 0) from pg_database where datname = current_database()";
@@ -139,7 +140,7 @@ impl Setup {
     }
 }
 
-/// Pages with so much history.
+/// Pages with this much history.
 async fn with_history(count: i64) -> BTreeMap<String, f64> {
     let mut setup = Setup::new().await;
     fill(&setup.bed, count).await;
@@ -149,7 +150,7 @@ async fn with_history(count: i64) -> BTreeMap<String, f64> {
     pages
 }
 
-/// What producers and people do: post, follow, list, with and without filters.
+/// Does what producers and operators do: post, follow, list, with and without filters.
 async fn drive(bed: &Bed, producer: &Producer, endpoint: &serde_json::Value, rounds: i64) {
     let before =
         bed.count("select count(*) from deliveries where status = 'succeeded' and attempt_count = 2").await;
@@ -167,7 +168,7 @@ async fn drive(bed: &Bed, producer: &Producer, endpoint: &serde_json::Value, rou
         producer.get(&of_endpoint).await;
         producer.get("/v1/deliveries?created_before=2026-01-01T00:00:00Z").await;
     }
-    eventually("all of it to be delivered", async || {
+    eventually("everything to be delivered", async || {
         let done = bed
             .count("select count(*) from deliveries where status = 'succeeded' and attempt_count = 2")
             .await;
@@ -197,8 +198,8 @@ async fn a_million_stored_deliveries_cost_no_more_than_ten_thousand() {
     assert_no_growth(&small, &with_history(1_000_000).await, MOST_WITH_HISTORY);
 }
 
-/// The plans are made for one tenant, which PostgreSQL knows to be the only one, and for a few events, of which it has no
-/// statistics yet. Nothing tells it that there are many now: so it is between an import and the next visit of autovacuum.
+/// The plans are made while PostgreSQL knows of only one tenant and has no statistics about the few events. Then many
+/// tenants are added, and no statistics are gathered: as between an import and the next run of autovacuum.
 #[tokio::test(flavor = "multi_thread")]
 async fn plans_made_for_one_tenant_hold_for_a_hundred_thousand() {
     let mut setup = Setup::new().await;

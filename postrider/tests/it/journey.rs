@@ -1,4 +1,5 @@
-//! An event's journey through the public API to a receiver that verifies with the field's own library.
+//! An event's journey through the public API to a receiver that verifies with the standard library for Standard
+//! Webhooks.
 
 use std::collections::HashMap;
 
@@ -135,7 +136,7 @@ async fn a_receiver_that_answers_4xx_for_a_while_loses_nothing() {
     let delivered = producer.delivery_in(&text(&accepted["event_id"]), "succeeded").await;
     assert_eq!((&delivered["attempt_count"], &delivered["max_attempts"]), (&json!(4), &json!(10)));
 
-    // Who wants some statuses to be final says so.
+    // A receiver can declare statuses as permanent.
     producer.patch(&producer.endpoint_path(&endpoint, ""), &json!({"permanent_statuses": [400]})).await;
     let accepted = producer.publish("user.created", json!({})).await;
     let dead = producer.delivery_in(&text(&accepted["event_id"]), "dead_letter").await;
@@ -180,7 +181,7 @@ async fn a_manually_retried_delivery_is_sent_at_once_and_only_once() {
     assert!(failed["next_retry_at"].is_string());
     producer.post(&format!("/v1/deliveries/{}/retry", text(&failed["id"])), &json!({})).await;
     producer.delivery_in(&event_id, "succeeded").await;
-    // The row that was due in three seconds comes, finds the delivery closed, and does nothing.
+    // The outbox row for the retry in three seconds becomes due, finds the delivery closed, and does nothing.
     eventually("an empty outbox", async || {
         (bed.count("select count(*) from outbox").await == 0).then_some(())
     })
@@ -224,8 +225,7 @@ async fn a_hundred_concurrent_requests_with_one_key_make_one_event() {
     bed.finish().await;
 }
 
-/// Real input: GitHub's webhook payloads, where they lie beside the project; the project's own samples
-/// always.
+/// Real input: GitHub's webhook payloads, if they are next to the project, and always the project's own samples.
 fn real_events() -> Vec<(String, Box<serde_json::value::RawValue>)> {
     #[derive(serde::Deserialize)]
     struct Line {
@@ -249,7 +249,7 @@ fn real_events() -> Vec<(String, Box<serde_json::value::RawValue>)> {
         .collect()
 }
 
-/// Posts all real events and follows each to its webhook.
+/// Posts all real events and follows each one to its webhook.
 async fn real_events_arrive(answer: impl Fn(usize) -> u16 + Send + Sync + 'static) -> usize {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;

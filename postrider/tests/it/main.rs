@@ -1,5 +1,5 @@
-//! The tests of the whole: services against a real PostgreSQL and Redis, in this process or as processes that can be
-//! killed. They are one binary, so that [`support`] is compiled once.
+//! Tests of the whole system: the services against a real PostgreSQL and Redis, in this process or as processes that
+//! can be killed. They form one binary, so that [`support`] is compiled once.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! The receiver, over HTTP.
+//! Tests of `postrider receive`, over HTTP.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 

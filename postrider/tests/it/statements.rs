@@ -1,4 +1,4 @@
-//! Reads every statement of the store out of its source: each has a name, and PostgreSQL can prepare it.
+//! Reads every statement out of the source of the store: each has a name, and PostgreSQL can prepare it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -7,10 +7,10 @@ use proc_macro2::{Group, TokenStream, TokenTree};
 
 use crate::support::Bed;
 
-/// How a statement begins; the rest of its first line is its name.
+/// The beginning of a statement. The rest of its first line is its name.
 const MARK: &str = "-- ";
 
-/// What a text begins with that is a statement without a name.
+/// The first words of texts that are statements without a name.
 const VERBS: [&str; 15] = [
     "alter", "analyze", "create", "delete", "drop", "insert", "listen", "lock", "notify", "select", "set",
     "truncate", "update", "vacuum", "with",
@@ -103,12 +103,12 @@ struct Statement {
     sql: String,
 }
 
-/// What looks like SQL in a source file.
+/// The SQL found in a source file.
 #[derive(Default)]
 struct Found {
     /// The arguments of `Sql::named`.
     statements: Vec<Statement>,
-    /// Other texts that begin with a name: they are completed by a `format!`.
+    /// Other texts that begin with a name. A `format!` completes them.
     templates: Vec<Statement>,
     /// Texts that begin with a verb of SQL.
     unnamed: Vec<Statement>,
@@ -125,14 +125,14 @@ fn find_all() -> Found {
         for entry in std::fs::read_dir(&directory).expect("a crate") {
             let path = entry.expect("an entry").path();
             let file = path.file_name().expect("a name").to_string_lossy().into_owned();
-            // `sql.rs` is where `Sql` is defined.
+            // `sql.rs` defines `Sql`.
             if path.extension().is_some_and(|extension| extension == "rs") && file != "sql.rs" {
                 let text = std::fs::read_to_string(&path).expect("a source file");
                 files.push((file, directory.clone(), text));
             }
         }
     }
-    // A macro of another file may be used under its name; one of the same name in a file of its own goes first.
+    // A file can use a macro of another file. A macro of the same name in the file itself takes precedence.
     let mut shared = BTreeMap::new();
     for (_, _, text) in &files {
         Source::find_macros(text.parse().expect("Rust"), &mut shared);
@@ -147,7 +147,7 @@ fn find_all() -> Found {
     all
 }
 
-/// A source file, with as much of macros as statements are composed by: `concat!`, `include_str!` and the store's own.
+/// A source file, with the macros that compose statements: `concat!`, `include_str!` and the store's own.
 struct Source {
     file: String,
     directory: PathBuf,
@@ -155,7 +155,7 @@ struct Source {
     found: Found,
 }
 
-/// A macro of one rule: the names of its parameters, and its body.
+/// A macro with one rule: the names of its parameters, and its body.
 #[derive(Clone)]
 struct Macro {
     parameters: Vec<String>,
@@ -242,7 +242,7 @@ impl Source {
         list.push(Statement { file: self.file.clone(), sql: text });
     }
 
-    /// The text that an expression of literals and macros stands for, where it is one.
+    /// Returns the text that an expression of literals and macros stands for, or `None` if it is something else.
     fn evaluate(&self, expression: &[TokenTree], bound: &BTreeMap<String, String>) -> Option<String> {
         match expression {
             [literal @ TokenTree::Literal(_)] => text_of(literal),
@@ -280,7 +280,7 @@ impl Macro {
     }
 }
 
-/// What stands between the commas.
+/// Splits at the commas.
 fn split(group: &Group) -> Vec<Vec<TokenTree>> {
     let tokens: Vec<_> = group.stream().into_iter().collect();
     let is_comma = |token: &TokenTree| matches!(token, TokenTree::Punct(mark) if mark.as_char() == ',');
@@ -291,7 +291,7 @@ fn text_of(literal: &TokenTree) -> Option<String> {
     syn::parse_str::<syn::LitStr>(&literal.to_string()).ok().map(|text| text.value())
 }
 
-/// A statement without what stands in quotes or comments.
+/// Returns a statement without its comments and quoted strings.
 fn code_of(sql: &str) -> String {
     let code: Vec<_> = sql.lines().filter_map(|line| line.split("--").next()).collect();
     code.join("\n").split('\'').step_by(2).collect()

@@ -1,4 +1,4 @@
-//! Services and servers that are killed, frozen, cut off or restarted. Nothing acknowledged is lost.
+//! Services and servers are killed, frozen, cut off or restarted, and nothing acknowledged is lost.
 //!
 //! These tests run one at a time: see `.config/nextest.toml`.
 

@@ -1,5 +1,5 @@
-//! The failure table, where the servers are at fault: a connection that is cut without a word, a Redis that is
-//! away, a PostgreSQL that restarts; and services that are told to stop under load.
+//! The lines of the failure table about servers and shutdown: a connection that is cut silently, a Redis outage, a
+//! PostgreSQL restart, and services that are stopped under load.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -37,8 +37,8 @@ async fn a_silently_cut_listener_is_noticed_and_replaced() {
     wire.cut();
     producer.publish("user.created", json!({})).await;
     receiver.wait_for(2).await;
-    assert_eq!(bed.count(listeners).await, 1, "it was the poll");
-    // PostgreSQL does not know that the first one hears nothing any more.
+    assert_eq!(bed.count(listeners).await, 1, "the poll delivered it");
+    // PostgreSQL does not know yet that the first listener is cut off.
     eventually("another listener", async || (bed.count(listeners).await == 2).then_some(())).await;
     producer.publish("user.created", json!({})).await;
     receiver.wait_for(3).await;
@@ -63,8 +63,8 @@ async fn a_redis_outage_stops_sending_and_nothing_else() {
         accepted += 1;
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    assert!(!is_ready(&stack.relay).await && !is_ready(&stack.deliverer).await, "they say what is wrong");
-    assert!(is_ready(&stack.api).await, "it is as well as ever");
+    assert!(!is_ready(&stack.relay).await && !is_ready(&stack.deliverer).await, "they report what is wrong");
+    assert!(is_ready(&stack.api).await, "it is as ready as before");
 
     servers.start_redis().await.expect("started");
     bed.all_succeeded(accepted).await;
@@ -152,7 +152,7 @@ async fn a_postgresql_restart_under_load_loses_nothing_that_was_acknowledged() {
     })
     .await;
     servers.stop_postgres(Stop::Immediate).await.expect("stopped");
-    assert!(accepted.load(Ordering::Relaxed) < 800, "it goes in the middle of it");
+    assert!(accepted.load(Ordering::Relaxed) < 800, "it stops in the middle of the load");
     servers.start_postgres().await.expect("started");
     let mut ids = Vec::new();
     for share in shares {
@@ -164,10 +164,10 @@ async fn a_postgresql_restart_under_load_loses_nothing_that_was_acknowledged() {
     for webhook in receiver.received() {
         *arrivals.entry(webhook.id().to_owned()).or_default() += 1;
     }
-    assert!(ids.iter().all(|id| arrivals.contains_key(id)), "what was acknowledged has arrived");
+    assert!(ids.iter().all(|id| arrivals.contains_key(id)), "everything acknowledged has arrived");
     assert_eq!(arrivals.len(), 800, "and each key has made one event");
-    // A claim that was not yet on disk, or whose answer was lost, may cost one sending more.
-    assert!(arrivals.values().all(|count| *count <= 2), "nothing comes again and again");
+    // A claim that was not yet on disk, or whose response was lost, may cost one extra send.
+    assert!(arrivals.values().all(|count| *count <= 2), "nothing is sent more than twice");
     bed.finish().await;
     servers.stop().await.expect("stopped");
 }
@@ -194,7 +194,7 @@ async fn an_api_and_a_relay_stopped_under_load_leave_nothing_half_done() {
                             ids.push(text(&answer["event_id"]));
                         }
                         Ok(response) => assert_eq!(response.status(), 503),
-                        // The door is closed.
+                        // The API no longer accepts connections.
                         Err(_) => break,
                     }
                 }

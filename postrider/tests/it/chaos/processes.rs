@@ -1,5 +1,5 @@
-//! The failure table: each line with real processes that die at the named point, a Redis that forgets, and
-//! a PostgreSQL that goes away.
+//! The failure table: real processes that die at a named failpoint, a Redis that loses its memory, and a PostgreSQL
+//! outage.
 
 use std::time::{Duration, Instant};
 
@@ -73,7 +73,7 @@ async fn a_lost_notification_delays_delivery_by_a_second_and_a_cut_listener_reco
     producer.publish("user.created", json!({})).await;
     bed.all_succeeded(1).await;
 
-    // Nobody notifies of this row.
+    // Nothing notifies the relay of this row.
     let sql = bed.sql().await;
     let reopen =
         "with d as (update deliveries set status = 'pending', completed_at = null, next_retry_at = now()
@@ -183,7 +183,7 @@ async fn a_flushed_redis_loses_nothing() {
     for number in 0..200 {
         producer.publish("user.created", json!({ "n": number })).await;
     }
-    assert!(!bed.is_queue_empty().await, "there is something to lose");
+    assert!(!bed.is_queue_empty().await, "Redis holds ids to lose");
     let mut redis = bed.redis().await;
     let _: () = redis::cmd("FLUSHALL").query_async(&mut redis).await.expect("flushed");
     bed.all_succeeded(200).await;
@@ -203,7 +203,7 @@ async fn a_redis_outage_or_an_old_snapshot_loses_nothing() {
     producer.endpoint(json!({"url": receiver.url("/"), "concurrency_limit": 2, "rate_limit": null})).await;
     producer.publish("user.created", json!({})).await;
     receiver.wait_for(1).await;
-    // The snapshot knows the epoch, but not the ids that come now.
+    // The snapshot contains the epoch, but not the ids that are pushed from now on.
     let mut redis = bed.redis().await;
     let _: () = redis::cmd("SAVE").query_async(&mut redis).await.expect("a snapshot");
     for number in 0..60 {
@@ -214,14 +214,14 @@ async fn a_redis_outage_or_an_old_snapshot_loses_nothing() {
     })
     .await;
     servers.stop_redis(Stop::Kill).await.expect("killed");
-    // While Redis is away, the API accepts.
+    // While Redis is down, the API accepts events.
     for number in 0..20 {
         producer.publish("user.created", json!({ "away": number })).await;
     }
     servers.start_redis().await.expect("started");
     bed.all_succeeded(81).await;
     let sent_twice = i64::try_from(receiver.count()).expect("few") - 81;
-    assert!(sent_twice <= bed.unknown_attempts().await, "{sent_twice} were sent twice");
+    assert!(sent_twice <= bed.unknown_attempts().await, "{sent_twice} webhooks were sent twice");
     bed.finish().await;
     servers.stop().await.expect("stopped");
 }
@@ -268,7 +268,7 @@ async fn a_postgresql_outage_longer_than_a_lease_is_a_503_and_nothing_is_sent_ag
     .await;
     let producer = Producer::new(api.listen).await;
     producer.endpoint(json!({"url": receiver.url("/"), "timeout_seconds": 12, "rate_limit": null})).await;
-    // It has to succeed before it may have so many at once.
+    // The endpoint has to succeed before it may have this many exchanges at once.
     for number in 0..100 {
         producer.publish("quick", json!({ "n": number })).await;
     }
@@ -278,8 +278,8 @@ async fn a_postgresql_outage_longer_than_a_lease_is_a_503_and_nothing_is_sent_ag
     }
     receiver.wait_for(150).await;
     let in_progress = "select count(*) from deliveries where status = 'in_progress'";
-    assert_eq!(bed.count(in_progress).await, 50, "all are under way, and none is recorded");
-    // A claim that is not on disk yet is forgotten by a crash, and may then be sent again.
+    assert_eq!(bed.count(in_progress).await, 50, "all are in flight, and none is recorded");
+    // A crash loses a claim that is not on disk yet, and its webhook may be sent again.
     let unwritten = "select (pg_current_wal_insert_lsn() - pg_current_wal_flush_lsn())::bigint";
     eventually("claims on disk", async || (bed.count(unwritten).await <= 0).then_some(())).await;
     wire.close();
@@ -289,16 +289,16 @@ async fn a_postgresql_outage_longer_than_a_lease_is_a_503_and_nothing_is_sent_ag
     assert_eq!(refused.status(), 503);
     assert!(refused.headers().contains_key("retry-after"));
     assert_eq!(refused.json::<Value>().await.expect("a problem")["status"], 503);
-    // Longer than the lease of these: 12 s and the margin of 15 s.
+    // Longer than the lease: 12 s and the margin of 15 s.
     tokio::time::sleep(Duration::from_secs(29)).await;
     let _eager = Process::start(&bed, "deliverer", &[]);
     servers.start_postgres().await.expect("started");
     producer.publish_until_accepted("while-away", "quick", &json!({})).await;
-    // All others are back at once, and would send again what the one has sent and cannot record yet.
+    // All other services are back, and would send again what this one has sent but not recorded yet.
     tokio::time::sleep(Duration::from_secs(4)).await;
     wire.open();
     bed.all_succeeded(151).await;
-    assert_eq!(bed.unknown_attempts().await, 0, "the records were waited for");
+    assert_eq!(bed.unknown_attempts().await, 0, "the deliverer waited for its records");
     assert_eq!(receiver.count(), 151);
     bed.finish().await;
     servers.stop().await.expect("stopped");
@@ -313,11 +313,11 @@ async fn an_event_that_cannot_be_rendered_becomes_a_dead_letter_and_affects_no_o
     let producer = Producer::new(api.listen).await;
     producer.endpoint(json!({"url": receiver.url("/")})).await;
     let bomb = producer.publish("user.created", json!({})).await;
-    // Few: every look at a batch that it is in takes PostgreSQL seconds.
+    // Only a few: PostgreSQL needs seconds to read a batch with this event.
     for number in 0..3 {
         producer.publish("user.created", json!({ "n": number })).await;
     }
-    // The API would not let it in: numbers that take a gigabyte when they are written out.
+    // Bypasses the API, which would refuse it: numbers that take a gigabyte when they are written out.
     let sql = bed.sql().await;
     let id: uuid::Uuid = text(&bomb["event_id"]).parse().expect("an id");
     let swell = "update events set payload = jsonb_build_object('n',
@@ -347,7 +347,7 @@ async fn an_event_that_takes_too_long_to_render_uses_up_its_attempts_and_affects
             json!({"ordered": true, "url": receiver.url("/"), "max_attempts": 3, "retry_schedule": [0]}),
         )
         .await;
-    // What PostgreSQL says when a statement reaches its timeout, without the wait for it.
+    // The error of a statement that reaches its timeout, without waiting for it.
     let slow = "create or replace function rfc3339(at timestamptz) returns text language plpgsql as $$
                 begin
                     if at = '2001-01-01Z' then
@@ -443,7 +443,7 @@ async fn clocks_that_are_a_day_off_do_not_change_schedules() {
     let bed = Bed::new().await;
     let api = Process::start(&bed, "api", &[]);
     api.ready().await;
-    // The relay lives a day ahead, the deliverer a day behind.
+    // The relay's clock is a day ahead, the deliverer's a day behind.
     let (Some(ahead), Some(behind)) = (Clock::new("+1d"), Clock::new("-1d")) else {
         eprintln!("libfaketime is not installed (script/bootstrap --test installs it): nothing was tested");
         return;
@@ -455,7 +455,7 @@ async fn clocks_that_are_a_day_off_do_not_change_schedules() {
     producer.endpoint(json!({"url": receiver.url("/"), "retry_schedule": [2]})).await;
     producer.publish("user.created", json!({})).await;
     receiver.wait_for(2).await;
-    // Somebody sets them right, and too far.
+    // Both clocks are corrected, too far.
     ahead.set("-1d");
     behind.set("+1d");
     let webhooks = receiver.wait_for(4).await;
@@ -463,7 +463,7 @@ async fn clocks_that_are_a_day_off_do_not_change_schedules() {
         let pause = pair[1].at - pair[0].at;
         assert!(pause > Duration::from_millis(1500) && pause < Duration::from_secs(60), "{pause:?}");
     }
-    // The clocks were what they should be: a receiver is told the deliverer's time.
+    // The clocks were really off: a receiver gets the deliverer's time.
     let told = |webhook: &Received| webhook.header("webhook-timestamp").parse::<i64>().expect("seconds");
     assert!(told(&webhooks[3]) - told(&webhooks[0]) > 170_000, "the deliverer's clock has stepped two days");
     for (offset, how) in [("+1d", "ahead of"), ("-1d", "behind")] {
@@ -515,7 +515,7 @@ async fn a_deliverer_stopped_before_claiming_undoes_its_reservation() {
 
 const CLAIMS: &str = "select count(*) from deliveries where lease_id is not null";
 
-/// Tells a deliverer to stop while it stalls at a failpoint, which it `has_reached`.
+/// Stops a deliverer while it stalls at a failpoint, once `has_reached` is true.
 async fn stops_without_a_trace(failpoint: &str, has_reached: impl AsyncFn(&Bed) -> bool) {
     let bed = Bed::new().await;
     let (api, relay) = (Process::start(&bed, "api", &[]), Process::start(&bed, "relay", &[]));

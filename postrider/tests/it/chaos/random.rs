@@ -1,8 +1,8 @@
-//! Two of each service, of which one is killed every second while producers post, and now and then a Redis
-//! that forgets everything: whatever happens, what was acknowledged arrives.
+//! Runs two of each service and kills one every second while producers post. Now and then Redis loses its memory.
+//! Everything acknowledged arrives.
 //!
-//! What is killed is drawn from a seed, which is printed; `POSTRIDER_TEST_SEED` sets it. How the services
-//! are scheduled is not, so that a seed repeats the kills and not every race.
+//! A seed decides what is killed. It is printed, and `POSTRIDER_TEST_SEED` sets it. The scheduling of the services is
+//! not seeded, so a seed repeats the kills but not every race.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -24,10 +24,10 @@ const EVENTS: usize = 10_000;
 const ENDPOINTS: usize = 4;
 const PRODUCERS: usize = 16;
 
-/// No event is posted before its turn: the last one after forty seconds, and as many kills.
+/// No event is posted before its time: the last one after forty seconds, and about as many kills.
 const PACE: Duration = Duration::from_millis(4);
 
-/// One of each pair is killed: by these positions.
+/// The roles by position; a kill picks one position.
 const ROLES: [&str; 6] = ["api", "api", "relay", "relay", "deliverer", "deliverer"];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -54,7 +54,7 @@ async fn every_acknowledged_event_arrives_while_a_process_is_killed_every_second
     calm.cancel();
     let _services = wrecking.await.expect("services that end only when they are killed");
     bed.all_succeeded(EVENTS as i64).await;
-    // The last kills may have left duplicate ids, which find nothing to do.
+    // The last kills may have left duplicate ids, for which there is nothing to do.
     eventually("an empty outbox and an empty queue", async || {
         let is_empty = bed.count("select count(*) from outbox").await == 0 && bed.is_queue_empty().await;
         is_empty.then_some(())
@@ -69,19 +69,19 @@ fn endpoint(receiver: &Receiver, number: usize) -> Value {
         "url": receiver.url(&format!("/{number}")),
         "event_types": [format!("kind_{number}.*")],
         "rate_limit": null,
-        // Every death of a deliverer may cost an attempt.
+        // Each death of a deliverer may cost an attempt.
         "max_attempts": 20,
         "retry_schedule": [1],
     })
 }
 
-/// Slow enough that something is always under way, and now and then a failure at first.
+/// Slow enough that something is always in flight, with an occasional first failure.
 fn answer(webhook: &Received) -> Reply {
     let status = if webhook.attempt == 1 && webhook.id().ends_with('0') { 500 } else { 200 };
     Reply { delay: Duration::from_millis(100), ..Reply::from(status) }
 }
 
-/// Posts everything and answers the ids of what was acknowledged.
+/// Posts everything and returns the ids of all acknowledged events.
 async fn publish_all(producers: Arc<[Producer; 2]>) -> HashSet<String> {
     let began = Instant::now();
     let publish_share = |first: usize| {
@@ -103,7 +103,7 @@ async fn publish_all(producers: Arc<[Producer; 2]>) -> HashSet<String> {
     accepted
 }
 
-/// Tries the one API and the other, until one of them accepts.
+/// Tries both APIs in turn until one accepts.
 async fn publish(producers: &[Producer; 2], number: usize) -> String {
     let (key, data) = (format!("key-{number}"), json!({ "n": number }));
     let event_type = format!("kind_{}.happened", number % ENDPOINTS);
@@ -112,7 +112,7 @@ async fn publish(producers: &[Producer; 2], number: usize) -> String {
         if let Ok(response) = producer.try_publish(&key, &event_type, &data).await {
             let status = response.status();
             let may_be = [StatusCode::ACCEPTED, StatusCode::SERVICE_UNAVAILABLE].contains(&status);
-            assert!(may_be, "event {number} is answered {status}");
+            assert!(may_be, "event {number} got status {status}");
             if status == StatusCode::ACCEPTED
                 && let Ok(answer) = response.json::<Value>().await
             {
@@ -126,7 +126,7 @@ async fn publish(producers: &[Producer; 2], number: usize) -> String {
     unreachable!("the cycle has no end")
 }
 
-/// Kills one service each second and starts it again at once, or makes Redis forget, until all is calm.
+/// Every second kills a service and restarts it at once, or flushes Redis, until `calm`.
 async fn wreck(
     bed: Bed,
     mut services: [Process; 6],
@@ -135,7 +135,7 @@ async fn wreck(
 ) -> [Process; 6] {
     while calm.run_until_cancelled(sleep(Duration::from_secs(1))).await.is_some() {
         for (service, role) in services.iter_mut().zip(ROLES) {
-            assert!(!service.has_died(), "a {role} has ended by itself");
+            assert!(!service.has_died(), "a {role} has stopped by itself");
         }
         let is_flush = random.random_ratio(1, 8);
         let victim = random.random_range(0..services.len());
@@ -149,14 +149,14 @@ async fn wreck(
     services
 }
 
-/// What is stored, what was acknowledged and what was received must agree.
+/// What is stored, acknowledged and received must agree.
 async fn check(bed: &Bed, receiver: &Receiver, accepted: &HashSet<String>) {
     assert_eq!(bed.count("select count(*) from events").await, EVENTS as i64);
     assert_eq!(bed.count("select count(*) from deliveries").await, EVENTS as i64);
 
     let received = receiver.received();
     let arrived: HashSet<_> = received.iter().map(|webhook| webhook.id().to_owned()).collect();
-    assert_eq!(arrived.symmetric_difference(accepted).count(), 0, "what arrived is what was acknowledged");
+    assert_eq!(arrived.symmetric_difference(accepted).count(), 0, "exactly the acknowledged events arrived");
     let attempts = "select count(*) from delivery_attempts";
     let known = bed.count(&format!("{attempts} where outcome <> 'unknown'")).await;
     let unknown = bed.unknown_attempts().await;

@@ -1,4 +1,4 @@
-//! What the documentation quotes, and what is generated into it. Both stand between comments:
+//! Parts of the documentation that are quoted from files or generated. Both are between comments:
 //!
 //! ```text
 //! <!-- from docs/examples/verify.py -->
@@ -17,13 +17,13 @@ use super::markdown::root;
 const BEGIN: &str = "<!-- from ";
 const END: &str = "<!-- end -->";
 
-/// The text with everything between such comments made anew.
+/// Returns the text with everything between such comments renewed.
 pub(crate) fn renew(text: &str) -> String {
     let mut renewed = String::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once(BEGIN) {
         let (from, after) = after.split_once(" -->").expect("a comment that ends");
-        let (_, after) = after.split_once(END).unwrap_or_else(|| panic!("what is from {from} has no end"));
+        let (_, after) = after.split_once(END).unwrap_or_else(|| panic!("the part from {from} has no end"));
         write!(renewed, "{before}{BEGIN}{from} -->\n{}{END}", made_from(from)).expect("text");
         rest = after;
     }

@@ -17,23 +17,23 @@ pub(crate) struct Document {
     pub(crate) path: PathBuf,
     pub(crate) text: String,
     pub(crate) links: Vec<Link>,
-    /// What a `#` may be followed by.
+    /// The anchors that a link can name after `#`.
     anchors: BTreeSet<String>,
 }
 
-/// A link that is not one to the internet.
+/// A link that does not lead to the internet.
 pub(crate) struct Link {
     pub(crate) target: String,
-    /// The line that it stands in.
+    /// The line that contains it.
     pub(crate) line: String,
-    /// Its text, where that is code.
+    /// Its text, if that is code.
     code: Option<String>,
-    /// The file that it stands in.
+    /// The file that contains it.
     from: PathBuf,
 }
 
 impl Document {
-    /// Every file of the documentation: those of the root and of `script`, and all under `docs`.
+    /// Every file of the documentation: in the root, in `script`, and under `docs`.
     pub(crate) fn all() -> Vec<Self> {
         let mut paths = Vec::new();
         collect(&root(), false, &mut paths);
@@ -85,7 +85,7 @@ impl Document {
         Self { name, path, text, links, anchors }
     }
 
-    /// The cells of the rows of tables whose first cell begins so.
+    /// The cells of all table rows whose first cell begins with `beginning`.
     pub(crate) fn rows_that_begin_with(&self, beginning: &str) -> Vec<Vec<String>> {
         let rows = self.text.lines().filter_map(|line| line.strip_prefix("| "));
         rows.filter(|row| row.starts_with(beginning))
@@ -93,7 +93,7 @@ impl Document {
             .collect()
     }
 
-    /// The words of capitals, digits and `_` that begin so.
+    /// The words of capitals, digits and `_` that begin with `beginning`.
     pub(crate) fn words_that_begin_with(&self, beginning: &str) -> BTreeSet<String> {
         let is_part = |char: char| char.is_ascii_uppercase() || char.is_ascii_digit() || char == '_';
         let words = self.text.split(|char| !is_part(char));
@@ -119,7 +119,7 @@ impl Link {
         path.canonicalize().unwrap_or(path)
     }
 
-    /// What is wrong with it.
+    /// Returns what is wrong with it, or `None`.
     pub(crate) fn mistake(&self, documents: &[Document]) -> Option<String> {
         let path = self.path();
         if !path.exists() {
@@ -134,7 +134,7 @@ impl Link {
         (!has_anchor).then(|| format!("{} has no heading `#{anchor}`", path.display()))
     }
 
-    /// True for a link such as [`name`](src/file.rs), not for [`src/file.rs`](src/file.rs).
+    /// True for a link such as [`name`](src/file.rs), but not for [`src/file.rs`](src/file.rs).
     pub(crate) fn names_something_in_a_source_file(&self) -> bool {
         let is_source = [".rs", ".lua", ".sql"].iter().any(|extension| self.target.ends_with(extension));
         is_source
@@ -144,19 +144,19 @@ impl Link {
                 .is_some_and(|code| !code.contains('/') && !self.target.ends_with(code.as_str()))
     }
 
-    /// The name, without what it is a part of.
+    /// The last part of the name that its text names.
     pub(crate) fn named(&self) -> &str {
         self.code.as_deref().and_then(|code| code.rsplit([':', '.']).next()).unwrap_or_default()
     }
 }
 
-/// True where the line has the number, with commas or without.
+/// True if the line has the number, with or without commas.
 pub(crate) fn has_number(line: &str, number: u64) -> bool {
     let plain = line.replace(',', "");
     plain.split(|char: char| !char.is_ascii_digit()).any(|digits| digits.parse() == Ok(number))
 }
 
-/// What GitHub makes of a heading.
+/// The anchor that GitHub makes from a heading.
 fn anchor(heading: &str) -> String {
     let is_kept = |char: &char| char.is_alphanumeric() || matches!(char, ' ' | '-' | '_');
     heading

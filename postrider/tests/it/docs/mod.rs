@@ -1,5 +1,5 @@
-//! The documentation says what is: its links lead somewhere, the names in it exist, and its tables and
-//! quotations are those of the source.
+//! The documentation is correct: its links lead somewhere, the names in it exist, and its tables and quotations match
+//! the source.
 
 mod generated;
 mod markdown;
@@ -26,8 +26,8 @@ fn every_link_leads_to_an_existing_file_and_anchor() {
     assert!(mistakes.is_empty(), "{}", mistakes.join("\n"));
 }
 
-/// In the documentation, a link to a source file whose text is code names something in that file; and in a
-/// table, the value of a constant that is named so stands in its row.
+/// A link to a source file whose text is code names something in that file. If the link is in a table and names a
+/// constant, its row shows the value of the constant.
 #[test]
 fn links_to_the_source_name_existing_items_with_the_values_shown() {
     let mut mistakes = Vec::new();
@@ -90,7 +90,7 @@ fn exactly_the_existing_metrics_are_explained() {
     );
 }
 
-/// A code that is made in a way which this does not see is found when it is answered: see `Problem::body`.
+/// Codes that are made in a way that this test does not see are checked when they are sent: see `Problem::body`.
 #[test]
 fn the_catalogue_has_exactly_the_error_codes_of_the_source() {
     let catalogue: BTreeSet<String> = ERROR_CODES.iter().map(|entry| entry.code.to_owned()).collect();

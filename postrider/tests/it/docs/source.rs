@@ -7,13 +7,13 @@ use proc_macro2::{Ident, TokenStream, TokenTree};
 
 use super::markdown::root;
 
-/// True where the text has the name as a word of its own.
+/// True if the text has the name as a whole word.
 pub(crate) fn has_word(text: &str, name: &str) -> bool {
     text.split(|char: char| !char.is_alphanumeric() && char != '_').any(|word| word == name)
 }
 
-/// The numbers that a constant is made of: the value of a product, a shift or a `Duration`; each of a list.
-/// None where there is no such constant, or it is something else.
+/// The numbers in a constant: the value of a product, a shift or a `Duration`, or each number of a list. Empty if there
+/// is no such constant or it is something else.
 pub(crate) fn numbers_of_constant(text: &str, name: &str) -> Vec<u64> {
     let Some((_, rest)) = text.split_once(&format!("const {name}: ")) else { return Vec::new() };
     let Some((_, value)) = rest.split_once(" = ") else { return Vec::new() };
@@ -37,10 +37,10 @@ fn evaluate(expression: &str) -> Option<u64> {
     expression.split('*').try_fold(1, |product, factor| Some(product * factor.trim().parse::<u64>().ok()?))
 }
 
-/// The metrics that a crate declares by `metrics!`, with their kinds.
+/// The metrics that a crate declares with `metrics!`, and their kinds.
 ///
 /// # Panics
-/// If a metric is named by a literal anywhere else.
+/// If a literal names a metric anywhere else.
 pub(crate) fn metrics_of(name: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let is_kind = |ident: &Ident| ["counter", "gauge", "histogram"].iter().any(|known| ident == known);
@@ -69,7 +69,7 @@ pub(crate) fn metrics_of(name: &str) -> Vec<(String, String)> {
     found
 }
 
-/// The error codes that the API makes by the functions for it; and all literals outside of the catalogue and
+/// The error codes that the API passes to the functions that make problems, and all literals outside the catalogue and
 /// the examples.
 pub(crate) fn error_codes_and_literals() -> (BTreeSet<String>, BTreeSet<String>) {
     /// Each takes a code as its first argument.
@@ -105,7 +105,7 @@ pub(crate) fn error_codes_and_literals() -> (BTreeSet<String>, BTreeSet<String>)
     (codes, literals)
 }
 
-/// The crates that count something.
+/// The crates that record metrics.
 pub(crate) const CRATES: [&str; 8] = [
     "api",
     "relay",
@@ -117,7 +117,7 @@ pub(crate) const CRATES: [&str; 8] = [
     "postrider",
 ];
 
-/// The source files of a crate but for its tests, the catalogue and the examples of the specification.
+/// The source files of a crate, except its tests, the catalogue and the examples of the specification.
 fn sources_of(name: &str) -> Vec<String> {
     let mut paths = Vec::new();
     collect(&root().join(name).join("src"), &mut paths);
@@ -127,7 +127,7 @@ fn sources_of(name: &str) -> Vec<String> {
     });
     assert!(!paths.is_empty(), "{name} has no source");
     let read = |path: &PathBuf| std::fs::read_to_string(path).expect("a source file");
-    // Tests stand at the end of a file.
+    // Tests are at the end of a file.
     paths
         .iter()
         .map(read)
@@ -146,7 +146,7 @@ fn collect(directory: &Path, paths: &mut Vec<PathBuf>) {
     }
 }
 
-/// Calls `look` with the tokens from each one on, at every depth.
+/// Calls `look` with the tokens from each token on, at every depth.
 fn each_window(text: &str, look: &mut impl FnMut(&[TokenTree])) {
     fn walk(tokens: Vec<TokenTree>, look: &mut impl FnMut(&[TokenTree])) {
         for at in 0..tokens.len() {

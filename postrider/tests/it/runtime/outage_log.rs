@@ -1,4 +1,4 @@
-//! What is logged about an outage.
+//! What services log about an outage.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::support::service::{Process, free_port};
 use crate::support::stack::own_servers;
 use crate::support::{Bed, within};
 
-/// How long a server is away.
+/// How long a server is down.
 const OUTAGE: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -34,7 +34,7 @@ async fn an_outage_is_logged_once_when_it_begins_and_once_when_it_ends() {
     let receiver = Receiver::accepting().await;
     let producer = Producer::new(processes[0].1.listen).await;
     producer.endpoint(json!({"url": receiver.url("/"), "rate_limit": null})).await;
-    // Something to fail with, all the time.
+    // Constant load, so that there is always something that can fail.
     let load = tokio::spawn(async move {
         for number in 0_u64.. {
             let _ = producer.try_publish(&number.to_string(), "user.created", &json!({})).await;
@@ -77,7 +77,7 @@ async fn an_outage_is_logged_once_when_it_begins_and_once_when_it_ends() {
 
 type Logged = (PathBuf, Process);
 
-/// Waits until all have noticed that a server is away, and then as long again as it is to be away.
+/// Waits until all services have noticed that a server is down, and then for `OUTAGE`.
 async fn outage(processes: &[Logged]) {
     for (_, process) in processes {
         within(Duration::from_secs(30), "a service that is not ready", async || {
@@ -94,7 +94,7 @@ async fn outage(processes: &[Logged]) {
     }
 }
 
-/// Waits until all are ready, and have said of everything that it works again.
+/// Waits until all services are ready and have logged that every part works again.
 async fn over(processes: &[Logged], before: &BTreeMap<String, usize>) {
     for (_, process) in processes {
         process.ready().await;
@@ -107,7 +107,7 @@ async fn over(processes: &[Logged], before: &BTreeMap<String, usize>) {
     .await;
 }
 
-/// How many lines each has logged.
+/// The number of lines in each log.
 fn lengths(processes: &[Logged]) -> BTreeMap<String, usize> {
     processes.iter().map(|(path, _)| (name(path), lines(path, &BTreeMap::new()).len())).collect()
 }
@@ -116,14 +116,14 @@ fn name(path: &Path) -> String {
     path.file_name().expect("a name").to_string_lossy().into_owned()
 }
 
-/// What a service has logged since then.
+/// The lines that a service has logged since `before`.
 fn lines(path: &Path, before: &BTreeMap<String, usize>) -> Vec<Value> {
     let text = std::fs::read_to_string(path).expect("a log");
     let skipped = before.get(&name(path)).copied().unwrap_or(0);
     text.lines().skip(skipped).map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
 
-/// By service and part, how long each outage lasted. Fails where one is logged more than once, or other lines repeat.
+/// How long each outage lasted, by service and part. Fails if an outage is logged twice, or if other lines repeat.
 fn outages(
     processes: &[Logged],
     before: &BTreeMap<String, usize>,

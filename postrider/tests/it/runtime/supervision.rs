@@ -1,4 +1,4 @@
-//! A task that panics ends its process.
+//! A task that panics stops its process.
 
 use std::io::{Read as _, Seek as _};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! A log that cannot be written harms nothing.
+//! A log that cannot be written does no harm.
 
 use std::fs::File;
 use std::io::{PipeReader, Write as _};
@@ -11,14 +11,14 @@ use crate::support::producer::Producer;
 use crate::support::receiver::Receiver;
 use crate::support::service::{Process, free_port};
 
-/// What is at the other end of standard error.
+/// What standard error leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Log {
-    /// A disk without room.
+    /// A disk without free space.
     FullDisk,
     /// A pipe whose reader is gone.
     ClosedPipe,
-    /// A pipe that nobody reads.
+    /// A full pipe that is never read.
     FullPipe,
 }
 
@@ -67,7 +67,7 @@ async fn up_delivers_and_stops_cleanly_when_its_log_cannot_be_written() {
     }
 }
 
-/// Delivers webhooks, among them one that makes a handler log a panic, and stops.
+/// Delivers webhooks, one of which makes a handler log a panic, and stops.
 async fn deliver<const N: usize>(bed: &Bed, processes: [Process; N], log: Log) {
     for process in &processes {
         process.ready().await;
@@ -90,5 +90,5 @@ async fn deliver<const N: usize>(bed: &Bed, processes: [Process; N], log: Log) {
         }
         assert!(process.terminate().await, "{log:?}: it exits 0");
     }
-    assert!(has_lost_lines || log == Log::FullPipe, "{log:?}: what is lost is counted");
+    assert!(has_lost_lines || log == Log::FullPipe, "{log:?}: lost lines are counted");
 }

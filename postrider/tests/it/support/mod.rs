@@ -1,7 +1,7 @@
-//! What the tests of the whole share: a database and a Redis prefix of its own for each test, services in
-//! this process or as processes that can be killed, a producer and a receiver.
+//! Support for all tests: a database and a Redis prefix for each test, services in this process or as processes that
+//! can be killed, a producer and a receiver.
 //!
-//! Nothing here sleeps for luck: tests wait for a condition, with a deadline.
+//! Nothing here sleeps and hopes: tests wait for a condition, with a deadline.
 
 #![allow(unreachable_pub, missing_docs, reason = "only tests use it")]
 
@@ -19,15 +19,13 @@ use postrider_store::DatabaseConfig;
 use tokio_postgres::NoTls;
 use uuid::Uuid;
 
-/// How long a test waits for what must happen. Nothing else would make it happen later, so this is long enough for a
-/// machine on which everything takes ten times as long.
+/// How long a test waits for something that must happen. Long enough for a machine that is ten times as slow.
 pub const DEADLINE: Duration = Duration::from_secs(300);
 
-/// How long nothing may happen to any delivery while some are open: what is stranded is found by the audit, after a
-/// minute.
+/// How long deliveries may make no progress while some are open. The audit finds stranded ones after a minute.
 const STILLNESS: Duration = Duration::from_secs(45);
 
-/// Replaces the partitions of a new database: one that ended 40 days ago, one that reaches into next week.
+/// Replaces the partitions of a new database by two: one that ended 40 days ago, and one that reaches into next week.
 pub const OLD_PARTITIONS: &str = "
     do $$
     declare name text;
@@ -39,7 +37,7 @@ pub const OLD_PARTITIONS: &str = "
     select add_partitions(date_trunc('day', now(), 'UTC') - interval '40 days');
     select add_partitions(date_trunc('day', now(), 'UTC') + interval '8 days');";
 
-/// A database and a prefix that no other test uses.
+/// A database and a Redis prefix that no other test uses.
 #[derive(Clone)]
 pub struct Bed {
     pub name: String,
@@ -48,21 +46,21 @@ pub struct Bed {
 }
 
 impl Bed {
-    /// Makes a migrated database on the servers that the environment names.
+    /// Creates a migrated database on the servers that the environment names.
     pub async fn new() -> Self {
         let maintenance = required("POSTRIDER_TEST_DATABASE_URL");
         let redis = required("POSTRIDER_TEST_REDIS_URL");
         Self::on(&maintenance, &redis).await
     }
 
-    /// Makes one on other servers: on those of a test that restarts them.
+    /// Creates a database on other servers, for a test that restarts them.
     pub async fn on(maintenance: &str, redis: &str) -> Self {
         let bed = Self::empty_on(maintenance, redis, "").await;
         bed.migrate().await;
         bed
     }
 
-    /// Makes a database without a schema, with options of `create database`.
+    /// Creates a database without a schema, with these options of `create database`.
     pub async fn empty(options: &str) -> Self {
         let maintenance = required("POSTRIDER_TEST_DATABASE_URL");
         let redis = required("POSTRIDER_TEST_REDIS_URL");
@@ -83,30 +81,30 @@ impl Bed {
         Self { name, source, maintenance: maintenance.to_owned() }
     }
 
-    /// Brings the schema into the database.
+    /// Runs the migrations.
     pub async fn migrate(&self) {
         let config = self.source.read(DatabaseConfig::read).expect("the configuration of a test");
         postrider_store::migrate::migrate(&config).await.expect("the schema");
     }
 
-    /// A connection to look at, or to meddle with, what the services have stored.
+    /// A connection to inspect or change what the services have stored.
     pub async fn sql(&self) -> tokio_postgres::Client {
         connect(&self.database()).await
     }
 
-    /// The same as who owns the tables, where services are somebody else.
+    /// A connection as the owner of the tables, for tests whose services use another role.
     pub async fn sql_as_owner(&self) -> tokio_postgres::Client {
         let mut config: tokio_postgres::Config =
             with_database(&self.maintenance, &self.name).parse().expect("a URL");
         connect(config.options("-c search_path=postrider,public")).await
     }
 
-    /// The server, by the database that no test uses.
+    /// The URL of the server, with a database that no test uses.
     pub fn maintenance(&self) -> &str {
         &self.maintenance
     }
 
-    /// The database, seen from where its tables are.
+    /// The configuration of a connection whose search path finds the tables.
     pub fn database(&self) -> tokio_postgres::Config {
         let url = self.source.get("DATABASE_URL").expect("it was set");
         let mut config: tokio_postgres::Config = url.parse().expect("a URL");
@@ -117,14 +115,14 @@ impl Bed {
     /// A connection to the test's Redis.
     pub async fn redis(&self) -> redis::aio::MultiplexedConnection {
         let client = redis::Client::open(self.source.get("REDIS_URL").expect("it was set")).expect("a URL");
-        // Looking at all keys, of all tests beside, may take a while.
+        // Scanning all keys, including those of other tests, can take a while.
         let config = redis::AsyncConnectionConfig::new()
             .set_connection_timeout(Some(DEADLINE))
             .set_response_timeout(Some(DEADLINE));
         client.get_multiplexed_async_connection_with_config(&config).await.expect("Redis")
     }
 
-    /// Removes every key of this test from Redis at once: what FLUSHALL does to an installation of its own.
+    /// Removes every key of this test from Redis at once, as FLUSHALL does in a real installation.
     pub async fn flush(&self) {
         let script = "for _, key in ipairs(redis.call('KEYS', ARGV[1])) do redis.call('DEL', key) end";
         let mut redis = self.redis().await;
@@ -133,12 +131,12 @@ impl Bed {
         let () = flush.expect("flushed");
     }
 
-    /// True when Redis holds no id, neither waiting nor reserved.
+    /// True if Redis holds no id, neither waiting nor reserved.
     pub async fn is_queue_empty(&self) -> bool {
         !self.queue_holds(b":q:").await && !self.queue_holds(b":r:").await
     }
 
-    /// True when Redis holds ids that wait (`:q:`) or that are reserved (`:r:`).
+    /// True if Redis holds ids that wait (`:q:`) or that are reserved (`:r:`).
     pub async fn queue_holds(&self, kind: &[u8; 3]) -> bool {
         let mut redis = self.redis().await;
         let keys: Vec<Vec<u8>> =
@@ -146,7 +144,7 @@ impl Bed {
         keys.iter().any(|key| key.windows(3).any(|part| part == kind))
     }
 
-    /// Waits until all deliveries have succeeded, and none was stranded.
+    /// Waits until all deliveries have succeeded and none was stranded.
     pub async fn all_succeeded(&self, count: i64) {
         let succeeded = "select count(*) from deliveries where status = 'succeeded'";
         self.without_stillness(&format!("{count} deliveries to succeed"), async || {
@@ -155,7 +153,7 @@ impl Bed {
         .await;
     }
 
-    /// Waits for `condition`, as long as deliveries get on.
+    /// Waits for `condition` while deliveries make progress.
     pub async fn without_stillness<T>(&self, what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
         let steps = "select count(completed_at) + coalesce(sum(attempt_count), 0)::bigint from deliveries";
         let (mut before, mut since) = (0, Instant::now());
@@ -167,22 +165,22 @@ impl Bed {
             if now != before {
                 (before, since) = (now, Instant::now());
             }
-            assert!(since.elapsed() < STILLNESS, "for {STILLNESS:?} nothing has moved, waiting for: {what}");
+            assert!(since.elapsed() < STILLNESS, "no progress for {STILLNESS:?} while waiting for: {what}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    /// Attempts of which nobody knows what came.
+    /// Counts the attempts with the outcome `unknown`.
     pub async fn unknown_attempts(&self) -> i64 {
         self.count("select count(*) from delivery_attempts where outcome = 'unknown'").await
     }
 
-    /// One number out of the database.
+    /// Returns one number from the database.
     pub async fn count(&self, query: &str) -> i64 {
         self.sql().await.query_one(query, &[]).await.expect("a count").get(0)
     }
 
-    /// Removes the database.
+    /// Drops the database.
     pub async fn finish(self) {
         let client = connect(&self.maintenance.parse().expect("a URL")).await;
         let _ = client.batch_execute(&format!("drop database {} with (force)", self.name)).await;
@@ -190,24 +188,24 @@ impl Bed {
     }
 }
 
-/// Waits until `condition` gives something, or fails with `what` was waited for.
+/// Waits until `condition` returns a value. Fails with a message that says `what` it waited for.
 pub async fn eventually<T>(what: &str, condition: impl AsyncFnMut() -> Option<T>) -> T {
     within(DEADLINE, what, condition).await
 }
 
-/// As [`eventually`], with a deadline of its own.
+/// Like [`eventually`], with this deadline.
 pub async fn within<T>(deadline: Duration, what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
         if let Some(value) = condition().await {
             return value;
         }
-        assert!(started.elapsed() < deadline, "after {deadline:?} still waiting for: {what}");
+        assert!(started.elapsed() < deadline, "still waiting after {deadline:?} for: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// Connects; the connection lives as long as the client.
+/// Connects. The connection lives as long as the client.
 pub async fn connect(config: &tokio_postgres::Config) -> tokio_postgres::Client {
     let (client, connection) = config.connect(NoTls).await.expect("PostgreSQL");
     tokio::spawn(connection);
@@ -220,7 +218,7 @@ fn required(variable: &str) -> String {
     })
 }
 
-/// The same server, another database: for URLs and for `key=value` forms.
+/// Returns the same server with another database. Accepts URLs and the `key=value` form.
 fn with_database(url: &str, name: &str) -> String {
     match url::Url::parse(url) {
         Ok(mut url) if url.scheme().starts_with("postgres") => {

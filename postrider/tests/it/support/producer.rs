@@ -1,4 +1,4 @@
-//! A producer: what a team does with the public API.
+//! A producer: uses the public API as a team would.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ pub struct Producer {
 }
 
 impl Producer {
-    /// The admin of an API on loopback: no credential.
+    /// The admin of an API on loopback, without a credential.
     pub fn admin(api: SocketAddr) -> Self {
         let client = reqwest::Client::builder().no_proxy().build().expect("a client");
         Self { api, client, key: None, application_id: String::new() }
@@ -38,12 +38,12 @@ impl Producer {
         }
     }
 
-    /// Reads; panics unless it is answered 200.
+    /// Sends a GET. Panics unless the status is 200.
     pub async fn get(&self, path: &str) -> Value {
         expect(sent(|| self.request(Method::GET, path)).await, StatusCode::OK).await
     }
 
-    /// Posts; panics unless it is answered 201 or 202.
+    /// Sends a POST. Panics unless the status is 201 or 202.
     pub async fn post(&self, path: &str, body: &Value) -> Value {
         let response = sent(|| self.request(Method::POST, path).json(body)).await;
         if ![StatusCode::CREATED, StatusCode::ACCEPTED].contains(&response.status()) {
@@ -52,7 +52,7 @@ impl Producer {
         response.json().await.expect("a JSON body")
     }
 
-    /// Posts what must be refused; answers the status and the problem.
+    /// Sends a POST that must be refused. Returns the status and the problem.
     pub async fn refused(&self, path: &str, body: &Value) -> (StatusCode, Value) {
         let response = self.request(Method::POST, path).json(body).send().await.expect("an answer");
         let status = response.status();
@@ -61,12 +61,12 @@ impl Producer {
         (status, response.json().await.expect("a problem body"))
     }
 
-    /// Creates an endpoint and answers it, with its secret.
+    /// Creates an endpoint and returns it, including its secret.
     pub async fn endpoint(&self, settings: Value) -> Value {
         self.post(&format!("/v1/applications/{}/endpoints", self.application_id), &settings).await
     }
 
-    /// Posts an event under a key, whatever the answer.
+    /// Posts an event under a key, whatever the response.
     pub async fn try_publish(&self, key: &str, event_type: &str, data: &Value) -> reqwest::Result<Response> {
         self.publish_request(key, event_type, data).send().await
     }
@@ -77,14 +77,14 @@ impl Producer {
             .json(&json!({"event_type": event_type, "data": data}))
     }
 
-    /// Posts an event under a new key; panics unless it is accepted. Answers what the API did.
+    /// Posts an event under a new key and returns the response. Panics unless the event is accepted.
     pub async fn publish(&self, event_type: &str, data: Value) -> Value {
         let key = Uuid::new_v4().to_string();
         let response = sent(|| self.publish_request(&key, event_type, &data)).await;
         expect(response, StatusCode::ACCEPTED).await
     }
 
-    /// As a careful producer: again and again under the same key until it is accepted.
+    /// Posts an event as a careful producer does: repeatedly under the same key, until it is accepted.
     pub async fn publish_until_accepted(&self, key: &str, event_type: &str, data: &Value) -> Value {
         let started = Instant::now();
         loop {
@@ -119,7 +119,7 @@ impl Producer {
     }
 }
 
-/// Sends a request, and again while the API is too busy, as a client has to: a slow machine is no fault.
+/// Sends a request, and repeats it while the API is too busy, as a client has to. A slow machine is not a failure.
 pub async fn sent(request: impl Fn() -> reqwest::RequestBuilder) -> Response {
     let started = Instant::now();
     loop {
@@ -134,11 +134,11 @@ pub async fn sent(request: impl Fn() -> reqwest::RequestBuilder) -> Response {
 
 /// The text of a JSON string.
 pub fn text(value: &Value) -> String {
-    value.as_str().unwrap_or_else(|| panic!("{value} is no text")).to_owned()
+    value.as_str().unwrap_or_else(|| panic!("{value} is not a string")).to_owned()
 }
 
 fn list(page: Value) -> Vec<Value> {
-    page["data"].as_array().unwrap_or_else(|| panic!("{page} is no page")).clone()
+    page["data"].as_array().unwrap_or_else(|| panic!("{page} is not a page")).clone()
 }
 
 async fn expect(response: Response, status: StatusCode) -> Value {

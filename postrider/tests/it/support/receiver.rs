@@ -1,4 +1,5 @@
-//! A receiver that keeps what it got, verifies it with the field's own library, and answers as it is told.
+//! A receiver that keeps every request, verifies it with the standard library for Standard Webhooks, and responds as
+//! its test says.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -17,7 +18,7 @@ pub struct Received {
     pub query: String,
     pub headers: HeaderMap,
     pub body: Vec<u8>,
-    /// Which one of its `webhook-id` and path it is, from 1.
+    /// The number of this request among those with the same `webhook-id` and path, from 1.
     pub attempt: usize,
     pub at: std::time::Instant,
 }
@@ -42,7 +43,7 @@ impl Received {
     }
 }
 
-/// What is answered.
+/// A response.
 #[derive(Clone)]
 pub struct Reply {
     pub status: u16,
@@ -59,7 +60,7 @@ impl From<u16> for Reply {
 
 type Answer = dyn Fn(&Received) -> Reply + Send + Sync;
 
-/// A receiver on a port of its own; it stops when it is dropped.
+/// A receiver on its own port. It stops when it is dropped.
 pub struct Receiver {
     pub address: SocketAddr,
     state: Arc<State>,
@@ -73,7 +74,7 @@ struct State {
 }
 
 impl Receiver {
-    /// Answers every request as `answer` says.
+    /// Starts a receiver that responds to each request with the result of `answer`.
     pub async fn start<R: Into<Reply>>(answer: impl Fn(&Received) -> R + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -90,7 +91,7 @@ impl Receiver {
         Self { address, state, task }
     }
 
-    /// Answers 204 to everything.
+    /// Starts a receiver that responds 204 to everything.
     pub async fn accepting() -> Self {
         Self::start(|_| 204).await
     }
@@ -99,7 +100,7 @@ impl Receiver {
         format!("http://{}{path}", self.address)
     }
 
-    /// Everything so far, in order of arrival.
+    /// All requests so far, in order of arrival.
     pub fn received(&self) -> Vec<Received> {
         self.state.received.lock().expect("the lock").clone()
     }
@@ -108,7 +109,7 @@ impl Receiver {
         self.state.received.lock().expect("the lock").len()
     }
 
-    /// Waits for `count` requests, and answers all there are.
+    /// Waits for `count` requests, and returns all that have arrived.
     pub async fn wait_for(&self, count: usize) -> Vec<Received> {
         super::eventually(&format!("{count} webhooks"), async || {
             (self.count() >= count).then(|| self.received())

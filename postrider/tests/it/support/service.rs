@@ -1,4 +1,4 @@
-//! Services: in this process, or as processes that can be killed.
+//! Services, in this process or as processes that can be killed.
 
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Bed;
 
-/// One recorder for the process, however many services it runs.
+/// One metrics recorder for the process, however many services it runs.
 fn metrics() -> PrometheusHandle {
     static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
     METRICS
@@ -39,12 +39,12 @@ pub struct Services {
 }
 
 impl Services {
-    /// One of each.
+    /// Starts one of each service.
     pub async fn start(bed: &Bed) -> Self {
         Self::start_with(bed, &[]).await
     }
 
-    /// One of each, with settings of their own.
+    /// Starts one of each service with these settings.
     pub async fn start_with(bed: &Bed, settings: &[(&'static str, &str)]) -> Self {
         let mut services = Self::api_alone(bed, settings).await;
         services.relay(bed, settings);
@@ -52,7 +52,7 @@ impl Services {
         services
     }
 
-    /// The API alone.
+    /// Starts only the API.
     pub async fn api_alone(bed: &Bed, settings: &[(&'static str, &str)]) -> Self {
         let config = with(&bed.source, settings).read(ApiConfig::read).expect("the configuration");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -85,11 +85,11 @@ impl Services {
         }));
     }
 
-    /// Stops all of them in good order.
+    /// Stops all services, and expects a clean shutdown.
     pub async fn stop(self) {
         self.shutdown.cancel();
         for task in self.tasks {
-            task.await.expect("a service that stops in good order");
+            task.await.expect("a service that stops cleanly");
         }
     }
 }
@@ -102,7 +102,7 @@ fn with(source: &Source, settings: &[(&'static str, &str)]) -> Source {
     source
 }
 
-/// A service as a process of its own, killed when it is dropped.
+/// A service as its own process, which is killed when this is dropped.
 pub struct Process {
     child: Child,
     pub listen: SocketAddr,
@@ -114,14 +114,14 @@ impl Process {
         Self::start_at(bed, role, free_port(), environment)
     }
 
-    /// Starts it where one ran before.
+    /// Starts it at the address of one that ran before.
     pub fn start_at(bed: &Bed, role: &str, listen: SocketAddr, environment: &[(&str, &str)]) -> Self {
         let is_shown = std::env::var_os("POSTRIDER_TEST_LOGS").is_some();
         let stderr = if is_shown { Stdio::inherit() } else { Stdio::null() };
         Self::start_logging(bed, role, listen, environment, stderr)
     }
 
-    /// Starts it with a log of its own.
+    /// Starts it with this log.
     pub fn start_logging(
         bed: &Bed,
         role: &str,
@@ -133,7 +133,7 @@ impl Process {
         Self::spawn(command, bed, role, listen, environment, log)
     }
 
-    /// Starts it with so many descriptors at most.
+    /// Starts it with at most this many file descriptors.
     pub fn start_limited(
         bed: &Bed,
         role: &str,
@@ -162,7 +162,7 @@ impl Process {
             }
         }
         command.env(format!("POSTRIDER_{}_LISTEN", role.to_ascii_uppercase()), listen.to_string());
-        // `up` serves where its API does.
+        // `up` serves health and metrics on the address of its API.
         command.env("POSTRIDER_API_LISTEN", listen.to_string());
         command.env_remove("FAILPOINTS");
         command.stderr(log);
@@ -174,13 +174,13 @@ impl Process {
         self.child.id()
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    /// SIGTERM, and whether it exited 0 in the end.
+    /// Sends SIGTERM, waits for the end, and returns whether the status was 0.
     pub async fn terminate(mut self) -> bool {
         let status = Command::new("kill").arg(self.child.id().to_string()).status().expect("kill");
         assert!(status.success());
@@ -189,17 +189,17 @@ impl Process {
             .success()
     }
 
-    /// True once it is dead.
+    /// True once the process has ended.
     pub fn has_died(&mut self) -> bool {
         self.child.try_wait().expect("its status").is_some()
     }
 
-    /// Waits until it is dead, as at a failpoint.
+    /// Waits until the process has ended, as at a failpoint.
     pub async fn died(&mut self) -> ExitStatus {
         super::eventually("the death of a process", async || self.child.try_wait().expect("its status")).await
     }
 
-    /// What it says of itself at `/health/…`; `None`: it does not listen yet.
+    /// Returns the response of `/health/…`, or `None` if the process does not listen yet.
     pub async fn health(&self, what: &str) -> Option<(u16, Value)> {
         let client = reqwest::Client::builder().no_proxy().build().expect("a client");
         let response = client.get(format!("http://{}/health/{what}", self.listen)).send().await.ok()?;
@@ -207,7 +207,7 @@ impl Process {
         Some((status, response.json().await.expect("JSON")))
     }
 
-    /// Waits until it says that it is ready.
+    /// Waits until it reports that it is ready.
     pub async fn ready(&self) {
         super::eventually("a service that is ready", async || {
             let (status, _) = self.health("ready").await?;
@@ -223,21 +223,21 @@ impl Drop for Process {
     }
 }
 
-/// A port that was free a moment ago, and that no outgoing connection is given meanwhile.
+/// A port that was free a moment ago and that the system does not give to outgoing connections.
 pub fn free_port() -> SocketAddr {
     let mut candidates = std::iter::repeat_with(|| rand::random_range(20_000..32_000));
     let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    SocketAddr::from(([127, 0, 0, 1], candidates.find(is_free).expect("it tries for ever")))
+    SocketAddr::from(([127, 0, 0, 1], candidates.find(is_free).expect("it retries until it succeeds")))
 }
 
-/// A wall clock of its own for a process, which can be set while the process runs.
+/// A wall clock for a process, which can be set while the process runs.
 pub struct Clock {
     library: String,
     file: tempfile::NamedTempFile,
 }
 
 impl Clock {
-    /// A clock that is off by so much, such as `+1d`; `None` where the library for it is not installed.
+    /// A clock with this offset, such as `+1d`, or `None` if libfaketime is not installed.
     pub fn new(offset: &str) -> Option<Self> {
         let library = glob("/usr/lib", "faketime/libfaketimeMT.so.1")?;
         let clock = Self { library, file: tempfile::NamedTempFile::new().expect("a file") };
@@ -245,12 +245,12 @@ impl Clock {
         Some(clock)
     }
 
-    /// Lets it step.
+    /// Makes the clock step to this offset.
     pub fn set(&self, offset: &str) {
         std::fs::write(self.file.path(), offset).expect("written");
     }
 
-    /// The environment of a process that goes by it. The monotonic clock stays true.
+    /// The environment of a process that uses this clock. Its monotonic clock is not changed.
     pub fn environment(&self) -> [(&'static str, &str); 4] {
         [
             ("LD_PRELOAD", &self.library),
@@ -261,7 +261,7 @@ impl Clock {
     }
 }
 
-/// The first `directory/*/rest` that exists.
+/// Returns the first `directory/*/rest` that exists.
 fn glob(directory: &str, rest: &str) -> Option<String> {
     let entries = std::fs::read_dir(directory).ok()?;
     let candidates = entries.flatten().map(|entry| entry.path().join(rest));

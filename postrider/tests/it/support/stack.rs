@@ -26,7 +26,7 @@ impl Stack {
     }
 }
 
-/// Servers of its own, for a test that stops them.
+/// Starts servers for a test that stops them.
 pub async fn own_servers() -> (tempfile::TempDir, Embedded) {
     let directory = tempfile::Builder::new().prefix("postrider-chaos").tempdir().expect("a directory");
     let options = Options { fsync: false, end_on_drop: true, track_statements: false };

@@ -1,4 +1,4 @@
-//! A way to PostgreSQL that can be cut.
+//! A connection to PostgreSQL that can be cut.
 
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::watch;
@@ -7,9 +7,9 @@ use tokio_postgres::config::Host;
 
 use super::Bed;
 
-/// A way to the database of a test that can be cut so that neither end is told, or closed.
+/// A proxy to the database of a test. It can be closed, or cut so that neither end notices.
 pub struct Wire {
-    /// The database at the near end.
+    /// The URL of the database at the near end.
     pub url: String,
     state: watch::Sender<State>,
     accepting: JoinHandle<()>,
@@ -44,17 +44,17 @@ impl Wire {
         Self { url, state, accepting }
     }
 
-    /// From now on nothing is carried over the connections that there are.
+    /// Stops carrying data on all existing connections, without closing them.
     pub fn cut(&self) {
         self.state.send_modify(|state| state.cuts += 1);
     }
 
-    /// Takes no more connections.
+    /// Accepts no more connections.
     pub fn close(&self) {
         self.state.send_modify(|state| state.is_closed = true);
     }
 
-    /// Takes connections again.
+    /// Accepts connections again.
     pub fn open(&self) {
         self.state.send_modify(|state| state.is_closed = false);
     }
@@ -66,7 +66,7 @@ impl Drop for Wire {
     }
 }
 
-/// Carries until an end is closed, or the wire is cut: then both ends stay open, and nothing moves.
+/// Carries data until an end is closed or the wire is cut. After a cut both ends stay open, and nothing moves.
 async fn carry(mut client: TcpStream, config: tokio_postgres::Config, mut states: watch::Receiver<State>) {
     let cuts = states.borrow().cuts;
     let cut = async move {
@@ -91,6 +91,6 @@ async fn carry(mut client: TcpStream, config: tokio_postgres::Config, mut states
             Err(error) => Err(error),
         },
     };
-    // Whoever is at the near end sees its connection closed.
+    // The client at the near end sees its connection closed.
     drop(carried);
 }
