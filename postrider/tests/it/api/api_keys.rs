@@ -1,4 +1,4 @@
-//! API keys and admin tokens: scopes, expiry, last use, and revocation that holds everywhere at once.
+//! API keys and admin tokens: scopes, expiry, last use, and revocation that takes effect everywhere at once.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::Method;
@@ -62,7 +62,7 @@ async fn a_key_can_do_what_its_scopes_allow() {
         let answer = producer.try_publish(&format!("{status}"), "a", &json!({})).await.expect("an answer");
         assert_eq!(answer.status(), status);
     }
-    // A key cannot give what it has not.
+    // A key cannot grant a scope that it does not have.
     let more = json!({"name": "more", "scopes": ["manage", "publish"]});
     assert_eq!(
         manage.refusal(Method::POST, &all.path("/api-keys"), Some(&more), 403).await,
@@ -96,7 +96,7 @@ async fn a_key_is_listed_by_its_prefix_and_last_use_and_never_shown_again() {
     let stored = format!("select count(*) from api_keys k where k::text like '%{}%'", &key[11..]);
     assert_eq!(bed.count(&stored).await, 0, "only its hash is stored");
 
-    // The last use is written now and then, and at the end.
+    // The last use is written now and then, and at shutdown.
     let user = producer.with_key(key);
     user.publish("a", json!({})).await;
     services.stop().await;
@@ -144,7 +144,7 @@ async fn a_revoked_or_expired_key_is_refused_by_every_api_at_once() {
     }
     let past = json!({"name": "x", "expires_at": "2020-01-01T00:00:00Z"});
     assert_eq!(producer.refusal(Method::POST, &keys, Some(&past), 422).await, "validation_failed");
-    // A key may revoke itself.
+    // A key can revoke itself.
     let own = producer.get(&keys).await["data"].as_array().expect("a page").clone();
     let own = own.iter().find(|key| key["name"] == "default").expect("the first key");
     producer.delete(&format!("{keys}/{}", text(&own["id"]))).await;
@@ -200,7 +200,7 @@ async fn an_application_has_at_most_a_hundred_keys() {
     let mut statuses = Vec::new();
     for request in tries.collect::<Vec<_>>() {
         let status = request.await.expect("no panic");
-        // Those that wait for their turn too long are told to try again.
+        // Requests that wait too long for their turn get a 503.
         assert!(matches!(status, 201 | 409 | 503), "{status}");
         statuses.push(status);
     }
@@ -243,11 +243,11 @@ async fn cross_site_requests_without_a_credential_are_refused() {
             let problem: Value = response.json().await.expect("a problem");
             assert_eq!(problem["code"], "cross_site_request");
         }
-        // With a credential the page is one that was given it.
+        // With a credential, a cross-site page was given access.
         let request = producer.request(Method::GET, &producer.path("")).header(name, value);
         assert_eq!(request.send().await.expect("a response").status(), 200, "{name}: {value}");
     }
-    // Swagger UI, an address typed into the browser, and what is no browser.
+    // Swagger UI, an address typed into the browser, and clients that are not browsers.
     for headers in [
         vec![("sec-fetch-site", "same-origin"), ("origin", own.as_str())],
         vec![("sec-fetch-site", "none")],

@@ -1,4 +1,4 @@
-//! Applications: named, changed, stopped and deleted with all that is theirs.
+//! Applications are named, changed, deactivated, and deleted with all their data.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::support::{Bed, eventually};
 
 const TOKEN: &str = "an-admin-token-of-tests";
 
-/// Services with an admin token, and the admin.
+/// Starts services with an admin token. Returns them and the admin.
 async fn start(bed: &Bed) -> (Services, Producer) {
     let services = Services::start_with(bed, &[("POSTRIDER_ADMIN_TOKEN", TOKEN)]).await;
     let admin = Producer::admin(services.api).with_key(TOKEN);
@@ -91,7 +91,7 @@ async fn the_admin_can_change_everything_in_an_application_and_its_keys_only_som
     assert_eq!((&changed["name"], &changed["uid"]), (&json!("Acme Ltd"), &json!("acme")));
     assert_eq!(changed["metadata"], json!({"plan": "pro"}));
     assert_eq!(producer.patch(&path, &json!({"metadata": null})).await["metadata"], json!({}));
-    // What is there already may be sent back.
+    // Fields that a key may not change are accepted when their value is unchanged.
     let same = json!({"name": "Acme", "uid": "acme", "is_active": true});
     producer.patch(&path, &same).await;
     for body in [json!({"uid": "mine"}), json!({"uid": null}), json!({"is_active": false})] {
@@ -144,7 +144,7 @@ async fn an_inactive_application_cannot_publish_but_accepted_events_still_arrive
     bed.finish().await;
 }
 
-/// What is left of an application in every table that holds anything of one.
+/// Counts the rows of an application in every table that can hold any.
 async fn left_of(bed: &Bed, application: &str) -> Vec<(&'static str, i64)> {
     let sql = bed.sql().await;
     let mut counts = Vec::new();
@@ -193,7 +193,7 @@ async fn a_deleted_application_stops_at_once_and_all_its_data_is_removed() {
     for number in 0..50 {
         producer.publish("a", json!({"n": number})).await;
     }
-    eventually("a webhook under way", async || {
+    eventually("a webhook in flight", async || {
         receiver.received().iter().any(|webhook| webhook.path == "/slow").then_some(())
     })
     .await;
@@ -217,7 +217,7 @@ async fn a_deleted_application_stops_at_once_and_all_its_data_is_removed() {
         ["events", "deliveries", "idempotency_keys"].iter().all(|table| is_gone(table)).then_some(())
     })
     .await;
-    // An event that was being accepted meanwhile shows up late.
+    // An event that was being accepted at the same time appears late.
     let late = format!(
         "insert into deliveries (id, application_id, event_id, endpoint_id, event_type, max_attempts)
          values (first_id(now()), '{0}', first_id(now()), first_id(now()), 'a', 5)",
@@ -236,7 +236,7 @@ async fn a_deleted_application_stops_at_once_and_all_its_data_is_removed() {
                         + (select count(*) from outbox where endpoint_id not in (select id from endpoints))";
     assert_eq!(bed.count(orphans).await, 0);
 
-    // Others do not notice, and the audit log stays.
+    // Other applications are not affected, and the audit log stays.
     other.delivery_in(&kept, "succeeded").await;
     again.get(&again.path("")).await;
     let log = admin.get("/v1/audit-log?limit=250").await;
@@ -255,11 +255,11 @@ async fn a_deleted_application_stops_at_once_and_all_its_data_is_removed() {
     );
     services.stop().await;
     let sent = sent_slowly();
-    assert!(sent <= sent_until_then + 1, "{sent} were sent, {sent_until_then} of them before");
+    assert!(sent <= sent_until_then + 1, "{sent} webhooks were sent, {sent_until_then} of them before");
     bed.finish().await;
 }
 
-/// Steps are bounded, and each is a transaction of its own: killed in between, the next relay goes on.
+/// Steps are bounded, and each is its own transaction. If a relay is killed in between, the next one continues.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_purge_resumes_where_a_killed_relay_stopped() {
     let bed = Bed::new().await;
@@ -297,7 +297,7 @@ async fn a_purge_resumes_where_a_killed_relay_stopped() {
     let mut services = services;
     services.relay(&bed, &[]);
     services.relay(&bed, &[]);
-    eventually("an empty house", async || {
+    eventually("all rows to be removed", async || {
         let passes = "update cleanups set created_at = now() - interval '2 minutes', not_before = now() where not_before > now()";
         bed.sql().await.batch_execute(passes).await.expect("time passes");
         (bed.count("select count(*) from cleanups").await == 0).then_some(())

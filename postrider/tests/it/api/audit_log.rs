@@ -133,7 +133,7 @@ async fn actions_on_deliveries_and_event_types_are_logged_too() {
     assert_eq!(of_type[1].2, json!({"description": "b"}));
     assert_eq!(of_type[2].2["example"].to_string(), r#"{"n":12345678901234567890}"#);
 
-    // The log is kept for ever: of what is long, the beginning is.
+    // The log is kept forever, so that only the beginning of long values is stored.
     let example = of("a.c").await[0].2["example"].clone();
     assert_eq!(example["bytes"], 10_012);
     assert!(text(&example["beginning"]).starts_with(r#"{"text": "xxx"#));

@@ -1,4 +1,4 @@
-//! Endpoints are changed, disabled, enabled and deleted, and the pipeline follows.
+//! Endpoints are changed, disabled, enabled and deleted, and their deliveries follow.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::support::receiver::{Receiver, Reply};
 use crate::support::service::Services;
 use crate::support::{Bed, eventually};
 
-/// A receiver's answer after a while.
+/// A response after a delay.
 fn slowly(status: u16, delay: Duration) -> Reply {
     Reply { delay, ..status.into() }
 }
@@ -76,7 +76,7 @@ async fn a_change_keeps_absent_fields_and_resets_null_fields() {
         let (status, problem) = producer.call(Method::PATCH, &path, Some(&body)).await;
         assert_eq!((status.as_u16(), &problem["errors"][0]["field"]), (422, &json!(field)), "{problem}");
     }
-    assert_eq!(producer.get(&path).await, reset, "what was refused has changed nothing");
+    assert_eq!(producer.get(&path).await, reset, "the refused change has changed nothing");
     services.stop().await;
     bed.finish().await;
 }
@@ -118,8 +118,8 @@ async fn deliveries_that_wait_for_a_disabled_endpoint_are_sent_when_it_is_enable
     let disabled = producer.patch(&path, &json!({"is_active": false, "disabled_reason": "they moved"})).await;
     assert_eq!((&disabled["is_active"], &disabled["disabled_reason"]), (&json!(false), &json!("they moved")));
     assert_eq!(producer.publish("a", json!({})).await["deliveries_queued"], 0);
-    // What is under way ends as usual; the rest is parked.
-    eventually("parked deliveries and nothing under way", async || {
+    // What is in flight ends as usual. The rest is parked.
+    eventually("parked deliveries and nothing in flight", async || {
         let count = "select count(*) from deliveries where lease_id is not null";
         let parked = bed.count("select count(*) from outbox where parked").await;
         let open = bed.count("select count(*) from deliveries where completed_at is null").await;
@@ -155,7 +155,7 @@ async fn deliveries_that_waited_their_turn_are_sent_when_ordering_is_turned_off(
     }
     producer.delivery_in(&events[0], "failed").await;
     assert_eq!(producer.delivery_in(&events[4], "pending").await["waiting_for"], "order");
-    eventually("that nobody looks at the endpoint", async || {
+    eventually("no pending look at the endpoint", async || {
         let queued = bed.count("select count(*) from outbox where due_at <= now()").await;
         (queued == 0 && bed.is_queue_empty().await).then_some(())
     })
@@ -196,9 +196,9 @@ async fn open_deliveries_are_cancelled_on_request() {
         assert!(text(&cancelled["last_error"]).contains("disabled"), "{cancelled}");
         assert_eq!(cancelled["next_retry_at"], Value::Null);
     }
-    // The one that was under way: its attempt is recorded, and it stays cancelled.
+    // The delivery that was in flight: its attempt is recorded, and it stays cancelled.
     let under_way = producer.deliveries(&events[1]).await.remove(0);
-    let attempt = eventually("the attempt that was under way", async || {
+    let attempt = eventually("the attempt that was in flight", async || {
         producer.attempts(&under_way).await.into_iter().next()
     })
     .await;
@@ -234,7 +234,7 @@ async fn a_deleted_endpoint_gets_nothing_more_and_its_open_deliveries_are_cancel
     .await;
     producer.publish("a", json!({"n": 2})).await;
     producer.publish("a", json!({"n": 3})).await;
-    // One has failed, one is under way, one waits.
+    // One has failed, one is in flight, one waits.
     receiver.wait_for(4).await;
 
     producer.delete(&path).await;
@@ -252,7 +252,7 @@ async fn a_deleted_endpoint_gets_nothing_more_and_its_open_deliveries_are_cancel
     assert!(listed.iter().all(|delivery| delivery["last_error"] == "the endpoint was deleted"));
     assert_eq!(listed[2]["event_id"], failed["event_id"]);
 
-    // A minute later everything is settled, and the endpoint goes for good.
+    // A minute later everything is settled, and the endpoint is removed.
     let sql = bed.sql().await;
     sql.execute("update cleanups set created_at = now() - interval '2 minutes', not_before = now()", &[])
         .await
@@ -294,13 +294,13 @@ async fn only_the_receiver_sees_the_value_of_a_sensitive_header() {
     let sent = producer.attempts(&delivery).await.remove(0)["request_headers"].clone();
     assert!(sent.to_string().contains(r#"{"name":"authorization","value":"***"}"#), "{sent}");
 
-    // What was read can be written: `***` keeps the value.
+    // A response can be sent back: `***` keeps the value.
     let change = json!({"headers": {"authorization": "***", "x-team": "red"}});
     assert_eq!(producer.patch(&path, &change).await["headers"]["authorization"], "***");
     producer.publish("a", json!({})).await;
     let webhook = receiver.wait_for(2).await.remove(1);
     assert_eq!((webhook.header("authorization"), webhook.header("x-team")), ("Bearer very-secret", "red"));
-    // It cannot become readable without being sent anew.
+    // A header cannot stop being sensitive unless its value is sent again.
     let (status, problem) =
         producer.call(Method::PATCH, &path, Some(&json!({"sensitive_headers": []}))).await;
     assert_eq!((status.as_u16(), &problem["errors"][0]["field"]), (422, &json!("sensitive_headers")));
@@ -408,7 +408,7 @@ async fn statistics_count_their_window_and_say_how_far_back_they_reach() {
         assert!(percentile("p50") <= percentile("p95") && percentile("p95") <= percentile("p99"));
     }
 
-    // What lies before the window is not counted.
+    // Attempts before the window are not counted.
     let sql = bed.sql().await;
     sql.execute("update deliveries set created_at = now() - interval '2 hours'", &[])
         .await
@@ -423,7 +423,7 @@ async fn statistics_count_their_window_and_say_how_far_back_they_reach() {
     bed.finish().await;
 }
 
-/// One that takes 2,000 steps or so behind `[*]`, and cannot be cheaper.
+/// A filter that takes about 2,000 steps behind `[*]` and cannot be cheaper.
 fn costly_filter(values: usize) -> Value {
     json!({"data.items[*].sku": {"in": (0..values).collect::<Vec<_>>()}})
 }
@@ -434,7 +434,7 @@ async fn matching_an_event_against_endpoints_takes_a_bounded_number_of_steps() {
     let services = Services::api_alone(&bed, &[("POSTRIDER_MAX_MATCHING_STEPS", "40000")]).await;
     let (producer, other) = (Producer::new(services.api).await, Producer::new(services.api).await);
     let settings = |filter: Value| json!({"url": "https://receiver.invalid", "filter": filter});
-    // 2,204 steps each: twice one key on each of two ways, and a hundred times one key and ten values.
+    // 2,204 steps each: twice one key on each of two paths, and a hundred times one key and ten values.
     let mut endpoints = Vec::new();
     for _ in 0..18 {
         endpoints.push(producer.endpoint(settings(costly_filter(10))).await);
@@ -443,12 +443,12 @@ async fn matching_an_event_against_endpoints_takes_a_bounded_number_of_steps() {
     let (status, problem) = producer.refused(&path, &settings(costly_filter(10))).await;
     assert_eq!((status.as_u16(), &problem["code"]), (422, &json!("matching_too_costly")), "{problem}");
     assert!(text(&problem["detail"]).contains("41933 steps"), "{problem}");
-    // What takes few steps is not refused, and another application has its own.
+    // A cheap filter is not refused, and another application has its own limit.
     let cheap = producer.endpoint(settings(json!({"data.n": 1}))).await;
     producer.endpoint(json!({"url": "https://receiver.invalid"})).await;
     other.endpoint(settings(costly_filter(10))).await;
 
-    // A change is no way around it; one that has nothing to do with it, or makes it cheaper, goes through.
+    // A change cannot bypass the limit. A change that does not affect the cost, or lowers it, is accepted.
     let dear = json!({"filter": costly_filter(10)});
     let code = producer.refusal(Method::PATCH, &producer.endpoint_path(&cheap, ""), Some(&dear), 422).await;
     assert_eq!(code, "matching_too_costly");
@@ -457,7 +457,7 @@ async fn matching_an_event_against_endpoints_takes_a_bounded_number_of_steps() {
     producer.patch(&one, &json!({"filter": costly_filter(9)})).await;
     producer.patch(&one, &json!({"filter": null})).await;
     producer.patch(&producer.endpoint_path(&cheap, ""), &dear).await;
-    // What is deleted counts no more; and of many at once no more come in than fit.
+    // Deleted endpoints no longer count. Of many concurrent requests, only as many succeed as fit.
     producer.delete(&producer.endpoint_path(&endpoints[1], "")).await;
     producer.delete(&producer.endpoint_path(&endpoints[2], "")).await;
     let crowd = (0..8).map(|_| async {
@@ -470,7 +470,7 @@ async fn matching_an_event_against_endpoints_takes_a_bounded_number_of_steps() {
     bed.finish().await;
 }
 
-/// An event that matches nothing is compared with every pattern all the same, and stored apart from cheap ones.
+/// An event that matches nothing is still compared with every pattern, and is stored apart from cheap events.
 #[tokio::test(flavor = "multi_thread")]
 async fn patterns_that_do_not_match_count_toward_the_cost_of_matching() {
     let bed = Bed::new().await;
@@ -493,7 +493,7 @@ async fn patterns_that_do_not_match_count_toward_the_cost_of_matching() {
     };
     let accepted = accept::accept(&store, &[event], false).await.expect("stored");
     let [Accepted::Stored { deliveries_queued: 0, cost, .. }] = accepted[..] else { panic!("{accepted:?}") };
-    // Of twenty endpoints: a hundred patterns of 3 steps and 24,390 bytes, 64 to a step; forty steps to a delivery.
+    // At twenty endpoints: a hundred patterns of 3 steps and 24,390 bytes, 64 bytes per step; forty steps per delivery.
     assert_eq!(cost, 20 * (300 + 381) / 40);
     services.stop().await;
     bed.finish().await;

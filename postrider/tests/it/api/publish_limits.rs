@@ -1,4 +1,4 @@
-//! What an application may publish can be limited, for all APIs together.
+//! An admin can limit what an application may publish, across all APIs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +18,7 @@ async fn create(admin: &Producer, body: Value) -> Producer {
     Producer { application_id: text(&created["id"]), ..admin.with_key(text(&created["api_key"])) }
 }
 
-/// Publishes, and answers the status and how long to wait.
+/// Publishes an event. Returns the status and `Retry-After`.
 async fn publish(producer: &Producer, key: &str) -> (StatusCode, Option<u64>) {
     let response = producer.try_publish(key, "a", &json!({})).await.expect("an answer");
     let retry_after = response.headers().get("retry-after");
@@ -41,7 +41,7 @@ async fn two_apis_share_the_budget_of_an_application() {
             let api = if number % 2 == 0 { first.api } else { second.api };
             let producer = Producer { api, ..producer.clone() };
             let total = total.clone();
-            // A machine that can hardly post as many gets longer.
+            // A machine that can hardly post this many events gets more time.
             let goes_on = move |total: usize| {
                 let seconds = if total < 4 * RATE { 12 } else { 4 };
                 began.elapsed() < Duration::from_secs(seconds)
@@ -69,10 +69,10 @@ async fn two_apis_share_the_budget_of_an_application() {
     for task in posting {
         accepted += task.await.expect("a task");
     }
-    // A second's worth is there at the beginning.
+    // One second's worth is available at the start.
     let allowed = (began.elapsed().as_secs_f64() + 1.0) * RATE as f64;
-    assert!(accepted as f64 <= allowed, "{accepted} were accepted, {allowed} may be");
-    assert!(accepted >= 4 * RATE, "only {accepted} were accepted");
+    assert!(accepted as f64 <= allowed, "{accepted} events were accepted, {allowed} are allowed");
+    assert!(accepted >= 4 * RATE, "only {accepted} events were accepted");
     assert_eq!(bed.count("select count(*) from events").await, accepted as i64);
     first.stop().await;
     second.stop().await;
@@ -98,7 +98,7 @@ async fn a_limit_holds_from_when_it_is_set_until_it_is_removed_and_affects_no_ot
     assert_eq!(publish(&producer, "one").await.0, StatusCode::ACCEPTED);
     assert_eq!(publish(&producer, "two").await, (StatusCode::TOO_MANY_REQUESTS, Some(1)));
     assert_eq!(publish(&other, "one").await.0, StatusCode::ACCEPTED);
-    // With an admin token it is the same budget.
+    // Events that are posted with an admin token use the same budget.
     let as_admin = admin
         .request(Method::POST, &format!("/v1/events?application_id={}", producer.application_id))
         .header("idempotency-key", "admin")
@@ -109,7 +109,7 @@ async fn a_limit_holds_from_when_it_is_set_until_it_is_removed_and_affects_no_ot
     assert_eq!(as_admin.status(), StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(as_admin.json::<Value>().await.expect("a problem")["code"], "ingest_rate_limited");
 
-    // What was refused is accepted under the same key, later.
+    // An event that was refused is accepted later under the same key.
     eventually("room for another event", async || {
         (publish(&producer, "two").await.0 == StatusCode::ACCEPTED).then_some(())
     })
@@ -133,7 +133,7 @@ async fn a_limit_holds_from_when_it_is_set_until_it_is_removed_and_affects_no_ot
     assert!(accepted >= 1 && limited >= 15 && accepted + limited == 30, "{accepted} accepted, {limited} not");
 
     admin.patch(&producer.path(""), &json!({"ingest_rate_limit": null})).await;
-    // Who was just told to wait may still be, for the moment that he was told.
+    // A producer that was just refused may still be refused for a moment.
     eventually("the end of the limit", async || {
         (publish(&producer, "after").await.0 == StatusCode::ACCEPTED).then_some(())
     })

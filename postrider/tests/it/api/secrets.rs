@@ -1,4 +1,4 @@
-//! What webhooks are signed with: shown, brought along, rotated, asymmetric, and encrypted in the database.
+//! Signing secrets: shown, supplied, rotated, asymmetric, and encrypted in the database.
 
 use std::process::{Command, Stdio};
 
@@ -15,7 +15,7 @@ use crate::support::{Bed, eventually};
 const OLD_KEY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
 const NEW_KEY: &str = "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=";
 
-/// Publishes, and answers the webhook that arrives.
+/// Publishes an event, and returns the webhook that arrives.
 async fn webhook(producer: &Producer, receiver: &Receiver) -> Received {
     let before = receiver.count();
     producer.publish("a", json!({})).await;
@@ -27,7 +27,7 @@ fn verifies(webhook: &Received, secret: &Value) -> bool {
     verifier.verify(&webhook.body, &webhook.headers).is_ok()
 }
 
-/// What a receiver that holds a public key does.
+/// Verifies as a receiver that has only the public key.
 fn verifies_by_public_key(webhook: &Received, public_key: &Value) -> bool {
     let decode = |text: &str| STANDARD.decode(text).expect("base64");
     let public_key = text(public_key);
@@ -57,7 +57,7 @@ async fn both_secrets_sign_during_a_rotation_and_only_the_new_one_afterwards() {
     assert_eq!((&shown["secret"], &shown["algorithm"]), (&first, &json!("hmac-sha256")));
     assert_eq!((&shown["public_key"], &shown["previous"]), (&Value::Null, &json!([])));
 
-    // Without a body: a new one, and a day of overlap.
+    // Without a body: a new secret, and an overlap of one day.
     let (status, rotated) = producer.call(Method::POST, &format!("{path}/rotate"), None).await;
     assert_eq!(status, 202, "{rotated}");
     let second = rotated["secret"].clone();
@@ -69,7 +69,7 @@ async fn both_secrets_sign_during_a_rotation_and_only_the_new_one_afterwards() {
     assert!(verifies(&both, &first) && verifies(&both, &second));
     assert_eq!(both.header("webhook-signature").split(' ').count(), 2);
 
-    // One's own, and the older ones cease at once.
+    // With a supplied secret; the older ones stop at once.
     let own = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
     let rotated =
         producer.post(&format!("{path}/rotate"), &json!({"secret": own, "overlap_seconds": 0})).await;
@@ -77,7 +77,7 @@ async fn both_secrets_sign_during_a_rotation_and_only_the_new_one_afterwards() {
     let third = webhook(&producer, &receiver).await;
     assert!(verifies(&third, &json!(own)) && !verifies(&third, &first) && !verifies(&third, &second));
 
-    // An overlap of a second is over after a second.
+    // An overlap of one second is over after one second.
     producer.post(&format!("{path}/rotate"), &json!({"overlap_seconds": 1})).await;
     eventually("the end of the overlap", async || {
         (producer.get(&path).await["previous"] == json!([])).then_some(())
@@ -104,7 +104,7 @@ async fn an_asymmetric_endpoint_is_verified_with_its_public_key() {
     let signed = webhook(&producer, &receiver).await;
     assert!(verifies_by_public_key(&signed, &endpoint["public_key"]));
 
-    // A key pair of one's own, and both kinds side by side.
+    // A supplied key pair, and both kinds at the same time.
     let private =
         "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg==";
     let public = json!("whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=");
@@ -116,7 +116,7 @@ async fn an_asymmetric_endpoint_is_verified_with_its_public_key() {
     assert!(verifies_by_public_key(&signed, &public));
     assert!(verifies_by_public_key(&signed, &endpoint["public_key"]));
 
-    // What is not asked for stays as it is: an asymmetric endpoint gets no symmetric secret.
+    // What is not requested stays as it is: an asymmetric endpoint gets no symmetric secret.
     producer.post(&format!("{path}/rotate"), &json!({"algorithm": "ed25519"})).await;
     let rotated = producer.post(&format!("{path}/rotate"), &json!({"overlap_seconds": 0})).await;
     assert_eq!((&rotated["algorithm"], &rotated["secret"]), (&json!("ed25519"), &Value::Null));
@@ -147,7 +147,7 @@ async fn an_impossible_rotation_is_refused() {
             "{body}"
         );
     }
-    // Ten may sign at once; a shorter overlap ends the older ones.
+    // Ten secrets can sign at once. A shorter overlap ends the older ones.
     for _ in 0..9 {
         producer.post(&path, &json!({})).await;
     }
@@ -176,11 +176,11 @@ async fn query_values_of_a_url_are_sent_and_never_shown() {
     assert_eq!(webhook(&producer, &receiver).await.query, "token=first-secret&v=1&bare-secret");
     assert_eq!(bed.count("select count(*) from endpoints where url_query::text like '%secret%'").await, 0);
 
-    // The URL as it is shown keeps the values, together with other changes.
+    // Sending back the URL as it is shown keeps the values, also together with other changes.
     let kept = producer.patch(&path, &json!({"url": masked, "description": "kept"})).await;
     assert_eq!((&kept["url"], &kept["description"]), (&json!(masked), &json!("kept")));
     assert_eq!(webhook(&producer, &receiver).await.query, "token=first-secret&v=1&bare-secret");
-    // Any other mask is a mistake.
+    // Any other mask is refused.
     for url in [
         receiver.url("/other?token=***&v=***&***"),
         receiver.url("/hook?token=***&v=***"),
@@ -208,10 +208,10 @@ async fn query_values_of_a_url_are_sent_and_never_shown() {
         .patch(&path, &json!({"url": receiver.url("/hook?token=fourth-secret"), "is_active": true}))
         .await;
 
-    // Neither the audit log, operational events, deliveries nor attempts show them.
+    // The audit log, operational events, deliveries and attempts do not show them.
     let log = producer.get("/v1/audit-log").await;
     assert!(log.to_string().contains("token=*** (new)"), "{log}");
-    let told = eventually("what is told", async || {
+    let told = eventually("the reports", async || {
         let told = producer.get("/v1/events").await;
         told.to_string().contains("postrider.endpoint.enabled").then_some(told)
     })
@@ -226,7 +226,7 @@ async fn query_values_of_a_url_are_sent_and_never_shown() {
     bed.finish().await;
 }
 
-/// Runs `postrider` to its end.
+/// Runs `postrider` until it exits.
 fn run(bed: &Bed, arguments: &[&str], master_key: &str) -> (bool, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_postrider"))
         .args(arguments)
@@ -246,7 +246,7 @@ fn run(bed: &Bed, arguments: &[&str], master_key: &str) -> (bool, String) {
 async fn secrets_are_encrypted_and_reencrypted_when_the_master_key_changes() {
     let bed = Bed::new().await;
     let receiver = Receiver::accepting().await;
-    // At first there is no master key, and secrets are stored as they are.
+    // First there is no master key, and secrets are stored as they are.
     let services = Services::start(&bed).await;
     let producer = Producer::new(services.api).await;
     let settings = json!({
@@ -275,7 +275,7 @@ async fn secrets_are_encrypted_and_reencrypted_when_the_master_key_changes() {
     let row = bed.sql().await.query_one(same, &[&raw]).await.expect("a count");
     assert_eq!(row.get::<_, i64>(0), 0);
 
-    // Without its key nothing starts, and the key is named.
+    // Without its key no service starts, and the error names the key.
     for role in ["api", "deliverer"] {
         for other in ["", NEW_KEY] {
             let (succeeded, said) = run(&bed, &[role], other);
@@ -283,7 +283,7 @@ async fn secrets_are_encrypted_and_reencrypted_when_the_master_key_changes() {
         }
     }
 
-    // Of a sensitive header and of a URL too.
+    // The same for a sensitive header and for a URL.
     let sql = bed.sql().await;
     sql.batch_execute("create table kept as table endpoint_secrets; delete from endpoint_secrets")
         .await
@@ -292,7 +292,7 @@ async fn secrets_are_encrypted_and_reencrypted_when_the_master_key_changes() {
     assert!(!succeeded && said.contains("which is not in POSTRIDER_MASTER_KEY"), "{said}");
     sql.batch_execute("insert into endpoint_secrets select * from kept").await.expect("the secrets again");
 
-    // The new key goes first, the old one behind it; meanwhile everything works.
+    // The new key comes first, the old one second. Everything works during the change.
     let both = format!("{NEW_KEY},{OLD_KEY}");
     let services = Services::start_with(&bed, &[("POSTRIDER_MASTER_KEY", &both)]).await;
     let producer = Producer { api: services.api, ..producer };
@@ -307,7 +307,7 @@ async fn secrets_are_encrypted_and_reencrypted_when_the_master_key_changes() {
     assert_eq!(bed.count("select count(distinct master_key_id) from endpoint_secrets").await, 1);
     services.stop().await;
 
-    // Somebody who has not heard of it yet still encrypts under the old key: that is noticed, and mended.
+    // A process with the old order still encrypts with the old key. That is noticed and corrected.
     let late = format!("{OLD_KEY},{NEW_KEY}");
     let services = Services::api_alone(&bed, &[("POSTRIDER_MASTER_KEY", &late)]).await;
     let producer = Producer { api: services.api, ..producer };
@@ -321,7 +321,7 @@ async fn secrets_are_encrypted_and_reencrypted_when_the_master_key_changes() {
     let (succeeded, said) = run(&bed, &["rekey"], &both);
     assert!(succeeded && said.contains("0 secrets and the headers and URLs of 1 endpoints"), "{said}");
 
-    // The old one can go.
+    // The old key can be removed.
     let services = Services::start_with(&bed, &[("POSTRIDER_MASTER_KEY", NEW_KEY)]).await;
     let producer = Producer { api: services.api, ..producer };
     let signed = webhook(&producer, &receiver).await;
@@ -333,7 +333,7 @@ async fn secrets_are_encrypted_and_reencrypted_when_the_master_key_changes() {
     bed.finish().await;
 }
 
-/// Somebody adds a key to the API and forgets the deliverer: nothing is lost, and the attempt says why.
+/// The API has a new key that the deliverer lacks: nothing is lost, and the attempt says why it failed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_that_one_deliverer_cannot_decrypt_is_used_by_another_that_can() {
     let bed = Bed::new().await;
@@ -342,7 +342,7 @@ async fn a_secret_that_one_deliverer_cannot_decrypt_is_used_by_another_that_can(
     services.relay(&bed, &[]);
     services.deliverer(&bed, &[]);
     eventually("a deliverer that has started", async || {
-        // Its registration, beside the lock of the api that empties the inbox.
+        // The lock of its registration, beside that of the api that empties the inbox.
         let locks = "select count(*) from pg_locks
                      where locktype = 'advisory' and objsubid = 1
                        and database = (select oid from pg_database where datname = current_database())";

@@ -1,7 +1,7 @@
-//! No application reaches another's: every operation of the specification is called with the ids of one
-//! application and the key of another, with keys that have not the scope, with keys that count no more, and with
-//! none. Driven by the document itself, so that an operation that is added later is covered, and one that cannot
-//! be called from here fails.
+//! No application reaches another's data. Every operation of the specification is called with the ids of one
+//! application and the key of another, with keys that lack the scope, with keys that are no longer valid, and with
+//! none. The tests follow the specification, so that a new operation is covered, and one that cannot be called from
+//! here fails.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +16,7 @@ use crate::support::service::Services;
 use crate::support::{Bed, eventually};
 
 const ADMIN_TOKEN: &str = "the-admin-of-this-test";
-/// Stands in everything that the victim has: nobody else may read it.
+/// Is part of everything that the victim has. No other application may read it.
 const MARK: &str = "victim";
 
 /// One operation of the specification.
@@ -24,13 +24,13 @@ struct Operation {
     id: String,
     method: Method,
     path: String,
-    /// Names of parameters, by where they are.
+    /// Names of parameters, with their location.
     parameters: Vec<(String, String)>,
     /// The example of its body.
     body: Option<Value>,
     /// The schema of its body.
     schema: Value,
-    /// The scope that it needs, as its description says; `None`: it is for the admin.
+    /// The scope that it requires, as its description says. `None` if it is for the admin.
     scope: Option<String>,
 }
 
@@ -44,7 +44,7 @@ impl Operation {
     }
 }
 
-/// All operations, as the specification tells them.
+/// All operations of the specification.
 fn operations() -> Vec<Operation> {
     let document: Value = serde_json::from_str(&postrider_api::specification()).expect("JSON");
     let mut operations = Vec::new();
@@ -74,11 +74,11 @@ fn scope(description: &str) -> Option<String> {
     let description = description.split_whitespace().collect::<Vec<_>>().join(" ");
     let named = description.split_once("` scope").and_then(|(text, _)| text.rsplit_once('`'));
     let is_for_admin = description.ends_with("Requires an admin token.");
-    assert!(named.is_some() || is_for_admin, "whose is this? {description}");
+    assert!(named.is_some() || is_for_admin, "no scope in the description: {description}");
     named.map(|(_, scope)| scope.to_owned())
 }
 
-/// An application with one of everything, and what parameters name it by.
+/// An application with one of everything, and the values of parameters that name it.
 struct Tenant {
     producer: Producer,
     ids: BTreeMap<&'static str, String>,
@@ -122,7 +122,7 @@ impl Tenant {
         })
     }
 
-    /// Everything that it can read of its own, without the times.
+    /// Everything that it can read of its own data, without the times.
     async fn everything(&self, operations: &[Operation]) -> BTreeMap<String, Value> {
         let mut found = BTreeMap::new();
         for operation in operations.iter().filter(|operation| operation.method == Method::GET) {
@@ -131,7 +131,7 @@ impl Tenant {
             let expected = if operation.scope.is_some() { StatusCode::OK } else { StatusCode::FORBIDDEN };
             assert!(status == expected, "{}: the owner is answered {status} {body}", operation.id);
             forget_times(&mut body);
-            // Reading a secret is noted, and this reads it.
+            // Reading a secret is logged, and this reads it.
             if let Some(entries) = body["data"].as_array_mut() {
                 entries.retain(|entry| entry["action"] != "endpoint.read_secret");
             }
@@ -140,13 +140,13 @@ impl Tenant {
         found
     }
 
-    /// True where an answer has something of its own in it.
+    /// True if a response contains any of its data.
     fn is_told_by(&self, answer: &Value) -> bool {
         let told = answer.to_string();
         told.contains(MARK) || self.ids.values().any(|id| told.contains(id))
     }
 
-    /// The places of its things in lists, in both forms of a cursor; and the very first and the very last place.
+    /// The positions of its items in lists, in both forms of a cursor, and the very first and the very last position.
     fn cursors(&self) -> Vec<String> {
         let id = |name: &str| self.id(name).parse::<uuid::Uuid>().expect("a UUID").into_bytes().to_vec();
         let names = self.ids.keys().filter(|name| **name != "event_type");
@@ -155,7 +155,7 @@ impl Tenant {
         names.map(|name| id(name)).chain(ends).map(|bytes| URL_SAFE_NO_PAD.encode(bytes)).collect()
     }
 
-    /// A further key of it.
+    /// Creates another key.
     async fn new_key(&self, settings: Value) -> Value {
         let path = format!("/v1/applications/{}/api-keys", self.id("application_id"));
         self.producer.post(&path, &settings).await
@@ -166,7 +166,7 @@ impl Tenant {
     }
 }
 
-/// Emits an event that cannot be accepted, and waits until that is seen.
+/// Emits an event that cannot be accepted, and waits until its rejection is visible.
 async fn rejection(bed: &Bed, application_id: &str, uid: &str) -> String {
     let sql = bed.sql().await;
     let emit = "select postrider.emit($1, 'no type', jsonb_build_object('of', $2::text), $2)";
@@ -178,7 +178,7 @@ async fn rejection(bed: &Bed, application_id: &str, uid: &str) -> String {
     .await
 }
 
-/// The path with the ids of `tenant`; `application` stands for the application.
+/// The path with the ids of `tenant`, below `application`.
 fn path_to(operation: &Operation, application: &Tenant, tenant: &Tenant) -> String {
     let mut path = operation.path.clone();
     for name in operation.named_in("path") {
@@ -188,12 +188,12 @@ fn path_to(operation: &Operation, application: &Tenant, tenant: &Tenant) -> Stri
     path
 }
 
-/// Replaces what changes by itself.
+/// Replaces values that change by themselves.
 fn forget_times(value: &mut Value) {
     match value {
         Value::Object(fields) => fields.values_mut().for_each(forget_times),
         Value::Array(items) => items.iter_mut().for_each(forget_times),
-        // A key may be noted as used in between.
+        // The last use of a key may be written in between.
         Value::Null => *value = json!("a time or null"),
         Value::String(text) if chrono::DateTime::parse_from_rfc3339(text).is_ok() => {
             *value = json!("a time or null");
@@ -202,7 +202,7 @@ fn forget_times(value: &mut Value) {
     }
 }
 
-/// Calls an operation with a body, or with the example of its body.
+/// Calls an operation with this body, or with the example of its body.
 async fn call(
     operation: &Operation,
     path: &str,
@@ -223,8 +223,8 @@ async fn call(
     (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
 }
 
-/// Every way in which an operation names something of the victim's: by ids, by the application's uid, by the
-/// victim's things below one's own application, and in `application_id`.
+/// Every way in which an operation can name something of the victim's: by its ids, by the application's uid, by the
+/// victim's ids below one's own application, and in `application_id`.
 fn intrusions(operation: &Operation, victim: &Tenant, intruder: &Tenant) -> Vec<String> {
     let path = path_to(operation, victim, victim);
     let mut paths = Vec::new();
@@ -247,8 +247,7 @@ fn intrusions(operation: &Operation, victim: &Tenant, intruder: &Tenant) -> Vec<
     paths
 }
 
-/// Lists of the intruder's own, with the victim's ids in those filters that there are, and with cursors that the
-/// victim could have got.
+/// Lists of the intruder's own, with the victim's ids in every filter, and with cursors that the victim could have got.
 fn searches(operation: &Operation, victim: &Tenant, intruder: &Tenant) -> Vec<String> {
     let path = path_to(operation, intruder, intruder);
     let filters = operation.named_in("query").flat_map(|name| {
@@ -266,7 +265,7 @@ fn searches(operation: &Operation, victim: &Tenant, intruder: &Tenant) -> Vec<St
     filtered.chain(is_list.then(|| path.clone())).collect()
 }
 
-/// Bodies that name something of the victim's: the example, and what of it is required, each with the id.
+/// Bodies that name something of the victim's: the example, and only its required fields, each with the id.
 fn bodies(operation: &Operation, victim: &Tenant) -> Vec<Value> {
     let Some(example) = &operation.body else { return Vec::new() };
     let required: Vec<_> = operation.schema["required"].as_array().into_iter().flatten().map(text).collect();
@@ -275,7 +274,7 @@ fn bodies(operation: &Operation, victim: &Tenant) -> Vec<Value> {
     let mut bodies = Vec::new();
     let fields = operation.schema["properties"].as_object().into_iter().flatten().map(|(field, _)| field);
     for field in fields {
-        // Names of event types are no secrets.
+        // Names of event types are not secret.
         let id = |name: &str| victim.ids.get(name).filter(|_| name.ends_with("_id"));
         let one = id(field).map(|id| json!(id));
         let Some(value) = one.or_else(|| Some(json!([id(field.strip_suffix('s')?)?]))) else { continue };
@@ -305,7 +304,7 @@ async fn no_operation_reaches_another_application() {
             assert!([StatusCode::FORBIDDEN, StatusCode::NOT_FOUND].contains(&status), "{what}");
             assert_ne!(body["code"], "route_not_found", "{what}");
         }
-        // Nor does the admin by mistake, who acts for one of them.
+        // The admin cannot do it by mistake either, when acting for one of them.
         if operation.has("query", "application_id") && operation.named_in("path").count() > 0 {
             let path = path_to(operation, &victim, &victim);
             let path = format!("{path}?application_id={}", intruder.id("application_id"));
@@ -315,7 +314,7 @@ async fn no_operation_reaches_another_application() {
         for path in searches(operation, &victim, &intruder) {
             let (status, body) = call(operation, &path, None, intruder.key()).await;
             let what = format!("{} {path} is answered {status} {body}", operation.id);
-            // A cursor may have the form of another list's; and lists of all applications are the admin's.
+            // A cursor may belong to another list, and lists of all applications are for the admin only.
             let is_refused = path.contains("cursor=") && status == StatusCode::UNPROCESSABLE_ENTITY
                 || operation.scope.is_none() && status == StatusCode::FORBIDDEN;
             assert!(status.is_success() || is_refused, "{what}");
@@ -330,7 +329,7 @@ async fn no_operation_reaches_another_application() {
             tried_in_bodies.insert(operation.id.as_str());
         }
     }
-    assert!(tried_in_bodies.len() >= 4, "few bodies name things by id: {tried_in_bodies:?}");
+    assert!(tried_in_bodies.len() >= 4, "few bodies contain an id: {tried_in_bodies:?}");
     assert_eq!(victim.everything(&operations).await, before, "something of the victim's was changed");
 
     services.stop().await;
@@ -417,7 +416,7 @@ async fn every_operation_requires_its_scope_and_no_other() {
         let key = tenant.new_key(json!({"name": "this", "scopes": [scope]})).await;
         let path = path_to(operation, &tenant, &tenant);
         let (status, body) = call(operation, &path, None, (&tenant.producer, key["api_key"].as_str())).await;
-        // A key that can make keys cannot give them the scopes that it has not.
+        // A key that can create keys cannot give them scopes that it does not have.
         let is_giving = operation.id == "create_api_key" && status == StatusCode::FORBIDDEN;
         let is_refused = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&status) && !is_giving;
         assert!(!is_refused && !status.is_server_error(), "{}: {status} {body}", operation.id);

@@ -1,4 +1,5 @@
-//! No endpoint and no tenant feels another: real processes, told by the order in which webhooks arrive.
+//! No endpoint and no tenant affects another. The tests run real processes and look at the order in which webhooks
+//! arrive.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::support::receiver::{Receiver, Reply};
 use crate::support::service::Process;
 use crate::support::{Bed, eventually, within};
 
-/// One API, two relays, two deliverers.
+/// Starts one API, two relays and two deliverers.
 async fn start(bed: &Bed) -> (Producer, Vec<Process>) {
     let api = Process::start(bed, "api", &[]);
     let mut processes: Vec<_> =
@@ -25,7 +26,7 @@ async fn start(bed: &Bed) -> (Producer, Vec<Process>) {
     (producer, processes)
 }
 
-/// Posts `count` events of a type, as many at once as a batch takes.
+/// Posts `count` events of a type, in the largest batches that the API accepts.
 async fn publish(producer: &Producer, event_type: &str, count: usize) {
     for first in (0..count).step_by(1_000) {
         let events: Vec<_> = (first..count.min(first + 1_000))
@@ -39,7 +40,7 @@ async fn publish(producer: &Producer, event_type: &str, count: usize) {
     }
 }
 
-/// Accepts connections, and sends a byte of an answer's body every second.
+/// Starts a server that accepts connections and sends one byte of a response body every second.
 async fn dripping() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}/", listener.local_addr().expect("an address"));
@@ -91,7 +92,7 @@ async fn healthy_endpoints_are_served_before_the_first_hanging_one_times_out() {
     })
     .await;
     let timed_out = "select count(*) from delivery_attempts where error_class = 'timeout'";
-    assert_eq!(bed.count(timed_out).await, 0, "nothing healthy has waited for what hangs");
+    assert_eq!(bed.count(timed_out).await, 0, "healthy endpoints did not wait for those that hang");
     let of_each = |path: &str| receiver.received().iter().filter(|webhook| webhook.path == path).count();
     assert!(of_each("/hangs") >= OF_EACH && of_each("/slower") >= OF_EACH, "all were tried");
     let refused = "select count(distinct endpoint_id) from deliveries
@@ -125,10 +126,10 @@ async fn a_small_tenant_is_served_before_one_percent_of_a_large_tenants_backlog(
         })
         .await;
         let left = bed.count("select count(*) from deliveries where completed_at is null").await;
-        assert!(left > BACKLOG as i64 / 4, "the backlog is as good as gone: {left}");
+        assert!(left > BACKLOG as i64 / 4, "almost nothing is left of the backlog: {left}");
         assert!(
             position < before + BACKLOG / 100,
-            "{} of the large one's came before it",
+            "{} webhooks of the large tenant came before it",
             position.saturating_sub(before)
         );
     }
@@ -147,7 +148,7 @@ async fn a_rate_limit_holds_over_any_ten_seconds_while_deliverers_come_and_go() 
     publish(&producer, "user.created", 3_000).await;
 
     receiver.wait_for(LIMIT * 4).await;
-    // A deliverer and a relay vanish, others come.
+    // A deliverer and a relay vanish, and new ones start.
     for (index, role) in [(3, "deliverer"), (1, "relay")] {
         processes[index].kill();
         processes[index] = Process::start(&bed, role, &[]);
@@ -164,7 +165,7 @@ async fn a_rate_limit_holds_over_any_ten_seconds_while_deliverers_come_and_go() 
     let most = LIMIT * 10 * 105 / 100;
     assert!(fullest <= most, "{fullest} in ten seconds; {most} are allowed");
     let unattempted = "select count(*) from deliveries where attempt_count > 0 and status = 'pending'";
-    assert_eq!(bed.count(unattempted).await, 0, "waiting for the limit is no attempt");
+    assert_eq!(bed.count(unattempted).await, 0, "waiting for the limit uses no attempt");
     drop(processes);
     bed.finish().await;
 }
@@ -199,14 +200,14 @@ async fn new_deliveries_join_an_existing_backlog_without_passing_through_the_rel
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_with_a_slow_receiver_leaves_exchanges_for_others() {
-    /// Of 72 exchanges one tenant may hold 64.
+    /// One tenant may hold 64 of the 72 exchanges.
     const MOST: usize = 64;
     const FAST: usize = 110;
     let bed = Bed::new().await;
     let (large, mut processes) = start(&bed).await;
     processes.drain(1..4);
     processes.push(Process::start(&bed, "deliverer", &[("POSTRIDER_DELIVERER_CONCURRENCY", "72")]));
-    // Each endpoint earns concurrency by quick successes, and then every webhook is held.
+    // Each endpoint earns concurrency by quick successes. After that, every webhook is held.
     let served = std::sync::atomic::AtomicUsize::new(0);
     let receiver = Receiver::start(move |webhook| match webhook.path.as_str() {
         "/small" => 204.into(),
@@ -225,7 +226,7 @@ async fn a_tenant_with_a_slow_receiver_leaves_exchanges_for_others() {
 
     publish(&large, "import.row", 500).await;
     let of_large = || receiver.received().iter().filter(|webhook| webhook.path != "/small").count();
-    within(Duration::from_secs(45), "as many held as may be", async || {
+    within(Duration::from_secs(45), "as many held as allowed", async || {
         (of_large() >= 2 * FAST + MOST).then_some(())
     })
     .await;
@@ -234,14 +235,14 @@ async fn a_tenant_with_a_slow_receiver_leaves_exchanges_for_others() {
         (receiver.count() - of_large() == 40).then_some(())
     })
     .await;
-    assert_eq!(of_large(), 2 * FAST + MOST, "it has got all that it may hold, and no more");
+    assert_eq!(of_large(), 2 * FAST + MOST, "it holds as many as allowed, and no more");
     drop(processes);
     bed.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_with_large_events_leaves_memory_for_others() {
-    /// Of 4 MiB one tenant may hold eight ninths: 14 bodies of 250 kB.
+    /// One tenant may hold eight ninths of 4 MiB: 14 bodies of 250 kB.
     const BODIES: (&str, &str) = ("POSTRIDER_DELIVERER_BODY_BYTES", "4194304");
     const LARGE: usize = 250_000;
     const MOST: usize = 14;
@@ -261,7 +262,7 @@ async fn a_tenant_with_large_events_leaves_memory_for_others() {
     });
     large.endpoint(settings).await;
     small.endpoint(json!({"url": receiver.url("/small")})).await;
-    // It earns concurrency by quick successes.
+    // The endpoint earns concurrency by quick successes.
     publish(&large, "import.row", 200).await;
     receiver.wait_for(200).await;
 
@@ -269,7 +270,7 @@ async fn a_tenant_with_large_events_leaves_memory_for_others() {
         large.publish("import.file", json!({"n": n, "content": "x".repeat(LARGE)})).await;
     }
     let held = || receiver.received().iter().filter(|webhook| webhook.body.len() > LARGE).count();
-    within(Duration::from_secs(45), "as many held as may be", async || (held() >= MOST - 1).then_some(()))
+    within(Duration::from_secs(45), "as many held as allowed", async || (held() >= MOST - 1).then_some(()))
         .await;
     publish(&small, "user.created", 40).await;
     within(Duration::from_secs(45), "the small one's webhooks", async || {
@@ -281,7 +282,7 @@ async fn a_tenant_with_large_events_leaves_memory_for_others() {
     bed.finish().await;
 }
 
-/// How much of a counter a process has counted.
+/// Returns the value of a counter of a process.
 async fn counted(process: &Process, name: &str) -> f64 {
     let url = format!("http://{}/metrics", process.listen);
     let metrics = reqwest::get(url).await.expect("an answer").text().await.expect("metrics");
@@ -302,7 +303,7 @@ async fn no_tenant_waits_behind_everything_another_has_in_the_relays_line() {
         large.endpoint(json!({"url": receiver.url(&format!("/large/{n}"))})).await;
     }
     small.endpoint(json!({"url": receiver.url("/small")})).await;
-    // The first relay of all gives Redis its epoch, and would put everything open back into the line.
+    // The very first relay gives Redis its epoch, and would put everything open back into the outbox.
     let first = Process::start(&bed, "relay", &[]);
     within(Duration::from_secs(45), "an epoch", async || {
         let begun = "select count(*) from queue_epoch where epoch > 0 and reconcile_cursor is null";
@@ -319,7 +320,11 @@ async fn no_tenant_waits_behind_everything_another_has_in_the_relays_line() {
     })
     .await;
     let taken = counted(&relay, "postrider_relay_taken_total").await;
-    assert!(taken <= 256.0 + 512.0 + 1.0, "{taken} of {} rows went through the line", ENDPOINTS * EVENTS + 1);
+    assert!(
+        taken <= 256.0 + 512.0 + 1.0,
+        "{taken} of {} rows passed through the relay's line",
+        ENDPOINTS * EVENTS + 1
+    );
     let deliverer = Process::start(&bed, "deliverer", &[]);
     bed.all_succeeded((ENDPOINTS * EVENTS + 1) as i64).await;
     drop((relay, deliverer, api));
@@ -396,7 +401,7 @@ async fn backlogs_of_disabled_endpoints_hold_up_no_others() {
                  where query like '-- outbox.parked_endpoints%'
                    and dbid = (select oid from pg_database where datname = current_database())";
     let _ = sql.batch_execute("create extension if not exists pg_stat_statements schema public").await;
-    assert!(bed.count(walks).await <= 30, "it took {} looks", bed.count(walks).await);
+    assert!(bed.count(walks).await <= 30, "it took {} reads", bed.count(walks).await);
     drop((processes, api));
     bed.finish().await;
 }

@@ -1,4 +1,4 @@
-//! Whatever Redis loses is found, however busy the endpoint is that it was lost at.
+//! Everything that Redis loses is found, even at a busy endpoint.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::support::receiver::Receiver;
 use crate::support::stack::Stack;
 use crate::support::{Bed, within};
 
-/// Everything that waits has waited for long.
+/// Makes everything that waits look as if it had waited for a long time.
 async fn age(bed: &Bed) {
     let age = "update deliveries set next_retry_at = now() - interval '5 minutes' where completed_at is null";
     bed.sql().await.execute(age, &[]).await.expect("aged");
@@ -39,10 +39,10 @@ async fn an_id_lost_at_a_busy_endpoint_is_found_by_the_audit() {
         (length > EVENTS / 2).then_some(queue)
     })
     .await;
-    // The last of all: it would be the last to be sent.
+    // The last id, which would be sent last.
     let lost: Vec<u8> = redis::cmd("RPOP").arg(&queue).query_async(&mut redis).await.expect("an id");
     age(&bed).await;
-    within(Duration::from_secs(60), "the id to be found missing", async || {
+    within(Duration::from_secs(60), "the missing id to be found", async || {
         let position: Option<usize> =
             redis::cmd("LPOS").arg(&queue).arg(&lost).query_async(&mut redis).await.expect("Redis");
         position

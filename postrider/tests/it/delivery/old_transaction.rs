@@ -1,5 +1,5 @@
-//! A transaction that stays open for long: it keeps dead rows from being removed, and may commit rows that fell
-//! due long ago.
+//! A transaction that stays open for a long time keeps dead rows from being removed, and may commit rows that were due
+//! long ago.
 
 use std::time::{Duration, Instant};
 
@@ -11,14 +11,14 @@ use crate::support::producer::Producer;
 use crate::support::receiver::Receiver;
 use crate::support::service::Services;
 
-/// Rows that pass while it is open, and how many at once.
+/// Rows that pass through the outbox while it is open, and how many at once.
 const ROWS: i64 = 50_000;
 const STEP: i64 = 1_000;
 
-/// Rows that pass after them, while it is counted.
+/// Rows that pass afterwards, while pages are counted.
 const LAST: i64 = 10 * STEP;
 
-/// An event with an open delivery, queued, as accepting one writes it.
+/// An event with an open, queued delivery, as accepting one writes it.
 const LATE_EVENT: &str = "
     with e as (
         insert into events (id, application_id, event_type, payload, idempotency_key)
@@ -32,8 +32,8 @@ const LATE_EVENT: &str = "
     insert into outbox (delivery_id, endpoint_id, application_id)
     select id, endpoint_id, application_id from d";
 
-/// Lets rows of endpoints that do not exist pass: the relay looks at nothing else. They fall due in another order
-/// than they are stored in, so that each dead one costs a page.
+/// Passes rows of endpoints that do not exist through the outbox, where the relay looks at nothing else. They become
+/// due in a different order than they are stored in, so that each dead row costs a page.
 async fn pass(bed: &Bed, sql: &tokio_postgres::Client, rows: i64) {
     for _ in 0..rows / STEP {
         let queue = format!(
@@ -52,10 +52,10 @@ async fn pass(bed: &Bed, sql: &tokio_postgres::Client, rows: i64) {
     }
 }
 
-/// Pages that a take of 256 rows touches where it passes no dead ones, at most.
+/// The most pages that a take of 256 rows touches if it passes no dead rows.
 const PAGES: i64 = 3_000;
 
-/// How many takes there were since the last reset, and how many pages they have touched.
+/// The number of takes since the last reset, and the pages that they touched.
 async fn takes_and_pages(sql: &tokio_postgres::Client) -> (i64, i64) {
     let row = sql
         .query_one(
@@ -88,7 +88,7 @@ async fn takes_stay_fast_beside_an_old_transaction_whose_late_rows_are_delivered
     pass(&bed, &sql, ROWS).await;
     let dead = "select n_dead_tup from pg_stat_user_tables where relname = 'outbox'";
     eventually("dead rows", async || (bed.count(dead).await >= ROWS).then_some(())).await;
-    // Now they fell due longer ago than the margin that takes leave, and the jitter.
+    // Now the rows have been due for longer than the margin of takes and the jitter.
     tokio::time::sleep(Duration::from_secs(1)).await;
     sql.batch_execute("select pg_stat_statements_reset()").await.expect("a reset");
     let began = Instant::now();
@@ -96,13 +96,13 @@ async fn takes_stay_fast_beside_an_old_transaction_whose_late_rows_are_delivered
     let seconds = began.elapsed().as_secs() as i64;
     let (takes, pages) = takes_and_pages(&sql).await;
     eprintln!("{takes} takes touched {pages} pages in {seconds} s");
-    // One take a second looks everywhere, and passes all of the dead rows; the others no more than the last ones.
+    // One take per second scans everything and passes all dead rows. The others pass only the most recent ones.
     let most = (seconds + 2) * (ROWS + LAST) + takes * (PAGES + LAST);
     assert!(pages < most, "{takes} takes touched {pages} pages in {seconds} s: they pass dead rows");
 
     services.deliverer(&bed, &settings);
-    assert_eq!(receiver.count(), 0, "it is not committed");
-    old.batch_execute("commit").await.expect("committed, long after its row fell due");
+    assert_eq!(receiver.count(), 0, "it is not committed yet");
+    old.batch_execute("commit").await.expect("committed, long after its row was due");
     receiver.wait_for(1).await;
     bed.all_succeeded(1).await;
     services.stop().await;

@@ -9,7 +9,7 @@ use crate::support::receiver::{Received, Receiver};
 use crate::support::service::{Process, Services};
 use crate::support::{Bed, eventually, within};
 
-/// Posts events with the numbers `range` one after the other.
+/// Posts events with the numbers in `range`, one after another.
 async fn publish(producer: &Producer, range: std::ops::Range<u64>) {
     for number in range {
         let key = format!("key-{number}");
@@ -21,7 +21,7 @@ fn number(webhook: &Received) -> u64 {
     webhook.json()["data"]["number"].as_u64().expect("a number")
 }
 
-/// The numbers in the order in which they first arrived.
+/// The numbers in the order of their first arrival.
 fn first_arrivals(webhooks: &[Received]) -> Vec<u64> {
     let mut seen = HashSet::new();
     webhooks.iter().map(number).filter(|number| seen.insert(*number)).collect()
@@ -122,7 +122,7 @@ async fn order_is_kept_while_replicas_are_killed_one_after_another() {
     let webhooks = receiver.received();
     assert_eq!(first_arrivals(&webhooks), (0..160).collect::<Vec<_>>());
     assert_eq!(bed.count("select count(*) from deliveries where status = 'succeeded'").await, 160);
-    // Sent again after a kill, but never after the next one had been sent.
+    // Webhooks may be sent again after a kill, but never after the next one was sent.
     assert!(webhooks.is_sorted_by_key(number), "{:?}", webhooks.iter().map(number).collect::<Vec<_>>());
     bed.finish().await;
 }

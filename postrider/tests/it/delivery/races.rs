@@ -1,5 +1,4 @@
-//! What happens side by side: people, deliverers and relays at the same rows at the same time, and what comes
-//! late.
+//! Concurrent changes: users, deliverers and relays change the same rows at the same time, and results arrive late.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +21,7 @@ fn store(bed: &Bed) -> Store {
     Store::new(&bed.source.read(DatabaseConfig::read).expect("the configuration"))
 }
 
-/// Records one attempt, and answers which delivery was moved by it.
+/// Records one attempt, and returns the deliveries that it changed.
 async fn record(store: &Store, attempt: Recorded) -> Vec<DeliveryId> {
     let written = record::record(store, DelivererNumber(1), &[&attempt], &[], true).await.expect("recorded");
     written.moved.iter().map(|moved| moved.delivery_id).collect()
@@ -39,7 +38,7 @@ async fn claim(store: &Store, delivery: &Value) -> Claimed {
     claim.claimed.pop().expect("it is due")
 }
 
-/// A failure that is recorded for what was claimed.
+/// A failed attempt of this claim.
 fn failure(claimed: &Claimed, verdict: Verdict) -> Recorded {
     Recorded {
         delivery_id: claimed.delivery_id,
@@ -75,11 +74,11 @@ async fn a_late_failure_does_not_undo_a_manual_retry() {
         assert_eq!(moved, []);
         assert_eq!(producer.get(&path).await["status"], "pending");
     }
-    assert_eq!(producer.attempts(&delivery).await.len(), 1, "the attempt is kept all the same");
+    assert_eq!(producer.attempts(&delivery).await.len(), 1, "the attempt is kept anyway");
     let second = claim(&store, &delivery).await;
     assert_eq!(second.attempt_number, 2);
 
-    // Without a hand in between a late failure counts, unless it is not the last attempt's.
+    // Without a manual change in between, a late failure counts if it is that of the last attempt.
     let sql = bed.sql().await;
     let sweep = "update deliveries set status = 'failed', lease_id = null, next_retry_at = now()";
     sql.batch_execute(sweep).await.expect("swept");
@@ -91,7 +90,7 @@ async fn a_late_failure_does_not_undo_a_manual_retry() {
     bed.finish().await;
 }
 
-/// Claims reach the disk late, and a crash may lose one whose webhook was sent.
+/// Claims reach the disk late, so that a crash may lose one whose webhook was sent.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_attempt_whose_claim_was_lost_is_recorded_and_the_delivery_continues() {
     let bed = Bed::new().await;
@@ -141,7 +140,7 @@ async fn a_breaker_that_two_deliverers_open_at_once_is_reported_once() {
         let notes: Vec<_> = (0..2)
             .map(|_| {
                 let store = store.clone();
-                // As a deliverer does: one that has waited too long for a lock tries again.
+                // Like a deliverer, retries after waiting too long for a lock.
                 tokio::spawn(async move {
                     loop {
                         match health::note(&store, &[(change, None)]).await {
@@ -152,15 +151,15 @@ async fn a_breaker_that_two_deliverers_open_at_once_is_reported_once() {
                 })
             })
             .collect();
-        // Both have begun, on all but the slowest machine.
+        // Both have begun by now, except on the slowest machine.
         tokio::time::sleep(Duration::from_millis(100)).await;
         held.rollback().await.expect("released");
         for note in notes {
             note.await.expect("a task").expect("noted");
         }
         expected += 1;
-        // It is told through the inbox.
-        eventually(&format!("{change:?} to be told"), async || {
+        // It is reported through the inbox.
+        eventually(&format!("{change:?} to be reported"), async || {
             (bed.count("select count(*) from inbox").await == 0).then_some(())
         })
         .await;
@@ -191,7 +190,7 @@ async fn an_enabled_endpoint_is_not_disabled_for_earlier_failures() {
     let path = producer.endpoint_path(&endpoint, "");
     producer.patch(&path, &json!({"is_active": false})).await;
     producer.patch(&path, &json!({"is_active": true})).await;
-    // Redis has seen nothing but failures for six days.
+    // Redis has seen only failures for six days.
     let opened = BreakerChange::Opened {
         endpoint_id,
         probe_after: Duration::from_secs(60),
@@ -229,7 +228,7 @@ async fn a_410_from_an_old_url_does_not_disable_the_endpoint() {
     bed.finish().await;
 }
 
-/// A statement that takes too long, again and again, as PostgreSQL tells of it.
+/// Makes a statement fail repeatedly as if it had taken too long.
 async fn let_fail(bed: &Bed, on: &str, application: &str) {
     bed.sql()
         .await
@@ -260,7 +259,7 @@ async fn a_replay_with_slow_steps_holds_up_no_other() {
         let path = format!("/v1/replays/{}", text(&replays[number]["id"]));
         text(&producers[number].get(&path).await["status"])
     };
-    eventually("the end of the other", async || (status(1).await == "completed").then_some(())).await;
+    eventually("the end of the other one", async || (status(1).await == "completed").then_some(())).await;
     eventually("smaller steps", async || {
         let small = "select count(*) from replays where step_size < 10 and completed_at is null";
         (bed.count(small).await == 1).then_some(())
@@ -354,7 +353,7 @@ async fn concurrent_requests_open_no_more_than_ten_replays() {
     bed.finish().await;
 }
 
-/// Whatever is called while somebody holds the rows is refused for now, and nothing is changed in part.
+/// Everything that is called while another transaction holds the rows is refused, and nothing is changed in part.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_locked_by_another_transaction_is_a_503_and_stays_unchanged() {
     let bed = Bed::new().await;
@@ -413,7 +412,7 @@ async fn a_row_locked_by_another_transaction_is_a_503_and_stays_unchanged() {
     bed.finish().await;
 }
 
-/// People, two deliverers, two relays and a replay at the same deliveries, for some seconds; the seed is printed.
+/// Users, two deliverers, two relays and a replay work on the same deliveries for some seconds. Prints the seed.
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_manual_actions_always_finish() {
     let bed = Bed::new().await;
@@ -492,11 +491,11 @@ async fn concurrent_manual_actions_always_finish() {
         ("is closed and due", "next_retry_at is not null"),
         ("is no dead letter and says so", "(dead_at is not null) <> (status = 'dead_letter')"),
         (
-            "has an attempt that was not counted",
+            "has an attempt that is not counted",
             "attempt_count <> (select count(*) from delivery_attempts a where a.delivery_id = deliveries.id)",
         ),
         (
-            "has succeeded without a success",
+            "has succeeded without a successful attempt",
             "status = 'succeeded' and not exists (select from delivery_attempts a
              where a.delivery_id = deliveries.id and a.outcome = 'succeeded')",
         ),

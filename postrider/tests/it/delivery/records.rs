@@ -1,4 +1,4 @@
-//! What is under way is recorded once, and rightly: whatever is locked, cut, dropped or killed meanwhile.
+//! Attempts in flight are recorded once and correctly, whatever is locked, cut, dropped or killed at the same time.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::support::stack::{Stack, own_servers};
 use crate::support::wire::Wire;
 use crate::support::{Bed, OLD_PARTITIONS, eventually, within};
 
-/// A receiver that takes this long for events of the type `slow`.
+/// Starts a receiver that delays its response to events of the type `slow`.
 async fn slow_receiver(delay: Duration) -> Receiver {
     Receiver::start(move |webhook| {
         let is_slow = webhook.json()["type"] == "slow";
@@ -26,7 +26,7 @@ async fn outcomes(producer: &Producer, delivery: &Value) -> Vec<String> {
     producer.attempts(delivery).await.iter().map(|attempt| text(&attempt["outcome"])).collect()
 }
 
-/// The sessions by which deliverers show that they live, cut.
+/// Cuts the sessions that show that deliverers are alive.
 const CUT: &str = "select count(pg_terminate_backend(l.pid)) from pg_locks l
     where l.locktype = 'advisory' and l.granted and l.mode = 'ExclusiveLock'
       and l.database = (select oid from pg_database where datname = current_database())
@@ -82,7 +82,7 @@ async fn an_attempt_that_cannot_be_stored_holds_up_no_other_record() {
          end $$",
     )
     .await
-    .expect("its attempts have no place any more");
+    .expect("there is no partition for its attempts any more");
     let old = "select count(*) from deliveries where event_type = 'slow' and status = 'succeeded'";
     eventually("the old delivery to end", async || (bed.count(old).await == 1).then_some(())).await;
     for number in 0..5 {
@@ -111,14 +111,14 @@ async fn a_locked_delivery_holds_up_no_other_record() {
         producer.publish("quick", json!({ "n": number })).await;
     }
     bed.all_succeeded(40).await;
-    // Somebody is told that two records have been waiting.
+    // The health says that two records have been waiting.
     eventually("the deliverer to say what it waits for", async || {
         let (status, answer) = stack.deliverer.health("ready").await?;
         let reason = answer["parts"]["deliverer_records"]["reason"].as_str()?;
         (status == 503 && reason.contains("2 attempts")).then_some(())
     })
     .await;
-    // Longer than the deliveries' leases, if the machine is slow: then nobody has swept what is locked.
+    // On a slow machine this is longer than the leases: the sweep must not have touched what is locked.
     assert_eq!(bed.count("select count(*) from deliveries where status = 'in_progress'").await, 2);
     held.rollback().await.expect("released");
     bed.all_succeeded(42).await;
@@ -148,7 +148,7 @@ async fn a_deliverer_that_loses_its_session_keeps_its_claims() {
     bed.finish().await;
 }
 
-/// The way of a deliverer to PostgreSQL is closed for longer than its leases last, and the others go on.
+/// A deliverer is cut off from PostgreSQL for longer than its leases last, while the other services continue.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_success_of_a_last_attempt_undoes_its_dead_letter() {
     let bed = Bed::new().await;
@@ -221,13 +221,13 @@ async fn records_wait_for_no_lock_on_an_endpoint() {
                  where datname = current_database() and wait_event_type = 'Lock' and query like '%endpoints%'";
     let event = text(&producer.publish("gone", json!({})).await["event_id"]);
     producer.delivery_in(&event, "dead_letter").await;
-    eventually("somebody who waits for the endpoint", async || (bed.count(waits).await > 0).then_some(()))
+    eventually("a session that waits for the endpoint", async || (bed.count(waits).await > 0).then_some(()))
         .await;
     for number in 0..10 {
         producer.publish("quick", json!({ "n": number })).await;
     }
     bed.all_succeeded(10).await;
-    // It is not forgotten meanwhile.
+    // It is still remembered.
     held.rollback().await.expect("released");
     let path = producer.endpoint_path(&gone, "");
     eventually("the endpoint to be disabled", async || {
@@ -274,7 +274,7 @@ async fn open_deliveries_of_an_interrupted_expunge_are_cancelled() {
     producer.endpoint(json!({"url": receiver.url("/ordered"), "ordered": true})).await;
     let event = text(&producer.publish("a", json!({})).await["event_id"]);
     let next = text(&producer.publish("a", json!({})).await["event_id"]);
-    // All that the first step of it has done.
+    // Everything that its first step has done.
     let id: uuid::Uuid = event.parse().expect("an id");
     let mark = "update events set payload = '{}', expunged_at = now() where id = $1";
     bed.sql().await.execute(mark, &[&id]).await.expect("marked");

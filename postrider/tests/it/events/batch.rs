@@ -141,7 +141,7 @@ async fn events_are_stored_beside_a_batch_that_waits_for_locks() {
     let bed = Bed::new().await;
     let services = Services::api_alone(&bed, &[]).await;
     let producer = Producer::new(services.api).await;
-    // What a producer's events cost is known from the first on: those of a batch are stored together.
+    // From the first event on it is known what a producer's events cost, so that those of a batch are stored together.
     producer.publish("a", json!({})).await;
     let mut holder = bed.sql().await;
     let transaction = holder.transaction().await.expect("a transaction");

@@ -98,7 +98,7 @@ async fn a_long_transaction_holds_up_no_other_and_loses_nothing() {
         assert!(second > first);
         receiver.wait_for(round).await;
         empty_inbox(&bed).await;
-        // Longer than the api keeps from looking at old numbers.
+        // Longer than the time for which the api does not look at old numbers again.
         tokio::time::sleep(Duration::from_millis(700)).await;
     }
     assert_eq!(receiver.count(), 3);
@@ -141,7 +141,7 @@ async fn emitting_and_posting_the_same_key_at_once_makes_one_event() {
     assert_eq!(keys(&sql).await, ["key-0", "key-1", "key-2"]);
     assert_eq!(producer.get("/v1/emit-rejections").await["data"], json!([]));
 
-    // The same key and another event: seen afterwards.
+    // The same key with a different event is detected afterwards.
     emit(&sql, &producer.application_id, "order.made", r#"{"n": 2}"#, "key-0").await;
     empty_inbox(&bed).await;
     let rejected = producer.get("/v1/emit-rejections").await["data"][0].clone();
@@ -204,7 +204,7 @@ async fn events_that_cannot_be_accepted_stay_visible() {
         assert_eq!(one["detail"], newest["detail"]);
     }
     assert_eq!(keys(&sql).await, ["good"]);
-    // An application sees its own.
+    // An application sees its own rejections.
     let listed = producer.get("/v1/emit-rejections").await["data"].as_array().expect("a page").len();
     assert_eq!(listed, 6);
     assert_eq!(admin.get("/v1/emit-rejections").await["data"].as_array().expect("a page").len(), 8);
@@ -222,7 +222,7 @@ async fn events_that_cannot_be_accepted_stay_visible() {
 async fn tables_are_found_by_any_role_beside_any_other_schema() {
     let mut bed = Bed::new().await;
     let sql = bed.sql().await;
-    // PostgreSQL looks first into a schema of the role's name.
+    // PostgreSQL first looks in a schema with the name of the role.
     sql.batch_execute(
         "do $$ begin create role postrider superuser login; exception when duplicate_object then null; end $$",
     )
@@ -250,7 +250,7 @@ async fn tables_are_found_by_any_role_beside_any_other_schema() {
     bed.finish().await;
 }
 
-/// The same database, for another role.
+/// The URL of the same database, for another role.
 fn as_role(url: &str, role: &str) -> String {
     match url::Url::parse(url) {
         Ok(mut url) if url.scheme().starts_with("postgres") => {
@@ -285,7 +285,7 @@ async fn a_role_that_may_emit_can_do_nothing_else() {
         let error = emitter.batch_execute(forbidden).await.expect_err(forbidden);
         assert_eq!(error.code().map(|code| code.code()), Some("42501"), "{forbidden}: {error}");
     }
-    // Names of the caller's own making are not what the function sees.
+    // The function does not see objects that the caller has created under the same names.
     emitter
         .batch_execute(
             "create temporary table inbox (application text, event_type text, data jsonb, idempotency_key text);
@@ -311,7 +311,7 @@ async fn a_role_that_may_emit_can_do_nothing_else() {
     empty_inbox(&bed).await;
     eventually("both events", async || (keys(&sql).await == ["emitted", "quiet"]).then_some(())).await;
 
-    // And who is not in the role may not.
+    // A role that was not granted the right may not emit.
     let outsider = format!("{}_outsider", bed.name);
     sql.batch_execute(&format!("create role {outsider} login")).await.expect("a role");
     let stranger = connect(config.user(&outsider)).await;
@@ -329,7 +329,7 @@ async fn a_role_that_may_emit_can_do_nothing_else() {
     bed.finish().await;
 }
 
-/// The api dies after it has accepted an event and before that has left the inbox.
+/// The api dies after it has accepted an event and before the event has left the inbox.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_emitted_event_is_accepted_once_when_the_api_is_killed() {
     let bed = Bed::new().await;
@@ -365,9 +365,9 @@ async fn events_emitted_for_a_deleted_application_do_not_reach_its_successor() {
     let (mut early, mut late) = (bed.sql().await, bed.sql().await);
     let before = early.transaction().await.expect("a transaction");
     emit(&before, "acme", "order.made", "{}", "for-the-old-one").await;
-    // It has begun before the new one was made.
+    // This transaction began before the new application was created.
     let across = late.transaction().await.expect("a transaction");
-    across.query_one("select txid_current()", &[]).await.expect("it has begun");
+    across.query_one("select txid_current()", &[]).await.expect("it began");
     admin.delete(&format!("/v1/applications/{old}")).await;
     emit(&bed.sql().await, "acme", "order.made", "{}", "for-nobody").await;
     let new = text(&admin.post("/v1/applications", &create).await["id"]);
@@ -387,7 +387,7 @@ async fn events_emitted_for_a_deleted_application_do_not_reach_its_successor() {
     bed.finish().await;
 }
 
-/// As a machine that is frozen, or cut off: its session stays, and nothing comes from it.
+/// Like a machine that is frozen or cut off: its session stays open, and nothing comes from it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_api_is_replaced_by_another() {
     let bed = Bed::new().await;

@@ -31,7 +31,8 @@ async fn ordered_application(api: &Services) -> Producer {
     producer
 }
 
-/// Emits in a transaction of its own, and waits until that has left the inbox: what comes later has been looked past.
+/// Emits an event in its own transaction and waits until it has left the inbox. After that, the api has looked past
+/// everything emitted before.
 async fn emit_between(sql: &Client, application: &Producer, key: &str) {
     emit(sql, &application.application_id, "order.made", "{}", key).await;
     eventually("the event in between", async || keys(sql).await.contains(&key.to_owned()).then_some(()))
@@ -51,7 +52,7 @@ async fn events_of_one_transaction_keep_their_order_whatever_else_commits() {
         let mut transaction = producer.transaction().await.expect("a transaction");
         for step in 0..4 {
             let key = format!("{round}-{step}");
-            // A savepoint is a transaction within it.
+            // A savepoint is a subtransaction with its own id.
             let inner = transaction.savepoint("s").await.expect("a savepoint");
             let function = if step % 2 == 0 { "emit" } else { "emit_quietly" };
             for (application, expected) in [(&first, &mut expected.0), (&second, &mut expected.1)] {
@@ -64,7 +65,7 @@ async fn events_of_one_transaction_keep_their_order_whatever_else_commits() {
             emit_between(&other, &stranger, &format!("between-{key}")).await;
         }
         transaction.commit().await.expect("committed");
-        // What the same session emits next comes next.
+        // The next event of the same session comes next.
         let key = format!("{round}-next");
         emit(&producer, &first.application_id, "order.made", "{}", &key).await;
         expected.0.push(key);
@@ -83,7 +84,7 @@ async fn a_long_transaction_keeps_its_order_and_delays_no_other() {
     let (late, stranger) = (ordered_application(&services).await, ordered_application(&services).await);
     let (mut producer, other) = (bed.sql().await, bed.sql().await);
     let mut reader = bed.sql().await;
-    // A snapshot from before all of it keeps what is taken in the index.
+    // A snapshot from before keeps the rows that are taken in the index.
     let old = reader.build_transaction().isolation_level(tokio_postgres::IsolationLevel::RepeatableRead);
     let old = old.start().await.expect("a transaction");
     old.query_one("select count(*) from inbox", &[]).await.expect("a snapshot");
@@ -96,7 +97,7 @@ async fn a_long_transaction_keeps_its_order_and_delays_no_other() {
         expected.extend((1..=50).map(|n| format!("{part}-{n}")));
         emit_between(&other, &stranger, &format!("between-{part}")).await;
     }
-    assert_eq!(order(&other, &stranger).await.len(), 3, "nobody waits for what is open");
+    assert_eq!(order(&other, &stranger).await.len(), 3, "nothing waits for the open transaction");
     open.commit().await.expect("committed");
     empty_inbox(&bed).await;
     assert_eq!(order(&other, &late).await, expected);
@@ -133,7 +134,7 @@ async fn order_is_kept_when_the_api_is_killed_after_accepting() {
     bed.finish().await;
 }
 
-/// A dump has the numbers of the transactions of the server that it was made on.
+/// A dump contains transaction ids of the server on which it was made.
 #[tokio::test(flavor = "multi_thread")]
 async fn events_emitted_on_another_server_and_restored_here_are_accepted() {
     let bed = Bed::new().await;
@@ -201,7 +202,7 @@ async fn order_is_kept_when_some_schemas_are_not_loaded_yet() {
     bed.finish().await;
 }
 
-/// Another transaction holds the key of the second of three; somebody else's events do not wait for it.
+/// Another transaction holds the key of the second of three events. Events of other applications do not wait for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn events_behind_a_waiting_event_wait_too() {
     let bed = Bed::new().await;
@@ -226,12 +227,14 @@ async fn events_behind_a_waiting_event_wait_too() {
     }
     transaction.commit().await.expect("committed");
     let sql = bed.sql().await;
-    eventually("the stranger's event", async || keys(&sql).await.contains(&"s".to_owned()).then_some(()))
-        .await;
-    // It is tried again and again, and nothing overtakes it.
+    eventually("the other application's event", async || {
+        keys(&sql).await.contains(&"s".to_owned()).then_some(())
+    })
+    .await;
+    // The event is tried again and again, and nothing overtakes it.
     emit(&sql, &producer.application_id, "order.made", "{}", "key-4").await;
     emit(&sql, &stranger.application_id, "order.made", "{}", "t").await;
-    eventually("the stranger's next event", async || {
+    eventually("the other application's next event", async || {
         keys(&sql).await.contains(&"t".to_owned()).then_some(())
     })
     .await;
@@ -243,7 +246,8 @@ async fn events_behind_a_waiting_event_wait_too() {
     bed.finish().await;
 }
 
-/// What one application has emitted makes many deliveries; another's event, committed behind it, takes its turn.
+/// The events of one application make many deliveries. An event of another application, committed after them, gets its
+/// turn.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_does_not_wait_for_everything_another_application_emitted_before() {
     const MANY: usize = 300;

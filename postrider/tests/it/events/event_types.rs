@@ -1,4 +1,4 @@
-//! `/v1/event-types`, and what it means for events.
+//! `/v1/event-types`, and its effects on events.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -23,7 +23,7 @@ async fn change(producer: &Producer, name: &str, body: Value) -> Value {
     body
 }
 
-/// Publishes under a key; the status and the code or `""`.
+/// Publishes under a key. Returns the status, and the code or `""`.
 async fn publish(producer: &Producer, key: &str, event_type: &str, data: &Value) -> (u16, String) {
     let response = producer.try_publish(key, event_type, data).await.expect("an answer");
     let status = response.status().as_u16();
@@ -59,7 +59,7 @@ async fn the_catalogue_can_be_written_and_read() {
     let (status, problem) = producer.refused("/v1/event-types", &json!({"name": "invoice.paid"})).await;
     assert_eq!((status.as_u16(), &problem["code"]), (409, &json!("event_type_exists")));
 
-    // Absent stays, null goes.
+    // Absent fields stay, null fields are removed.
     let changed = change(&producer, "invoice.paid", json!({"description": null, "example": {"id": 2}})).await;
     assert_eq!((&changed["description"], &changed["example"]), (&json!(""), &json!({"id": 2})));
     assert_eq!(changed["json_schema"], schema);
@@ -135,7 +135,7 @@ async fn the_catalogue_can_be_written_and_read() {
 async fn an_event_must_match_the_current_schema_of_its_type() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
-    // Another replica knows nothing of changes that are made through the first.
+    // Another replica does not know of changes that were made through the first one.
     let other = Services::api_alone(&bed, &[]).await;
     let receiver = Receiver::accepting().await;
     let producer = Producer::new(services.api).await;
@@ -153,7 +153,7 @@ async fn an_event_must_match_the_current_schema_of_its_type() {
         assert_eq!(publish(producer, "x", "order.made", &bad).await, refused("schema_violation"));
         assert_eq!(publish(producer, "a", "order.made", &good).await, ok());
         assert_eq!(publish(producer, "b", "order.other", &bad).await, ok());
-        // What was accepted once is so for ever.
+        // What was accepted once stays accepted.
         assert_eq!(publish(producer, "before", "order.made", &bad).await, ok());
     }
     let response =
@@ -180,7 +180,7 @@ async fn an_event_must_match_the_current_schema_of_its_type() {
     assert_eq!(deleted.status(), StatusCode::NO_CONTENT);
     assert_eq!(publish(&elsewhere, "f", "order.made", &good).await, ok());
 
-    // Whoever may not publish is told that, and nothing of the schema.
+    // A caller that may not publish learns that, and nothing about the schema.
     let unknown = Producer { key: Some(format!("pr_{}", "x".repeat(43))), ..producer.clone() };
     assert_eq!(publish(&unknown, "g", "order.made", &bad).await.0, 401);
     services.stop().await;
@@ -266,7 +266,7 @@ async fn a_batch_is_checked_item_by_item() {
     bed.finish().await;
 }
 
-/// Every stored event satisfies the schema that was set when it was stored, however fast that changes.
+/// Every stored event matches the schema that was set when it was stored, however fast the schema changes.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_event_slips_through_while_the_schema_changes() {
     let bed = Bed::new().await;
@@ -275,7 +275,7 @@ async fn no_event_slips_through_while_the_schema_changes() {
     let schema = |kind: &str| json!({"properties": {"n": {"type": kind}}});
     producer.post("/v1/event-types", &json!({"name": "a", "json_schema": schema("integer")})).await;
     let sql = bed.sql().await;
-    // What the schema was for the statement that stored an event is written down beside it.
+    // A trigger stores, beside each event, the schema that its statement saw.
     sql.batch_execute(
         "alter table events add column schema_then jsonb;
          create function note_schema() returns trigger language plpgsql stable as $$

@@ -10,7 +10,7 @@ use crate::support::receiver::{Receiver, Reply};
 use crate::support::service::Services;
 use crate::support::{Bed, eventually};
 
-/// Nothing of it may be left.
+/// Data of the event, of which nothing may be left.
 const SECRET: &str = "born-1970-01-01";
 
 async fn assert_nothing_is_left(bed: &Bed) {
@@ -68,7 +68,7 @@ async fn an_expunged_event_is_gone_and_cannot_be_sent_again() {
         producer.get("/v1/events?data_contains={}").await["data"].as_array().expect("a page").len(),
         1
     );
-    // Again: nothing changes.
+    // A second call changes nothing.
     assert_eq!(producer.post(&format!("/v1/events/{event}/expunge"), &json!({})).await, expunged);
 
     let deliveries = producer.deliveries(&event).await;
@@ -101,7 +101,7 @@ async fn an_expunged_event_is_gone_and_cannot_be_sent_again() {
         .await;
         assert_eq!(matched, if body["mode"] == "replay" { 3 } else { 1 }, "that of the bystander");
     }
-    // The key keeps its meaning.
+    // The idempotency key still works.
     let again = producer.try_publish("the-key", "user.created", &data).await.expect("an answer");
     assert_eq!(again.json::<Value>().await.expect("a body")["duplicate"], true);
     let other = producer.try_publish("the-key", "user.created", &json!({})).await.expect("an answer");
@@ -126,7 +126,7 @@ async fn an_attempt_in_flight_during_an_expunge_stores_no_response() {
     let event = text(&producer.publish("user.created", json!({"person": SECRET})).await["event_id"]);
     receiver.wait_for(2).await;
     let deliveries = producer.deliveries(&event).await;
-    // One of them is closed already, while its attempt is under way.
+    // One of them is already closed while its attempt is in flight.
     producer.post(&format!("/v1/deliveries/{}/cancel", text(&deliveries[0]["id"])), &json!({})).await;
     producer.post(&format!("/v1/events/{event}/expunge"), &json!({})).await;
     let recorded = "select count(*) from delivery_attempts where response_status = 500";

@@ -38,7 +38,7 @@ async fn an_endpoint_gets_the_events_that_its_filter_matches_and_no_others() {
     large.sort();
     assert_eq!(got, large);
 
-    // A replay asks the filter as well; naming the endpoint does not.
+    // A replay applies the filter too, unless it names the endpoint.
     let small = producer.publish("invoice.paid", json!({"amount": 1, "currency": "EUR"})).await;
     let path = format!("/v1/events/{}/replay", text(&small["event_id"]));
     assert_eq!(producer.post(&path, &json!({})).await["deliveries_queued"], 1);
@@ -155,7 +155,7 @@ async fn a_filter_can_be_tried_on_samples_and_on_stored_events() {
     bed.finish().await;
 }
 
-/// A seed, printed, so that a failure can be had again.
+/// A random generator. Its seed is printed, so that a failure can be repeated.
 fn random() -> StdRng {
     let seed = std::env::var("POSTRIDER_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| rand::rng().random());
@@ -267,7 +267,7 @@ fn filter(random: &mut StdRng, depth: usize) -> Value {
     entries.into()
 }
 
-/// The plain reading of the language, without PostgreSQL.
+/// A plain interpreter of the filter language, without PostgreSQL.
 fn matches(filter: &Value, data: &Value) -> bool {
     filter.as_object().expect("a filter").iter().all(|(key, value)| match key.as_str() {
         "and" => value.as_array().expect("a list").iter().all(|filter| matches(filter, data)),
@@ -329,8 +329,8 @@ fn holds(operator: &str, value: &Value, operand: &Value) -> bool {
     }
 }
 
-/// Ten thousand random filters, on payloads made of the same awkward texts, mean to PostgreSQL what they say:
-/// none raises an error, none is unknown, and no text is taken for syntax.
+/// Evaluates ten thousand random filters on payloads made of the same awkward texts. PostgreSQL gives the documented
+/// result: no filter raises an error, none is unknown, and no text is taken for syntax.
 #[tokio::test(flavor = "multi_thread")]
 async fn postgresql_evaluates_filters_as_documented() {
     let bed = Bed::new().await;
@@ -342,7 +342,7 @@ async fn postgresql_evaluates_filters_as_documented() {
         let (filter, data) = (filter(&mut random, 2), object(&mut random, 3));
         let compiled = match Filter::parse(&filter.to_string()) {
             Ok(compiled) => compiled,
-            // Now and then one is larger than may be.
+            // Now and then a filter is larger than allowed.
             Err(mistakes) if mistakes.iter().all(|mistake| mistake.message.contains("more than")) => continue,
             Err(mistakes) => panic!("{filter}: {mistakes:?}"),
         };
@@ -355,7 +355,7 @@ async fn postgresql_evaluates_filters_as_documented() {
     bed.finish().await;
 }
 
-/// Of an array the first hundred elements count.
+/// Only the first hundred elements of an array count.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_the_beginning_of_a_long_array_is_examined() {
     let bed = Bed::new().await;

@@ -7,14 +7,14 @@ use crate::support::receiver::Receiver;
 use crate::support::service::Services;
 use crate::support::{Bed, eventually};
 
-/// Follows a list to its end; the pages, and what was on them.
+/// Follows a list to its end, and returns the items of each page.
 async fn pages(producer: &Producer, path: &str) -> Vec<Vec<Value>> {
     let mut pages = Vec::new();
     let mut cursor = String::new();
     loop {
         let page = producer.get(&format!("{path}{cursor}")).await;
         pages.push(page["data"].as_array().expect("a page").clone());
-        assert!(pages.len() < 100, "{path} does not end");
+        assert!(pages.len() < 100, "{path} never ends");
         match page["next_cursor"].as_str() {
             Some(next) => cursor = format!("&cursor={next}"),
             None => return pages,
@@ -40,7 +40,7 @@ async fn events_can_be_filtered_by_type_time_and_content() {
         ("invoice.paid", json!({"amount": 10, "tags": ["b"]})),
     ] {
         posted.push(text(&producer.publish(event_type, data).await["event_id"]));
-        // The next one is a millisecond newer.
+        // So that the next event has a newer millisecond.
         tokio::time::sleep(std::time::Duration::from_millis(2)).await;
     }
     let [created, deleted, paid] = &posted[..] else { panic!("three events") };
@@ -176,7 +176,7 @@ async fn a_list_call_reads_a_bounded_number_of_rows_and_bytes() {
     let rare = pages(&producer, r#"/v1/events?data_contains={"n":1}"#).await;
     assert_eq!(rare.iter().map(Vec::len).collect::<Vec<_>>(), [0, 0, 1]);
 
-    // What does not compress is stored as large as it is.
+    // Data that does not compress is stored at its full size.
     let noisy = Producer::new(services.api).await;
     sql.batch_execute("create extension if not exists pgcrypto").await.expect("pgcrypto");
     sql.execute(
@@ -192,7 +192,7 @@ async fn a_list_call_reads_a_bounded_number_of_rows_and_bytes() {
     let found = pages(&noisy, r#"/v1/events?data_contains={"n":1}"#).await;
     assert!((2..=4).contains(&found.len()), "{} pages", found.len());
     assert_eq!(found.concat().len(), 1);
-    // Pages of large events end early, and lose none.
+    // Pages of large events end early and lose none.
     let all = pages(&noisy, "/v1/events?limit=250").await;
     assert!(all.len() > 5 && all.iter().all(|page| page.len() < 30), "{} pages", all.len());
     assert_eq!(all.concat().len(), 200);

@@ -1,4 +1,4 @@
-//! Deliveries moved by hand: retried and cancelled.
+//! Manual actions on deliveries: retry and cancel.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ async fn fifty_concurrent_retries_of_a_scheduled_delivery_make_one_attempt() {
         let status = retry.await.expect("a task");
         assert!([202, 409].contains(&status), "{status}");
     }
-    // One that came late has opened it again; the rest of the rows, the scheduled one too, find nothing to do.
+    // A late retry has reopened it. The other rows, including the scheduled one, find nothing to do.
     let delivery = producer.delivery_in(&event, "succeeded").await;
     empty_outbox(&bed).await;
     let attempts = producer.attempts(&producer.delivery_in(&event, "succeeded").await).await;
@@ -118,7 +118,7 @@ async fn a_delivery_in_flight_can_be_cancelled_but_not_retried() {
 
     let cancelled = producer.post(&path(&delivery, "cancel"), &json!({})).await;
     assert_eq!((&cancelled["status"], &cancelled["next_retry_at"]), (&json!("cancelled"), &Value::Null));
-    let attempts = eventually("the attempt that was under way", async || {
+    let attempts = eventually("the attempt that was in flight", async || {
         Some(producer.attempts(&delivery).await).filter(|attempts| !attempts.is_empty())
     })
     .await;
@@ -128,7 +128,7 @@ async fn a_delivery_in_flight_can_be_cancelled_but_not_retried() {
     assert_eq!((status.as_u16(), problem["code"].as_str()), (409, Some("delivery_closed")));
     empty_outbox(&bed).await;
 
-    // Changed one's mind: one attempt more.
+    // A retry after the cancellation gives one more attempt.
     producer.post(&path(&delivery, "retry"), &json!({})).await;
     let dead = producer.delivery_in(&event, "dead_letter").await;
     assert_eq!(dead["attempt_count"], 2);

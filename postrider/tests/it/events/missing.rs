@@ -1,4 +1,4 @@
-//! `/v1/replays` in the mode `missing`: what never arrived is sent, and nothing else.
+//! `/v1/replays` in the mode `missing` sends only what never arrived.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ async fn all_closed(bed: &Bed) {
     eventually("the end of all deliveries", async || (bed.count(open).await == 0).then_some(())).await;
 }
 
-/// Counts first, which must tell what is then sent.
+/// Does a dry run first, whose count must match what is then sent.
 async fn send_missing(producer: &Producer, selection: &Value) -> Value {
     let mut body = selection.clone();
     body["mode"] = json!("missing");
@@ -29,7 +29,7 @@ async fn send_missing(producer: &Producer, selection: &Value) -> Value {
     counted
 }
 
-/// How often each path was sent each event.
+/// How often each path got each event.
 fn arrivals(receiver: &Receiver) -> BTreeMap<(String, String), usize> {
     let mut counts = BTreeMap::new();
     for webhook in receiver.received() {
@@ -90,7 +90,7 @@ async fn only_missing_events_are_sent() {
     disabled["is_active"] = json!(false);
     producer.endpoint(disabled).await;
 
-    // Those that are selected, of endpoints that are active now: the dead letters of one, what passed the other.
+    // Only what was selected, at endpoints that are active now: the dead letters of one, and what the other missed.
     assert_eq!(send_missing(&producer, &json!({"endpoint_ids": [off["id"]]})).await, 0, "it is disabled");
     producer.patch(&producer.endpoint_path(&off, ""), &json!({"is_active": true})).await;
     let selection = json!({"endpoint_ids": [down], "event_types": ["user.created"]});
@@ -98,7 +98,7 @@ async fn only_missing_events_are_sent() {
     assert_eq!(
         send_missing(&producer, &selection).await,
         0,
-        "what is open or has succeeded is not sent again"
+        "open and succeeded deliveries are not sent again"
     );
     assert_eq!(send_missing(&producer, &json!({})).await, 6 + 6 + 6);
     assert_eq!(send_missing(&producer, &json!({})).await, 0);
@@ -113,13 +113,13 @@ async fn only_missing_events_are_sent() {
         assert_eq!(
             [count("/up"), count("/down"), count("/off"), count("/waiting")],
             [1, 2, 1, 1],
-            "a dead letter is opened again, what waits for its retry is left alone"
+            "a dead letter is reopened, a delivery that waits for its retry is left alone"
         );
     }
     assert_eq!(
         sent_to(&receiver, "/late"),
         6,
-        "by its filter of today, events older than the endpoint included"
+        "by its current filter, including events older than the endpoint"
     );
     assert_eq!(sent_to(&receiver, "/disabled") + sent_to(&receiver, "/stranger"), 0);
     let expunged = |(_, event): &&(String, String)| *event == expunged;
@@ -164,7 +164,7 @@ async fn missing_events_are_sent_once_despite_killed_relays_and_two_replays() {
     services.stop().await;
     let arrived = arrivals(&receiver);
     assert_eq!(arrived.len(), events.len());
-    assert!(arrived.values().all(|&count| count == 1), "some were sent twice");
+    assert!(arrived.values().all(|&count| count == 1), "some webhooks were sent twice");
     bed.finish().await;
 }
 

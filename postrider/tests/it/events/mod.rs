@@ -1,4 +1,4 @@
-//! What can be done with events and their deliveries, through the public API.
+//! What can be done with events and their deliveries through the public API.
 
 mod batch;
 mod emit;

@@ -1,4 +1,4 @@
-//! Operational events: what Postrider has to tell, delivered as webhooks to whoever subscribes.
+//! Operational events: Postrider reports what happens as webhooks to endpoints that subscribe.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::support::receiver::{Received, Receiver};
 use crate::support::service::{Process, Services};
 use crate::support::{Bed, eventually};
 
-/// What has arrived on a path, by type.
+/// The webhooks that arrived on a path, by type.
 fn told(receiver: &Receiver, path: &str) -> BTreeMap<String, Vec<Received>> {
     let mut told: BTreeMap<String, Vec<Received>> = BTreeMap::new();
     for webhook in receiver.received() {
@@ -45,7 +45,7 @@ async fn subscribers_are_told_of_dead_letters_and_disabled_endpoints() {
         .endpoint(json!({"url": receiver.url("/dead"), "event_types": ["dead"], "max_attempts": 1}))
         .await;
     let gone = producer.endpoint(json!({"url": receiver.url("/gone"), "event_types": ["gone"]})).await;
-    // Of another application, which hears nothing of this one.
+    // An endpoint of another application, which gets nothing about this one.
     let stranger = Producer::new(services.api).await;
     stranger.endpoint(json!({"url": receiver.url("/stranger"), "event_types": ["postrider.*"]})).await;
 
@@ -75,7 +75,7 @@ async fn subscribers_are_told_of_dead_letters_and_disabled_endpoints() {
     for webhook in told(&receiver, "/operations").into_values().flatten() {
         webhook.verify(&text(&operations["secret"]));
     }
-    // They can be read like any other event, and nobody can post one.
+    // They can be read like any other event, and no producer can post one.
     let listed = producer.get("/v1/events?event_type=postrider.endpoint.disabled").await;
     assert_eq!(listed["data"].as_array().map(Vec::len), Some(1));
     let posted =
@@ -137,7 +137,7 @@ async fn an_endpoint_that_only_fails_for_five_days_is_disabled() {
     let silent = producer.endpoint(settings("/silent", json!(["a"]))).await;
     let sql = bed.sql().await;
     let failing = async |count: i64| {
-        eventually("that failures were noted", async || {
+        eventually("failures to be noted", async || {
             let noted = "select count(*) from endpoint_health where failing_since is not null";
             (bed.count(noted).await == count).then_some(())
         })
@@ -146,7 +146,7 @@ async fn an_endpoint_that_only_fails_for_five_days_is_disabled() {
 
     producer.publish("a", json!({"n": 1})).await;
     failing(3).await;
-    // One succeeds in between: its count is at an end.
+    // One success in between resets the failures.
     producer.publish("a", json!({"n": 2})).await;
     failing(2).await;
     let passes = "update endpoint_health
@@ -161,12 +161,12 @@ async fn an_endpoint_that_only_fails_for_five_days_is_disabled() {
     assert_eq!(event["data"]["reason"], "every attempt has failed for 5 days");
     let disabled = producer.get(&producer.endpoint_path(&fails, "")).await;
     assert_eq!(disabled["disabled_reason"], "every attempt has failed for 5 days");
-    // Two days without an attempt are no days of failure. The longest gap of the default schedule is shorter.
+    // Two days without an attempt do not count as days of failure. The longest gap of the default schedule is shorter.
     failing(3).await;
     for endpoint in [&recovers, &silent] {
         assert_eq!(producer.get(&producer.endpoint_path(endpoint, "")).await["is_active"], true);
     }
-    // Enabled, it begins with a clean record.
+    // An endpoint that is enabled again starts with a clean record.
     producer.patch(&producer.endpoint_path(&fails, ""), &json!({"is_active": true})).await;
     let since = "select count(*) from endpoint_health where failing_since < now() - interval '1 day'";
     assert_eq!(bed.count(since).await, 0);
@@ -205,7 +205,7 @@ async fn a_breaker_is_reported_once_when_it_opens_and_once_when_it_closes() {
     assert_eq!(opened["data"]["reason"], "the receiver answered 500");
     let health = producer.get(&producer.endpoint_path(&endpoint, "/health")).await;
     assert_ne!(health["state"], "closed");
-    // A probe that fails opens it again, and is nothing new.
+    // A failed probe opens the breaker again, which is not reported again.
     eventually("a probe that has failed", async || {
         let next = "select count(*) from endpoint_health where updated_at > (select min(created_at) from events where event_type = 'postrider.endpoint.breaker_opened')";
         (bed.count(next).await > 0).then_some(())
@@ -250,13 +250,13 @@ async fn the_end_of_a_bulk_replay_is_reported() {
     bed.finish().await;
 }
 
-/// Dead letters of endpoints that all subscribe to operational events: each has thirty deliveries of its own.
+/// Dead letters of endpoints that all subscribe to operational events: each makes thirty deliveries.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_api_makes_deliveries_of_operational_events_and_the_recorder_does_not() {
     const ENDPOINTS: i64 = 30;
     let bed = Bed::new().await;
     let api = Services::api_alone(&bed, &[]).await;
-    // Of what is told every other webhook fails, too: an endpoint that only failed would be probed, for many minutes.
+    // Every second operational webhook fails too. An endpoint that only failed would be probed for many minutes.
     let told = AtomicUsize::new(0);
     let receiver = Receiver::start(move |webhook| {
         let is_told = serde_json::from_slice::<Value>(&webhook.body).expect("JSON")["type"] != "order.made";
@@ -283,16 +283,16 @@ async fn the_api_makes_deliveries_of_operational_events_and_the_recorder_does_no
     let told = "select count(*) from deliveries
                 where event_type = 'postrider.delivery.dead_letter' and completed_at is not null";
     let all = ENDPOINTS * ENDPOINTS;
-    eventually("what is told", async || (bed.count(told).await == all).then_some(())).await;
+    eventually("the reports", async || (bed.count(told).await == all).then_some(())).await;
     assert!(bed.count(dead).await > ENDPOINTS, "some of it failed");
-    // Nothing further is told of these.
+    // Nothing more is reported about these.
     assert_eq!(bed.count("select count(*) from inbox").await, 0);
     assert_eq!(bed.count("select count(*) from deliveries").await, ENDPOINTS + all);
     services.stop().await;
     bed.finish().await;
 }
 
-/// Producers may publish neither, and are told of dead letters all the same.
+/// Neither application can publish any more, and both still get reports of dead letters.
 #[tokio::test(flavor = "multi_thread")]
 async fn operational_events_reach_inactive_and_strict_applications() {
     let bed = Bed::new().await;

@@ -70,7 +70,7 @@ async fn a_replay_to_named_endpoints_sends_only_to_them() {
     let waiting = waiting.iter().find(|delivery| delivery["endpoint_id"] == ids[2]).expect("a delivery");
     assert_eq!((&waiting["status"], &waiting["waiting_for"]), (&json!("pending"), &json!("disabled")));
 
-    // What is named must be there.
+    // Named endpoints must exist.
     let stranger = Producer::new(services.api).await;
     let foreign = text(&stranger.endpoint(json!({"url": receiver.url("/foreign")})).await["id"]);
     bed.sql()

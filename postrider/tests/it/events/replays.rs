@@ -13,7 +13,7 @@ use crate::support::receiver::Receiver;
 use crate::support::service::{Process, Services};
 use crate::support::{Bed, eventually};
 
-/// Publishes many events at once; their ids.
+/// Publishes many events at once, and returns their ids.
 pub(crate) async fn publish_many(producer: &Producer, event_type: &str, count: usize) -> Vec<String> {
     let events: Vec<_> = (0..count)
         .map(|n| json!({"idempotency_key": format!("{event_type}-{n}"), "event_type": event_type, "data": {"n": n}}))
@@ -57,7 +57,7 @@ async fn a_replay_sends_the_requested_events_again() {
     let stranger = Producer::new(services.api).await;
     publish_many(&stranger, "user.created", 3).await;
     let early = publish_many(&producer, "user.created", 120).await;
-    // The next ones are a millisecond newer.
+    // So that the next events have a newer millisecond.
     tokio::time::sleep(std::time::Duration::from_millis(2)).await;
     let first = producer.publish("invoice.paid", json!({"n": 0})).await;
     let at = text(&producer.get(&format!("/v1/events/{}", text(&first["event_id"]))).await["created_at"]);
@@ -96,7 +96,7 @@ async fn a_replay_sends_the_requested_events_again() {
     let mut expected = late.clone();
     expected.sort();
     assert_eq!(got, expected);
-    // What arrives after it was asked for is none of its business.
+    // Events that arrive after the request are not part of the replay.
     producer.publish("user.created", json!({"n": 500})).await;
     receiver.wait_for(41).await;
     eventually("all to be delivered", async || {
@@ -152,7 +152,7 @@ async fn a_redrive_reopens_dead_letters_with_one_more_attempt() {
     }
     assert_eq!(bed.count(dead).await, 80);
 
-    // Still refused: each has had one attempt more, and is a dead letter again.
+    // They are still refused: each has had one more attempt, and is a dead letter again.
     assert_eq!(run(&producer, json!({"mode": "redrive"})).await["matched_count"], 80);
     let again = "select count(*) from deliveries where status = 'dead_letter' and attempt_count = 2";
     eventually("80 dead letters again", async || (bed.count(again).await == 80).then_some(())).await;
@@ -187,7 +187,7 @@ async fn a_redrive_of_failed_deliveries_retries_them_at_once() {
     bed.finish().await;
 }
 
-/// Relays die again and again, before a step is committed and after it.
+/// Relays are killed repeatedly, before and after a step is committed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_resumes_where_it_was_when_its_relay_was_killed() {
     let bed = Bed::new().await;
@@ -210,7 +210,7 @@ async fn a_replay_resumes_where_it_was_when_its_relay_was_killed() {
         assert_eq!(matched().await > before, moves, "{point}");
     }
     assert_eq!(current(&producer, &replay).await["status"], "running");
-    // Two of them at once end it, and double nothing.
+    // Two relays at the same time finish it without duplicates.
     services.relay(&bed, &[]);
     services.relay(&bed, &[]);
     services.deliverer(&bed, &[]);
@@ -226,7 +226,7 @@ async fn a_replay_resumes_where_it_was_when_its_relay_was_killed() {
         *counts.entry(webhook.id().to_owned()).or_default() += 1;
     }
     assert_eq!(counts.len(), events.len());
-    assert!(counts.values().all(|&count| count == 1), "some were sent twice");
+    assert!(counts.values().all(|&count| count == 1), "some webhooks were sent twice");
     bed.finish().await;
 }
 
@@ -247,7 +247,7 @@ async fn live_traffic_goes_before_replayed_events() {
             receiver.received().iter().position(|webhook| webhook.id() == live)
         })
         .await;
-        assert!(position < before + 40, "{} were sent before it", position - before);
+        assert!(position < before + 40, "{} webhooks were sent before it", position - before);
     }
     assert!(
         bed.count("select count(*) from outbox where bulk").await > 500,
@@ -269,14 +269,14 @@ async fn a_cancelled_replay_withdraws_unsent_deliveries() {
     producer.endpoint(json!({"url": receiver.url("/"), "rate_limit": 20})).await;
     let replay = run(&producer, json!({"mode": "replay"})).await;
     assert_eq!(replay["matched_count"], 800);
-    // It has queued all, and sent little.
+    // It has queued everything and sent only a little.
     let cancelled = producer.post(&cancel(&replay), &json!({})).await;
     assert_eq!(
         (&cancelled["status"], &cancelled["completed_at"]),
         (&json!("cancelled"), &replay["completed_at"])
     );
 
-    // One that is still open: it waits for a relay.
+    // This one is still open, because it waits for a relay.
     let replay = producer.post("/v1/replays", &json!({"mode": "replay"})).await;
     let cancelled = producer.post(&cancel(&replay), &json!({})).await;
     assert_eq!(cancelled["status"], "cancelled");

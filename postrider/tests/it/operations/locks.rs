@@ -1,4 +1,4 @@
-//! Somebody locks a whole table, as `create index` and `vacuum full` do.
+//! Something locks a whole table, as `create index` and `vacuum full` do.
 
 use std::time::Duration;
 
@@ -85,7 +85,7 @@ async fn a_deliverer_whose_claims_meet_a_lock_still_stops() {
     for number in 0..ENDPOINTS {
         producer.endpoint(json!({"url": format!("http://127.0.0.1:9/{number}")})).await;
     }
-    // To halve what it has reserved, down to single ids, takes ten minutes where each statement waits so long.
+    // Halving what it has reserved, down to single ids, takes ten minutes if each statement waits this long.
     let url = bed.source.get("DATABASE_URL").expect("it was set");
     bed.source.set("DATABASE_URL", format!("{url} options='-c lock_timeout=8s'"));
     let mut sql = bed.sql().await;

@@ -1,5 +1,5 @@
-//! What operators see and do: monitoring, retention, server settings, and changes made by hand to the servers of a
-//! running installation.
+//! What operators see and do: monitoring, retention, server settings, and manual changes to the servers of a running
+//! installation.
 
 mod locks;
 mod observability;

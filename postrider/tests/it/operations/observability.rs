@@ -1,4 +1,4 @@
-//! What people see of deliveries that wait, and operators of how it goes.
+//! What users see of deliveries that wait, and what operators see of the system.
 
 use serde_json::json;
 
@@ -31,12 +31,13 @@ async fn a_delivery_shows_that_it_waits_for_the_rate_limit() {
     bed.finish().await;
 }
 
-/// The user that docs/operations.md tells to make, with the name, password and prefix of this test.
+/// The user from docs/operations.md, with the name, password and prefix of this test.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_documented_redis_user_has_every_permission_the_services_need() {
     let bed = Bed::new().await;
     let docs = include_str!("../../../../docs/operations.md");
-    let rule = docs.split('`').find(|code| code.starts_with("ACL SETUSER ")).expect("the rule of the user");
+    let rule =
+        docs.split('`').find(|code| code.starts_with("ACL SETUSER ")).expect("the ACL rule of the user");
     let rule = rule
         .replace("SETUSER postrider ", &format!("SETUSER {} ", bed.name))
         .replace("{postrider:", &format!("{{{}:", bed.name));

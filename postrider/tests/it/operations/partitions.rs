@@ -1,4 +1,4 @@
-//! Partitions that an operator takes away, for repair or for an archive, are not the relay's to drop or to replace.
+//! The relay neither drops nor replaces partitions that an operator detaches, for repair or for an archive.
 
 use serde_json::json;
 use tokio_postgres::Client;
@@ -10,7 +10,7 @@ use crate::support::{Bed, OLD_PARTITIONS, connect, eventually};
 
 const TABLES: [&str; 3] = ["events", "deliveries", "delivery_attempts"];
 
-/// The partition of today: its name, and what it is for.
+/// Today's partition: its name, and its bounds.
 async fn current(sql: &Client, table: &str) -> (String, String) {
     let query = "select p.name, pg_get_expr(c.relpartbound, c.oid)
                  from partitions p join pg_class c on c.oid = p.name::regclass
@@ -28,7 +28,7 @@ async fn is_said(process: &Process, words: &str) {
     .await;
 }
 
-/// An API, and a producer with an endpoint that accepts everything.
+/// Starts an API, and a producer with an endpoint that accepts everything.
 async fn publishing(bed: &Bed) -> (Process, Receiver, Producer) {
     let api = Process::start(bed, "api", &[]);
     api.ready().await;
@@ -94,9 +94,9 @@ async fn an_operators_interrupted_detach_is_left_alone() {
     assert_eq!(bed.count(&format!("select count(*) from pg_class where relname = '{name}'")).await, 1);
     sql.batch_execute(&format!("alter table deliveries detach partition {name} finalize; drop table {name}"))
         .await
-        .expect("the operator has done what he began");
+        .expect("the operator has finished the detach");
     relay.ready().await;
-    // Once it is gone, there is a new one.
+    // Once it is gone, a new one is made.
     current(&sql, "deliveries").await;
     bed.finish().await;
 }
@@ -111,7 +111,7 @@ async fn a_detached_partition_older_than_the_retention_is_dropped() {
     sql.batch_execute(&format!("alter table deliveries detach partition {name}")).await.expect("detached");
     let relay = Process::start(&bed, "relay", &[]);
     relay.ready().await;
-    eventually("the old partition to go", async || {
+    eventually("the old partition to be dropped", async || {
         let left = format!("select count(*) from pg_class where relname = '{name}'");
         (bed.count(&left).await == 0).then_some(())
     })
@@ -127,7 +127,7 @@ async fn a_missing_partition_of_any_table_is_recreated() {
     let _deliverer = Process::start(&bed, "deliverer", &[]);
     for (round, table) in (1..).zip(TABLES) {
         let (name, bounds) = current(&sql, table).await;
-        // There are later ones, so that the hole is in the middle.
+        // Later partitions exist, so that the hole is in the middle.
         let later = format!(
             "select add_partitions(date_trunc('day', now(), 'UTC') + interval '{} days')",
             30 * round
@@ -136,7 +136,7 @@ async fn a_missing_partition_of_any_table_is_recreated() {
         sql.batch_execute(&format!("drop table {name}")).await.expect("dropped");
         let relay = Process::start(&bed, "relay", &[]);
         relay.ready().await;
-        assert_eq!(current(&sql, table).await, (name, bounds), "the hole and no more");
+        assert_eq!(current(&sql, table).await, (name, bounds), "only the hole");
         producer.publish_until_accepted(table, "user.created", &json!({})).await;
         receiver.wait_for(round).await;
         let attempted = "select count(*) from deliveries d join delivery_attempts a on a.delivery_id = d.id

@@ -1,4 +1,4 @@
-//! A key of the queue holds what no script can work with: somebody tried something in `redis-cli`, or two programs share
+//! A key of the queue holds data that no script can use: somebody tried something in `redis-cli`, or two programs share
 //! a prefix.
 
 use std::time::Duration;
@@ -20,7 +20,8 @@ const EPOCH: i64 = 7;
 const APPLICATION: ApplicationId = ApplicationId(Uuid::from_u128(1));
 const ENDPOINT: EndpointId = EndpointId(Uuid::from_u128(2));
 
-/// A kind of key, and what is done to it: `=` is set, or of a hash a field and what that is set to.
+/// A kind of key, and what is done to it: `=` sets it to text, `list` makes it a list, and anything else is a field of
+/// the hash that is set to text.
 const DAMAGES: [(&str, &str); 19] = [
     ("q:", "="),
     ("r:", "="),
@@ -43,7 +44,7 @@ const DAMAGES: [(&str, &str); 19] = [
     ("waiting", "application"),
 ];
 
-/// The whole name of a kind of key.
+/// The full name of a kind of key.
 fn key(base: &str, kind: &str) -> Vec<u8> {
     let id: &[u8] = match kind {
         "q:" | "r:" | "e:" => ENDPOINT.0.as_bytes(),
@@ -65,7 +66,7 @@ async fn damage(redis: &mut MultiplexedConnection, base: &str, kind: &str, how: 
     let () = pipe.query_async(redis).await.expect("done");
 }
 
-/// What a relay does for ever: it installs the epoch where that is lost, and pushes.
+/// What a relay does repeatedly: it installs the epoch if that is lost, and pushes.
 async fn relay(queue: &Queue, id: DeliveryId) {
     let limits = Limits { concurrency: 10, rate: Some(100), is_breaker_open: false };
     let group = Group { endpoint_id: ENDPOINT, application_id: APPLICATION, limits, deliveries: vec![id] };
@@ -80,7 +81,7 @@ async fn relay(queue: &Queue, id: DeliveryId) {
     }
 }
 
-/// What a deliverer does for ever. True: it got the id.
+/// What a deliverer does repeatedly. Returns true if it got the id.
 async fn deliverer(queue: &Queue, id: DeliveryId) -> bool {
     let taken = async {
         let reserved = queue.reserve(64, &Allotment { named: Vec::new(), others: 64 }).await?.reservations;
@@ -101,17 +102,17 @@ async fn the_queue_recovers_from_any_damaged_key() {
     let bed = Bed::empty("").await;
     let repaired = DAMAGES.iter().enumerate().map(async |(number, (kind, how))| {
         let mut source = bed.source.clone();
-        // A prefix that would match others if it were a pattern.
+        // A prefix that would match other keys if it were a pattern.
         let prefix = format!("{}:[{number}]*", bed.name);
         source.set("POSTRIDER_REDIS_PREFIX", prefix.clone());
         let config = source.read(QueueConfig::read).expect("the configuration");
-        // Two processes: each notices by itself.
+        // Two processes, each of which notices by itself.
         let (of_relay, of_deliverer) =
             (Queue::new(&config).expect("a queue"), Queue::new(&config).expect("a queue"));
         relay(&of_relay, DeliveryId(Uuid::now_v7())).await;
         damage(&mut bed.redis().await, &prefix, kind, how).await;
         let id = DeliveryId(Uuid::now_v7());
-        eventually(&format!("an id to pass {kind} {how}"), async || {
+        eventually(&format!("an id to pass despite {kind} {how}"), async || {
             tokio::time::sleep(Duration::from_millis(100)).await;
             relay(&of_relay, id).await;
             deliverer(&of_deliverer, id).await.then_some(())

@@ -1,4 +1,4 @@
-//! PostgreSQL is there and refuses: that is no defect of this program.
+//! PostgreSQL is up but refuses, which is not a defect of Postrider.
 
 use serde_json::json;
 use tokio_postgres::Client;
@@ -7,7 +7,7 @@ use crate::support::producer::Producer;
 use crate::support::service::Process;
 use crate::support::{Bed, connect, eventually};
 
-/// What somebody does to the server, how it is undone, and what PostgreSQL says then.
+/// What is done to the server, how it is undone, and the error that PostgreSQL then reports.
 struct Refusal {
     done: String,
     undone: String,
@@ -21,7 +21,7 @@ impl Refusal {
 }
 
 async fn execute(client: &Client, statements: &str) {
-    // One by one: some cannot be part of a transaction.
+    // One by one, because some cannot be part of a transaction.
     for statement in statements.split(';') {
         client.batch_execute(statement).await.expect(statement);
     }
@@ -52,7 +52,7 @@ async fn an_api_that_postgresql_refuses_answers_503_and_says_why() {
     let api = Process::start(&bed, "api", &[]);
     api.ready().await;
     let producer = Producer::new(api.listen).await;
-    // Whoever is connected already would not be refused.
+    // Sessions that are already connected would not be refused.
     let end = format!("select pg_terminate_backend(pid) from pg_stat_activity where datname = '{name}'");
     let closed = format!("alter database {name} allow_connections false; {end}");
     let opened = |name: &str| format!("alter database {name} allow_connections true");

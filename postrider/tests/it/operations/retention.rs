@@ -1,4 +1,4 @@
-//! What is older than the retention goes, partition by partition, and what is coming has its place.
+//! Data older than the retention is removed, partition by partition, and partitions for new data are made.
 
 use serde_json::json;
 
@@ -43,20 +43,20 @@ async fn data_older_than_the_retention_is_removed_and_the_rest_stays() {
 
     services.relay(&bed, &[]);
     services.deliverer(&bed, &[]);
-    let told = eventually("the owner to be told of what was still open", async || {
+    let told = eventually("the owner to get the dead letter of the open delivery", async || {
         receiver.received().iter().find(|webhook| webhook.path == "/told").map(|webhook| webhook.json())
     })
     .await;
     assert_eq!(told["data"]["endpoint_id"], disabled["id"]);
-    eventually("the old partition of events to go", async || {
+    eventually("the old partition of events to be dropped", async || {
         (bed.count(&partitions_of("events")).await == 1).then_some(())
     })
     .await;
-    // What is under way may still be recorded.
+    // An attempt in flight may still be recorded.
     assert_eq!(bed.count(&partitions_of("delivery_attempts")).await, 2);
     let path = format!("/v1/deliveries/{}", text(&told["data"]["delivery_id"]));
     let ended = producer.get(&path).await;
-    assert_eq!(ended["status"], "dead_letter", "it is to be seen for a day");
+    assert_eq!(ended["status"], "dead_letter", "it stays visible for a day");
     assert!(text(&ended["last_error"]).starts_with("event_expired"));
     let (status, refused) = producer.refused(&format!("{path}/retry"), &json!({})).await;
     assert_eq!((status.as_u16(), &refused["code"]), (409, &json!("event_expired")));
@@ -69,12 +69,12 @@ async fn data_older_than_the_retention_is_removed_and_the_rest_stays() {
     services.stop().await;
     let services = Services::start(&bed).await;
     for table in ["events", "deliveries", "delivery_attempts"] {
-        eventually(&format!("the old partition of {table} to go"), async || {
+        eventually(&format!("the old partition of {table} to be dropped"), async || {
             (bed.count(&partitions_of(table)).await == 1).then_some(())
         })
         .await;
     }
-    eventually("the old key and the parked row to go", async || {
+    eventually("the old key and the parked row to be removed", async || {
         let left = "select (select count(*) from idempotency_keys where idempotency_key = 'old')
                          + (select count(*) from outbox where parked)";
         (bed.count(left).await == 0).then_some(())
@@ -100,11 +100,11 @@ async fn a_locked_delivery_keeps_its_partition_and_no_other() {
     let held = sql.transaction().await.expect("a transaction");
     held.execute("select from deliveries for update", &[]).await.expect("locked");
     services.relay(&bed, &[]);
-    eventually("the old partition of events to go", async || {
+    eventually("the old partition of events to be dropped", async || {
         (bed.count(&partitions_of("events")).await == 1).then_some(())
     })
     .await;
-    eventually("the old key to go", async || {
+    eventually("the old key to be removed", async || {
         (bed.count("select count(*) from idempotency_keys").await == 0).then_some(())
     })
     .await;
@@ -133,7 +133,7 @@ async fn partitions_are_made_a_week_ahead() {
     let mut services = Services::api_alone(&bed, &[]).await;
     let producer = Producer::new(services.api).await;
     let refused = producer.try_publish("a-key", "user.created", &json!({})).await.expect("an answer");
-    assert_eq!(refused.status(), 503, "nobody is to blame for a missing partition but we");
+    assert_eq!(refused.status(), 503, "a missing partition is not the producer's fault");
 
     services.relay(&bed, &[("POSTRIDER_RETENTION_DAYS", "8")]);
     producer.publish_until_accepted("a-key", "user.created", &json!({})).await;

@@ -1,5 +1,5 @@
-//! PostgreSQL and Redis as they are out there: servers that become read-only, names that lead elsewhere, databases with
-//! defaults of their own.
+//! PostgreSQL and Redis as they are in production: servers that become read-only, names that lead elsewhere, databases
+//! with defaults of their own.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -60,7 +60,7 @@ async fn sessions_left_on_a_server_that_became_read_only_are_replaced() {
     producer.publish("user.created", json!({})).await;
     receiver.wait_for(1).await;
     let sql = bed.sql().await;
-    // Whoever is connected can only read from now on; whoever connects anew finds the new primary.
+    // From now on existing sessions are read-only. New sessions find the new primary.
     for statement in [
         format!("alter database {} set default_transaction_read_only = off", bed.name),
         "alter system set default_transaction_read_only = on".to_owned(),
@@ -80,7 +80,7 @@ async fn sessions_left_on_a_server_that_became_read_only_are_replaced() {
     for process in [&stack.api, &stack.relay, &stack.deliverer] {
         process.ready().await;
     }
-    // Those that listen, or hold a lock, hear and hold nothing on the old server.
+    // Sessions that listen or hold a lock are useless on the old server.
     let left = format!(
         "select count(*) from pg_stat_activity a
          where datname = current_database() and backend_start < '{failover}'
@@ -193,7 +193,7 @@ async fn settings_that_a_pooler_drops_are_named_at_startup() {
     }
 }
 
-/// As PgBouncer does with `ignore_startup_parameters = options`.
+/// Starts a pooler that acts like PgBouncer with `ignore_startup_parameters = options`.
 async fn pooler_that_ignores_options(bed: &Bed) -> String {
     let database = bed.database();
     let port = database.get_ports().first().copied().unwrap_or(5432);
@@ -225,7 +225,7 @@ async fn pooler_that_ignores_options(bed: &Bed) -> String {
     format!("host=127.0.0.1 port={} user={user} dbname={name} sslmode=disable", address.port())
 }
 
-/// Runs `postrider <role>` to its end.
+/// Runs `postrider <role>` until it exits.
 async fn run(bed: &Bed, role: &str) -> Output {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_postrider"));
     command.arg(role).stdin(Stdio::null());
@@ -255,7 +255,7 @@ async fn services_follow_the_redis_name_from_a_replica_to_the_new_primary() {
     producer.publish("user.created", json!({})).await;
     receiver.wait_for(1).await;
 
-    // Connections to the old one stay open. It refuses writes, and whoever waits there waits for nothing.
+    // Connections to the old server stay open. It refuses writes, and a blocking read there waits for nothing.
     name.lead_to(&new.socket);
     old.call(&["REPLICAOF", "127.0.0.1", "1"]).await;
     producer.publish("user.created", json!({})).await;
@@ -299,7 +299,7 @@ async fn services_recover_after_redis_demanded_another_password() {
     bed.finish().await;
 }
 
-/// A Redis of the test's own, without a TCP port.
+/// A Redis for this test, without a TCP port.
 struct OwnRedis {
     child: Child,
     socket: PathBuf,
@@ -345,7 +345,7 @@ impl Drop for OwnRedis {
     }
 }
 
-/// A name that leads to one server now and to another later. Connections stay where they are.
+/// A name that leads to one server now and to another later. Open connections stay with their server.
 struct Name {
     path: PathBuf,
     target: Arc<Mutex<PathBuf>>,

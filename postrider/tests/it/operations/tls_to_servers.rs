@@ -1,4 +1,4 @@
-//! TLS to PostgreSQL and Redis: certificates of an authority that only `POSTRIDER_EXTRA_CA_FILE` knows.
+//! TLS to PostgreSQL and Redis, with certificates of an authority that only `POSTRIDER_EXTRA_CA_FILE` knows.
 
 use std::sync::Arc;
 
@@ -18,11 +18,11 @@ use crate::support::Bed;
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-/// What a client of PostgreSQL asks for TLS with, and what it is answered.
+/// The message with which a client asks PostgreSQL for TLS, and the response.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 const YES: &[u8] = b"S";
 
-/// An authority, and a file with its certificate.
+/// A certificate authority, and a file with its certificate.
 fn authority() -> (Issuer<'static, KeyPair>, tempfile::NamedTempFile) {
     let mut params = CertificateParams::new([]).expect("parameters");
     params.distinguished_name.push(DnType::CommonName, "an authority of one's own");
@@ -34,7 +34,7 @@ fn authority() -> (Issuer<'static, KeyPair>, tempfile::NamedTempFile) {
     (Issuer::new(params, key), file)
 }
 
-/// Speaks TLS for a server that does not, with a certificate for `name`; answers its port.
+/// Speaks TLS for a server that does not, with a certificate for `name`. Returns its port.
 async fn speak_tls(issuer: &Issuer<'static, KeyPair>, name: &str, server: Host, port: u16) -> u16 {
     let params = CertificateParams::new([name.to_owned()]).expect("parameters");
     let key = KeyPair::generate().expect("a key");
@@ -110,8 +110,8 @@ async fn postgresql_is_verified_in_each_mode_and_the_extra_authority_is_trusted(
     };
     for mode in ["prefer", "require", "verify-ca", "verify-full"] {
         ping(good, mode, true).await.expect(mode);
-        assert!(ping(good, mode, false).await.is_err(), "{mode}: nobody vouches for it");
-        assert!(ping(other, mode, true).await.is_err(), "{mode}: it is somebody else's");
+        assert!(ping(good, mode, false).await.is_err(), "{mode}: no known authority has signed it");
+        assert!(ping(other, mode, true).await.is_err(), "{mode}: it is for another name");
     }
     bed.finish().await;
 }
@@ -140,7 +140,7 @@ async fn redis_is_verified_and_the_extra_authority_is_trusted() {
     };
     let (_, run_id) = ask(good, true).await.expect("an answer");
     assert_eq!(run_id.len(), 40);
-    assert!(ask(good, false).await.is_err(), "nobody vouches for it");
-    assert!(ask(other, true).await.is_err(), "it is somebody else's");
+    assert!(ask(good, false).await.is_err(), "no known authority has signed it");
+    assert!(ask(other, true).await.is_err(), "it is for another name");
     bed.finish().await;
 }

@@ -33,7 +33,7 @@ async fn applications_share_equally_however_many_endpoints_each_has() {
         assert_eq!(shares, HashMap::from([(LARGE, 10), (SMALL, 10)]));
     }
     let alone = reserve(&queue, 20).await.expect("ids").reservations;
-    assert_eq!(by_application(&alone), HashMap::from([(LARGE, 20)]), "alone it may have all");
+    assert_eq!(by_application(&alone), HashMap::from([(LARGE, 20)]), "alone it gets everything");
     assert_eq!(shares(&alone).len(), 20, "one of each endpoint");
     bed.finish().await;
 }
@@ -75,7 +75,7 @@ async fn an_application_at_its_share_is_reported_and_wakes_no_consumer() {
     assert!(reserved.reservations.is_empty() && reserved.is_held_back);
     let tokens: usize = command("LLEN", &wake).query_async(&mut redis).await.expect("a length");
     assert_eq!(tokens, 0, "it would wake itself again and again");
-    // Another deliverer, which holds nothing of this application, may have it.
+    // Another deliverer, which holds nothing of this application, can get the ids.
     let reserved = reserve(&queue, 10).await.expect("ids");
     assert!(reserved.reservations.len() == 10 && !reserved.is_held_back);
     bed.finish().await;
@@ -89,7 +89,7 @@ async fn one_application_can_fill_eight_ninths_of_the_queue() {
     let mut queued = 0;
     for _ in 0..100 {
         let accepted = push_for(&queue, LARGE, known(&bed).await, unlimited(), &ids(100)).await;
-        // However full it is, each endpoint gets a few in.
+        // However full the queue is, each endpoint gets a few ids in.
         queued += if accepted > 8 { accepted } else { 0 };
     }
     assert!((790..=800).contains(&queued), "{queued}");

@@ -1,4 +1,4 @@
-//! What Redis loses or gets wrong is made good: by the next push at the latest.
+//! What Redis loses or gets wrong is repaired, at the latest by the next push.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::support::{Bed, within};
 
 const LIMITED: Limits = Limits { concurrency: 10, rate: Some(10), is_breaker_open: false };
 
-/// Takes what may be taken now, and ends it.
+/// Reserves and acknowledges everything that can be taken now.
 async fn drain(queue: &Queue, endpoint: EndpointId) -> usize {
     let mut taken = 0;
     loop {
@@ -80,7 +80,7 @@ async fn an_endpoint_whose_limits_were_lost_gets_one_exchange_at_a_time() {
     bed.finish().await;
 }
 
-/// Moves every time that Redis has stored an hour ahead: as if its clock had been set back by as much.
+/// Moves every stored time one hour ahead, as if Redis's clock had been set back by an hour.
 async fn set_the_clock_back(bed: &Bed, endpoint: EndpointId) {
     const SHIFT: &str = "
         local base, endpoint = KEYS[1], ARGV[1]

@@ -1,4 +1,4 @@
-//! The queue, against a real Redis: fair, bounded by concurrency and rate, and nothing is forgotten.
+//! The queue, against a real Redis: it is fair, it respects concurrency and rate limits, and it loses nothing.
 
 mod applications;
 mod losses;

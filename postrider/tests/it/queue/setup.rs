@@ -1,4 +1,4 @@
-//! A queue of its own for each test, and ways to look into it.
+//! A queue for each test, and functions to look into it.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -11,14 +11,14 @@ use crate::support::Bed;
 
 pub(crate) const EPOCH: i64 = 7;
 
-/// Whose endpoints are, where it does not matter.
+/// The application of endpoints in tests where the application does not matter.
 pub(crate) const ACME: ApplicationId = ApplicationId(Uuid::from_u128(1));
 
 pub(crate) async fn members(redis: &mut redis::aio::MultiplexedConnection, key: &[u8]) -> Vec<Vec<u8>> {
     command("ZRANGE", key).arg(0).arg(-1).query_async(redis).await.expect("a sorted set")
 }
 
-/// How many ids of each endpoint would fit.
+/// How many more ids fit in for each endpoint.
 pub(crate) async fn room(queue: &Queue, endpoints: &[EndpointId]) -> Vec<i64> {
     let endpoints: Vec<_> = endpoints.iter().map(|endpoint| (ACME, *endpoint)).collect();
     queue.space(&endpoints).await.expect("Redis").iter().map(|space| space.room).collect()
@@ -45,7 +45,7 @@ pub(crate) async fn push_for(
     queue.push(EPOCH, &[group]).await.expect("Redis")[0]
 }
 
-/// Reserves with nothing held back from anybody.
+/// Reserves without limits on any application.
 pub(crate) async fn reserve(queue: &Queue, count: usize) -> Result<Reserved, QueueError> {
     queue.reserve(count, &Allotment { named: Vec::new(), others: count }).await
 }
@@ -54,12 +54,12 @@ pub(crate) fn unlimited() -> Limits {
     Limits { concurrency: 1_000, rate: None, is_breaker_open: false }
 }
 
-/// An endpoint that nothing is known of: it may have one exchange at once, whatever its limits.
+/// A new endpoint. Redis knows nothing of it, so it may have one exchange at once, whatever its limits.
 pub(crate) fn endpoint() -> EndpointId {
     EndpointId(Uuid::now_v7())
 }
 
-/// An endpoint that has succeeded so often that its own limit alone counts.
+/// An endpoint with so many successes that only its own limit counts.
 pub(crate) async fn known(bed: &Bed) -> EndpointId {
     let endpoint = endpoint();
     let hash = [key(bed, "e:"), endpoint.0.as_bytes().to_vec()].concat();
@@ -68,7 +68,7 @@ pub(crate) async fn known(bed: &Bed) -> EndpointId {
     endpoint
 }
 
-/// Reservations whose ends tell nothing of their endpoints.
+/// Reservations that end without feedback about their endpoints.
 pub(crate) fn ended(reservations: &[Reservation]) -> Vec<(Reservation, Feedback)> {
     told(reservations, Feedback::None)
 }
@@ -112,7 +112,7 @@ pub(crate) async fn keys(bed: &Bed, kind: &str) -> Vec<Vec<u8>> {
     command("KEYS", &pattern).query_async(&mut bed.redis().await).await.expect("keys")
 }
 
-/// The kinds of keys that there are.
+/// The kinds of keys that exist.
 pub(crate) async fn kinds(bed: &Bed) -> BTreeSet<String> {
     let start = key(bed, "").len();
     let kind = |key: Vec<u8>| key[start..].split(|byte| *byte == b':').next().unwrap_or_default().to_vec();

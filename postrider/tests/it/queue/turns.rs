@@ -1,4 +1,4 @@
-//! Endpoints are served in turn, within their limits, and no id is lost or doubled.
+//! Endpoints are served in turn, within their limits, and no id is lost or duplicated.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -30,9 +30,9 @@ async fn a_busy_endpoint_gets_no_more_than_its_share() {
         let shares = shares(&reserve(&queue, 30).await.expect("ids").reservations);
         assert_eq!(shares, HashMap::from([(busy, 10), (quiet, 10), (other, 10)]));
     }
-    // Alone it may have all.
+    // Alone it gets everything.
     assert_eq!(shares(&reserve(&queue, 30).await.expect("ids").reservations), HashMap::from([(busy, 30)]));
-    // One that comes late does not wait behind the hundreds that wait already.
+    // A newcomer does not wait behind the hundreds of ids that are already waiting.
     push(&queue, quiet, unlimited(), &ids(1)).await;
     let served = shares(&reserve(&queue, 4).await.expect("ids").reservations);
     assert_eq!(served.get(&quiet), Some(&1), "{served:?}");
@@ -71,7 +71,7 @@ async fn consumers_together_never_exceed_the_concurrency_limit() {
     )
     .await;
 
-    // Raised after a reservation is made and lowered before it ends: never above what Redis has.
+    // Raised after a reservation is made and lowered before it ends, so it is never higher than the number in Redis.
     let in_flight = Arc::new(AtomicUsize::new(0));
     let most = Arc::new(AtomicUsize::new(0));
     let done = Arc::new(AtomicUsize::new(0));
@@ -113,7 +113,7 @@ async fn consumers_together_never_exceed_the_concurrency_limit() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rate_limit_is_used_fully_and_not_exceeded() {
     const RATE: f64 = 50.0;
-    /// A quarter of a second's worth may come at once after a pause.
+    /// A quarter of a second's worth can come at once after a pause.
     const BURST: f64 = 12.0;
     let bed = Bed::new().await;
     let queue = queue(&bed).await;
@@ -126,7 +126,7 @@ async fn a_rate_limit_is_used_fully_and_not_exceeded() {
     )
     .await;
 
-    // When each was reserved: not before, and not after.
+    // Each id was reserved between these two times.
     let mut reserved: Vec<(Instant, Instant)> = Vec::new();
     let started = Instant::now();
     let mut saturated: Option<(Instant, usize)> = None;
@@ -143,7 +143,7 @@ async fn a_rate_limit_is_used_fully_and_not_exceeded() {
             tokio::time::sleep(wait).await;
         }
     }
-    // The burst is spent: from here on the rate is what is left.
+    // The burst is used up. From here on only the rate counts.
     let (since, first) = saturated.expect("the rate was reached");
     let seconds = since.elapsed().as_secs_f64();
     let count = (reserved.len() - first) as f64;
@@ -168,7 +168,7 @@ async fn a_rate_limited_endpoint_does_not_hold_up_another() {
     let started = Instant::now();
     let mut served = HashMap::new();
     while served.get(&fast) != Some(&500) {
-        // Behind the slow one it would take 500 s.
+        // Waiting behind the slow endpoint would take 500 s.
         assert!(started.elapsed() < Duration::from_secs(250), "{served:?}");
         let reservations = reserve(&queue, 64).await.expect("Redis").reservations;
         for reservation in &reservations {
@@ -200,7 +200,7 @@ async fn a_reservation_expires_unless_it_is_extended() {
     assert_eq!(back.delivery_id, abandoned.delivery_id);
     assert_ne!(back, abandoned, "a reservation has a token of its own");
 
-    // Whoever held it first comes too late, be it to extend or to end the reservation that followed.
+    // The previous holder is too late, both to extend and to end the reservation that followed.
     let held = reservations(&bed, endpoint).await;
     queue.extend(&[abandoned]).await.expect("Redis");
     queue.acknowledge(ended(&[abandoned])).await.expect("Redis");
@@ -257,7 +257,7 @@ async fn a_full_queue_still_takes_a_few_ids_of_every_endpoint() {
     bed.source.set("POSTRIDER_QUEUE_CAPACITY", "100");
     let queue = queue(&bed).await;
     let (greedy, modest) = (known(&bed).await, known(&bed).await);
-    // Eight ninths: the rest is for other applications.
+    // Eight ninths. The rest is for other applications.
     assert_eq!(push(&queue, greedy, unlimited(), &ids(500)).await, 88);
     assert_eq!(push(&queue, modest, unlimited(), &ids(500)).await, 8);
     assert_eq!(push(&queue, modest, unlimited(), &ids(500)).await, 0);
@@ -287,7 +287,7 @@ async fn finished_ids_leave_nothing_in_redis() {
         (left == 0).then_some(())
     })
     .await;
-    // Rate-limited endpoints may still stand among the blocked, until the next reserve finds them ready.
+    // Rate-limited endpoints may still be among the blocked ones until the next reserve finds them ready.
     eventually("the last blocked endpoint", async || {
         reserve(&queue, 1).await.expect("Redis");
         (queue.statistics().await.expect("Redis").blocked_endpoints == 0).then_some(())
@@ -309,7 +309,7 @@ async fn finished_ids_leave_nothing_in_redis() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reserve_examines_a_bounded_number_of_endpoints_however_many_are_blocked() {
     const ENDPOINTS: usize = 10_000;
-    /// 64 endpoints whose time has come, and 64 visits, at a dozen commands each.
+    /// 64 endpoints whose time has come, and 64 visits, with a dozen commands each.
     const MOST: usize = 1_600;
     let bed = Bed::new().await;
     let queue = queue(&bed).await;
@@ -324,7 +324,7 @@ async fn a_reserve_examines_a_bounded_number_of_endpoints_however_many_are_block
     eventually("every endpoint's first id", async || {
         let reserved = reserve(&queue, 1_000).await.expect("Redis").reservations;
         served.extend(reserved.iter().map(|one| one.endpoint_id));
-        // None is left to expire, however long this takes.
+        // No reservation is left to expire, however long this takes.
         let done = reserved.into_iter().map(|one| (one, Feedback::None));
         queue.acknowledge(done).await.expect("Redis");
         (served.len() == ENDPOINTS).then_some(())
@@ -336,7 +336,7 @@ async fn a_reserve_examines_a_bounded_number_of_endpoints_however_many_are_block
     for _ in 0..20 {
         reserve(&queue, 1_000).await.expect("Redis");
     }
-    // The end of what is counted.
+    // Marks the end of what is counted.
     let end = Uuid::new_v4().to_string();
     let _: String = redis::cmd("ECHO").arg(&end).query_async(&mut bed.redis().await).await.expect("Redis");
     let mut commands = vec![0];
@@ -397,7 +397,7 @@ async fn a_failing_endpoint_is_probed_and_its_first_success_closes_the_breaker()
     assert_eq!((endpoint_id, probe_after), (failing, Duration::from_secs(5)));
     assert!(failing_for >= Duration::from_secs(11));
     let late = queue.acknowledge(told(&rest[4..], failed)).await.expect("Redis");
-    assert_eq!(late, [], "what was under way tells nothing new");
+    assert_eq!(late, [], "what was in flight says nothing new");
 
     let waiting = reserve(&queue, 10).await.expect("Redis");
     assert_eq!(waiting.reservations, []);
@@ -439,7 +439,7 @@ async fn a_breaker_that_redis_lost_opens_on_one_failure_and_closes_on_one_succes
     bed.finish().await;
 }
 
-/// Random calls, and after each of them every id is where a simple model says: waiting, reserved or gone.
+/// Makes random calls. After each call, every id is where a simple model says: waiting, reserved or gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_sequence_of_calls_loses_or_duplicates_an_id() {
     let seed = std::env::var("POSTRIDER_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
@@ -489,7 +489,7 @@ impl<'a> Model<'a> {
                 3..6 => self.reserve().await,
                 6..8 => self.acknowledge().await,
                 8 => self.queue.extend(&self.reserved).await.expect("Redis"),
-                // Twice is as good as once, and late as good as never.
+                // Acknowledging twice, or too late, changes nothing.
                 _ => {
                     self.queue.acknowledge(ended(&self.ended)).await.expect("Redis");
                 }
@@ -580,7 +580,7 @@ impl<'a> Model<'a> {
     }
 }
 
-/// One of three applications.
+/// Returns one of three applications.
 fn owner(endpoint: EndpointId) -> ApplicationId {
     ApplicationId(Uuid::from_u128(endpoint.0.as_u128() % 3))
 }
