@@ -1,4 +1,4 @@
-//! What is no event, no JSON, or more than can be borne.
+//! Bodies that are not JSON, not an event, or too large.
 
 use std::fmt::Write as _;
 
@@ -193,7 +193,7 @@ async fn every_digit_and_every_character_arrives() {
     setup.services.deliverer(&setup.bed, &[]);
     let receiver = Receiver::accepting().await;
     setup.producer.endpoint(json!({"url": receiver.url("/")})).await;
-    // None of these is a number that floating point, or 64 bits, can hold.
+    // Neither floating point nor 64 bits can hold any of these numbers.
     let numbers = [
         "98765432109876543210",
         "-98765432109876543210",

@@ -1,4 +1,4 @@
-//! Who may not.
+//! Callers without permission.
 
 use reqwest::Method;
 use reqwest::header::HeaderValue;
@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use super::setup::{ADMIN_TOKEN, Setup, another, refused};
 use crate::support::producer::{Producer, text};
 
-/// One route of each kind of check: the key alone, the scope, the admin, and the key that is looked at by the
-/// statement that stores.
+/// One route for each kind of check: the key alone, the scope, the admin, and the key that is checked by the statement
+/// that stores.
 const ROUTES: [(Method, &str); 5] = [
     (Method::GET, "/v1/events"),
     (Method::GET, "/v1/deliveries"),
@@ -64,7 +64,7 @@ async fn a_request_without_a_credential_is_a_401_whatever_else_is_wrong() {
     let stranger = Producer { key: None, ..setup.producer.clone() };
     for (code, values) in credentials {
         for (method, path) in ROUTES {
-            // What else is wrong is not told to strangers.
+            // A caller without a valid credential is not told what else is wrong.
             for body in [r#"{"event_type":"a","data":{}}"#, "{", r#"{"event_type":"\u0000"}"#] {
                 let mut request = stranger.request(method.clone(), path);
                 for value in &values {
@@ -119,7 +119,7 @@ async fn resources_of_another_application_do_not_exist() {
             format!("/v1/events?application_id={}", owner.application_id),
             "application_not_found",
         ),
-        // By its own application's path, another's endpoint is none either.
+        // Another application's endpoint does not exist under one's own path either.
         (
             Method::GET,
             format!("/v1/applications/{}/endpoints/{endpoint}/secret", stranger.application_id),
@@ -173,7 +173,7 @@ async fn a_key_can_do_only_what_its_scope_allows() {
         let request = producer.request(method.clone(), &path).header("idempotency-key", "k").json(&body);
         refused(request, 403, code, &format!("{method} {path}")).await;
     }
-    // Nor can a key give away more than it has.
+    // A key cannot grant more than it has.
     let path = format!("{application}/api-keys");
     let request = manager.request(Method::POST, &path).json(&json!({"name": "more", "scopes": ["publish"]}));
     refused(request, 403, "scope_required", "a key with more scopes").await;

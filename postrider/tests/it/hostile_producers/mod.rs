@@ -1,5 +1,5 @@
-//! Producers that mean harm, or are broken as if they did: each is told what is wrong in a problem body,
-//! nothing of it is stored, and nobody else notices.
+//! Producers that are malicious, or broken in the same way: each gets a problem body that says what is wrong, nothing
+//! of the request is stored, and no other producer is affected.
 
 mod bodies;
 mod credentials;

@@ -1,4 +1,4 @@
-//! Good events that are stored by the same statements as bad ones.
+//! Valid events that are stored by the same statements as invalid ones.
 
 use futures_util::future::{join, join_all};
 use serde_json::json;
@@ -54,7 +54,7 @@ async fn valid_events_are_stored_beside_invalid_ones() {
 async fn a_held_idempotency_key_affects_only_its_own_event() {
     let setup = Setup::new().await;
     let owner = &setup.producer;
-    // The same key, under way elsewhere, and stuck there.
+    // Another session has inserted the same key and does not commit.
     let mut sql = setup.bed.sql().await;
     let held = sql.transaction().await.expect("a transaction");
     let hold = "insert into idempotency_keys values ($1::text::uuid, 'stuck', gen_random_uuid(), '', 0)";
@@ -82,12 +82,12 @@ async fn a_held_idempotency_key_affects_only_its_own_event() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_beyond_the_queue_are_a_503_and_accepted_ones_are_stored() {
-    // Room for 64 large events, of which one producer may have half.
+    // Room for 64 large events. One producer may use half of it.
     let token = ("POSTRIDER_ADMIN_TOKEN", super::setup::ADMIN_TOKEN);
     let setup = Setup::with(&[token, ("POSTRIDER_ACCEPT_QUEUE_BYTES", "16777216")]).await;
     let data = json!({"a": "x".repeat(250_000)});
     let posts = join_all((0..200).map(async |number: usize| {
-        // A connection that says nothing for long, as on a busy machine, is closed: then under the same key again.
+        // On a busy machine a connection that is silent for too long is closed. Then the same key is sent again.
         let key = number.to_string();
         let response = eventually("an answer", async || {
             setup.producer.try_publish(&key, "user.created", &data).await.ok()

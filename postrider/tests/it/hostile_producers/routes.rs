@@ -1,4 +1,4 @@
-//! Routes, methods, ids and parameters that there are not: on every route of the specification.
+//! Routes, methods, ids and parameters that do not exist, on every route of the specification.
 
 use reqwest::Method;
 use serde_json::Value;
@@ -51,7 +51,7 @@ async fn an_unknown_route_is_a_404() {
 async fn a_malformed_id_is_not_found() {
     let setup = Setup::new().await;
     let before = setup.stored().await;
-    // Applications may have names of their own, of visible characters.
+    // Applications can have uids of visible characters, so here only other characters are tried.
     let no_names = ["%00", "%ff%fe", "'%20or%201=1--", "..%2f..%2fetc", "%C3%A9"];
     let no_ids =
         ["1", "not-a-uuid", "0198f1a23b4c7d5e8f60718293a4b5c6", "%7B0198f1a2-3b4c-7d5e-8f60-718293a4b5c6%7D"];
@@ -144,18 +144,18 @@ async fn an_invalid_parameter_is_a_422_that_names_it() {
             refused(setup.producer.request(Method::GET, path), 422, "validation_failed", path).await;
         assert_eq!(problem["errors"][0]["field"], parameter, "{path}");
     }
-    // As many values as one may ask for, and one more.
+    // As many values as allowed, and one more.
     let many = |count: usize| format!("/v1/events?{}", "event_type=a&".repeat(count));
     setup.producer.get(&many(100)).await;
     refused(setup.producer.request(Method::GET, &many(101)), 422, "validation_failed", "101 values").await;
-    // Extremes that are sound.
+    // Extreme values that are valid.
     for path in [
         "/v1/events?limit=250",
         "/v1/events?cursor=_____________________w",
         "/v1/events?cursor=AAAAAAAAAAAAAAAAAAAAAA",
         "/v1/events?created_after=0000-01-01T00:00:00Z&created_before=9999-12-31T23:59:59Z",
         "/v1/deliveries?created_after=9999-12-31T23:59:59Z",
-        // As generated clients write times, and the `null` of a last page.
+        // Times as generated clients write them, and the `null` of a last page.
         "/v1/events?created_before=2026-01-01T00:00:00+01:00",
         "/v1/events?created_before=2026-01-01T00:00:00%20+00:00",
         "/v1/deliveries?created_after=2026-01-01T00:00:00%2B0000",
@@ -183,7 +183,7 @@ async fn a_misspelt_parameter_is_a_422_that_names_it_on_every_route() {
             let named: Vec<_> = problem["errors"].as_array().expect("errors").iter().collect();
             let is_named = |name: &str| named.iter().any(|error| error["field"] == name);
             assert!(is_named("aplication_id") && is_named("Limit"), "{what}: {problem}");
-            // Strangers are told no more than that they are strangers.
+            // Without a valid credential the response only says so.
             let stranger = setup.admin.with_key("pr_0000000000000000000000000000000000000000000");
             let request = stranger.request(method, &path).header("idempotency-key", "k");
             refused(request, 401, "credentials_invalid", &what).await;

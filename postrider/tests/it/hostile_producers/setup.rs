@@ -10,12 +10,12 @@ use crate::support::service::Services;
 
 pub(crate) const ADMIN_TOKEN: &str = "the-admin-token-of-this-test";
 
-/// Everything that an API stores.
+/// Counts everything that an API stores.
 const STORED: &str = "select (select count(*) from applications) + (select count(*) from api_keys)
     + (select count(*) from endpoints) + (select count(*) from events) + (select count(*) from deliveries)
     + (select count(*) from outbox) + (select count(*) from idempotency_keys)";
 
-/// An API, and an application whose key may do everything.
+/// An API, and an application whose key has all scopes.
 pub(crate) struct Setup {
     pub(crate) bed: Bed,
     pub(crate) services: Services,
@@ -36,7 +36,7 @@ impl Setup {
         Self { bed, services, admin, producer }
     }
 
-    /// A good event, but for what the caller still changes.
+    /// A request with a valid event, which the caller can change.
     pub(crate) fn event(&self) -> RequestBuilder {
         self.producer
             .request(Method::POST, "/v1/events")
@@ -44,12 +44,12 @@ impl Setup {
             .header("content-type", "application/json")
     }
 
-    /// How much is stored.
+    /// The number of rows stored.
     pub(crate) async fn stored(&self) -> i64 {
         self.bed.count(STORED).await
     }
 
-    /// Ends, after a good event has shown that the API is as well as before.
+    /// Posts a valid event to show that the API still works, and stops.
     pub(crate) async fn finish(self) {
         self.producer.publish("user.created", json!({})).await;
         self.services.stop().await;
@@ -63,18 +63,18 @@ pub(crate) async fn another(admin: &Producer) -> Producer {
     Producer { key: Some(text(&created["api_key"])), application_id: text(&created["id"]), ..admin.clone() }
 }
 
-/// Sends a request that must be refused with this status and code, and answers the problem.
+/// Sends a request that must be refused with this status and code. Returns the problem.
 pub(crate) async fn refused(request: RequestBuilder, status: u16, code: &str, what: &str) -> Value {
     let request_id = Uuid::new_v4().to_string();
     let response = request.header("x-request-id", &request_id).send().await;
-    let response = response.unwrap_or_else(|error| panic!("{what}: no answer: {error:?}"));
+    let response = response.unwrap_or_else(|error| panic!("{what}: no response: {error:?}"));
     assert_eq!(response.headers()["x-request-id"], *request_id, "{what}");
     let problem = problem_in(response, what).await;
     assert_eq!((&problem["status"], &problem["code"]), (&json!(status), &json!(code)), "{what}: {problem}");
     problem
 }
 
-/// The problem of a response, of which everything is as RFC 9457 and the contract have it.
+/// Returns the problem in a response, after checking it against RFC 9457 and the specification.
 pub(crate) async fn problem_in(response: Response, what: &str) -> Value {
     let (status, headers) = (response.status(), response.headers().clone());
     let body = response.text().await.expect("a body");

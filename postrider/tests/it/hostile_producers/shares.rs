@@ -1,4 +1,4 @@
-//! What one application holds, and that another gets its share.
+//! One application holds as much as it can, and another still gets its share.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::setup::{Setup, another};
 use crate::support::eventually;
 
-/// Far longer than anything here takes, and shorter than what is waited for where it does not work.
+/// Much longer than anything takes here, and shorter than the wait that would follow if it did not work.
 const LONG: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -27,7 +27,7 @@ async fn an_unknown_key_is_refused_before_its_body_is_read() {
              authorization: Bearer {unknown}\r\ncontent-length: 4194304\r\n\r\n"
         );
         let mut stream = TcpStream::connect(setup.services.api).await.expect("a connection");
-        // The body never comes.
+        // The body never arrives.
         stream.write_all(head.as_bytes()).await.expect("sent");
         let mut answer = [0; 12];
         timeout(LONG, stream.read_exact(&mut answer)).await.expect("an answer").expect("read");
@@ -41,7 +41,7 @@ async fn bodies_that_never_arrive_do_not_keep_other_applications_out() {
     let setup = Setup::new().await;
     let victim = another(&setup.admin).await;
     let key = setup.producer.key.clone().expect("a key");
-    // More than there is room for, of bodies of which nothing comes, and of requests that would be worked on.
+    // More than fits: bodies that never arrive, and requests that need work.
     let mut held = Vec::new();
     for number in 0..100 {
         let (method, path) = [("POST", "/v1/events/batch"), ("POST", "/v1/replays")][number % 2];
@@ -66,7 +66,7 @@ async fn bodies_that_never_arrive_do_not_keep_other_applications_out() {
 async fn slow_reads_do_not_keep_other_applications_out() {
     let setup = Setup::new().await;
     let victim = another(&setup.admin).await;
-    // What takes long here waits for a lock, so that how many wait does not depend on the speed of a machine.
+    // Slow reads wait for a lock here, so that their number does not depend on the speed of the machine.
     let mut sql = setup.bed.sql().await;
     let locked = sql.transaction().await.expect("a transaction");
     locked.batch_execute("lock table audit_log in access exclusive mode").await.expect("locked");

@@ -1,4 +1,4 @@
-//! What no HTTP client would send: it is answered or the connection is closed, and the API goes on.
+//! Bytes that no HTTP client would send: the API responds or closes the connection, and continues to work.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,21 +12,21 @@ use super::setup::Setup;
 use crate::support::Bed;
 use crate::support::service::Process;
 
-/// Sends bytes, says that nothing follows, and reads until the connection is closed.
+/// Sends bytes, ends the sending side, and reads until the connection is closed.
 async fn talk(api: SocketAddr, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(api).await.expect("a connection");
-    // It may be closed before all is sent.
+    // The connection may be closed before everything is sent.
     let _ = stream.write_all(bytes).await;
     let _ = stream.shutdown().await;
     let mut answer = Vec::new();
     let reading = timeout(Duration::from_secs(45), stream.read_to_end(&mut answer)).await;
-    let _ = reading.unwrap_or_else(|_| panic!("no end of it: {:?}", String::from_utf8_lossy(bytes)));
+    let _ = reading.unwrap_or_else(|_| panic!("it does not end: {:?}", String::from_utf8_lossy(bytes)));
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// The status of the first answer, and its problem.
+/// The status of the first response, and its problem.
 fn problem(answer: &str) -> (u16, Value) {
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no response: {answer:?}"));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
     let body = match body.split_once("\r\n") {
         Some((_, chunk)) if head.contains("chunked") => chunk.split("\r\n").next().unwrap_or_default(),
@@ -39,7 +39,7 @@ fn problem(answer: &str) -> (u16, Value) {
     )
 }
 
-/// The head of a request to publish, with headers of its own.
+/// The head of a request to publish, with these headers.
 fn head(setup: &Setup, headers: &str) -> String {
     let key = setup.producer.key.as_deref().expect("a key");
     format!(
@@ -57,10 +57,10 @@ async fn a_body_that_is_too_large_is_a_413_whatever_its_headers_say() {
         format!("{}0\r\n\r\n", chunk.repeat(bytes / 0x10000))
     };
     for (headers, body) in [
-        // Announced, and sent or not.
+        // Announced with a length, and sent or not.
         ("content-length: 300000\r\n", "x".repeat(300_000)),
         ("content-length: 99999999999\r\n", String::new()),
-        // Not announced: in chunks, of which some come, or all, or more than is read to be polite.
+        // Not announced: sent in chunks, incomplete, complete, or more than the API reads before it closes.
         ("transfer-encoding: chunked\r\n", chunks(327_680)),
         ("transfer-encoding: chunked\r\n", chunks(8 << 20)),
         ("transfer-encoding: chunked\r\n", chunks(64 << 20)),
@@ -68,7 +68,7 @@ async fn a_body_that_is_too_large_is_a_413_whatever_its_headers_say() {
         let bytes = format!("{}{body}", head(&setup, headers));
         let answer = talk(setup.services.api, bytes.as_bytes()).await;
         if body.len() > 32 << 20 && answer.is_empty() {
-            // Whoever sends on and on may find the connection reset before it reads.
+            // A client that keeps sending may find the connection reset before it reads.
             continue;
         }
         let (status, problem) = problem(&answer);
@@ -120,7 +120,7 @@ async fn unusual_but_valid_requests_are_answered() {
         let status = answer.split(' ').nth(1);
         assert_eq!(status, Some("200"), "{request}: {answer}");
     }
-    // Three in one go are answered in order.
+    // Three requests at once are answered in order.
     let requests = ["/health/live", "/unknown", "/health/live"]
         .map(|path| format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n"))
         .concat();
@@ -128,7 +128,7 @@ async fn unusual_but_valid_requests_are_answered() {
     let statuses: Vec<_> =
         answers.match_indices("HTTP/1.1 ").map(|(at, _)| &answers[at + 9..at + 12]).collect();
     assert_eq!(statuses, ["200", "404", "200"]);
-    // Whoever asks first is told to go on.
+    // `expect: 100-continue` gets a 100.
     let event = r#"{"event_type":"a","data":{}}"#;
     let headers = format!("expect: 100-continue\r\ncontent-length: {}\r\n", event.len());
     let answer = talk(api, format!("{}{event}", head(&setup, &headers)).as_bytes()).await;
@@ -138,7 +138,7 @@ async fn unusual_but_valid_requests_are_answered() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_without_a_host_is_not_the_local_admin() {
-    // On loopback and without an admin token, who asks a loopback host is the admin.
+    // On loopback and without an admin token, a request to a loopback host is the admin's.
     let bed = crate::support::Bed::new().await;
     let services = crate::support::service::Services::api_alone(&bed, &[]).await;
     for (host, expected) in [
@@ -185,7 +185,7 @@ async fn malformed_requests_are_rejected_and_have_no_effect() {
         format!("{}{event}", head(&setup, "content-length: 28\r\ncontent-length: 29\r\n")).into_bytes(),
         format!("{}{event}", head(&setup, "content-length: -28\r\n")).into_bytes(),
         format!("{}{event}", head(&setup, "transfer-encoding: gzip\r\n")).into_bytes(),
-        // Smuggling: what one server takes for the body, another may take for the next request.
+        // Request smuggling: what one server takes for the body, another may take for the next request.
         format!(
             "{}0\r\n\r\n{event}",
             head(&setup, &format!("content-length: {length}\r\ntransfer-encoding: chunked\r\n"))
@@ -217,10 +217,10 @@ async fn half_sent_requests_hold_up_neither_others_nor_shutdown() {
     for number in 0..20 {
         setup.producer.publish("user.created", json!({ "n": number })).await;
     }
-    // It stops after its grace of ten seconds, although they are still there: not after the 90 seconds for
-    // which a connection may be silent. How long it takes to remove the database is another matter.
+    // The API stops after its grace period of ten seconds, although these connections are still open. It does not wait
+    // for the 90 seconds that a connection may be silent. How long it takes to drop the database does not matter here.
     let stopping = timeout(Duration::from_secs(45), setup.services.stop());
-    stopping.await.expect("an end, although they are still there");
+    stopping.await.expect("the API stops although they are still open");
     setup.bed.finish().await;
     drop(silent);
 }
@@ -246,7 +246,7 @@ async fn a_dripping_request_head_is_cut_off() {
     setup.finish().await;
 }
 
-/// What a server says of the requests that may be under way at once on one connection.
+/// Returns the number of concurrent streams that a server allows on one connection.
 async fn max_streams(server: SocketAddr) -> Option<u32> {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     const EMPTY_SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
@@ -287,10 +287,10 @@ async fn health_and_metrics_are_served_beside_many_silent_connections() {
         silent.push(stream);
     }
     deliverer.ready().await;
-    // They would take descriptors that its exchanges need.
+    // They would use descriptors that the exchanges need.
     for stream in &mut silent[..MANY - 64] {
         let read = timeout(Duration::from_secs(60), stream.read_u8()).await;
-        read.expect("it was pushed out").expect_err("no byte");
+        read.expect("it was closed to make room").expect_err("no byte");
     }
     drop(deliverer);
     bed.finish().await;

@@ -1,4 +1,4 @@
-//! Clients that send half of a request, or do not read the response: they reach a bound of their own.
+//! Clients that send half of a request, or do not read the response, reach a limit of their own.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,14 +15,14 @@ use crate::support::Bed;
 use crate::support::producer::Producer;
 use crate::support::service::Process;
 
-/// Far longer than anything here takes.
+/// Much longer than anything takes here.
 const LONG: Duration = Duration::from_secs(20);
-/// Pages of nearly 4 MiB of which one application may leave so many unread: eight ninths of 128 MiB.
+/// The number of pages of nearly 4 MiB that one application may leave unread: eight ninths of 128 MiB.
 const UNREAD_PAGES: usize = 30;
 /// More than that.
 const CONNECTIONS: usize = 96;
 
-/// Events that fill more than a page of 4 MiB.
+/// Stores events that fill more than a page of 4 MiB.
 async fn with_large_events(setup: &Setup) {
     let fill = "insert into events (id, application_id, event_type, payload, idempotency_key)
                 select uuid_v7(), $1::text::uuid, 'a', jsonb_build_object('a', repeat('x', 240000)), n::text
@@ -31,7 +31,7 @@ async fn with_large_events(setup: &Setup) {
     sql.execute(fill, &[&setup.producer.application_id]).await.expect("events");
 }
 
-/// Shows that another application is served, and that the first one is again when it has gone away.
+/// Checks that another application is served, and that the first one is served again after it closes its connections.
 async fn finish<T>(setup: Setup, unread: T) {
     let victim = another(&setup.admin).await;
     victim.publish("user.created", json!({})).await;
@@ -105,7 +105,7 @@ async fn an_endless_request_head_is_a_431_after_64_kib() {
     for answer in join_all((0..20).map(|_| ask())).await {
         assert!(answer.starts_with("HTTP/1.1 431 "), "{answer:?}");
     }
-    // One that ends before is a request as any other.
+    // A head that ends earlier is an ordinary request.
     let mut stream = TcpStream::connect(setup.services.api).await.expect("a connection");
     let request = format!("{beginning}{}\r\nconnection: close\r\n\r\n", "x".repeat(60_000));
     stream.write_all(request.as_bytes()).await.expect("sent");
@@ -119,7 +119,7 @@ async fn an_endless_request_head_is_a_431_after_64_kib() {
 async fn missing_request_bodies_occupy_only_a_share_of_the_connections() {
     const MANY: usize = 300;
     let bed = Bed::new().await;
-    // So that 200 connections may be open, of which one application may have eight ninths under way.
+    // 200 connections may be open, and requests of one application may occupy eight ninths of them.
     const SHARE: usize = 177;
     let environment = [("POSTRIDER_ADMIN_TOKEN", ADMIN_TOKEN)];
     let api = Process::start_limited(&bed, "api", 400, &environment, std::process::Stdio::null());
@@ -144,7 +144,7 @@ async fn missing_request_bodies_occupy_only_a_share_of_the_connections() {
             answer
         });
     }
-    // Most are told so. Some had to make room for others before that.
+    // Most get a 503. Some had to make room for others before that.
     let mut refused = 0;
     for _ in 0..MANY - SHARE {
         let ended = timeout(LONG, asking.join_next()).await.expect("an end").expect("one");
@@ -167,7 +167,7 @@ async fn missing_request_bodies_occupy_only_a_share_of_the_connections() {
     bed.finish().await;
 }
 
-/// The status of a request on a connection that stays open.
+/// Sends a request on a connection that stays open, and returns the status.
 async fn ask_again(stream: &mut TcpStream, producer: &Producer) -> String {
     let key = producer.key.as_deref().expect("a key");
     let request = format!("GET /v1/events HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {key}\r\n\r\n");
@@ -176,13 +176,13 @@ async fn ask_again(stream: &mut TcpStream, producer: &Producer) -> String {
     while !answer.ends_with('}') {
         let mut bytes = [0; 1_024];
         let count = timeout(LONG, stream.read(&mut bytes)).await.expect("a response").expect("read");
-        assert!(count > 0, "it was closed after {answer:?}");
+        assert!(count > 0, "the connection was closed after {answer:?}");
         answer.push_str(&String::from_utf8_lossy(&bytes[..count]));
     }
     answer.split(' ').nth(1).unwrap_or_default().to_owned()
 }
 
-// HTTP/2 by hand (RFC 9113): clients of libraries read what they are sent.
+// HTTP/2 by hand (RFC 9113), because client libraries read what they are sent.
 
 const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
@@ -190,7 +190,7 @@ const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 const INITIAL_WINDOW_SIZE: u8 = 4;
 
-/// A connection on which no byte of a body may be sent.
+/// Opens a connection on which the server may not send a byte of a body.
 async fn without_window(api: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(api).await.expect("a connection");
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("sent");
@@ -204,7 +204,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&head, payload].concat()
 }
 
-/// The head of a request in HPACK (RFC 7541): indexed fields, and literals that are not.
+/// The head of a request in HPACK (RFC 7541), with indexed fields and plain literals.
 fn get_head(path: &str, key: &str) -> Vec<u8> {
     let text = |text: &str| [&[u8::try_from(text.len()).expect("a short one")], text.as_bytes()].concat();
     const METHOD_GET: u8 = 0x82;
@@ -223,7 +223,7 @@ fn get_head(path: &str, key: &str) -> Vec<u8> {
     .concat()
 }
 
-/// Reads up to the next head of a response.
+/// Reads up to the next response head, and returns true if its status is 200.
 async fn is_200(stream: &mut TcpStream) -> bool {
     const STATUS_200: u8 = 0x88;
     loop {

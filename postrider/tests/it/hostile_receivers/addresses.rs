@@ -1,4 +1,4 @@
-//! Names that resolve to where no webhook may go, or to nowhere.
+//! Names that resolve to addresses where no webhook may go, or to none.
 
 use std::net::SocketAddr;
 
@@ -15,14 +15,14 @@ fn addresses(texts: &[&str]) -> Reply {
     Reply::Addresses(texts.iter().map(|text| text.parse().expect("an address")).collect())
 }
 
-/// Answers and closes the connection, so that every attempt has to look the name up.
+/// Responds and closes the connection, so that every attempt has to resolve the name.
 async fn answer_once(mut stream: TcpStream, status: u16) {
     read_request(&mut stream).await;
     let answer = format!("HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
     let _ = stream.write_all(answer.as_bytes()).await;
 }
 
-/// An installation that asks this name server. 127.0.0.1 is allowed, and no other address of the kind.
+/// An installation that uses this name server. 127.0.0.1 is allowed, and no other private address.
 async fn setup_with_name_server(name_server: &NameServer) -> Setup {
     Setup::with(&[("POSTRIDER_DNS_SERVERS", &name_server.address.to_string())]).await
 }
@@ -46,14 +46,14 @@ async fn a_name_with_only_a_refused_address_fails_with_that_reason_and_is_retrie
     .await;
     let setup = setup_with_name_server(&name_server).await;
     let settings = json!({"max_attempts": 3});
-    // Nobody listens at that port, should the guard ever fail here.
+    // Nothing listens on that port, in case the guard fails here.
     let urls = NAMES.map(|(name, _)| format!("http://{name}:9/"));
     let outcomes = join_all(urls.iter().map(|url| setup.deliver(url, settings.clone()))).await;
     for (outcome, (name, _)) in outcomes.iter().zip(NAMES) {
         assert_eq!(outcome.attempts.len(), 3, "{name}: it is retried as a failure of the network");
         for attempt in &outcome.attempts {
             assert_eq!(attempt["error_class"], "refused_address", "{name}: {attempt}");
-            // Which address it is would tell a tenant of the network behind.
+            // The address itself would tell a tenant about the network.
             assert_eq!(attempt["error_message"], "the target is not allowed: *** is not a public address");
             assert!(attempt["response_status"].is_null());
         }
@@ -113,7 +113,7 @@ async fn a_name_that_changes_at_every_lookup_is_dialled_only_at_allowed_addresse
     let outcome = setup.deliver(&url, json!({"max_attempts": 4})).await;
     let classes: Vec<_> =
         outcome.attempts.iter().map(|a| a["error_class"].as_str().expect("a class")).collect();
-    // What was looked at once is what is dialled: a second look in between would turn them round.
+    // The address that was checked is the one that is dialled. A second lookup in between would swap them.
     assert_eq!(classes, ["http", "refused_address"].repeat(2));
     assert_eq!((passing.connections(), refused.connections()), (2, 0));
     setup.finish().await;

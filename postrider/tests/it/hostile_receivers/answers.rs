@@ -1,4 +1,4 @@
-//! Answers that never come, never end, break off, or are none.
+//! Responses that never arrive, never end, break off, or are not HTTP.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,10 +14,10 @@ use tokio::time::sleep;
 use super::setup::{RawReceiver, Setup, Unanswered, read_request};
 use crate::support::receiver::Receiver;
 
-/// A byte now and then: far too slow for the timeout, far too lively for one of idleness.
+/// One byte now and then: far too slow for the timeout, but too often for an idle timeout.
 const DRIP: Duration = Duration::from_millis(200);
 
-/// Reads a request and sends `bytes`; then the connection is closed.
+/// Reads a request, sends `bytes`, and closes the connection.
 async fn saying(bytes: &'static [u8]) -> RawReceiver {
     RawReceiver::start(move |mut stream| async move {
         read_request(&mut stream).await;
@@ -26,7 +26,7 @@ async fn saying(bytes: &'static [u8]) -> RawReceiver {
     .await
 }
 
-/// Reads a request, sends `first` at once and `rest` again and again after every pause.
+/// Reads a request, sends `first` at once, and then `rest` after every pause.
 async fn dripping(first: &'static [u8], rest: &'static [u8], pause: Duration) -> RawReceiver {
     RawReceiver::start(move |mut stream| async move {
         read_request(&mut stream).await;
@@ -46,11 +46,11 @@ async fn a_missing_response_is_a_timeout_of_the_whole_exchange() {
     let receivers = [
         // Hangs.
         dripping(b"", b"", forever).await,
-        // A byte now and then, of a status line that has no end.
+        // One byte now and then, of a status line that never ends.
         dripping(b"HTTP/1.1 200 OK", b"x", DRIP).await,
-        // Promises an answer, and another one.
+        // Promises a response, again and again.
         dripping(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n", DRIP).await,
-        // Takes connections and reads nothing.
+        // Accepts connections and reads nothing.
         RawReceiver::start(move |stream| async move {
             sleep(forever).await;
             drop(stream);
@@ -89,13 +89,13 @@ async fn a_dripping_body_is_a_timeout_that_keeps_what_arrived() {
         let attempt = outcome.timed_out(Some(200));
         let body = attempt["response_body"].as_str().expect("a body");
         assert!((1..=20).contains(&body.len()) && body.bytes().all(|byte| byte == b'x'), "{attempt}");
-        assert_eq!(attempt["response_body_truncated"], false, "it is all that came");
+        assert_eq!(attempt["response_body_truncated"], false, "it is everything that arrived");
         assert_eq!(attempt["response_headers"].as_array().map(Vec::len), Some(1));
     }
-    // So is a head that drips, as soon as there is a status.
+    // So does a dripping head, once there is a status.
     let head = dripping(b"HTTP/1.1 200 OK\r\nx-drip: ", b"x", DRIP).await;
     assert!(setup.deliver_to(&head.url()).await.timed_out(Some(200))["response_headers"].is_null());
-    // A failure stays the failure that it is: how its body ends does not matter.
+    // A failure stays the same failure. How its body ends does not matter.
     let failing = dripping(b"HTTP/1.1 422 No\r\ncontent-length: 100\r\n\r\n", b"x", DRIP).await;
     let outcome =
         setup.deliver(&failing.url(), json!({"max_attempts": 5, "permanent_statuses": [422]})).await;
@@ -159,7 +159,7 @@ async fn only_16_kib_of_response_headers_are_kept() {
     let outcome = setup.deliver_to(&receiver.url()).await;
     let headers = outcome.succeeded()["response_headers"].as_array().expect("headers").clone();
     assert_eq!(headers[0], json!({"name": "content-length", "value": "0"}));
-    assert_eq!(headers.len(), 6, "as many as have room");
+    assert_eq!(headers.len(), 6, "as many as fit");
     setup.finish().await;
 }
 
@@ -174,7 +174,7 @@ async fn a_truncated_response_is_a_failure() {
         let receiver = saying(answer).await;
         let outcome = setup.deliver_to(&receiver.url()).await;
         if answer.starts_with(b"HTTP/1.1 204") {
-            // It has no body, whatever it says.
+            // It has no body, whatever its headers say.
             assert_eq!(outcome.succeeded()["response_body"], body);
             continue;
         }
@@ -200,7 +200,7 @@ async fn a_closed_connection_or_another_protocol_is_a_failure() {
     ] {
         receivers.push(saying(answer).await);
     }
-    // Slams the door.
+    // Closes at once.
     receivers.push(RawReceiver::start(|stream| async move { drop(stream) }).await);
     // Resets the connection.
     receivers.push(
@@ -217,7 +217,7 @@ async fn a_closed_connection_or_another_protocol_is_a_failure() {
         assert!(message.starts_with("the exchange failed: "), "{message}");
         assert!(!message.contains("http://"), "URLs hold secrets: {message}");
     }
-    // Nobody is there.
+    // Nothing listens there.
     let address = crate::support::service::free_port();
     let outcome = setup.deliver_to(&format!("http://{address}/secret-path")).await;
     let message = outcome.failed("connect", None)["error_message"].clone();
@@ -241,7 +241,7 @@ async fn response_bytes_are_kept_unchanged() {
     assert_eq!(headers[0], json!({"name": "x-bytes", "value": "caf\u{fffd}"}));
     assert_eq!(headers[1], json!({"name": "x-bytes", "value": "two"}));
 
-    // NUL is text, and JSON can say it.
+    // NUL is valid text, and JSON can represent it.
     let text = saying(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\na\0\x01b").await;
     let outcome = setup.deliver_to(&text.url()).await;
     assert_eq!(outcome.succeeded()["response_body"], "a\0\u{1}b");

@@ -1,4 +1,4 @@
-//! What an answer may cost a deliverer, in bytes.
+//! The memory that a response may cost a deliverer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -56,7 +56,7 @@ async fn endless_informational_responses_are_aborted_and_hold_up_no_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn endless_response_heads_use_little_memory() {
     const RECEIVERS: usize = 256;
-    /// What an exchange may take beside its request.
+    /// The most that an exchange may use besides its request.
     const MOST: u64 = 96 * 1024;
     let bed = Bed::new().await;
     let mut services = Services::api_alone(&bed, &[]).await;
@@ -99,7 +99,7 @@ async fn endless_response_heads_use_little_memory() {
     bed.finish().await;
 }
 
-/// The memory that a process takes.
+/// The resident memory of a process.
 fn resident_bytes(process: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("a process");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");

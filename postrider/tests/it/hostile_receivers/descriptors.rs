@@ -1,4 +1,4 @@
-//! A deliverer that has too few file descriptors: its own fault, and no receiver's.
+//! A deliverer with too few file descriptors. This is its own fault, not that of a receiver.
 
 use futures_util::future::join_all;
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
@@ -18,7 +18,7 @@ async fn accept(mut stream: TcpStream) {
     let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").await;
 }
 
-/// Asserts that all deliveries of an event succeed in their first attempt.
+/// Checks that all deliveries of an event succeed at their first attempt.
 async fn all_succeed_at_once(producer: &Producer, event_id: &str, count: usize) {
     let deliveries = eventually("the end of all deliveries", async || {
         let deliveries = producer.deliveries(event_id).await;
@@ -51,7 +51,7 @@ async fn a_deliverer_without_file_descriptors_uses_no_attempt() {
     let event_id = text(&producer.publish("short.first", json!({})).await["event_id"]);
     all_succeed_at_once(&producer, &event_id, 4).await;
 
-    // From here on nothing can be opened. What is open stays so, this connection to its health too.
+    // From here on the deliverer can open nothing. Open connections stay open, including this one to its health.
     let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(1).build().expect("a client");
     let health = async || -> Value {
         let url = format!("http://{}/health/ready", deliverer.listen);

@@ -1,4 +1,4 @@
-//! Names that have several addresses, of which some are dead, and name servers that do not do their work.
+//! Names with several addresses, some of them dead, and name servers that fail.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use super::name_server::{NameServer, Reply};
 use super::setup::{RawReceiver, Setup, Unanswered, read_request};
 
-/// All of the loopback network may be sent to.
+/// An installation that may send to all of the loopback network.
 async fn setup_with_name_server(name_server: &NameServer) -> Setup {
     Setup::with(&[
         ("POSTRIDER_DNS_SERVERS", &name_server.address.to_string()),
@@ -80,7 +80,7 @@ async fn a_name_server_that_drops_ipv6_queries_delays_nothing() {
     let setup = setup_with_name_server(&name_server).await;
     let receiver = RawReceiver::start(accept).await;
     let url = format!("http://v4.example.test:{}/", receiver.address.port());
-    // Were IPv6 waited for, this would be too short: a name server is asked three times, two seconds apart.
+    // Too short if IPv6 were waited for: a name server is asked three times, two seconds apart.
     let outcome = setup.deliver(&url, json!({"timeout_seconds": 5})).await;
     assert_eq!(outcome.delivery["status"], "succeeded", "{:?}", outcome.attempts);
 

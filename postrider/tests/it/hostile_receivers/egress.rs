@@ -12,7 +12,7 @@ use super::tls::{accepting, authority, bundle, server};
 use crate::support::service::{Process, Services, free_port};
 use crate::support::{Bed, eventually, producer::Producer, producer::text};
 
-/// An HTTP proxy that keeps the heads of the requests to it. Whatever name it is asked for is this machine.
+/// An HTTP proxy that keeps the heads of the requests to it. It connects every name to this machine.
 async fn proxy(heads: Arc<Mutex<Vec<String>>>) -> RawReceiver {
     RawReceiver::start(move |mut client| {
         let heads = heads.clone();
@@ -47,7 +47,7 @@ async fn proxy(heads: Arc<Mutex<Vec<String>>>) -> RawReceiver {
     .await
 }
 
-/// What proxies say of hosts that they cannot or may not reach.
+/// Responses of proxies about hosts that they cannot or may not reach.
 const REFUSALS: [(&str, &str); 5] = [
     ("refused.", "403 Forbidden"),
     ("unreachable.", "502 Bad Gateway"),
@@ -56,7 +56,7 @@ const REFUSALS: [(&str, &str); 5] = [
     ("smokescreen.", "407 Request rejected by proxy\r\nx-smokescreen-error: denied"),
 ];
 
-/// What some proxies have in their answers to `CONNECT`.
+/// Unusual header lines that some proxies send in their response to `CONNECT`.
 fn odd_lines(target: &str) -> String {
     match target.split('.').next() {
         Some("folded") => "x-folded: one\r\n two\r\n".to_owned(),
@@ -127,10 +127,10 @@ async fn webhooks_go_through_the_egress_proxy_which_resolves_names() {
     bed.finish().await;
 }
 
-/// A proxy that is closed, unwell or has other credentials is no fault of any receiver.
+/// A proxy that is closed, fails or requires other credentials is not the fault of any receiver.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failing_egress_proxy_uses_no_attempt() {
-    /// What the proxy does, one after the other, and what the deliverer says of it.
+    /// What the proxy does, in order, and what the deliverer reports about it.
     const WAYS: [(&str, &str); 3] = [
         ("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n", "answered 503"),
         ("", "failed"),
@@ -150,7 +150,7 @@ async fn a_failing_egress_proxy_uses_no_attempt() {
     let deliverer = Process::start(&bed, "deliverer", &environment);
     deliverer.ready().await;
     let unwell = async |sign: &str| {
-        eventually("an egress proxy that is found unwell", async || {
+        eventually("the egress proxy to be reported as down", async || {
             let (status, health) = deliverer.health("ready").await?;
             let reason = health["parts"]["deliverer_egress_proxy"]["reason"].as_str().unwrap_or_default();
             (status == 503 && reason.contains(sign)).then_some(())

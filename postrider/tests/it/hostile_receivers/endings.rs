@@ -1,4 +1,4 @@
-//! Connections that end otherwise than the book says, after an answer that counts.
+//! Connections that end in unusual ways, after a response that counts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::name_server::{NameServer, Reply};
 use super::setup::{RawReceiver, Setup, read_request};
 use super::tls::{authority, bundle, server};
 
-/// An installation that finds every name at 127.0.0.1 and trusts the certificates of this issuer.
+/// An installation that resolves every name to 127.0.0.1 and trusts the certificates of this issuer.
 async fn trusting() -> (Setup, Issuer<'static, KeyPair>, NameServer) {
     let name_server =
         NameServer::start(|_, _| Reply::Addresses(vec!["127.0.0.1".parse().expect("an address")])).await;
@@ -25,7 +25,7 @@ async fn trusting() -> (Setup, Issuer<'static, KeyPair>, NameServer) {
     (setup, issuer, name_server)
 }
 
-/// Without length and chunks the end of the connection is the end of the body; with either it is not.
+/// If a body has neither a length nor chunks, it ends with the connection. Otherwise it does not.
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_ending_without_close_notify_ends_a_body_without_a_length() {
     let (setup, issuer, _name_server) = trusting().await;
@@ -47,7 +47,7 @@ async fn tls_ending_without_close_notify_ends_a_body_without_a_length() {
                 read_request(&mut stream).await;
                 let _ = stream.write_all(answer.as_bytes()).await;
                 let _ = stream.flush().await;
-                // The TCP connection ends, and TLS is not told.
+                // The TCP connection ends without a TLS close_notify.
                 let (mut tcp, _) = stream.into_inner();
                 let _ = tcp.shutdown().await;
                 let _ = tcp.read(&mut [0; 1]).await;
@@ -81,7 +81,7 @@ async fn garbage_after_a_complete_tls_response_does_not_lose_it() {
                 async move {
                     let Ok(mut stream) = acceptor.accept(stream).await else { return };
                     read_request(&mut stream).await;
-                    // The answer and the junk arrive together, and the connection stays open.
+                    // The response and the garbage arrive together, and the connection stays open.
                     let (mut tcp, mut tls) = stream.into_inner();
                     let mut bytes = Vec::new();
                     std::io::Write::write_all(&mut tls.writer(), answer.as_bytes()).expect("buffered");
@@ -111,11 +111,11 @@ async fn a_response_counts_even_if_the_request_was_not_read_and_the_connection_i
             let mut begun = vec![0; bytes];
             let _ = stream.read_exact(&mut begun).await;
             let _ = stream.write_all(answer).await;
-            // To close with something unread is to reset.
+            // Closing a socket with unread data resets the connection.
             drop(stream);
         })
     };
-    // Far more than the buffers of a connection hold, so that writing fails too.
+    // Much more than the buffers of a connection hold, so that writing fails too.
     let large = json!({"text": "x".repeat(200_000)});
     for answer in [
         &b"HTTP/1.1 202 Accepted\r\ncontent-length: 2\r\n\r\nok"[..],
@@ -155,7 +155,7 @@ async fn a_response_counts_if_the_receiver_half_closes_or_lingers_afterwards() {
     setup.finish().await;
 }
 
-/// A connection of which the first request is answered, and then `then` is done with it.
+/// A connection whose first request gets a response. After that, `then` is called with it.
 async fn answering_once<F, Fut>(then: F) -> RawReceiver
 where
     F: Fn(tokio::net::TcpStream, String) -> Fut + Send + Sync + 'static,
@@ -199,14 +199,14 @@ async fn a_reused_connection_that_breaks_is_replaced_within_the_attempt() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_break_on_a_fresh_connection_or_after_a_response_byte_is_not_resent() {
     let setup = Setup::new().await;
-    // A fresh connection.
+    // On a fresh connection.
     let slamming = RawReceiver::start(|mut stream| async move {
         read_request(&mut stream).await;
     })
     .await;
     assert_eq!(setup.deliver_to(&slamming.url()).await.failed("http", None)["resent"], false);
     assert_eq!(slamming.connections(), 1);
-    // A reused one, after a byte.
+    // On a reused connection, after one byte.
     let stuttering = answering_once(|mut stream, _| async move {
         let _ = stream.write_all(b"H").await;
     })
@@ -241,14 +241,15 @@ async fn a_request_is_resent_at_most_once() {
     setup.finish().await;
 }
 
-/// Its idle timeout ends the connection between two webhooks: nothing is sent on it, so nothing is sent twice.
+/// The receiver's idle timeout ends the connection between two webhooks. Nothing is sent on it, so nothing is sent
+/// twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_closed_while_idle_is_not_reused() {
     let setup = Setup::new().await;
     let receiver = RawReceiver::start(|mut stream| async move {
         read_request(&mut stream).await;
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
-        // What some load balancers say before they close an idle connection.
+        // Some load balancers send this before they close an idle connection.
         let _ = stream.write_all(b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n").await;
     })
     .await;

@@ -1,11 +1,11 @@
-//! Answers whose heads are odd or malformed. Where there is a status, it counts, as for curl and browsers.
+//! Responses whose heads are unusual or malformed. If there is a status, it counts, as it does for curl and browsers.
 
 use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 
 use super::setup::{RawReceiver, Setup, read_request};
 
-/// Reads a request and sends `answer`; then the connection is closed.
+/// Reads a request, sends `answer`, and closes the connection.
 async fn answering(answer: Vec<u8>) -> RawReceiver {
     RawReceiver::start(move |mut stream| {
         let answer = answer.clone();
@@ -96,7 +96,7 @@ async fn a_response_with_an_unusual_status_line_counts_by_its_status() {
     setup.finish().await;
 }
 
-/// What curl and browsers refuse too: HTTP/0.9, a NUL in the head, lengths that contradict each other.
+/// curl and browsers refuse these too: HTTP/0.9, a NUL in the head, lengths that contradict each other.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_response_without_a_readable_status_or_length_is_a_failure() {
     let setup = Setup::new().await;
@@ -120,7 +120,7 @@ async fn a_response_without_a_readable_status_or_length_is_a_failure() {
     setup.finish().await;
 }
 
-/// What follows the head of a 2xx is not the head: chunks that are none lose no webhook.
+/// The body after a 2xx head does not matter: malformed chunks do not lose a webhook.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_success_with_unreadable_chunks_is_a_success() {
     let setup = Setup::new().await;

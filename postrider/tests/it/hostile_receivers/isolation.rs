@@ -1,4 +1,4 @@
-//! One endpoint that hangs, and one beside it.
+//! One endpoint that hangs, and a healthy one beside it.
 
 use std::time::Duration;
 
@@ -23,18 +23,19 @@ async fn an_endpoint_that_hangs_holds_up_no_other() {
     for number in 0..200 {
         setup.producer.publish("hang.now", json!({ "n": number })).await;
     }
-    // One that has never answered may have one exchange at once, whatever its limit.
-    eventually("as many to hang as may", async || (hanging.connections() == 1).then_some(())).await;
-    // It gets every event too, and is not behind.
+    // An endpoint that has never responded may have one exchange at once, whatever its limit.
+    eventually("as many exchanges to hang as allowed", async || (hanging.connections() == 1).then_some(()))
+        .await;
+    // The healthy endpoint gets every event too, and is not behind.
     setup.healthy.wait_for(201).await;
     let closed = "select count(*) from delivery_attempts where error_class = 'timeout'";
-    assert_eq!(setup.bed.count(closed).await, 0, "nothing was waited for");
+    assert_eq!(setup.bed.count(closed).await, 0, "it did not wait for the hanging endpoint");
 
     for number in 0..50 {
         setup.producer.publish("user.created", json!({ "n": number })).await;
         setup.healthy.wait_for(202 + number).await;
     }
-    assert_eq!(setup.bed.count(closed).await, 0, "all of that went on beside it");
+    assert_eq!(setup.bed.count(closed).await, 0, "everything else continued beside it");
     assert_eq!(hanging.connections(), 1);
     drop(hanging);
     setup.finish().await;

@@ -1,5 +1,5 @@
-//! Receivers that mean harm, or are broken as if they did: what is recorded of them, that each costs no more
-//! than its timeout, and that a healthy endpoint beside them does not notice.
+//! Receivers that are malicious, or broken in the same way: what is recorded about them, that each costs no more than
+//! its timeout, and that a healthy endpoint beside them is not affected.
 
 mod addresses;
 mod answers;

@@ -1,4 +1,4 @@
-//! A name server that says what it is told to.
+//! A name server whose responses the test decides.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,32 +8,34 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 
-/// What is answered to a question.
+/// The response to a query.
 pub(crate) enum Reply {
-    /// These addresses, of which those of the wanted kind are given; good for no time at all.
+    /// These addresses, of which those of the requested family are returned, with a time to live of zero.
     Addresses(Vec<IpAddr>),
-    /// These addresses; whether there are any of IPv6 is never said.
+    /// These addresses. Queries about IPv6 get no response.
     WithoutIpv6(Vec<IpAddr>),
-    /// These addresses; what is asked about IPv6 is answered with this code.
+    /// These addresses. Queries about IPv6 get this code.
     FailingForIpv6(ResponseCode, Vec<IpAddr>),
-    /// The name is an alias of another one, and so on; the last one has these addresses.
+    /// The name is an alias of the first of these, which is an alias of the second, and so on. The last one has these
+    /// addresses.
     Alias(Vec<&'static str>, Vec<IpAddr>),
     /// There is no such name.
     Unknown,
-    /// The name server has failed.
+    /// The name server fails with this code.
     Failure(ResponseCode),
-    /// Nothing is ever said.
+    /// No response.
     Silence,
 }
 
-/// Answers until it is dropped.
+/// A name server that runs until it is dropped.
 pub(crate) struct NameServer {
     pub(crate) address: SocketAddr,
     answering: JoinHandle<()>,
 }
 
 impl NameServer {
-    /// Answers as `answer` says of a name and of how often its IPv4 addresses were asked for before.
+    /// Responds with the result of `answer`, which gets the name and how often its IPv4 addresses were asked for
+    /// before.
     pub(crate) async fn start(answer: impl Fn(&str, usize) -> Reply + Send + 'static) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
         let address = socket.local_addr().expect("an address");
@@ -60,7 +62,7 @@ impl NameServer {
 fn answer_to(question: Message, reply: Reply) -> Option<Message> {
     let query = question.queries[0].clone();
     let mut message = question.into_response();
-    // What the client may do is its own affair.
+    // The options of the client are not echoed.
     message.edns = None;
     let mut owner = query.name().clone();
     let addresses = match reply {

@@ -1,4 +1,4 @@
-//! A running installation with a healthy endpoint, and receivers on bare sockets.
+//! A running installation with a healthy endpoint, and receivers on raw sockets.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +17,7 @@ use crate::support::{Bed, DEADLINE, eventually};
 /// How long an exchange with a hostile endpoint may take.
 const TIMEOUT: Duration = Duration::from_secs(4);
 
-/// One of each service, and an endpoint that is well.
+/// One of each service, and a healthy endpoint.
 pub(crate) struct Setup {
     pub(crate) bed: Bed,
     pub(crate) producer: Producer,
@@ -26,7 +26,7 @@ pub(crate) struct Setup {
     deliveries: AtomicUsize,
 }
 
-/// What became of one delivery.
+/// The result of one delivery.
 pub(crate) struct Outcome {
     pub(crate) delivery: Value,
     pub(crate) attempts: Vec<Value>,
@@ -43,19 +43,19 @@ impl Setup {
         let healthy = Receiver::accepting().await;
         let producer = Producer::new(services.api).await;
         producer.endpoint(json!({"url": healthy.url("/")})).await;
-        // Whatever is slow for the first time is so before anything is measured.
+        // So that everything that is slow the first time happens before anything is measured.
         producer.publish("first", json!({})).await;
         healthy.wait_for(1).await;
         Self { bed, producer, healthy, services, deliveries: AtomicUsize::new(0) }
     }
 
-    /// Sends one event to a hostile endpoint, and to the healthy one, and waits until both deliveries are over.
-    /// `settings` are over those of an endpoint with a single attempt of [`TIMEOUT`].
+    /// Sends one event to a hostile endpoint and to the healthy one, and waits until both deliveries are closed.
+    /// `settings` override those of an endpoint with a single attempt of [`TIMEOUT`].
     pub(crate) async fn deliver(&self, url: &str, settings: Value) -> Outcome {
         self.deliver_data(url, settings, json!({"n": 1})).await
     }
 
-    /// As [`Setup::deliver`], with `data` of its own.
+    /// Like [`Setup::deliver`], with this `data`.
     pub(crate) async fn deliver_data(&self, url: &str, settings: Value, data: Value) -> Outcome {
         let event_type = format!("hostile.number_{}", self.deliveries.fetch_add(1, Ordering::Relaxed));
         let mut endpoint = json!({
@@ -85,7 +85,7 @@ impl Setup {
         Outcome { delivery, attempts }
     }
 
-    /// As [`Setup::deliver`], for endpoints with nothing special.
+    /// Like [`Setup::deliver`], with the default settings.
     pub(crate) async fn deliver_to(&self, url: &str) -> Outcome {
         self.deliver(url, json!({})).await
     }
@@ -97,7 +97,7 @@ impl Setup {
 }
 
 impl Outcome {
-    /// The only attempt: it failed with this class, and with this status of an answer, if any.
+    /// Returns the only attempt. It must have failed with this class, and with this response status, if any.
     pub(crate) fn failed(&self, error_class: &str, response_status: Option<u16>) -> &Value {
         assert_eq!(self.attempts.len(), 1, "{:?}", self.attempts);
         let attempt = &self.attempts[0];
@@ -109,7 +109,7 @@ impl Outcome {
         attempt
     }
 
-    /// The only attempt: it timed out, and not before its time.
+    /// Returns the only attempt. It must have timed out, and not too early.
     pub(crate) fn timed_out(&self, response_status: Option<u16>) -> &Value {
         let attempt = self.failed("timeout", response_status);
         let duration = Duration::from_millis(attempt["duration_ms"].as_u64().expect("a duration"));
@@ -117,7 +117,7 @@ impl Outcome {
         attempt
     }
 
-    /// The only attempt: it succeeded.
+    /// Returns the only attempt. It must have succeeded.
     pub(crate) fn succeeded(&self) -> &Value {
         assert_eq!(self.delivery["status"], "succeeded", "{:?}", self.attempts);
         assert_eq!(self.attempts.len(), 1);
@@ -125,7 +125,7 @@ impl Outcome {
     }
 }
 
-/// Does as it likes with every connection, until it is dropped.
+/// A receiver that does anything with its connections, until it is dropped.
 pub(crate) struct RawReceiver {
     pub(crate) address: SocketAddr,
     connections: std::sync::Arc<AtomicUsize>,
@@ -133,7 +133,7 @@ pub(crate) struct RawReceiver {
 }
 
 impl RawReceiver {
-    /// On a port of its own.
+    /// Starts on a free port.
     pub(crate) async fn start<F, Fut>(behave: F) -> Self
     where
         F: Fn(TcpStream) -> Fut + Send + 'static,
@@ -142,7 +142,7 @@ impl RawReceiver {
         Self::at("127.0.0.1:0".parse().expect("an address"), behave).await
     }
 
-    /// At an address.
+    /// Starts at this address.
     pub(crate) async fn at<F, Fut>(address: SocketAddr, behave: F) -> Self
     where
         F: Fn(TcpStream) -> Fut + Send + 'static,
@@ -167,7 +167,7 @@ impl RawReceiver {
         format!("http://{}/", self.address)
     }
 
-    /// How many connections there were.
+    /// The number of connections so far.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
@@ -179,7 +179,7 @@ impl Drop for RawReceiver {
     }
 }
 
-/// An address at which nobody answers: the queue of the listener is full, and nobody takes from it.
+/// An address that never accepts a connection: the queue of the listener is full, and nothing takes from it.
 pub(crate) struct Unanswered {
     pub(crate) address: SocketAddr,
     _listener: TcpListener,
@@ -202,7 +202,7 @@ impl Unanswered {
     }
 }
 
-/// Reads one request whole.
+/// Reads one complete request.
 pub(crate) async fn read_request(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> String {
     let mut request = Vec::new();
     let is_whole = |request: &[u8]| {

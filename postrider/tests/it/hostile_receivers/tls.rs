@@ -1,4 +1,4 @@
-//! Certificates that prove nothing.
+//! Certificates that do not prove the receiver's identity.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,14 +13,14 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use super::name_server::{NameServer, Reply};
 use super::setup::{RawReceiver, Setup, read_request};
 
-/// A file of certificates that are to be trusted.
+/// A file of certificates to trust.
 pub(crate) fn bundle(pem: &str) -> tempfile::NamedTempFile {
     let mut bundle = tempfile::NamedTempFile::new().expect("a file");
     std::io::Write::write_all(&mut bundle, pem.as_bytes()).expect("written");
     bundle
 }
 
-/// An authority, and its certificate for those who are to trust it.
+/// A certificate authority, and its certificate in PEM.
 pub(crate) fn authority(name: &str) -> (Issuer<'static, KeyPair>, String) {
     let mut params = CertificateParams::new([]).expect("parameters");
     params.distinguished_name.push(DnType::CommonName, name);
@@ -30,7 +30,7 @@ pub(crate) fn authority(name: &str) -> (Issuer<'static, KeyPair>, String) {
     (Issuer::new(params, key), pem)
 }
 
-/// Speaks TLS with a certificate by `issuer`.
+/// Accepts TLS with a certificate from `issuer`.
 fn acceptor(params: &CertificateParams, issuer: &Issuer<'static, KeyPair>) -> TlsAcceptor {
     let key = KeyPair::generate().expect("a key");
     let certificate = params.signed_by(&key, issuer).expect("a certificate");
@@ -46,7 +46,7 @@ fn with_certificate(certificate: CertificateDer<'static>, key: &KeyPair) -> TlsA
     TlsAcceptor::from(Arc::new(config))
 }
 
-/// Speaks TLS with a certificate for `name` by `issuer`.
+/// Accepts TLS with a certificate for `name` from `issuer`.
 pub(crate) fn server(issuer: &Issuer<'static, KeyPair>, name: &str) -> TlsAcceptor {
     acceptor(&CertificateParams::new([name.to_owned()]).expect("parameters"), issuer)
 }
@@ -64,7 +64,7 @@ pub(crate) async fn accepting(acceptor: TlsAcceptor) -> RawReceiver {
     .await
 }
 
-/// A receiver with a certificate for `good.example.com` by `issuer`.
+/// A receiver with a certificate for `good.example.com` from `issuer`.
 async fn receiver(issuer: &Issuer<'static, KeyPair>, is_expired: bool) -> RawReceiver {
     let mut params = CertificateParams::new(["good.example.com".to_owned()]).expect("parameters");
     if is_expired {
@@ -73,12 +73,12 @@ async fn receiver(issuer: &Issuer<'static, KeyPair>, is_expired: bool) -> RawRec
     accepting(acceptor(&params, issuer)).await
 }
 
-/// A name server for which every name is this machine.
+/// A name server that resolves every name to this machine.
 async fn resolving_everything() -> NameServer {
     NameServer::start(|_, _| Reply::Addresses(vec!["127.0.0.1".parse().expect("an address")])).await
 }
 
-/// An installation that asks `name_server` and trusts `pem`.
+/// An installation that uses `name_server` and trusts `pem`.
 async fn setup_trusting(name_server: &NameServer, pem: &str) -> Setup {
     let bundle = bundle(pem);
     Setup::with(&[
@@ -153,7 +153,7 @@ async fn certificates_are_verified_for_unusual_names_and_addresses_too() {
     let outcome = setup.deliver_to(&format!("https://127.0.0.1:{}/", receiver.address.port())).await;
     let message = said(outcome.failed("tls", None));
     assert!(message.contains("not valid for name"), "{message}");
-    // No certificate can be for it.
+    // No certificate can be valid for this name.
     let url = format!("https://service-.example.com:{}/", receiver.address.port());
     let outcome = setup.deliver_to(&url).await;
     let message = said(outcome.failed("tls", None));
@@ -187,7 +187,7 @@ async fn a_listed_self_signed_certificate_is_trusted_but_not_as_an_authority() {
     setup.finish().await;
 }
 
-/// What a receiver says that has only cipher suites with CBC, or only the curve P-521.
+/// The error of a receiver that supports only cipher suites with CBC, or only the curve P-521.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_common_cipher_suite_is_reported_as_such() {
     let setup = Setup::new().await;

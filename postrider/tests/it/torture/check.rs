@@ -9,14 +9,14 @@ use super::traffic::{Acknowledged, KINDS, MANAGED, Traffic};
 use crate::support::producer::text;
 use crate::support::receiver::Received;
 
-/// How long everything may take to come to an end once nothing fails any more. The audit looks at what was due for a
-/// minute, and takes turns.
+/// How long everything may take to finish once faults have stopped. The audit looks for deliveries that have been due
+/// for a minute, some at a time.
 const SETTLE: Duration = Duration::from_secs(240);
 
-/// How many problems of a kind are told.
+/// The number of problems of each kind that are printed.
 const TOLD: usize = 5;
 
-/// What was found.
+/// What the check found.
 #[derive(Default)]
 pub(crate) struct Report {
     acknowledged: usize,
@@ -37,7 +37,7 @@ impl fmt::Display for Report {
         writeln!(f, "acknowledged {}, requests received {}", self.acknowledged, self.received)?;
         writeln!(
             f,
-            "attempts {}, of them unknown {}; requests that none tells of {}, in {} crashes of PostgreSQL",
+            "attempts {}, of which unknown {}; requests without an attempt {}, in {} crashes of PostgreSQL",
             self.attempts, self.unknown_attempts, self.untold, self.postgres_crashes
         )?;
         writeln!(
@@ -89,7 +89,7 @@ pub(crate) async fn check(
     report
 }
 
-/// Nothing is open, and attempts are counted as they are kept.
+/// Nothing is open, and the stored attempts match their counts.
 async fn stored(installation: &Installation, report: &mut Report) {
     let sql = installation.bed.sql().await;
     for (what, query) in [
@@ -99,19 +99,19 @@ async fn stored(installation: &Installation, report: &mut Report) {
              where status in ('pending', 'in_progress', 'failed')",
         ),
         (
-            "deliveries whose attempts are not those that were counted",
+            "deliveries whose attempts do not match their count",
             "select d.id || ' ' || d.status || ' counted ' || d.attempt_count || ', kept ' || count(a.delivery_id)
              from deliveries d left join delivery_attempts a on a.delivery_id = d.id
              group by d.id, d.status, d.attempt_count
              having d.attempt_count <> count(a.delivery_id)",
         ),
         (
-            "deliveries that succeeded without an attempt that did",
+            "deliveries that succeeded without a successful attempt",
             "select d.id::text from deliveries d where status = 'succeeded' and not exists (
                  select from delivery_attempts a where a.delivery_id = d.id and a.outcome = 'succeeded')",
         ),
         (
-            "dead letters and cancelled deliveries with an attempt that succeeded",
+            "dead letters with a successful attempt",
             "select d.id::text from deliveries d where status = 'dead_letter' and exists (
                  select from delivery_attempts a where a.delivery_id = d.id and a.outcome = 'succeeded')",
         ),
@@ -121,8 +121,8 @@ async fn stored(installation: &Installation, report: &mut Report) {
     }
 }
 
-/// Every answer that an attempt has was given to a request, and of every request there is an attempt: so each webhook
-/// that was sent again is explained. Only a crash of PostgreSQL may lose a claim, and with it that it was sent.
+/// Every response that is recorded was sent to a request, and every request has an attempt, so that each webhook that
+/// was sent again is explained. Only a crash of PostgreSQL may lose a claim, and with it the record of the send.
 async fn requests(
     installation: &Installation,
     traffic: &Traffic,
@@ -165,7 +165,7 @@ async fn requests(
     }
 }
 
-/// Each is signed with a secret that its endpoint has had.
+/// Each webhook is signed with a secret that its endpoint has had.
 fn signatures(traffic: &Traffic, webhooks: &[Received], report: &mut Report) {
     let secrets = traffic.secrets.lock().expect("the lock").clone();
     let is_forged = |webhook: &&Received| {
@@ -184,8 +184,8 @@ fn signatures(traffic: &Traffic, webhooks: &[Received], report: &mut Report) {
     report.problems("webhooks whose signature does not hold", forged);
 }
 
-/// Whatever was acknowledged has arrived, at ordered endpoints in order. At a managed one it may be cancelled; what is
-/// said there to have succeeded has arrived.
+/// Everything acknowledged has arrived, in order at ordered endpoints. At a managed endpoint it may have been
+/// cancelled, but what is said to have succeeded there has arrived.
 fn arrivals(kind: usize, events: &[Acknowledged], webhooks: &[Received], report: &mut Report) {
     let path = format!("/{}", KINDS[kind]);
     let numbers: BTreeMap<&str, u64> =
@@ -211,7 +211,7 @@ fn arrivals(kind: usize, events: &[Acknowledged], webhooks: &[Received], report:
             missing_before.remove(&number);
         }
     }
-    report.problems(&format!("{path}: received, and never acknowledged"), strange);
+    report.problems(&format!("{path}: received but never acknowledged"), strange);
     if kind == MANAGED {
         return;
     }
@@ -226,8 +226,8 @@ fn arrivals(kind: usize, events: &[Acknowledged], webhooks: &[Received], report:
     }
 }
 
-/// The API shows each acknowledged event, with a delivery that has ended: with success, unless it was managed. What
-/// it says to have succeeded was received.
+/// The API shows each acknowledged event with a closed delivery, which succeeded unless the endpoint is managed. What
+/// it shows as succeeded was received.
 async fn as_the_api_says(
     traffic: &Traffic,
     kind: usize,
@@ -246,7 +246,7 @@ async fn as_the_api_says(
             status == "succeeded"
                 || kind == MANAGED && ["cancelled", "dead_letter"].contains(&status.as_str())
         };
-        // Disabled, it had no part in what was accepted meanwhile.
+        // While the endpoint was disabled, it did not match new events.
         let is_passed_by = statuses.is_empty() && kind != MANAGED;
         let succeeded = deliveries.iter().any(|delivery| {
             delivery["status"] == "succeeded" && delivery["endpoint_id"] == traffic.endpoints[kind]["id"]
@@ -258,6 +258,6 @@ async fn as_the_api_says(
             wrong.push(format!("{} {statuses:?}", event.event_id));
         }
     }
-    report.problems(&format!("{path}: events that the API shows otherwise"), wrong);
-    report.problems(&format!("{path}: succeeded, and never received"), never);
+    report.problems(&format!("{path}: events that the API shows differently"), wrong);
+    report.problems(&format!("{path}: succeeded but never received"), never);
 }

@@ -1,4 +1,4 @@
-//! A producer that emits in transactions of its own, and repeats one until its commit is confirmed.
+//! A producer that emits in its own transactions, and repeats each one until its commit is confirmed.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::support::{Bed, eventually};
 
 /// Events in one transaction.
 const TOGETHER: u64 = 3;
-/// How long one try may take: the proxy may swallow what is sent.
+/// How long one try may take, because the proxy may swallow what is sent.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// An event whose transaction was committed.
@@ -49,7 +49,7 @@ impl Emitter {
         emitted
     }
 
-    /// A connection that breaks at the commit leaves open whether it was done.
+    /// If the connection breaks during the commit, it is unknown whether the transaction was committed.
     async fn transaction(&self, first: u64) -> Result<(), tokio_postgres::Error> {
         let (mut sql, connection) = self.config.connect(NoTls).await?;
         tokio::spawn(connection);
@@ -73,7 +73,7 @@ impl Emitter {
     }
 }
 
-/// Waits until all that was emitted has left the inbox, and tells which events were made of it.
+/// Waits until everything emitted has left the inbox. Returns the events that were made.
 pub(crate) async fn accepted(bed: &Bed, emitted: Vec<Emitted>) -> Vec<Acknowledged> {
     eventually("an empty inbox", async || (bed.count("select count(*) from inbox").await == 0).then_some(()))
         .await;
@@ -82,7 +82,7 @@ pub(crate) async fn accepted(bed: &Bed, emitted: Vec<Emitted>) -> Vec<Acknowledg
     let rows = bed.sql().await.query(query, &[&keys]).await.expect("events");
     let mut ids: HashMap<String, String> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     let event = |Emitted { key, number, at }| Acknowledged {
-        event_id: ids.remove(&key).unwrap_or_else(|| panic!("{key} was committed, and is no event")),
+        event_id: ids.remove(&key).unwrap_or_else(|| panic!("{key} was committed but is not an event")),
         number,
         at,
     };

@@ -1,4 +1,4 @@
-//! Faults, drawn one after the other. Each is undone before the next.
+//! Random faults, one after another. Each is undone before the next.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -62,7 +62,7 @@ const ALL: [Fault; 21] = [
     Fault::ClockStep,
 ];
 
-/// What was injected.
+/// The faults that were injected.
 pub(crate) struct Faults {
     possible: Vec<Fault>,
     counts: BTreeMap<Fault, u32>,
@@ -99,7 +99,7 @@ impl Faults {
             Fault::TerminateService => {
                 signal(installation.services[victim].id(), "TERM");
                 let status = installation.services[victim].died().await;
-                assert!(status.success(), "a service that was told to stop exits {status}");
+                assert!(status.success(), "a service that was stopped exits with {status}");
                 installation.restart(victim, Log::File);
             }
             Fault::UnwritableLog => {
@@ -114,7 +114,7 @@ impl Faults {
             Fault::FullDisk => {
                 installation.limit_postgres(random.random_range(1..4) << 20).await;
                 sleep(lasts).await;
-                // Where its log of changes could not be written, it has ended.
+                // If PostgreSQL could not write its WAL, it has stopped.
                 installation.servers.stop_postgres(Stop::Kill).await.expect("killed");
                 installation.start_postgres().await;
             }
@@ -202,8 +202,9 @@ impl Faults {
                 }
             }
             Fault::ClockStep => {
-                // Receivers allow five minutes.
-                let clock = installation.clock.as_ref().expect("it is possible only with one");
+                // Receivers tolerate five minutes.
+                let clock =
+                    installation.clock.as_ref().expect("this fault is drawn only if there is a clock");
                 clock.set(["+60", "-60", "+120", "+0"][random.random_range(0..4)]);
                 sleep(lasts).await;
                 clock.set("+0");
@@ -211,7 +212,7 @@ impl Faults {
         }
     }
 
-    /// How often PostgreSQL crashed: what it had committed without waiting is lost.
+    /// How often PostgreSQL crashed, and lost what it had committed without waiting for the disk.
     pub(crate) fn postgres_crashes(&self) -> u32 {
         [Fault::KillPostgres, Fault::FullDisk].iter().filter_map(|fault| self.counts.get(fault)).sum()
     }
@@ -225,7 +226,7 @@ impl Faults {
     }
 }
 
-/// Signals a process of ours, by its number.
+/// Sends a signal to one of our processes.
 fn signal(id: u32, name: &str) {
     let status = Command::new("kill").args([format!("-{name}"), id.to_string()]).status().expect("kill");
     assert!(status.success(), "{id} is gone");

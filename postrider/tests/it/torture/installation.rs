@@ -1,4 +1,4 @@
-//! What is tortured: servers of its own behind proxies, and two of each service.
+//! The installation under test: its own servers behind proxies, and two of each service.
 
 use std::fs::File;
 use std::io::{PipeReader, PipeWriter, Write as _};
@@ -17,30 +17,30 @@ use crate::support::{Bed, eventually, stack};
 
 pub(crate) const ROLES: [&str; 6] = ["api", "api", "relay", "relay", "deliverer", "deliverer"];
 
-/// Where a service's log goes.
+/// Where the log of a service goes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Log {
     File,
     FullDisk,
     /// A pipe whose reader is gone.
     ClosedPipe,
-    /// A pipe that is full, and that nobody reads.
+    /// A full pipe that is never read.
     FullPipe,
 }
 
 pub(crate) struct Installation {
     /// Connected to the servers directly.
     pub(crate) bed: Bed,
-    /// What the services are given: by way of the proxies.
+    /// The settings of the services, which connect through the proxies.
     proxied: Bed,
     pub(crate) servers: Embedded,
     pub(crate) postgres: Proxy,
     pub(crate) redis: Proxy,
     pub(crate) services: Vec<Process>,
-    /// By which the deliverers go, where the library for it is installed.
+    /// The clock of the deliverers, if libfaketime is installed.
     pub(crate) clock: Option<Clock>,
     pub(crate) logs: PathBuf,
-    /// Ends of pipes that are never read.
+    /// The reading ends of pipes that are never read.
     unread: Mutex<Vec<PipeReader>>,
     _directory: tempfile::TempDir,
 }
@@ -50,7 +50,7 @@ impl Installation {
         let (directory, servers) = stack::own_servers().await;
         let bed = Bed::on(servers.database_url(), servers.redis_url()).await;
         let sql = bed.sql().await;
-        // What is committed without waiting stays in memory for long, so that a crash loses it.
+        // What is committed without waiting stays in memory for a long time, so that a crash loses it.
         for setting in ["wal_writer_delay = '10s'", "log_min_messages = warning"] {
             sql.batch_execute(&format!("alter system set {setting}")).await.expect("set");
         }
@@ -96,7 +96,7 @@ impl Installation {
         [self.services[0].listen, self.services[1].listen]
     }
 
-    /// By way of the proxy.
+    /// The configuration of a connection through the proxy.
     pub(crate) fn proxied_database(&self) -> tokio_postgres::Config {
         self.proxied.database()
     }
@@ -130,8 +130,8 @@ impl Installation {
         writer
     }
 
-    /// Lets no file of PostgreSQL grow beyond so many bytes, until it is started again: what a full disk does to it,
-    /// and to nobody else.
+    /// Lets no file of PostgreSQL grow beyond this size until PostgreSQL is restarted. This has the effect of a full
+    /// disk, on PostgreSQL alone.
     pub(crate) async fn limit_postgres(&self, bytes: u64) {
         let limit = Rlimit { current: Some(bytes), maximum: None };
         let sql = self.bed.sql().await;
@@ -142,12 +142,12 @@ impl Installation {
             pids.extend(sql.query(query, &[]).await.into_iter().flatten().map(|row| row.get::<_, i32>(0)));
         }
         for pid in pids.into_iter().filter_map(Pid::from_raw) {
-            // One that has ended meanwhile needs no limit.
+            // A process that has ended by now needs no limit.
             let _ = prlimit(Some(pid), Resource::Fsize, limit);
         }
     }
 
-    /// Starts a service where it was; it must have ended.
+    /// Restarts a service at its address. It must have ended.
     pub(crate) fn restart(&mut self, index: usize, log: Log) {
         let listen = self.services[index].listen;
         self.services[index].kill();
@@ -170,12 +170,12 @@ impl Installation {
         self.servers.start_redis().await.expect("started");
     }
 
-    /// Undoes all that is still wrong. Services that ended by themselves are a fault of theirs.
+    /// Undoes every fault that is still active. A service that stopped by itself is an error.
     pub(crate) async fn heal(&mut self) {
         self.postgres.set(Mode::Pass);
         self.redis.set(Mode::Pass);
         for service in &mut self.services {
-            assert!(!service.has_died(), "a service has ended by itself: see {}", self.logs.display());
+            assert!(!service.has_died(), "a service has stopped by itself: see {}", self.logs.display());
         }
         for (role, service) in ROLES.iter().zip(&self.services) {
             eventually(&format!("a {role} that is ready"), async || {
@@ -187,7 +187,7 @@ impl Installation {
 
     pub(crate) async fn stop(self) {
         for service in self.services {
-            assert!(service.terminate().await, "a service stops in good order");
+            assert!(service.terminate().await, "a service stops cleanly");
         }
         self.servers.stop().await.expect("stopped");
         let _ = std::fs::remove_dir_all(&self.logs);

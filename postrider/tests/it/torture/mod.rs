@@ -1,10 +1,10 @@
-//! A fault matrix: two of each service as processes behind proxies, producers that retry until they are acknowledged,
-//! a receiver that verifies, and faults drawn from a seed. At the end, what was acknowledged, what is stored and what
-//! was received must agree.
+//! A fault matrix: two of each service as processes behind proxies, producers that retry until their events are
+//! acknowledged, a receiver that verifies, and faults drawn from a seed. At the end, what was acknowledged, what is
+//! stored and what was received must agree.
 //!
-//! `script/torture --seed N --minutes M` runs it. A seed repeats the faults and their order, and not every race.
+//! `script/torture --seed N --minutes M` runs it. A seed repeats the faults and their order, but not every race.
 
-#![allow(clippy::print_stdout, reason = "it reports to whoever runs it")]
+#![allow(clippy::print_stdout, reason = "it prints a report")]
 
 mod check;
 mod emitter;
@@ -29,7 +29,7 @@ use traffic::Traffic;
 async fn no_acknowledged_event_is_lost_under_random_faults() {
     let (mut interrupt, mut terminate) =
         (signal(SignalKind::interrupt()).expect("SIGINT"), signal(SignalKind::terminate()).expect("SIGTERM"));
-    // What it has started ends with it, however it ends.
+    // The processes that it started end with it, however it ends.
     tokio::select! {
         () = Box::pin(torture()) => {}
         _ = interrupt.recv() => panic!("interrupted"),

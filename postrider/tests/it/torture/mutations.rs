@@ -76,7 +76,7 @@ impl Mutations {
                     }
                     3 => {
                         on_a_delivery(&producer, &endpoint, "retry", &mut random).await;
-                        "retry by hand"
+                        "manual retry"
                     }
                     4 => {
                         on_a_delivery(&producer, &endpoint, "cancel", &mut random).await;
@@ -117,7 +117,7 @@ impl Mutations {
                 };
                 *mutated.0.entry(name).or_default() += 1;
             }
-            // What waits at a disabled endpoint would never end.
+            // Deliveries that wait for a disabled endpoint would never end.
             let enabled = json!({ "is_active": true, "concurrency_limit": 50 });
             while call(&producers[0], Method::PATCH, &own, Some(enabled.clone()))
                 .await
@@ -136,13 +136,13 @@ impl Mutations {
     }
 }
 
-/// `None`: nobody has answered.
+/// Calls the API. Returns `None` if there is no response.
 async fn call(producer: &Producer, method: Method, path: &str, body: Option<Value>) -> Option<Value> {
     let request = producer.request(method, path);
     let request = if let Some(body) = &body { request.json(body) } else { request };
     let response = request.send().await.ok()?;
     let status = response.status().as_u16();
-    assert!(![500, 422].contains(&status), "{path} is answered {status}");
+    assert!(![500, 422].contains(&status), "{path} got status {status}");
     Some(response.json().await.unwrap_or_default())
 }
 

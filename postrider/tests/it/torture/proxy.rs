@@ -1,4 +1,4 @@
-//! A way to a server that delays, cuts and swallows.
+//! A proxy to a server that can delay, cut and swallow data.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,16 +9,16 @@ use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// What becomes of what is sent.
+/// What happens to the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     Pass,
     Delay(Duration),
-    /// It arrives nowhere, and nobody is told.
+    /// It never arrives, and neither end notices.
     Swallow,
 }
 
-/// From a port to a socket.
+/// A proxy from a port to a socket.
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
     /// The mode, and how often all connections were cut.
@@ -80,7 +80,7 @@ async fn carry(
         match mode {
             Mode::Pass => {}
             Mode::Delay(delay) => tokio::time::sleep(delay).await,
-            // What comes after a gap would be nonsense: this connection carries nothing any more.
+            // Data after a gap would be nonsense, so this connection carries nothing any more.
             Mode::Swallow => std::future::pending().await,
         }
         if to.write_all(&buffer[..length]).await.is_err() {

@@ -15,14 +15,14 @@ use crate::support::Bed;
 use crate::support::producer::{Producer, text};
 use crate::support::receiver::{Receiver, Reply};
 
-/// Endpoints: two as they come, two that keep the order, one that is managed while it receives, and one that keeps the
-/// order of what is emitted in SQL.
+/// Endpoints: two with default settings, two that keep the order, one that is managed while it receives, and one that
+/// keeps the order of events emitted in SQL.
 pub(crate) const KINDS: [&str; 6] =
     ["plain_0", "plain_1", "ordered_0", "ordered_1", "managed", "ordered_emitted"];
 pub(crate) const MANAGED: usize = 4;
 const EMITTED: usize = 5;
 
-/// How long a producer waits between two events. An ordered endpoint deals with one at a time.
+/// How long a producer waits between two events. An ordered endpoint handles one at a time.
 const PACE: Duration = Duration::from_millis(150);
 pub(crate) const ORDERED_PACE: Duration = Duration::from_millis(500);
 
@@ -30,7 +30,7 @@ pub(crate) const ORDERED_PACE: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug)]
 pub(crate) struct Acknowledged {
     pub(crate) event_id: String,
-    /// Of its kind.
+    /// Its number among the events of its kind.
     pub(crate) number: u64,
     pub(crate) at: Instant,
 }
@@ -39,7 +39,7 @@ pub(crate) struct Traffic {
     pub(crate) producers: [Producer; 2],
     pub(crate) receiver: Arc<Receiver>,
     pub(crate) endpoints: Vec<Value>,
-    /// Of each kind, all that it has ever had.
+    /// All secrets that the endpoint of each kind has ever had.
     pub(crate) secrets: Arc<Mutex<BTreeMap<usize, Vec<String>>>>,
     stop: CancellationToken,
     publishing: Mutex<Vec<JoinHandle<Vec<Acknowledged>>>>,
@@ -48,7 +48,7 @@ pub(crate) struct Traffic {
 
 impl Traffic {
     pub(crate) async fn start(installation: &Installation) -> Self {
-        // One in ten fails at first, and each takes a while, so that something is always under way.
+        // One in ten fails at first, and each takes a while, so that something is always in flight.
         let receiver = Receiver::start(|webhook| {
             let fails = webhook.attempt == 1 && webhook.id().ends_with('0');
             let status = if fails { 500 } else { 200 };
@@ -68,7 +68,7 @@ impl Traffic {
                     "ordered": kind.starts_with("ordered"),
                     "rate_limit": null,
                     "timeout_seconds": 5,
-                    // Every death of a deliverer may cost an attempt.
+                    // Each death of a deliverer may cost an attempt.
                     "max_attempts": 20,
                     "retry_schedule": [1],
                 }))
@@ -96,7 +96,7 @@ impl Traffic {
         }
     }
 
-    /// Waits until what is under way is acknowledged, and what was emitted accepted. By kind.
+    /// Waits until everything sent is acknowledged and everything emitted is accepted. Returns the events by kind.
     pub(crate) async fn stop_publishing(&self, bed: &Bed) -> HashMap<usize, Vec<Acknowledged>> {
         self.stop.cancel();
         let publishing = std::mem::take(&mut *self.publishing.lock().expect("the lock"));
@@ -111,7 +111,7 @@ impl Traffic {
     }
 }
 
-/// Publishes one event after the other, each under its key again and again until it is acknowledged.
+/// Publishes one event after another, each repeatedly under its key until it is acknowledged.
 async fn publish(producers: [Producer; 2], kind: usize, stop: CancellationToken) -> Vec<Acknowledged> {
     let client =
         reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build().expect("a client");
@@ -129,7 +129,7 @@ async fn publish(producers: [Producer; 2], kind: usize, stop: CancellationToken)
             if let Ok(response) = producer.try_publish(&key, &event_type, &data).await {
                 let status = response.status();
                 let may_be = [StatusCode::ACCEPTED, StatusCode::SERVICE_UNAVAILABLE].contains(&status);
-                assert!(may_be, "{key} is answered {status}");
+                assert!(may_be, "{key} got status {status}");
                 if status == StatusCode::ACCEPTED
                     && let Ok(answer) = response.json::<Value>().await
                 {
