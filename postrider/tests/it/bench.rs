@@ -24,7 +24,7 @@ async fn bench(arguments: &[&str]) -> (Value, Option<i32>, String) {
         .expect("the program of this crate");
     let directories = format!("postrider-bench-{}-", child.id().expect("it was not waited for"));
     let output = child.wait_with_output().await.expect("its output");
-    assert_eq!(left_of(&directories), Vec::<OsString>::new());
+    assert_eq!(remaining(&directories), Vec::<OsString>::new());
     let complaints = String::from_utf8_lossy(&output.stderr).into_owned();
     let report = serde_json::from_slice(&output.stdout).unwrap_or_default();
     (report, output.status.code(), complaints)
@@ -58,7 +58,7 @@ async fn a_private_installation_is_measured_and_removed() {
 }
 
 /// The remaining directories whose names begin with `directories`.
-fn left_of(directories: &str) -> Vec<OsString> {
+fn remaining(directories: &str) -> Vec<OsString> {
     let entries = ["/var/tmp", "/tmp"].into_iter().filter_map(|place| std::fs::read_dir(place).ok());
     let names = entries.flatten().flatten().map(|entry| entry.file_name());
     names.filter(|name| name.to_string_lossy().starts_with(directories)).collect()

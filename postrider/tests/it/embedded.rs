@@ -17,7 +17,7 @@ const FAST: Options = Options { fsync: false, end_on_drop: true, track_statement
 const DATA_DIR: &str = "POSTRIDER_EMBEDDED_TEST_DATA_DIR";
 
 /// A directory that the servers' user can enter, and a data directory in it that does not exist yet.
-fn place() -> (TempDir, PathBuf) {
+fn new_data_directory() -> (TempDir, PathBuf) {
     let place = tempfile::Builder::new().prefix("postrider-test-").tempdir_in("/tmp").unwrap();
     std::fs::set_permissions(place.path(), Permissions::from_mode(0o755)).unwrap();
     let data_dir = place.path().join("data");
@@ -55,7 +55,7 @@ async fn refusal(data_dir: &Path) -> EmbeddedError {
 
 #[tokio::test]
 async fn data_survives_a_stop_and_a_start() {
-    let (_place, data_dir) = place();
+    let (_place, data_dir) = new_data_directory();
     let embedded = Embedded::start(&data_dir, FAST).await.unwrap();
     query(embedded.database_url(), "create table kept (text text)").await;
     query(embedded.database_url(), "insert into kept values ('ünchanged')").await;
@@ -73,7 +73,7 @@ async fn data_survives_a_stop_and_a_start() {
 
 #[tokio::test]
 async fn only_the_owner_can_open_the_sockets_and_ctrl_c_does_not_reach_the_servers() {
-    let (_place, data_dir) = place();
+    let (_place, data_dir) = new_data_directory();
     let embedded = Embedded::start(&data_dir, FAST).await.unwrap();
     let mode = std::fs::metadata(data_dir.join("run")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
@@ -84,7 +84,7 @@ async fn only_the_owner_can_open_the_sockets_and_ctrl_c_does_not_reach_the_serve
 
 #[tokio::test]
 async fn a_second_start_in_the_same_directory_is_refused() {
-    let (_place, data_dir) = place();
+    let (_place, data_dir) = new_data_directory();
     let embedded = Embedded::start(&data_dir, FAST).await.unwrap();
     let error = refusal(&data_dir).await;
     assert!(matches!(error, EmbeddedError::InUse { .. }));
@@ -124,7 +124,7 @@ fn start_and_kill(data_dir: &Path, environment: &[(&str, &str)]) {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn the_servers_inherit_no_secrets() {
-    let (_place, data_dir) = place();
+    let (_place, data_dir) = new_data_directory();
     let secrets = [
         ("POSTRIDER_ADMIN_TOKEN", "a-secret-of-this-test"),
         ("DATABASE_URL", "postgres://user:a-secret-of-this-test@host/database"),
@@ -148,7 +148,7 @@ async fn the_servers_inherit_no_secrets() {
 
 #[tokio::test]
 async fn the_servers_of_a_killed_process_are_adopted() {
-    let (_place, data_dir) = place();
+    let (_place, data_dir) = new_data_directory();
     start_and_kill(&data_dir, &[]);
     let before = postmaster(&data_dir);
     redis(&format!("redis+unix://{}/run/redis.sock", data_dir.display()), &["SET", "kept", "here"]).await;
@@ -165,7 +165,7 @@ async fn the_servers_of_a_killed_process_are_adopted() {
 
 #[tokio::test]
 async fn a_server_that_dies_is_reported_and_can_be_started_again() {
-    let (_place, data_dir) = place();
+    let (_place, data_dir) = new_data_directory();
     let mut embedded = Embedded::start(&data_dir, FAST).await.unwrap();
     query(embedded.database_url(), "create table kept (number int)").await;
 
@@ -189,7 +189,7 @@ async fn a_server_that_dies_is_reported_and_can_be_started_again() {
 
 #[tokio::test]
 async fn a_half_initialised_directory_is_explained_and_left_alone() {
-    let (_place, data_dir) = place();
+    let (_place, data_dir) = new_data_directory();
     std::fs::create_dir_all(data_dir.join("postgres/base")).unwrap();
     std::fs::write(data_dir.join("lock"), "").unwrap();
     std::fs::write(data_dir.join("postgres/base/1"), "precious").unwrap();
@@ -201,7 +201,7 @@ async fn a_half_initialised_directory_is_explained_and_left_alone() {
 
 #[tokio::test]
 async fn leftovers_of_an_interrupted_initdb_are_not_in_the_way() {
-    let (_place, data_dir) = place();
+    let (_place, data_dir) = new_data_directory();
     std::fs::create_dir_all(data_dir.join("postgres.initdb-1/base")).unwrap();
     std::fs::write(data_dir.join("lock"), "").unwrap();
     if rustix::process::geteuid().is_root() {
@@ -215,7 +215,7 @@ async fn leftovers_of_an_interrupted_initdb_are_not_in_the_way() {
 
 #[tokio::test]
 async fn a_cluster_of_a_missing_version_is_explained() {
-    let (_place, data_dir) = place();
+    let (_place, data_dir) = new_data_directory();
     std::fs::create_dir_all(data_dir.join("postgres/global")).unwrap();
     for (file, text) in [
         ("lock", ""),
@@ -231,7 +231,7 @@ async fn a_cluster_of_a_missing_version_is_explained() {
 
 #[tokio::test]
 async fn the_output_of_a_server_that_cannot_start_is_quoted() {
-    let (_place, data_dir) = place();
+    let (_place, data_dir) = new_data_directory();
     Embedded::start(&data_dir, FAST).await.unwrap().stop().await.unwrap();
     let conf = data_dir.join("postgres/postgresql.conf");
     let text = std::fs::read_to_string(&conf).unwrap();
@@ -243,7 +243,7 @@ async fn the_output_of_a_server_that_cannot_start_is_quoted() {
 
 #[tokio::test]
 async fn a_directory_with_other_content_is_refused() {
-    let (_place, data_dir) = place();
+    let (_place, data_dir) = new_data_directory();
     std::fs::create_dir(&data_dir).unwrap();
     std::fs::write(data_dir.join("thesis.tex"), "precious").unwrap();
     assert!(matches!(refusal(&data_dir).await, EmbeddedError::NotOurs { .. }));
@@ -254,7 +254,7 @@ async fn a_directory_the_servers_cannot_enter_is_refused() {
     if !rustix::process::geteuid().is_root() {
         return; // There is no other user then.
     }
-    let (place, data_dir) = place();
+    let (place, data_dir) = new_data_directory();
     std::fs::set_permissions(place.path(), Permissions::from_mode(0o700)).unwrap();
     let error = refusal(&data_dir).await;
     let is_named =
@@ -265,7 +265,7 @@ async fn a_directory_the_servers_cannot_enter_is_refused() {
 #[tokio::test]
 async fn a_path_too_long_or_too_odd_for_a_socket_works() {
     for name in ["x".repeat(120), "two words, one comma".to_owned()] {
-        let (place, _) = place();
+        let (place, _) = new_data_directory();
         let data_dir = place.path().join(name);
         let embedded = Embedded::start(&data_dir, FAST).await.unwrap();
         assert_eq!(query(embedded.database_url(), "select 1").await, "1");

@@ -84,7 +84,7 @@ fn the_rust_examples_accept_only_genuine_webhooks() {
 
 #[test]
 fn the_python_examples_accept_only_genuine_webhooks() {
-    let place = place("python");
+    let place = cache_directory("python");
     let python = place.join("bin/python");
     let made = run(Command::new("python3").args(["-m", "venv"]).arg(&place)).and_then(|()| {
         run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(PYTHON_PACKAGES))
@@ -94,14 +94,14 @@ fn the_python_examples_accept_only_genuine_webhooks() {
         return;
     }
     let mut check = Command::new(&python);
-    check.arg(beside("postrider/tests/it/examples/check.py")).arg(beside("docs/examples"));
+    check.arg(project_file("postrider/tests/it/examples/check.py")).arg(project_file("docs/examples"));
     check.env("PYTHONDONTWRITEBYTECODE", "1");
     assert_passes(check);
 }
 
 #[test]
 fn the_typescript_examples_accept_only_genuine_webhooks() {
-    let place = place("node");
+    let place = cache_directory("node");
     std::fs::write(place.join("package.json"), r#"{"type": "module", "private": true}"#).expect("a file");
     let files = [
         "docs/examples/verify.ts",
@@ -110,7 +110,7 @@ fn the_typescript_examples_accept_only_genuine_webhooks() {
     ];
     for file in files {
         let name = Path::new(file).file_name().expect("a name");
-        std::fs::copy(beside(file), place.join(name)).expect("a copy");
+        std::fs::copy(project_file(file), place.join(name)).expect("a copy");
     }
     let install = ["install", "--silent", "--no-audit", "--no-fund"];
     if let Err(reason) = run(Command::new("npm").args(install).args(NODE_PACKAGES).current_dir(&place)) {
@@ -129,7 +129,8 @@ fn the_typescript_examples_accept_only_genuine_webhooks() {
 async fn the_example_detects_a_duplicate_webhook() {
     let bed = Bed::new().await;
     let sql = bed.sql().await;
-    let example = std::fs::read_to_string(beside("docs/examples/deduplicate.sql")).expect("the example");
+    let example =
+        std::fs::read_to_string(project_file("docs/examples/deduplicate.sql")).expect("the example");
     let (create, insert) = example.split_once("\n\n").expect("two statements");
     sql.batch_execute(create).await.expect("a table");
     let rows = async |id: &str| {
@@ -144,7 +145,7 @@ async fn the_readmes_curl_commands_send_a_verified_webhook() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::accepting().await;
-    let readme = std::fs::read_to_string(beside("README.md")).expect("the README");
+    let readme = std::fs::read_to_string(project_file("README.md")).expect("the README");
     let blocks = readme.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
     let curls = blocks.into_iter().find(|block| block.contains("/v1/events")).expect("a block of curls");
     let script = curls
@@ -199,13 +200,13 @@ fn told(output: &Output) -> String {
 }
 
 /// A directory for installed packages, which is kept for the next run.
-fn place(name: &str) -> PathBuf {
+fn cache_directory(name: &str) -> PathBuf {
     let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("examples").join(name);
     std::fs::create_dir_all(&place).expect("a directory");
     place
 }
 
 /// The path of a file of the project.
-fn beside(path: &str) -> PathBuf {
+fn project_file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }

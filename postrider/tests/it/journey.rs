@@ -119,7 +119,7 @@ async fn a_failed_attempt_is_retried_with_the_same_id_and_the_same_bytes() {
 
 /// A receiver that was deployed with the wrong secret refuses every signature until somebody notices.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_receiver_that_answers_4xx_for_a_while_loses_nothing() {
+async fn a_receiver_that_responds_4xx_for_a_while_loses_nothing() {
     let bed = Bed::new().await;
     let services = Services::start(&bed).await;
     let receiver = Receiver::start(|webhook| match webhook.attempt {
@@ -215,7 +215,7 @@ async fn a_hundred_concurrent_requests_with_one_key_make_one_event() {
     assert_eq!(answers.iter().filter(|answer| answer["duplicate"] == false).count(), 1);
     assert!(answers.iter().all(|answer| answer["event_id"] == answers[0]["event_id"]));
     assert!(answers.iter().all(|answer| answer["deliveries_queued"] == 1));
-    let other = producer.try_publish("the-key", "user.created", &json!({"n": 2})).await.expect("an answer");
+    let other = producer.try_publish("the-key", "user.created", &json!({"n": 2})).await.expect("a response");
     assert_eq!(other.status(), 409);
     assert_eq!(other.json::<Value>().await.expect("a problem")["code"], "idempotency_key_reused");
     producer.delivery_in(&text(&answers[0]["event_id"]), "succeeded").await;
@@ -268,7 +268,7 @@ async fn real_events_arrive(answer: impl Fn(usize) -> u16 + Send + Sync + 'stati
             .body(format!(r#"{{"event_type":"{event_type}","data":{data}}}"#))
             .send()
             .await
-            .expect("an answer");
+            .expect("a response");
         assert_eq!(response.status(), 202, "{event_type}: {}", response.text().await.unwrap_or_default());
         let accepted: Value = response.json().await.expect("a body");
         posted.insert(text(&accepted["event_id"]), (event_type.clone(), data));

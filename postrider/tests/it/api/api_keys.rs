@@ -59,7 +59,7 @@ async fn a_key_can_do_what_its_scopes_allow() {
         }
     }
     for (status, producer) in [(202, &publish), (403, &read), (403, &manage)] {
-        let answer = producer.try_publish(&format!("{status}"), "a", &json!({})).await.expect("an answer");
+        let answer = producer.try_publish(&format!("{status}"), "a", &json!({})).await.expect("a response");
         assert_eq!(answer.status(), status);
     }
     // A key cannot grant a scope that it does not have.
@@ -131,7 +131,7 @@ async fn a_revoked_or_expired_key_is_refused_by_every_api_at_once() {
     producer.delete(&format!("{keys}/{}", text(&revoked["id"]))).await;
     for holder in holders(&revoked["api_key"]) {
         assert_eq!(holder.refusal(Method::GET, "/v1/events", None, 401).await, "credentials_invalid");
-        let answer = holder.try_publish("k", "a", &json!({})).await.expect("an answer");
+        let answer = holder.try_publish("k", "a", &json!({})).await.expect("a response");
         assert_eq!(answer.status(), 401);
     }
     for holder in holders(&ends["api_key"]) {

@@ -70,7 +70,7 @@ async fn a_uid_is_accepted_wherever_an_id_is() {
             .json(&body)
             .send()
             .await
-            .expect("an answer");
+            .expect("a response");
         assert_eq!(published.status(), 202);
     }
     let taken = json!({"name": "Other", "uid": "acme:1|x"});
@@ -134,7 +134,7 @@ async fn an_inactive_application_cannot_publish_but_accepted_events_still_arrive
     producer.delivery_in(&text(&accepted["event_id"]), "failed").await;
 
     admin.patch(&producer.path(""), &json!({"is_active": false})).await;
-    let refused = producer.try_publish("k", "a", &json!({})).await.expect("an answer");
+    let refused = producer.try_publish("k", "a", &json!({})).await.expect("a response");
     assert_eq!(refused.status(), 403);
     assert_eq!(refused.json::<Value>().await.expect("a problem")["code"], "application_inactive");
     producer.delivery_in(&text(&accepted["event_id"]), "succeeded").await;
@@ -145,7 +145,7 @@ async fn an_inactive_application_cannot_publish_but_accepted_events_still_arrive
 }
 
 /// Counts the rows of an application in every table that can hold any.
-async fn left_of(bed: &Bed, application: &str) -> Vec<(&'static str, i64)> {
+async fn remaining_rows(bed: &Bed, application: &str) -> Vec<(&'static str, i64)> {
     let sql = bed.sql().await;
     let mut counts = Vec::new();
     for (table, condition) in [
@@ -202,7 +202,7 @@ async fn a_deleted_application_stops_at_once_and_all_its_data_is_removed() {
     let sent_slowly = || receiver.received().iter().filter(|webhook| webhook.path == "/slow").count();
     let sent_until_then = sent_slowly();
     assert_eq!(producer.refusal(Method::GET, &producer.path(""), None, 401).await, "credentials_invalid");
-    let refused = producer.try_publish("k", "a", &json!({})).await.expect("an answer");
+    let refused = producer.try_publish("k", "a", &json!({})).await.expect("a response");
     assert_eq!(refused.status(), 401);
     assert_eq!(admin.refusal(Method::GET, "/v1/applications/acme", None, 404).await, "application_not_found");
     assert_eq!(
@@ -212,7 +212,7 @@ async fn a_deleted_application_stops_at_once_and_all_its_data_is_removed() {
     let again = create(&admin, json!({"name": "Acme again", "uid": "acme"})).await;
 
     eventually("the end of its deliveries and events", async || {
-        let left = left_of(&bed, &producer.application_id).await;
+        let left = remaining_rows(&bed, &producer.application_id).await;
         let is_gone = |table: &str| left.iter().any(|&(name, count)| name == table && count == 0);
         ["events", "deliveries", "idempotency_keys"].iter().all(|table| is_gone(table)).then_some(())
     })
@@ -230,7 +230,7 @@ async fn a_deleted_application_stops_at_once_and_all_its_data_is_removed() {
         (bed.count("select count(*) from cleanups").await == 0).then_some(())
     })
     .await;
-    assert!(left_of(&bed, &producer.application_id).await.iter().all(|&(_, count)| count == 0));
+    assert!(remaining_rows(&bed, &producer.application_id).await.iter().all(|&(_, count)| count == 0));
     let orphans = "select (select count(*) from delivery_attempts a where not exists (select from deliveries d where d.id = a.delivery_id))
                         + (select count(*) from endpoint_secrets s where not exists (select from endpoints e where e.id = s.endpoint_id))
                         + (select count(*) from outbox where endpoint_id not in (select id from endpoints))";
@@ -303,7 +303,7 @@ async fn a_purge_resumes_where_a_killed_relay_stopped() {
         (bed.count("select count(*) from cleanups").await == 0).then_some(())
     })
     .await;
-    assert!(left_of(&bed, &producer.application_id).await.iter().all(|&(_, count)| count == 0));
+    assert!(remaining_rows(&bed, &producer.application_id).await.iter().all(|&(_, count)| count == 0));
     assert_eq!(bed.count("select count(*) from delivery_attempts").await, 0);
     assert_eq!(bed.count("select count(*) from outbox").await, 0);
     services.stop().await;

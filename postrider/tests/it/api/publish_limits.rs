@@ -20,7 +20,7 @@ async fn create(admin: &Producer, body: Value) -> Producer {
 
 /// Publishes an event. Returns the status and `Retry-After`.
 async fn publish(producer: &Producer, key: &str) -> (StatusCode, Option<u64>) {
-    let response = producer.try_publish(key, "a", &json!({})).await.expect("an answer");
+    let response = producer.try_publish(key, "a", &json!({})).await.expect("a response");
     let retry_after = response.headers().get("retry-after");
     let seconds = retry_after.map(|value| value.to_str().expect("text").parse().expect("seconds"));
     (response.status(), seconds)
@@ -105,7 +105,7 @@ async fn a_limit_holds_from_when_it_is_set_until_it_is_removed_and_affects_no_ot
         .json(&json!({"event_type": "a", "data": {}}))
         .send()
         .await
-        .expect("an answer");
+        .expect("a response");
     assert_eq!(as_admin.status(), StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(as_admin.json::<Value>().await.expect("a problem")["code"], "ingest_rate_limited");
 

@@ -129,7 +129,7 @@ impl Tenant {
             let path = path_to(operation, self, self);
             let (status, mut body) = call(operation, &path, None, self.key()).await;
             let expected = if operation.scope.is_some() { StatusCode::OK } else { StatusCode::FORBIDDEN };
-            assert!(status == expected, "{}: the owner is answered {status} {body}", operation.id);
+            assert!(status == expected, "{}: the owner got status {status} {body}", operation.id);
             forget_times(&mut body);
             // Reading a secret is logged, and this reads it.
             if let Some(entries) = body["data"].as_array_mut() {
@@ -141,7 +141,7 @@ impl Tenant {
     }
 
     /// True if a response contains any of its data.
-    fn is_told_by(&self, answer: &Value) -> bool {
+    fn is_revealed_by(&self, answer: &Value) -> bool {
         let told = answer.to_string();
         told.contains(MARK) || self.ids.values().any(|id| told.contains(id))
     }
@@ -173,7 +173,7 @@ async fn rejection(bed: &Bed, application_id: &str, uid: &str) -> String {
     sql.execute(emit, &[&application_id, &uid]).await.expect("emitted");
     let find = "select id::text from emit_rejections where idempotency_key = $1";
     eventually("a rejection", async || {
-        sql.query_opt(find, &[&uid]).await.expect("an answer").map(|row| row.get(0))
+        sql.query_opt(find, &[&uid]).await.expect("a response").map(|row| row.get(0))
     })
     .await
 }
@@ -217,7 +217,7 @@ async fn call(
     if let Some(body) = body.or(operation.body.as_ref()) {
         request = request.json(body);
     }
-    let response = request.send().await.expect("an answer");
+    let response = request.send().await.expect("a response");
     let status = response.status();
     let text = response.text().await.expect("a body");
     (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
@@ -300,7 +300,7 @@ async fn no_operation_reaches_another_application() {
     for operation in &operations {
         for path in intrusions(operation, &victim, &intruder) {
             let (status, body) = call(operation, &path, None, intruder.key()).await;
-            let what = format!("{} {path} is answered {status} {body}", operation.id);
+            let what = format!("{} {path} got status {status} {body}", operation.id);
             assert!([StatusCode::FORBIDDEN, StatusCode::NOT_FOUND].contains(&status), "{what}");
             assert_ne!(body["code"], "route_not_found", "{what}");
         }
@@ -313,17 +313,17 @@ async fn no_operation_reaches_another_application() {
         }
         for path in searches(operation, &victim, &intruder) {
             let (status, body) = call(operation, &path, None, intruder.key()).await;
-            let what = format!("{} {path} is answered {status} {body}", operation.id);
+            let what = format!("{} {path} got status {status} {body}", operation.id);
             // A cursor may belong to another list, and lists of all applications are for the admin only.
             let is_refused = path.contains("cursor=") && status == StatusCode::UNPROCESSABLE_ENTITY
                 || operation.scope.is_none() && status == StatusCode::FORBIDDEN;
             assert!(status.is_success() || is_refused, "{what}");
-            assert!(!victim.is_told_by(&body), "{what}");
+            assert!(!victim.is_revealed_by(&body), "{what}");
         }
         for body in bodies(operation, &victim) {
             let path = path_to(operation, &intruder, &intruder);
             let (status, answer) = call(operation, &path, Some(&body), intruder.key()).await;
-            let what = format!("{} with {body} is answered {status} {answer}", operation.id);
+            let what = format!("{} with {body} got status {status} {answer}", operation.id);
             let is_refused = [StatusCode::NOT_FOUND, StatusCode::UNPROCESSABLE_ENTITY].contains(&status);
             assert!(is_refused, "{what}");
             tried_in_bodies.insert(operation.id.as_str());
@@ -348,7 +348,7 @@ async fn every_operation_requires_a_valid_credential() {
     let application = format!("/v1/applications/{}", tenant.id("application_id"));
     let revocation = format!("{application}/api-keys/{}", text(&revoked["id"]));
     for path in [revocation, format!("/v1/applications/{}", gone.id("application_id"))] {
-        let response = admin.request(Method::DELETE, &path).send().await.expect("an answer");
+        let response = admin.request(Method::DELETE, &path).send().await.expect("a response");
         assert_eq!(response.status(), StatusCode::NO_CONTENT);
     }
     let expire = "update api_keys set expires_at = now() where id = $1::text::uuid";

@@ -89,10 +89,10 @@ async fn services_started_before_postgresql_wait_for_it() {
             answer["parts"][&part]["reason"].as_str()?.contains("PostgreSQL cannot be reached").then_some(())
         })
         .await;
-        assert_eq!(process.health("live").await.expect("an answer").0, 200);
+        assert_eq!(process.health("live").await.expect("a response").0, 200);
     }
     let api = format!("http://{}/v1/applications", processes[0].listen);
-    let refused = reqwest::get(api).await.expect("an answer");
+    let refused = reqwest::get(api).await.expect("a response");
     assert_eq!(refused.status(), 503);
     assert_eq!(refused.headers()["retry-after"], "1");
 
@@ -190,7 +190,7 @@ async fn an_api_and_a_relay_stopped_under_load_leave_nothing_half_done() {
                     let key = format!("{share}-{number}");
                     match producer.try_publish(&key, "user.created", &json!({ "n": number })).await {
                         Ok(response) if response.status() == 202 => {
-                            let answer: Value = response.json().await.expect("a whole answer");
+                            let answer: Value = response.json().await.expect("a complete response");
                             ids.push(text(&answer["event_id"]));
                         }
                         Ok(response) => assert_eq!(response.status(), 503),
@@ -222,5 +222,5 @@ async fn an_api_and_a_relay_stopped_under_load_leave_nothing_half_done() {
 }
 
 async fn is_ready(process: &Process) -> bool {
-    process.health("ready").await.expect("an answer").0 == 200
+    process.health("ready").await.expect("a response").0 == 200
 }

@@ -26,7 +26,7 @@ async fn an_api_killed_before_the_commit_stores_nothing_and_a_retry_is_accepted(
         Process::start_at(&bed, "api", api.listen, &[("FAILPOINTS", "api.before_commit=1*return")]);
     dying.ready().await;
 
-    assert!(producer.try_publish("a-key", "user.created", &json!({})).await.is_err(), "no answer");
+    assert!(producer.try_publish("a-key", "user.created", &json!({})).await.is_err(), "no response");
     dying.died().await;
     assert_eq!(bed.count("select count(*) from events").await, 0);
     let _api = Process::start_at(&bed, "api", api.listen, &[]);
@@ -51,7 +51,7 @@ async fn an_api_killed_after_the_commit_has_stored_the_event_and_a_retry_is_a_du
         Process::start_at(&bed, "api", api.listen, &[("FAILPOINTS", "api.after_commit=1*return")]);
     dying.ready().await;
 
-    assert!(producer.try_publish("a-key", "user.created", &json!({})).await.is_err(), "no answer");
+    assert!(producer.try_publish("a-key", "user.created", &json!({})).await.is_err(), "no response");
     dying.died().await;
     let (_relay, _deliverer) = (Process::start(&bed, "relay", &[]), Process::start(&bed, "deliverer", &[]));
     bed.all_succeeded(1).await;
@@ -285,7 +285,7 @@ async fn a_postgresql_outage_longer_than_a_lease_is_a_503_and_nothing_is_sent_ag
     wire.close();
     servers.stop_postgres(Stop::Immediate).await.expect("stopped");
 
-    let refused = producer.try_publish("while-away", "quick", &json!({})).await.expect("an answer");
+    let refused = producer.try_publish("while-away", "quick", &json!({})).await.expect("a response");
     assert_eq!(refused.status(), 503);
     assert!(refused.headers().contains_key("retry-after"));
     assert_eq!(refused.json::<Value>().await.expect("a problem")["status"], 503);

@@ -48,7 +48,7 @@ async fn every_acknowledged_event_arrives_while_a_process_is_killed_every_second
 
     let calm = CancellationToken::new();
     let random = StdRng::seed_from_u64(seed);
-    let wrecking = tokio::spawn(wreck(bed.clone(), services, random, calm.clone()));
+    let wrecking = tokio::spawn(kill_and_flush(bed.clone(), services, random, calm.clone()));
     let accepted = publish_all(Arc::new(producers)).await;
     assert_eq!(accepted.len(), EVENTS, "each key made one event");
     calm.cancel();
@@ -127,7 +127,7 @@ async fn publish(producers: &[Producer; 2], number: usize) -> String {
 }
 
 /// Every second kills a service and restarts it at once, or flushes Redis, until `calm`.
-async fn wreck(
+async fn kill_and_flush(
     bed: Bed,
     mut services: [Process; 6],
     mut random: StdRng,

@@ -285,7 +285,7 @@ async fn a_tenant_with_large_events_leaves_memory_for_others() {
 /// Returns the value of a counter of a process.
 async fn counted(process: &Process, name: &str) -> f64 {
     let url = format!("http://{}/metrics", process.listen);
-    let metrics = reqwest::get(url).await.expect("an answer").text().await.expect("metrics");
+    let metrics = reqwest::get(url).await.expect("a response").text().await.expect("metrics");
     let line = metrics.lines().find(|line| line.starts_with(name)).unwrap_or_default();
     line.split(' ').next_back().and_then(|value| value.parse().ok()).unwrap_or_default()
 }

@@ -34,7 +34,7 @@ const LATE_EVENT: &str = "
 
 /// Passes rows of endpoints that do not exist through the outbox, where the relay looks at nothing else. They become
 /// due in a different order than they are stored in, so that each dead row costs a page.
-async fn pass(bed: &Bed, sql: &tokio_postgres::Client, rows: i64) {
+async fn pass_rows(bed: &Bed, sql: &tokio_postgres::Client, rows: i64) {
     for _ in 0..rows / STEP {
         let queue = format!(
             "insert into outbox (delivery_id, endpoint_id, application_id, due_at)
@@ -85,14 +85,14 @@ async fn takes_stay_fast_beside_an_old_transaction_whose_late_rows_are_delivered
     old.batch_execute("begin isolation level repeatable read").await.expect("an old transaction");
     old.batch_execute(LATE_EVENT).await.expect("written, and not committed");
     services.relay(&bed, &settings);
-    pass(&bed, &sql, ROWS).await;
+    pass_rows(&bed, &sql, ROWS).await;
     let dead = "select n_dead_tup from pg_stat_user_tables where relname = 'outbox'";
     eventually("dead rows", async || (bed.count(dead).await >= ROWS).then_some(())).await;
     // Now the rows have been due for longer than the margin of takes and the jitter.
     tokio::time::sleep(Duration::from_secs(1)).await;
     sql.batch_execute("select pg_stat_statements_reset()").await.expect("a reset");
     let began = Instant::now();
-    pass(&bed, &sql, LAST).await;
+    pass_rows(&bed, &sql, LAST).await;
     let seconds = began.elapsed().as_secs() as i64;
     let (takes, pages) = takes_and_pages(&sql).await;
     eprintln!("{takes} takes touched {pages} pages in {seconds} s");

@@ -229,7 +229,7 @@ async fn a_410_from_an_old_url_does_not_disable_the_endpoint() {
 }
 
 /// Makes a statement fail repeatedly as if it had taken too long.
-async fn let_fail(bed: &Bed, on: &str, application: &str) {
+async fn make_statement_fail(bed: &Bed, on: &str, application: &str) {
     bed.sql()
         .await
         .batch_execute(&format!(
@@ -253,7 +253,7 @@ async fn a_replay_with_slow_steps_holds_up_no_other() {
         producer.endpoint(json!({"url": "http://127.0.0.1:9/"})).await;
         replays.push(producer.post("/v1/replays", &json!({"mode": "replay"})).await);
     }
-    let_fail(&bed, "insert", &producers[0].application_id).await;
+    make_statement_fail(&bed, "insert", &producers[0].application_id).await;
     services.relay(&bed, &[]);
     let status = async |number: usize| {
         let path = format!("/v1/replays/{}", text(&replays[number]["id"]));
@@ -282,7 +282,7 @@ async fn a_blocked_deletion_holds_up_no_other() {
         producer.endpoint(json!({"url": "http://127.0.0.1:9/"})).await;
         producer.publish("a", json!({})).await;
     }
-    let_fail(&bed, "delete", &producers[0].application_id).await;
+    make_statement_fail(&bed, "delete", &producers[0].application_id).await;
     for producer in &producers {
         admin.delete(&format!("/v1/applications/{}", producer.application_id)).await;
     }
@@ -344,7 +344,7 @@ async fn concurrent_requests_open_no_more_than_ten_replays() {
         })
         .collect();
     for asked in asking {
-        let status = asked.await.expect("an answer");
+        let status = asked.await.expect("a response");
         let expected = [StatusCode::CREATED, StatusCode::CONFLICT, StatusCode::SERVICE_UNAVAILABLE];
         assert!(expected.contains(&status), "{status}");
     }
@@ -399,7 +399,7 @@ async fn a_row_locked_by_another_transaction_is_a_503_and_stays_unchanged() {
     ] {
         let request = caller.request(method.clone(), &path);
         let request = if body.is_null() { request } else { request.json(&body) };
-        let response = request.send().await.expect("an answer");
+        let response = request.send().await.expect("a response");
         let status = response.status();
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{method} {path}");
         assert_eq!(response.headers()["retry-after"], "1", "{method} {path}");

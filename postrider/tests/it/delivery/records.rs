@@ -207,7 +207,7 @@ async fn a_cancelled_claim_whose_deliverer_dies_leaves_an_attempt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_wait_for_no_lock_on_an_endpoint() {
+async fn records_do_not_wait_for_a_locked_endpoint() {
     let bed = Bed::new().await;
     let stack = Stack::start(&bed).await;
     let receiver = Receiver::start(|webhook| if webhook.path == "/gone" { 410 } else { 200 }).await;

@@ -95,7 +95,7 @@ async fn the_largest_batch_is_stored_once_however_often_it_is_sent() {
     let send = async || {
         let request = producer.request(Method::POST, "/v1/events/batch");
         let request = request.header("content-type", "application/json").body(body.clone());
-        let answer: Value = request.send().await.expect("an answer").json().await.expect("a body");
+        let answer: Value = request.send().await.expect("a response").json().await.expect("a body");
         answer["results"].as_array().unwrap_or_else(|| panic!("{answer}")).clone()
     };
     let (first, second) = tokio::join!(send(), send());
@@ -165,7 +165,7 @@ async fn events_are_stored_beside_a_batch_that_waits_for_locks() {
     assert!(!stuck.is_finished(), "they were stored after the batch, not beside it");
 
     transaction.rollback().await.expect("the keys are free");
-    for result in stuck.await.expect("an answer") {
+    for result in stuck.await.expect("a response") {
         let is_busy = result["error"]["code"] == "idempotency_key_busy";
         assert!(result["status"] == "accepted" || is_busy, "{result}");
     }
@@ -190,7 +190,7 @@ async fn a_batch_without_permission_is_refused_as_a_whole() {
 
     let refused = async |producer: &Producer, path: &str, body: &str| {
         let request = producer.request(Method::POST, path).header("content-type", "application/json");
-        let response = request.body(body.to_owned()).send().await.expect("an answer");
+        let response = request.body(body.to_owned()).send().await.expect("a response");
         let status = response.status();
         let problem: Value = response.json().await.expect("a problem body");
         (status, text(&problem["code"]))

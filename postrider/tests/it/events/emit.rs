@@ -212,7 +212,7 @@ async fn events_that_cannot_be_accepted_stay_visible() {
     let path = format!("/v1/emit-rejections/{}", text(&foreign));
     let stranger = admin.post("/v1/applications", &json!({"name": "b"})).await;
     let stranger = Producer { key: Some(text(&stranger["api_key"])), ..admin.clone() };
-    let response = stranger.request(reqwest::Method::GET, &path).send().await.expect("an answer");
+    let response = stranger.request(reqwest::Method::GET, &path).send().await.expect("a response");
     assert_eq!(response.status().as_u16(), 404);
     services.stop().await;
     bed.finish().await;

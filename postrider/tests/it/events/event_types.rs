@@ -12,7 +12,7 @@ use crate::support::receiver::Receiver;
 use crate::support::service::Services;
 
 async fn send(producer: &Producer, method: Method, path: &str, body: &Value) -> (u16, Value) {
-    let response = producer.request(method, path).json(body).send().await.expect("an answer");
+    let response = producer.request(method, path).json(body).send().await.expect("a response");
     let status = response.status().as_u16();
     (status, serde_json::from_str(&response.text().await.expect("a body")).unwrap_or_default())
 }
@@ -25,7 +25,7 @@ async fn change(producer: &Producer, name: &str, body: Value) -> Value {
 
 /// Publishes under a key. Returns the status, and the code or `""`.
 async fn publish(producer: &Producer, key: &str, event_type: &str, data: &Value) -> (u16, String) {
-    let response = producer.try_publish(key, event_type, data).await.expect("an answer");
+    let response = producer.try_publish(key, event_type, data).await.expect("a response");
     let status = response.status().as_u16();
     let body: Value = response.json().await.expect("a body");
     (status, body["code"].as_str().unwrap_or_default().to_owned())
@@ -50,7 +50,7 @@ async fn the_catalogue_can_be_written_and_read() {
         .json(&json!({"name": "invoice.paid", "description": "Paid.", "example": {"id": 1}, "json_schema": schema}))
         .send()
         .await
-        .expect("an answer");
+        .expect("a response");
     assert_eq!(created.status(), StatusCode::CREATED);
     assert_eq!(created.headers()["location"], "/v1/event-types/invoice.paid");
     let created: Value = created.json().await.expect("a body");
@@ -157,7 +157,7 @@ async fn an_event_must_match_the_current_schema_of_its_type() {
         assert_eq!(publish(producer, "before", "order.made", &bad).await, ok());
     }
     let response =
-        producer.try_publish("c", "order.made", &json!({"n": 0, "m": []})).await.expect("an answer");
+        producer.try_publish("c", "order.made", &json!({"n": 0, "m": []})).await.expect("a response");
     let problem: Value = response.json().await.expect("a problem");
     assert_eq!(
         problem["errors"],
@@ -176,7 +176,7 @@ async fn an_event_must_match_the_current_schema_of_its_type() {
     change(&producer, "order.made", json!({"is_archived": false})).await;
     assert_eq!(publish(&elsewhere, "f", "order.made", &good).await, refused("schema_violation"));
     let deleted =
-        producer.request(Method::DELETE, "/v1/event-types/order.made").send().await.expect("an answer");
+        producer.request(Method::DELETE, "/v1/event-types/order.made").send().await.expect("a response");
     assert_eq!(deleted.status(), StatusCode::NO_CONTENT);
     assert_eq!(publish(&elsewhere, "f", "order.made", &good).await, ok());
 
@@ -201,7 +201,7 @@ async fn checking_a_schema_loses_no_digits() {
     let request = producer.request(Method::POST, "/v1/events").header("idempotency-key", "k");
     let request = request.header("content-type", "application/json");
     let answer =
-        request.body(format!(r#"{{"event_type":"a","data":{data}}}"#)).send().await.expect("an answer");
+        request.body(format!(r#"{{"event_type":"a","data":{data}}}"#)).send().await.expect("a response");
     assert_eq!(answer.status(), StatusCode::ACCEPTED);
     let body = receiver.wait_for(1).await.remove(0).body;
     let body = String::from_utf8(body).expect("text");
@@ -339,7 +339,7 @@ async fn the_admin_lists_the_types_of_all_applications() {
         for name in ["b", "a"] {
             let path = format!("/v1/event-types?application_id={uid}");
             let created = admin.request(Method::POST, &path).json(&json!({"name": name})).send().await;
-            let created = created.expect("an answer");
+            let created = created.expect("a response");
             assert_eq!(created.status(), StatusCode::CREATED);
             let location = created.headers()["location"].to_str().expect("text").to_owned();
             assert_eq!(admin.get(&location).await["name"], name);

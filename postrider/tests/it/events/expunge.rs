@@ -50,7 +50,7 @@ async fn an_expunged_event_is_gone_and_cannot_be_sent_again() {
         producer.endpoint(settings).await;
     }
     let data = json!({"person": SECRET});
-    let response = producer.try_publish("the-key", "user.created", &data).await.expect("an answer");
+    let response = producer.try_publish("the-key", "user.created", &data).await.expect("a response");
     let event = text(&response.json::<Value>().await.expect("a body")["event_id"]);
     let bystander = text(&producer.publish("user.created", json!({"n": 1})).await["event_id"]);
     receiver.wait_for(6).await;
@@ -102,9 +102,9 @@ async fn an_expunged_event_is_gone_and_cannot_be_sent_again() {
         assert_eq!(matched, if body["mode"] == "replay" { 3 } else { 1 }, "that of the bystander");
     }
     // The idempotency key still works.
-    let again = producer.try_publish("the-key", "user.created", &data).await.expect("an answer");
+    let again = producer.try_publish("the-key", "user.created", &data).await.expect("a response");
     assert_eq!(again.json::<Value>().await.expect("a body")["duplicate"], true);
-    let other = producer.try_publish("the-key", "user.created", &json!({})).await.expect("an answer");
+    let other = producer.try_publish("the-key", "user.created", &json!({})).await.expect("a response");
     assert_eq!(other.status(), StatusCode::CONFLICT);
     assert_nothing_is_left(&bed).await;
     assert_eq!(producer.get(&format!("/v1/events/{bystander}")).await["data"], json!({"n": 1}));

@@ -58,7 +58,7 @@ async fn a_filter_can_be_tried_on_samples_and_on_stored_events() {
     let path = format!("/v1/applications/{application}/endpoints/filter/test");
     let try_on = async |path: &str, body: Value| {
         let response =
-            producer.request(reqwest::Method::POST, path).json(&body).send().await.expect("an answer");
+            producer.request(reqwest::Method::POST, path).json(&body).send().await.expect("a response");
         let status = response.status().as_u16();
         (status, response.json::<Value>().await.expect("a body"))
     };
@@ -370,7 +370,7 @@ async fn only_the_beginning_of_a_long_array_is_examined() {
         let row = sql
             .query_one("select $1::text::jsonb @@ $2::text::jsonpath", &[&data, &filter.path])
             .await
-            .expect("an answer");
+            .expect("a response");
         assert_eq!(row.get::<_, Option<bool>>(0), Some(expected), "{position} of {length}");
     }
     bed.finish().await;

@@ -13,7 +13,7 @@ use crate::support::service::{Process, Services};
 use crate::support::{Bed, eventually};
 
 /// The webhooks that arrived on a path, by type.
-fn told(receiver: &Receiver, path: &str) -> BTreeMap<String, Vec<Received>> {
+fn webhooks_by_type(receiver: &Receiver, path: &str) -> BTreeMap<String, Vec<Received>> {
     let mut told: BTreeMap<String, Vec<Received>> = BTreeMap::new();
     for webhook in receiver.received() {
         if webhook.path == path {
@@ -24,7 +24,10 @@ fn told(receiver: &Receiver, path: &str) -> BTreeMap<String, Vec<Received>> {
 }
 
 async fn wait_for(receiver: &Receiver, path: &str, event_type: &str) -> Value {
-    eventually(event_type, async || told(receiver, path).get(event_type)?.first().map(Received::json)).await
+    eventually(event_type, async || {
+        webhooks_by_type(receiver, path).get(event_type)?.first().map(Received::json)
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,20 +75,20 @@ async fn subscribers_are_told_of_dead_letters_and_disabled_endpoints() {
     let event = wait_for(&receiver, "/operations", "postrider.endpoint.enabled").await;
     assert_eq!((&event["data"]["endpoint_id"], &event["data"]["by"]), (&gone["id"], &json!("hand")));
 
-    for webhook in told(&receiver, "/operations").into_values().flatten() {
+    for webhook in webhooks_by_type(&receiver, "/operations").into_values().flatten() {
         webhook.verify(&text(&operations["secret"]));
     }
     // They can be read like any other event, and no producer can post one.
     let listed = producer.get("/v1/events?event_type=postrider.endpoint.disabled").await;
     assert_eq!(listed["data"].as_array().map(Vec::len), Some(1));
     let posted =
-        producer.try_publish("k", "postrider.endpoint.disabled", &json!({})).await.expect("an answer");
+        producer.try_publish("k", "postrider.endpoint.disabled", &json!({})).await.expect("a response");
     assert_eq!(posted.status(), 422);
     let open = "select count(*) from deliveries where completed_at is null";
     eventually("the end of all deliveries", async || (bed.count(open).await == 0).then_some(())).await;
     services.stop().await;
-    assert!(told(&receiver, "/stranger").is_empty());
-    let all: Vec<_> = told(&receiver, "/all").into_keys().collect();
+    assert!(webhooks_by_type(&receiver, "/stranger").is_empty());
+    let all: Vec<_> = webhooks_by_type(&receiver, "/all").into_keys().collect();
     assert_eq!(all, ["dead", "gone"], "`*` does not match operational events");
     bed.finish().await;
 }
@@ -113,7 +116,7 @@ async fn operational_events_cause_no_operational_events() {
     assert_eq!(
         bed.count("select count(*) from events").await,
         3,
-        "the event, what told of its end, the test"
+        "the event, its operational event, the test"
     );
     assert_eq!(bed.count("select count(*) from deliveries").await, 3);
     bed.finish().await;
@@ -216,7 +219,7 @@ async fn a_breaker_is_reported_once_when_it_opens_and_once_when_it_closes() {
     assert_eq!(closed["data"]["endpoint_id"], endpoint["id"]);
     services.stop().await;
     let told: Vec<_> =
-        told(&receiver, "/operations").into_iter().map(|(name, all)| (name, all.len())).collect();
+        webhooks_by_type(&receiver, "/operations").into_iter().map(|(name, all)| (name, all.len())).collect();
     assert_eq!(
         told,
         [
@@ -246,7 +249,7 @@ async fn the_end_of_a_bulk_replay_is_reported() {
     });
     assert_eq!(event["data"], expected);
     services.stop().await;
-    assert_eq!(told(&receiver, "/operations").into_values().flatten().count(), 1);
+    assert_eq!(webhooks_by_type(&receiver, "/operations").into_values().flatten().count(), 1);
     bed.finish().await;
 }
 
@@ -310,11 +313,11 @@ async fn operational_events_reach_inactive_and_strict_applications() {
         producer.endpoint(json!({"url": receiver.url(&path), "event_types": ["postrider.*"]})).await;
         let application = format!("/v1/applications/{}", producer.application_id);
         let changed =
-            admin.request(Method::PATCH, &application).json(&change).send().await.expect("an answer");
+            admin.request(Method::PATCH, &application).json(&change).send().await.expect("a response");
         assert_eq!(changed.status(), 200);
         let endpoint = format!("{application}/endpoints/{}", text(&endpoint["id"]));
         let disable = admin.request(Method::PATCH, &endpoint).json(&json!({"is_active": false}));
-        assert_eq!(disable.send().await.expect("an answer").status(), 200);
+        assert_eq!(disable.send().await.expect("a response").status(), 200);
         wait_for(&receiver, &path, "postrider.endpoint.disabled").await;
     }
     assert_eq!(bed.count("select count(*) from emit_rejections").await, 0);

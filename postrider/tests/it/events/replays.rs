@@ -320,7 +320,7 @@ async fn concurrent_replay_requests_are_bounded_too() {
         .collect();
     let mut statuses = BTreeMap::new();
     for answer in asked {
-        let status = answer.await.expect("no panic").expect("an answer").status().as_u16();
+        let status = answer.await.expect("no panic").expect("a response").status().as_u16();
         *statuses.entry(status).or_insert(0) += 1;
     }
     assert_eq!(statuses, BTreeMap::from([(201, 10), (409, 30)]));
@@ -355,14 +355,14 @@ async fn replays_are_bounded_listed_and_private_to_their_application() {
     assert_eq!(stranger.get("/v1/replays").await["data"], json!([]));
     for (method, path) in [(Method::GET, ""), (Method::POST, "/cancel")] {
         let request = stranger.request(method, &format!("/v1/replays/{}{path}", ids[0]));
-        assert_eq!(request.send().await.expect("an answer").status(), StatusCode::NOT_FOUND);
+        assert_eq!(request.send().await.expect("a response").status(), StatusCode::NOT_FOUND);
     }
     let (status, problem) =
         producer.refused("/v1/replays", &json!({"mode": "replay", "endpoint_ids": [foreign]})).await;
     assert_eq!((status.as_u16(), &problem["errors"][0]["field"]), (422, &json!("endpoint_ids[0]")));
     let created =
         stranger.request(Method::POST, "/v1/replays").json(&json!({"mode": "redrive"})).send().await;
-    let created = created.expect("an answer");
+    let created = created.expect("a response");
     assert_eq!(created.status(), StatusCode::CREATED);
     let location = created.headers()["location"].to_str().expect("text").to_owned();
     assert_eq!(stranger.get(&location).await["status"], "pending");

@@ -134,7 +134,7 @@ async fn another_content_type_is_a_415() {
     for good in ["application/json; charset=utf-8", "APPLICATION/JSON"] {
         let request = setup.producer.request(Method::POST, "/v1/events").header("content-type", good);
         let response = request.header("idempotency-key", good.len()).body(event("{}")).send().await;
-        assert_eq!(response.expect("an answer").status(), 202, "{good}");
+        assert_eq!(response.expect("a response").status(), 202, "{good}");
     }
     assert_eq!(setup.stored().await, before + 4, "two events and their keys");
     setup.finish().await;
@@ -153,7 +153,7 @@ async fn a_body_over_256_kib_is_a_413_and_one_of_exactly_256_kib_is_accepted() {
         refused(setup.event().body(body), 413, "body_too_large", &format!("{length} bytes")).await;
     }
     assert_eq!(setup.stored().await, before);
-    let response = setup.event().body(of_length(262_144)).send().await.expect("an answer");
+    let response = setup.event().body(of_length(262_144)).send().await.expect("a response");
     assert_eq!(response.status(), 202);
     setup.finish().await;
 }
@@ -177,7 +177,7 @@ async fn an_idempotency_key_is_required_and_must_be_visible_ascii() {
     assert_eq!(setup.stored().await, before);
 
     let longest = "~".repeat(255);
-    let first = setup.producer.try_publish(&longest, "a", &json!({})).await.expect("an answer");
+    let first = setup.producer.try_publish(&longest, "a", &json!({})).await.expect("a response");
     assert_eq!(first.status(), 202);
     let request = setup.producer.request(Method::POST, "/v1/events").header("idempotency-key", &longest);
     refused(request.json(&json!({"event_type": "b", "data": {}})), 409, "idempotency_key_reused", "another")
@@ -212,13 +212,13 @@ async fn every_digit_and_every_character_arrives() {
     data.push_str(
         r#""text":"\u0001\u001f\u007f\u2028\u2029\ufeff\ufffe😀\ud83d\ude00 \"\\\/ ключ","":{"":[]}}"#,
     );
-    let response = setup.event().body(event(&data)).send().await.expect("an answer");
+    let response = setup.event().body(event(&data)).send().await.expect("a response");
     assert_eq!(response.status(), 202);
     let accepted: Value = response.json().await.expect("a body");
 
     let webhook = receiver.wait_for(1).await.remove(0);
     let stored = setup.producer.request(Method::GET, &format!("/v1/events/{}", text(&accepted["event_id"])));
-    let stored = stored.send().await.expect("an answer").text().await.expect("a body");
+    let stored = stored.send().await.expect("a response").text().await.expect("a body");
     let sent = String::from_utf8(webhook.body.clone()).expect("text");
     for (what, json) in [("the webhook", &sent), ("the stored event", &stored)] {
         for (at, number) in numbers.iter().enumerate() {

@@ -37,7 +37,7 @@ async fn a_request_without_a_credential_is_a_401_whatever_else_is_wrong() {
         .request(Method::DELETE, &path)
         .send()
         .await
-        .expect("an answer")
+        .expect("a response")
         .error_for_status()
         .expect("204");
     let bearer = |token: &str| HeaderValue::from_str(&format!("Bearer {token}")).expect("a header");

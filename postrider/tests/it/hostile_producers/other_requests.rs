@@ -16,7 +16,7 @@ async fn valid_events_are_stored_beside_invalid_ones() {
     let reader = Producer { key: Some(text(&reading["api_key"])), ..owner.clone() };
     let known = owner.key.clone().expect("a key");
     let unknown = Producer { key: Some(format!("{}AAAA", &known[..known.len() - 4])), ..owner.clone() };
-    owner.try_publish("taken", "user.created", &json!({})).await.expect("an answer");
+    owner.try_publish("taken", "user.created", &json!({})).await.expect("a response");
     let before = setup.stored().await;
 
     let bad = async |number: usize| {
@@ -64,16 +64,16 @@ async fn a_held_idempotency_key_affects_only_its_own_event() {
     let stuck = owner.try_publish("stuck", "user.created", &data);
     let free = join_all((0..50).map(async |number: usize| {
         let response = owner.try_publish(&format!("free-{number}"), "user.created", &json!({})).await;
-        response.expect("an answer").status()
+        response.expect("a response").status()
     }));
     let (stuck, free) = join(stuck, free).await;
     assert!(free.iter().all(|status| *status == 202), "{free:?}");
-    let stuck = stuck.expect("an answer");
+    let stuck = stuck.expect("a response");
     assert_eq!(stuck.status(), 503);
     assert_eq!(problem_in(stuck, "the key that is held").await["code"], "idempotency_key_busy");
     held.rollback().await.expect("let go");
     eventually("the key to be free", async || {
-        let response = owner.try_publish("stuck", "user.created", &json!({})).await.expect("an answer");
+        let response = owner.try_publish("stuck", "user.created", &json!({})).await.expect("a response");
         (response.status() == 202).then_some(())
     })
     .await;
@@ -89,7 +89,7 @@ async fn events_beyond_the_queue_are_a_503_and_accepted_ones_are_stored() {
     let posts = join_all((0..200).map(async |number: usize| {
         // On a busy machine a connection that is silent for too long is closed. Then the same key is sent again.
         let key = number.to_string();
-        let response = eventually("an answer", async || {
+        let response = eventually("a response", async || {
             setup.producer.try_publish(&key, "user.created", &data).await.ok()
         })
         .await;

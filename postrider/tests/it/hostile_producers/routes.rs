@@ -64,7 +64,7 @@ async fn a_malformed_id_is_not_found() {
                 let request =
                     request.header("content-type", "application/json").header("idempotency-key", "k");
                 let what = format!("{method} {path}");
-                let response = request.try_clone().expect("a request").send().await.expect("an answer");
+                let response = request.try_clone().expect("a request").send().await.expect("a response");
                 let problem: Value = response.json().await.expect("a problem");
                 let code = problem["code"].as_str().expect("a code");
                 assert!(code.ends_with("_not_found"), "{what}: {problem}");
@@ -90,7 +90,7 @@ async fn an_unsupported_method_is_a_405_that_lists_the_supported_ones() {
                 continue;
             }
             let request = setup.producer.request(method.clone(), &path);
-            let response = request.try_clone().expect("a request").send().await.expect("an answer");
+            let response = request.try_clone().expect("a request").send().await.expect("a response");
             let allow = response.headers().get("allow").map(|allow| allow.to_str().expect("text").to_owned());
             refused(request, 405, "method_not_allowed", &format!("{method} {path}")).await;
             let mut expected: Vec<String> = methods.iter().map(ToString::to_string).collect();

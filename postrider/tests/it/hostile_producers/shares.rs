@@ -30,7 +30,7 @@ async fn an_unknown_key_is_refused_before_its_body_is_read() {
         // The body never arrives.
         stream.write_all(head.as_bytes()).await.expect("sent");
         let mut answer = [0; 12];
-        timeout(LONG, stream.read_exact(&mut answer)).await.expect("an answer").expect("read");
+        timeout(LONG, stream.read_exact(&mut answer)).await.expect("a response").expect("read");
         assert_eq!(&answer, b"HTTP/1.1 401", "{path}");
     }
     setup.finish().await;
@@ -107,7 +107,7 @@ async fn an_event_with_a_million_schema_violations_is_refused_and_affects_no_oth
     let body = format!(r#"{{"event_type":"a","data":{{"list":[{}{{}}]}}}}"#, "{},".repeat(1_000));
     let answers = join_all((0..4).map(|_| setup.event().body(body.clone()).send())).await;
     for answer in answers {
-        let problem = super::setup::problem_in(answer.expect("an answer"), "too many violations").await;
+        let problem = super::setup::problem_in(answer.expect("a response"), "too many violations").await;
         assert_eq!(problem["code"], "schema_violation");
         assert_eq!(problem["errors"][0]["field"], "data.list[0]");
     }

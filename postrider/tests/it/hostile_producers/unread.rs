@@ -127,7 +127,7 @@ async fn missing_request_bodies_occupy_only_a_share_of_the_connections() {
     let admin = Producer { key: Some(ADMIN_TOKEN.to_owned()), ..Producer::admin(api.listen) };
     let (offender, victim) = (another(&admin).await, another(&admin).await);
     let mut idle = TcpStream::connect(api.listen).await.expect("a connection");
-    assert_eq!(ask_again(&mut idle, &victim).await, "200");
+    assert_eq!(request_again(&mut idle, &victim).await, "200");
 
     let key = offender.key.expect("a key");
     let head = format!(
@@ -154,7 +154,7 @@ async fn missing_request_bodies_occupy_only_a_share_of_the_connections() {
         refused += usize::from(is_refused);
     }
     assert!(refused > 0);
-    assert_eq!(ask_again(&mut idle, &victim).await, "200");
+    assert_eq!(request_again(&mut idle, &victim).await, "200");
     for number in 0..5 {
         let fresh = Producer {
             client: reqwest::Client::builder().no_proxy().build().expect("a client"),
@@ -168,7 +168,7 @@ async fn missing_request_bodies_occupy_only_a_share_of_the_connections() {
 }
 
 /// Sends a request on a connection that stays open, and returns the status.
-async fn ask_again(stream: &mut TcpStream, producer: &Producer) -> String {
+async fn request_again(stream: &mut TcpStream, producer: &Producer) -> String {
     let key = producer.key.as_deref().expect("a key");
     let request = format!("GET /v1/events HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {key}\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("sent");

@@ -127,7 +127,7 @@ async fn an_endpoint_with_a_refused_address_cannot_be_created() {
     {
         let request = setup.producer.request(Method::POST, &path);
         let response =
-            request.json(&json!({"url": format!("http://{host}/")})).send().await.expect("an answer");
+            request.json(&json!({"url": format!("http://{host}/")})).send().await.expect("a response");
         assert_eq!(response.status(), 422, "{host}");
         let problem: Value = response.json().await.expect("a problem");
         assert_eq!(

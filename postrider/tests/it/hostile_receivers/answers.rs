@@ -18,7 +18,7 @@ use crate::support::receiver::Receiver;
 const DRIP: Duration = Duration::from_millis(200);
 
 /// Reads a request, sends `bytes`, and closes the connection.
-async fn saying(bytes: &'static [u8]) -> RawReceiver {
+async fn responding_with(bytes: &'static [u8]) -> RawReceiver {
     RawReceiver::start(move |mut stream| async move {
         read_request(&mut stream).await;
         let _ = stream.write_all(bytes).await;
@@ -171,7 +171,7 @@ async fn a_truncated_response_is_a_failure() {
         (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\na\r\nhalf of it\r\n", "half of it"),
         (b"HTTP/1.1 204 No Content\r\ntransfer-encoding: chunked\r\n\r\n", ""),
     ] {
-        let receiver = saying(answer).await;
+        let receiver = responding_with(answer).await;
         let outcome = setup.deliver_to(&receiver.url()).await;
         if answer.starts_with(b"HTTP/1.1 204") {
             // It has no body, whatever its headers say.
@@ -198,7 +198,7 @@ async fn a_closed_connection_or_another_protocol_is_a_failure() {
         b"\x15\x03\x01\x00\x02\x02\x28",
         b"HTTP/1.1 9 Too Short\r\n\r\n",
     ] {
-        receivers.push(saying(answer).await);
+        receivers.push(responding_with(answer).await);
     }
     // Closes at once.
     receivers.push(RawReceiver::start(|stream| async move { drop(stream) }).await);
@@ -229,7 +229,7 @@ async fn a_closed_connection_or_another_protocol_is_a_failure() {
 #[tokio::test(flavor = "multi_thread")]
 async fn response_bytes_are_kept_unchanged() {
     let setup = Setup::new().await;
-    let binary = saying(
+    let binary = responding_with(
         b"HTTP/1.1 500 \xff\xfe\r\nx-bytes: caf\xe9\r\nx-bytes: two\r\ncontent-length: 6\r\n\r\n\0\xff\xc3\x28\0a",
     )
     .await;
@@ -242,7 +242,7 @@ async fn response_bytes_are_kept_unchanged() {
     assert_eq!(headers[1], json!({"name": "x-bytes", "value": "two"}));
 
     // NUL is valid text, and JSON can represent it.
-    let text = saying(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\na\0\x01b").await;
+    let text = responding_with(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\na\0\x01b").await;
     let outcome = setup.deliver_to(&text.url()).await;
     assert_eq!(outcome.succeeded()["response_body"], "a\0\u{1}b");
     assert_eq!(outcome.succeeded()["response_body_encoding"], "utf8");

@@ -55,7 +55,7 @@ async fn a_deliverer_without_file_descriptors_uses_no_attempt() {
     let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(1).build().expect("a client");
     let health = async || -> Value {
         let url = format!("http://{}/health/ready", deliverer.listen);
-        client.get(url).send().await.expect("an answer").json().await.expect("JSON")
+        client.get(url).send().await.expect("a response").json().await.expect("JSON")
     };
     assert_eq!(health().await["parts"]["deliverer_sockets"], Value::Null);
     let process = Pid::from_raw(deliverer.id().cast_signed());

@@ -19,7 +19,7 @@ async fn current(sql: &Client, table: &str) -> (String, String) {
     (row.get(0), row.get(1))
 }
 
-async fn is_said(process: &Process, words: &str) {
+async fn reported(process: &Process, words: &str) {
     eventually(&format!("a reason with `{words}`"), async || {
         let (status, answer) = process.health("ready").await?;
         let reason = answer["parts"]["relay_partitions"]["reason"].as_str()?;
@@ -53,7 +53,7 @@ async fn a_detached_partition_of_today_is_named_and_left_alone() {
 
     let relay = Process::start(&bed, "relay", &[]);
     for (table, name, bounds) in detached {
-        is_said(&relay, &name).await;
+        reported(&relay, &name).await;
         assert_eq!(bed.count(&format!("select count(*) from {name}")).await, 1, "its rows are there");
         sql.batch_execute(&format!("alter table {table} attach partition {name} {bounds}"))
             .await
@@ -90,7 +90,7 @@ async fn an_operators_interrupted_detach_is_left_alone() {
     reading.rollback().await.expect("read");
 
     let relay = Process::start(&bed, "relay", &[]);
-    is_said(&relay, &name).await;
+    reported(&relay, &name).await;
     assert_eq!(bed.count(&format!("select count(*) from pg_class where relname = '{name}'")).await, 1);
     sql.batch_execute(&format!("alter table deliveries detach partition {name} finalize; drop table {name}"))
         .await

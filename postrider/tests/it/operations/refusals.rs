@@ -28,7 +28,7 @@ async fn execute(client: &Client, statements: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_api_that_postgresql_refuses_answers_503_and_says_why() {
+async fn an_api_refused_by_postgresql_responds_503_and_says_why() {
     let mut bed = Bed::new().await;
     let (name, role) = (bed.name.clone(), format!("{}_role", bed.name));
     let server = connect(&bed.maintenance().parse().expect("a URL")).await;

@@ -132,7 +132,7 @@ async fn partitions_are_made_a_week_ahead() {
     .expect("no partition for now");
     let mut services = Services::api_alone(&bed, &[]).await;
     let producer = Producer::new(services.api).await;
-    let refused = producer.try_publish("a-key", "user.created", &json!({})).await.expect("an answer");
+    let refused = producer.try_publish("a-key", "user.created", &json!({})).await.expect("a response");
     assert_eq!(refused.status(), 503, "a missing partition is not the producer's fault");
 
     services.relay(&bed, &[("POSTRIDER_RETENTION_DAYS", "8")]);

@@ -138,7 +138,7 @@ async fn redis_is_verified_and_the_extra_authority_is_trusted() {
         let config = source(&bed, &settings).read(QueueConfig::read).expect("the configuration");
         Queue::new(&config).expect("certificates").memory().await
     };
-    let (_, run_id) = ask(good, true).await.expect("an answer");
+    let (_, run_id) = ask(good, true).await.expect("a response");
     assert_eq!(run_id.len(), 40);
     assert!(ask(good, false).await.is_err(), "no known authority has signed it");
     assert!(ask(other, true).await.is_err(), "it is for another name");

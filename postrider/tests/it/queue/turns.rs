@@ -389,7 +389,7 @@ async fn a_failing_endpoint_is_probed_and_its_first_success_closes_the_breaker()
     let reserved = reserve(&queue, 10).await.expect("ids").reservations;
     let (few, rest) = reserved.split_at(2);
     let failed = Feedback::Failed(Duration::from_secs(11));
-    assert_eq!(queue.acknowledge(told(few, failed)).await.expect("Redis"), [], "twice is not often");
+    assert_eq!(queue.acknowledge(told(few, failed)).await.expect("Redis"), [], "two failures are too few");
     let opened = queue.acknowledge(told(&rest[..4], failed)).await.expect("Redis");
     let [BreakerChange::Opened { endpoint_id, probe_after, failing_for }] = opened[..] else {
         panic!("{opened:?}")

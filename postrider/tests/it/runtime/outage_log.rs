@@ -42,11 +42,11 @@ async fn an_outage_is_logged_once_when_it_begins_and_once_when_it_ends() {
         }
     });
 
-    let before = lengths(&processes);
+    let before = line_counts(&processes);
     servers.stop_postgres(Stop::Immediate).await.expect("stopped");
     outage(&processes).await;
     servers.start_postgres().await.expect("started");
-    over(&processes, &before).await;
+    recovered(&processes, &before).await;
     let seen = outages(&processes, &before);
     for (role, part) in [
         ("api", "api_postgresql"),
@@ -61,11 +61,11 @@ async fn an_outage_is_logged_once_when_it_begins_and_once_when_it_ends() {
         );
     }
 
-    let before = lengths(&processes);
+    let before = line_counts(&processes);
     servers.stop_redis(Stop::Kill).await.expect("stopped");
     outage(&processes[1..]).await;
     servers.start_redis().await.expect("started");
-    over(&processes, &before).await;
+    recovered(&processes, &before).await;
     let seen = outages(&processes, &before);
     assert!(seen["api"].is_empty(), "{seen:?}");
     assert_eq!(seen["relay"].keys().collect::<Vec<_>>(), ["relay_redis"]);
@@ -95,7 +95,7 @@ async fn outage(processes: &[Logged]) {
 }
 
 /// Waits until all services are ready and have logged that every part works again.
-async fn over(processes: &[Logged], before: &BTreeMap<String, usize>) {
+async fn recovered(processes: &[Logged], before: &BTreeMap<String, usize>) {
     for (_, process) in processes {
         process.ready().await;
     }
@@ -108,7 +108,7 @@ async fn over(processes: &[Logged], before: &BTreeMap<String, usize>) {
 }
 
 /// The number of lines in each log.
-fn lengths(processes: &[Logged]) -> BTreeMap<String, usize> {
+fn line_counts(processes: &[Logged]) -> BTreeMap<String, usize> {
     processes.iter().map(|(path, _)| (name(path), lines(path, &BTreeMap::new()).len())).collect()
 }
 

@@ -84,7 +84,7 @@ async fn deliver<const N: usize>(bed: &Bed, processes: [Process; N], log: Log) {
     for process in processes {
         if log != Log::FullPipe {
             let url = format!("http://{}/metrics", process.listen);
-            let metrics = reqwest::get(url).await.expect("an answer").text().await.expect("text");
+            let metrics = reqwest::get(url).await.expect("a response").text().await.expect("text");
             let lost = metrics.lines().find_map(|line| line.strip_prefix("postrider_log_lines_lost_total "));
             has_lost_lines |= lost.is_some_and(|lost| lost != "0");
         }

@@ -13,7 +13,7 @@ impl Producer {
             Some(body) => request.json(body),
             None => request,
         };
-        let response = request.send().await.expect("an answer");
+        let response = request.send().await.expect("a response");
         let status = response.status();
         let bytes = response.bytes().await.expect("a body");
         (status, serde_json::from_slice(&bytes).unwrap_or_default())

@@ -54,7 +54,7 @@ impl Producer {
 
     /// Sends a POST that must be refused. Returns the status and the problem.
     pub async fn refused(&self, path: &str, body: &Value) -> (StatusCode, Value) {
-        let response = self.request(Method::POST, path).json(body).send().await.expect("an answer");
+        let response = self.request(Method::POST, path).json(body).send().await.expect("a response");
         let status = response.status();
         assert!(!status.is_success(), "{path}: {}", dump(response).await);
         assert_eq!(response.headers()["content-type"], "application/problem+json", "{path}");
@@ -123,7 +123,7 @@ impl Producer {
 pub async fn sent(request: impl Fn() -> reqwest::RequestBuilder) -> Response {
     let started = Instant::now();
     loop {
-        let response = request().send().await.expect("an answer");
+        let response = request().send().await.expect("a response");
         if response.status() != StatusCode::SERVICE_UNAVAILABLE {
             return response;
         }

@@ -84,7 +84,7 @@ pub(crate) async fn check(
     for (kind, events) in acknowledged {
         report.acknowledged += events.len();
         arrivals(*kind, events, &webhooks, &mut report);
-        as_the_api_says(traffic, *kind, events, &webhooks, &mut report).await;
+        shown_by_api(traffic, *kind, events, &webhooks, &mut report).await;
     }
     report
 }
@@ -149,7 +149,7 @@ async fn requests(
             let requests = received.get(&(path.as_str(), event_id)).copied().unwrap_or(0);
             report.attempts += told;
             if requests < answered {
-                invented.push(format!("{path} {event_id}: {answered} answers, {requests} requests"));
+                invented.push(format!("{path} {event_id}: {answered} responses, {requests} requests"));
             }
             if requests > told {
                 report.untold += requests - told;
@@ -159,7 +159,7 @@ async fn requests(
             }
         }
     }
-    report.problems("attempts with an answer that no request got", invented);
+    report.problems("attempts with a response that no request got", invented);
     if report.postgres_crashes == 0 {
         report.problems("requests that no attempt tells of", untold);
     }
@@ -228,7 +228,7 @@ fn arrivals(kind: usize, events: &[Acknowledged], webhooks: &[Received], report:
 
 /// The API shows each acknowledged event with a closed delivery, which succeeded unless the endpoint is managed. What
 /// it shows as succeeded was received.
-async fn as_the_api_says(
+async fn shown_by_api(
     traffic: &Traffic,
     kind: usize,
     events: &[Acknowledged],

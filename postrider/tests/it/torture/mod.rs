@@ -33,7 +33,7 @@ async fn no_acknowledged_event_is_lost_under_random_faults() {
     tokio::select! {
         () = Box::pin(torture()) => {}
         _ = interrupt.recv() => panic!("interrupted"),
-        _ = terminate.recv() => panic!("told to stop"),
+        _ = terminate.recv() => panic!("stopped by SIGTERM"),
     }
 }
 
