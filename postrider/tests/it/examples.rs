@@ -159,9 +159,9 @@ async fn the_readmes_curl_commands_send_a_verified_webhook() {
     let answers: Vec<Value> = serde_json::Deserializer::from_slice(&output.stdout)
         .into_iter()
         .collect::<Result<_, _>>()
-        .unwrap_or_else(|error| panic!("{error}: {}", told(&output)));
-    let [endpoint, event] = &answers[..] else { panic!("{}", told(&output)) };
-    assert_eq!(event["status"], "accepted", "{}", told(&output));
+        .unwrap_or_else(|error| panic!("{error}: {}", output_text(&output)));
+    let [endpoint, event] = &answers[..] else { panic!("{}", output_text(&output)) };
+    assert_eq!(event["status"], "accepted", "{}", output_text(&output));
     assert_eq!(event["deliveries_queued"], 1);
     let webhook = receiver.wait_for(1).await.remove(0);
     webhook.verify(endpoint["secret"].as_str().expect("a secret"));
@@ -187,15 +187,15 @@ fn assert_passes(mut check: Command) {
     let input = json!(cases).to_string();
     child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("it reads");
     let output = child.wait_with_output().expect("it ends");
-    assert!(output.status.success(), "{}", told(&output));
+    assert!(output.status.success(), "{}", output_text(&output));
 }
 
 fn run(command: &mut Command) -> Result<(), String> {
     let output = command.stdin(Stdio::null()).output().map_err(|error| format!("{command:?}: {error}"))?;
-    if output.status.success() { Ok(()) } else { Err(format!("{command:?}: {}", told(&output))) }
+    if output.status.success() { Ok(()) } else { Err(format!("{command:?}: {}", output_text(&output))) }
 }
 
-fn told(output: &Output) -> String {
+fn output_text(output: &Output) -> String {
     [&output.stdout[..], &output.stderr[..]].map(String::from_utf8_lossy).concat()
 }
 

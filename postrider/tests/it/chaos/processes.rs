@@ -464,8 +464,11 @@ async fn clocks_that_are_a_day_off_do_not_change_schedules() {
         assert!(pause > Duration::from_millis(1500) && pause < Duration::from_secs(60), "{pause:?}");
     }
     // The clocks were really off: a receiver gets the deliverer's time.
-    let told = |webhook: &Received| webhook.header("webhook-timestamp").parse::<i64>().expect("seconds");
-    assert!(told(&webhooks[3]) - told(&webhooks[0]) > 170_000, "the deliverer's clock has stepped two days");
+    let timestamp = |webhook: &Received| webhook.header("webhook-timestamp").parse::<i64>().expect("seconds");
+    assert!(
+        timestamp(&webhooks[3]) - timestamp(&webhooks[0]) > 170_000,
+        "the deliverer's clock has stepped two days"
+    );
     for (offset, how) in [("+1d", "ahead of"), ("-1d", "behind")] {
         behind.set(offset);
         let reason = format!("this machine's clock is 86400 s {how} PostgreSQL's");

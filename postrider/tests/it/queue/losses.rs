@@ -141,8 +141,10 @@ async fn a_clock_set_back_delays_a_probe_by_at_most_its_backoff() {
     let endpoint = known(&bed).await;
     push(&queue, endpoint, unlimited(), &ids(10)).await;
     let reserved = reserve(&queue, 4).await.expect("ids").reservations;
-    let opened =
-        queue.acknowledge(told(&reserved, Feedback::Failed(Duration::from_secs(11)))).await.expect("Redis");
+    let opened = queue
+        .acknowledge(with_feedback(&reserved, Feedback::Failed(Duration::from_secs(11))))
+        .await
+        .expect("Redis");
     assert_eq!(opened.len(), 1);
     assert_eq!(drain(&queue, endpoint).await, 0, "it waits for its probe");
     set_the_clock_back(&bed, endpoint).await;

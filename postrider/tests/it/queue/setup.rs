@@ -70,10 +70,13 @@ pub(crate) async fn known(bed: &Bed) -> EndpointId {
 
 /// Reservations that end without feedback about their endpoints.
 pub(crate) fn ended(reservations: &[Reservation]) -> Vec<(Reservation, Feedback)> {
-    told(reservations, Feedback::None)
+    with_feedback(reservations, Feedback::None)
 }
 
-pub(crate) fn told(reservations: &[Reservation], feedback: Feedback) -> Vec<(Reservation, Feedback)> {
+pub(crate) fn with_feedback(
+    reservations: &[Reservation],
+    feedback: Feedback,
+) -> Vec<(Reservation, Feedback)> {
     reservations.iter().map(|reservation| (*reservation, feedback)).collect()
 }
 

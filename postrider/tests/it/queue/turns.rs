@@ -363,7 +363,7 @@ async fn concurrency_doubles_with_success_and_halves_under_pressure() {
     push(&queue, endpoint, Limits { concurrency: 10, rate: None, is_breaker_open: false }, &ids(500)).await;
     let round = async |feedback| {
         let reserved = reserve(&queue, 64).await.expect("ids").reservations;
-        queue.acknowledge(told(&reserved, feedback)).await.expect("Redis");
+        queue.acknowledge(with_feedback(&reserved, feedback)).await.expect("Redis");
         reserved.len()
     };
     let mut at_once = Vec::new();
@@ -389,14 +389,18 @@ async fn a_failing_endpoint_is_probed_and_its_first_success_closes_the_breaker()
     let reserved = reserve(&queue, 10).await.expect("ids").reservations;
     let (few, rest) = reserved.split_at(2);
     let failed = Feedback::Failed(Duration::from_secs(11));
-    assert_eq!(queue.acknowledge(told(few, failed)).await.expect("Redis"), [], "two failures are too few");
-    let opened = queue.acknowledge(told(&rest[..4], failed)).await.expect("Redis");
+    assert_eq!(
+        queue.acknowledge(with_feedback(few, failed)).await.expect("Redis"),
+        [],
+        "two failures are too few"
+    );
+    let opened = queue.acknowledge(with_feedback(&rest[..4], failed)).await.expect("Redis");
     let [BreakerChange::Opened { endpoint_id, probe_after, failing_for }] = opened[..] else {
         panic!("{opened:?}")
     };
     assert_eq!((endpoint_id, probe_after), (failing, Duration::from_secs(5)));
     assert!(failing_for >= Duration::from_secs(11));
-    let late = queue.acknowledge(told(&rest[4..], failed)).await.expect("Redis");
+    let late = queue.acknowledge(with_feedback(&rest[4..], failed)).await.expect("Redis");
     assert_eq!(late, [], "what was in flight says nothing new");
 
     let waiting = reserve(&queue, 10).await.expect("Redis");
@@ -405,7 +409,7 @@ async fn a_failing_endpoint_is_probed_and_its_first_success_closes_the_breaker()
     let probe =
         eventually("the probe", async || reserve(&queue, 10).await.expect("Redis").reservations.pop()).await;
     assert_eq!(reserve(&queue, 10).await.expect("Redis").reservations, [], "one probe at a time");
-    let again = queue.acknowledge(told(&[probe], failed)).await.expect("Redis");
+    let again = queue.acknowledge(with_feedback(&[probe], failed)).await.expect("Redis");
     assert!(
         matches!(again[..], [BreakerChange::Opened { probe_after, .. }] if probe_after == Duration::from_secs(10)),
         "{again:?}"
@@ -413,7 +417,7 @@ async fn a_failing_endpoint_is_probed_and_its_first_success_closes_the_breaker()
     let probe =
         eventually("the next probe", async || reserve(&queue, 10).await.expect("Redis").reservations.pop())
             .await;
-    let closed = queue.acknowledge(told(&[probe], Feedback::Succeeded)).await.expect("Redis");
+    let closed = queue.acknowledge(with_feedback(&[probe], Feedback::Succeeded)).await.expect("Redis");
     assert_eq!(closed, [BreakerChange::Closed { endpoint_id: failing }]);
     assert_eq!(reserve(&queue, 10).await.expect("Redis").reservations.len(), 2);
     bed.finish().await;
