@@ -1,5 +1,5 @@
 //! The relay listens for notifications, takes due rows from the outbox, pushes their ids to Redis, and parks what does
-//! not fit. It also notices when Redis has lost its memory. Background upkeep is in [`maintenance`]. The relay is the
+//! not fit. It also notices when Redis has lost its memory. Background upkeep is in `maintenance`. The relay is the
 //! only service that adds ids to Redis. It never sees a URL, a secret or a payload, and any number of relays run side
 //! by side.
 

@@ -4,7 +4,7 @@ use crate::StoreError;
 
 /// Items that are handled together. A part that fails is halved until the items at fault are alone.
 ///
-/// ```ignore
+/// ```text
 /// let mut bisect = Bisect::of(items);
 /// while let Some(part) = bisect.next() {
 ///     if let Err(error) = write(&part).await {
