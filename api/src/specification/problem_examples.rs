@@ -72,7 +72,11 @@ pub(super) fn problem(status: &str, operation: &str) -> Option<Value> {
             "delivery_in_progress",
             "The delivery is being sent. Wait until it has finished, then try again.",
         ),
-        (409, _) => {
+        (409, "create_api_key") => (
+            "too_many_api_keys",
+            "The application already has 100 API keys, which is the maximum. Delete a key, then try again.",
+        ),
+        (409, "replay_event" | "test_filter" | "test_endpoint_filter") => {
             ("event_expunged", "The data of this event was expunged. The event can no longer be sent.")
         }
         (413, "publish_event_batch") => (
@@ -118,10 +122,10 @@ fn invalid(operation: &str) -> Problem {
         "test_filter" => ("filter.data.amount.gt", "must be a number or a string"),
         "test_endpoint_filter" => ("data", "is required, unless `event_id` is given"),
         "replay_event" => ("endpoint_ids[0]", "is not the id of an endpoint of this application"),
-        "get_event" | "get_delivery" | "retry_delivery" | "cancel_delivery" => {
+        _ if operation.starts_with("list_") => ("limit", "must be a whole number from 1 to 250"),
+        _ => {
             ("application_id", "must have 1 to 255 characters, only letters, digits and `. _ - : @ + | ~ =`")
         }
-        _ => ("limit", "must be a whole number from 1 to 250"),
     };
     Problem::invalid(vec![FieldError { field: field.to_owned(), message: message.to_owned() }])
 }

@@ -9,6 +9,7 @@ use crate::resources::publish::PublishEventRequest;
 use crate::resources::publish_batch::PublishEventBatchRequest;
 use crate::resources::replay_event::ReplayEventRequest;
 use crate::resources::replay_request::CreateReplayRequest;
+use crate::web::catalogue::{ERROR_CODES, ErrorCode};
 
 const OPERATIONS: &[&str] = &[
     "cancel_delivery",
@@ -85,6 +86,24 @@ fn every_operation_is_described_secured_and_exemplified() {
     });
     ids.sort();
     assert_eq!(ids, OPERATIONS);
+}
+
+#[test]
+fn examples_of_problems_can_occur() {
+    for_each_operation(&mut document(), |operation| {
+        let id = operation["operationId"].as_str().expect("an operation id");
+        for (status, response) in operation["responses"].as_object().expect("responses") {
+            let example = &response["content"]["application/problem+json"]["example"];
+            let Some(code) = example["code"].as_str() else { continue };
+            let is_listed = |entry: &ErrorCode| entry.code == code && entry.status.to_string() == *status;
+            assert!(ERROR_CODES.iter().any(is_listed), "{id}: {code} is no {status}");
+            for error in example["errors"].as_array().into_iter().flatten() {
+                let is_field = |parameter: &Value| parameter["name"] == error["field"];
+                let is_parameter = operation["parameters"].as_array().into_iter().flatten().any(is_field);
+                assert!(is_parameter || operation["requestBody"].is_object(), "{id}: {}", error["field"]);
+            }
+        }
+    });
 }
 
 #[test]

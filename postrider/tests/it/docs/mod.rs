@@ -70,6 +70,15 @@ fn quoted_and_generated_parts_are_current() {
 }
 
 #[test]
+fn openapi_json_is_current() {
+    let stored = include_str!("../../../../openapi/openapi.json");
+    assert!(
+        stored.trim_end() == postrider_api::specification().trim_end(),
+        "openapi/openapi.json is not current: cargo run -p postrider -- openapi > openapi/openapi.json"
+    );
+}
+
+#[test]
 fn exactly_the_existing_metrics_are_explained() {
     let in_code: BTreeMap<String, String> =
         source::CRATES.iter().flat_map(|name| source::metrics_of(name)).collect();
