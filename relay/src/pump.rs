@@ -92,7 +92,7 @@ impl Pump {
             push(relay, take).await?;
             metrics::counter!(metric::TAKEN).increment(count as u64);
             metrics::histogram!(metric::BATCH_SIZE).record(count as f64);
-            metrics::histogram!(metric::LAG).record(late_by.as_secs_f64());
+            late_by.into_iter().for_each(|late_by| metrics::histogram!(metric::LAG).record(late_by));
         }
         self.low_water.note(since, due_until, began, Instant::now());
         Ok(count)

@@ -111,7 +111,7 @@ pub async fn update<E: From<StoreError>>(
     let mut client = store.durable().await?;
     let transaction = client.transaction().await.map_err(StoreError::from)?;
     // Serialises changes within the application, so that the sum of matching steps is right.
-    if applications::take_turn(&transaction, application).await?.is_none() {
+    if applications::lock_to_add(&transaction, application).await?.is_none() {
         return Ok(Updated::Unknown);
     }
     let Some(row) = lock(&transaction, application, endpoint).await? else {

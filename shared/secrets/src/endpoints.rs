@@ -165,7 +165,7 @@ where application_id = $1 and id <> $2 and deleted_at is null",
 );
 
 /// Returns the number of steps to match one event with all endpoints of the application, including the new state of
-/// this one, if it exceeds the quota. The caller has [taken its turn](applications::take_turn).
+/// this one, if it exceeds the quota. The caller holds the [lock](applications::lock_to_add).
 pub(super) async fn excessive_steps(
     transaction: &Transaction<'_>,
     application: ApplicationId,
@@ -208,7 +208,7 @@ pub async fn create(
     let mut client = store.durable().await?;
     let transaction = client.transaction().await?;
     // The id is needed before the row exists, because the endpoint's secrets are bound to it.
-    let Some(id) = applications::take_turn(&transaction, application).await?.map(EndpointId) else {
+    let Some(id) = applications::lock_to_add(&transaction, application).await?.map(EndpointId) else {
         return Ok(Created::UnknownApplication);
     };
     let existing: i64 = COUNT.fetch_one(&transaction, &[&application]).await?.get("count");

@@ -124,7 +124,7 @@ pub async fn create(
 ) -> Result<Created, StoreError> {
     let mut client = store.durable().await?;
     let transaction = client.transaction().await?;
-    if applications::take_turn(&transaction, application).await?.is_none() {
+    if applications::lock_to_add(&transaction, application).await?.is_none() {
         return Ok(Created::UnknownApplication);
     }
     let existing: i64 = COUNT.fetch_one(&transaction, &[&application]).await?.get("count");

@@ -190,19 +190,19 @@ pub async fn list(
     Ok(Page::of(&rows, |application: &Application| application.id.0))
 }
 
-const TAKE_TURN: Sql = Sql::named(
-    "-- applications.take_turn
+const LOCK_TO_ADD: Sql = Sql::named(
+    "-- applications.lock_to_add
 select uuid_v7() as new_id from applications where id = $1 and deleted_at is null for no key update",
 );
 
 /// Locks the application, so that transactions that add something to it of which it may have only a limited number take
 /// turns. Each then counts correctly, in a separate statement after this one. Returns an id for the new row, or `None`
 /// if the application does not exist.
-pub async fn take_turn(
+pub async fn lock_to_add(
     transaction: &Transaction<'_>,
     application: ApplicationId,
 ) -> Result<Option<Uuid>, StoreError> {
-    Ok(TAKE_TURN.fetch_optional(transaction, &[&application]).await?.map(|row| row.get("new_id")))
+    Ok(LOCK_TO_ADD.fetch_optional(transaction, &[&application]).await?.map(|row| row.get("new_id")))
 }
 
 const LOCK: Sql = Sql::named(concat!(

@@ -84,8 +84,8 @@ pub struct Take<'a> {
     pub rows: Vec<DueRow>,
     /// When the last of them fell due, by PostgreSQL's clock. `None` for parked rows.
     pub due_until: Option<DateTime<Utc>>,
-    /// How long the row that waited longest had been due.
-    pub late_by: Duration,
+    /// How long the row that waited longest had been due. `None` for parked rows.
+    pub late_by: Option<Duration>,
 }
 
 const LOCK: Sql = Sql::named(
@@ -239,7 +239,7 @@ pub async fn take(
     let (transaction, epoch, rows) = take_by(client, TAKE, &[&limit, &since]).await?;
     let due_until = rows.iter().map(|row| row.get("due_at")).max();
     let late_by = rows.iter().map(|row| row.get("late_by")).fold(0.0, f64::max);
-    let late_by = Duration::try_from_secs_f64(late_by).unwrap_or_default();
+    let late_by = Some(Duration::try_from_secs_f64(late_by).unwrap_or_default());
     Ok(Take { transaction, epoch, rows: rows.iter().map(read).collect(), due_until, late_by })
 }
 
@@ -254,13 +254,7 @@ pub async fn unpark<'a>(client: &'a mut Object, rooms: &[Room]) -> Result<Take<'
     let bulk: Vec<_> = rooms.iter().map(|room| room.bulk).collect();
     let (transaction, epoch, rows) =
         take_by(client, UNPARK, &[&endpoints, &ordinary, &bulk, &applications]).await?;
-    Ok(Take {
-        transaction,
-        epoch,
-        rows: rows.iter().map(read).collect(),
-        due_until: None,
-        late_by: Duration::ZERO,
-    })
+    Ok(Take { transaction, epoch, rows: rows.iter().map(read).collect(), due_until: None, late_by: None })
 }
 
 async fn take_by<'a>(
