@@ -18,7 +18,8 @@ use crate::web::json_types::{JsonObject, Timestamp};
 /// name: Type in requests [validator] => Type in responses = conversion from the stored value;
 /// ```
 ///
-/// The validator and the conversion can be left out. The descriptions in the three bodies follow.
+/// The validator and the conversion can be left out. The validator only appears in the specification; requests are
+/// checked in [`fields`](super::fields). The descriptions in the three bodies follow.
 macro_rules! endpoint_bodies {
     ($(
         $field:ident: $given:ty $([$($validator:tt)*])? => $shown:ty $(= $convert:expr)?;

@@ -1,5 +1,6 @@
 //! Endpoints are changed, disabled, enabled and deleted, and their deliveries follow.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use postrider_domain::event::{Accepted, NewEvent, Producer as EventProducer, SchemaCheck};
@@ -77,6 +78,37 @@ async fn a_change_keeps_absent_fields_and_resets_null_fields() {
         assert_eq!((status.as_u16(), &problem["errors"][0]["field"]), (422, &json!(field)), "{problem}");
     }
     assert_eq!(producer.get(&path).await, reset, "the refused change has changed nothing");
+    services.stop().await;
+    bed.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_field_of_an_update_is_stored() {
+    let bed = Bed::new().await;
+    let services = Services::api_alone(&bed, &[]).await;
+    let producer = Producer::new(services.api).await;
+    let created = producer.endpoint(json!({"url": "https://example.com/a"})).await;
+    let path = producer.endpoint_path(&created, "");
+    let update = json!({
+        "url": "https://example.com/b", "description": "two", "metadata": {"n": 2}, "event_types": ["b"],
+        "filter": {"data.a": 1}, "headers": {"x-team": "red"}, "sensitive_headers": [], "rate_limit": 7,
+        "concurrency_limit": 7, "max_attempts": 7, "retry_schedule": [7], "permanent_statuses": [407],
+        "timeout_seconds": 7, "ordered": true, "is_active": false, "disabled_reason": "maintenance",
+        "open_deliveries": "keep",
+    });
+    let (_, document) = producer.call(Method::GET, "/openapi.json", None).await;
+    let specified = &document["components"]["schemas"]["UpdateEndpointRequest"]["properties"];
+    let names =
+        |object: &Value| object.as_object().expect("an object").keys().cloned().collect::<BTreeSet<_>>();
+    assert_eq!(names(&update), names(specified), "this test sets every field that an update can have");
+
+    producer.patch(&path, &update).await;
+    let stored = producer.get(&path).await;
+    // An instruction, not a setting.
+    for name in names(&update).iter().filter(|&name| name != "open_deliveries") {
+        assert_eq!(stored[name], update[name], "{name}");
+        assert!(update[name] == json!([]) || stored[name] != created[name], "{name} is not the default");
+    }
     services.stop().await;
     bed.finish().await;
 }

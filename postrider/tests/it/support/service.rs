@@ -164,6 +164,8 @@ impl Process {
         command.env(format!("POSTRIDER_{}_LISTEN", role.to_ascii_uppercase()), listen.to_string());
         // `up` serves health and metrics on the address of its API.
         command.env("POSTRIDER_API_LISTEN", listen.to_string());
+        let is_armed = environment.iter().any(|(name, _)| *name == "FAILPOINTS");
+        assert!(!is_armed || cfg!(feature = "failpoints"), "needs `--features postrider/failpoints`");
         command.env_remove("FAILPOINTS");
         command.stderr(log);
         command.envs(environment.iter().copied());

@@ -1,7 +1,7 @@
 //! The names of metrics.
 
 /// Declares the metrics of a crate: a constant for each name, and `describe()`, which gives the recorder their
-/// descriptions.
+/// descriptions. The name of a histogram ends in `_seconds` or `_size`: that decides its buckets.
 ///
 /// ```
 /// postrider_runtime::metrics! {
